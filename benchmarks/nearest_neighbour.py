@@ -1,0 +1,121 @@
+"""The baseline to beat: distance of each patch to its nearest normal patch, on frozen features.
+
+A plain relative of PatchCore (Roth et al., 2022, DOI 10.1109/CVPR52688.2022.01392): a ResNet-18's features of strides 8
+and 16, each averaged over 3 x 3, both at stride 8; 4,000 normal patches drawn at random in place of a coreset; the score
+of a patch is the Euclidean distance to the nearest of them, brought to the pixels by bilinear interpolation and a
+Gaussian; the score of a picture is the maximum of its map. Pictures keep their size.
+
+    python benchmarks/nearest_neighbour.py ROOT --weights resnet18.safetensors
+
+ROOT is laid out like MVTec AD: ``train/good``, ``test/<kind>``, ``ground_truth/<kind>/<stem>_mask.png``, where the kind
+``good`` is normal and has no masks. The weights are the state dict of timm's ``resnet18`` with ``features_only=True``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from scipy import ndimage
+from skimage.io import imread
+from torch import Tensor
+from torch.nn import Module
+from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
+
+from napari_uflow.metrics import aupro, auroc, pixel_auroc
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
+STRIDE = 8
+COARSEST_STRIDE = 16
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Return the picture files of a folder, sorted."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def read_picture(path: Path) -> Tensor:
+    """Read an 8 or 16 bit picture as float32 (3, M, N), normalised as the network was trained."""
+    data = imread(path)
+    image = torch.from_numpy(data.astype(np.float32) / np.iinfo(data.dtype).max)
+    image = image.expand(3, *image.shape) if image.ndim == 2 else image[..., :3].permute(2, 0, 1)
+    return (image - IMAGENET_MEAN) / IMAGENET_STD
+
+
+def read_truth(root: Path, path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the mask (M, N) of a test picture; empty for a normal one."""
+    kind = path.parent.name
+    if kind == "good":
+        return np.zeros(shape, dtype=bool)
+    mask = imread(root / "ground_truth" / kind / f"{path.stem}_mask.png")
+    return (mask if mask.ndim == 2 else mask[..., :3].max(axis=-1)) > 0
+
+
+def load_network(weights: Path) -> Module:
+    """Return the ResNet-18 up to stride 16, which gives its features of strides 8 and 16."""
+    network = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(2, 3))
+    network.load_state_dict(load_file(weights))
+    return network.eval()
+
+
+@torch.inference_mode()
+def patches_of(network: Module, image: Tensor) -> Tensor:
+    """Return the patch features (channels, m, n) of one picture, one patch per 8 x 8 pixels."""
+    height, width = image.shape[1:]
+    padding = (0, -width % COARSEST_STRIDE, 0, -height % COARSEST_STRIDE)
+    fine, coarse = (
+        F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False)
+        for level in network(F.pad(image[None], padding, mode="reflect"))
+    )
+    coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.cat([fine, coarse], dim=1)[0]
+
+
+@torch.inference_mode()
+def score_map(patches: Tensor, memory: Tensor, shape: tuple[int, ...], sigma: float) -> NDArray[np.float32]:
+    """Return the distances to the nearest of the normal patches (n_patches, channels) as a map (M, N)."""
+    nearest = torch.cdist(patches.flatten(1).T, memory).amin(dim=1).view(1, 1, *patches.shape[1:])
+    score = F.interpolate(nearest, scale_factor=STRIDE, mode="bilinear", align_corners=False)[0, 0]
+    values: NDArray[np.float32] = score[: shape[0], : shape[1]].numpy()
+    return ndimage.gaussian_filter(values, sigma) if sigma > 0 else values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("root", type=Path, help="folder with train/good, test/<kind> and ground_truth/<kind>")
+    parser.add_argument("--weights", type=Path, required=True, help="safetensors file of timm's resnet18")
+    parser.add_argument("--patches", type=int, default=4000, help="normal patches to keep (default: %(default)s)")
+    parser.add_argument("--sigma", type=float, default=4.0, help="Gaussian in pixels, 0: none (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of patches (default: %(default)s)")
+    args = parser.parse_args()
+
+    network = load_network(args.weights)
+    normal = [patches_of(network, read_picture(path)).flatten(1).T for path in pictures(args.root / "train" / "good")]
+    memory = torch.cat(normal)
+    chosen = torch.randperm(len(memory), generator=torch.Generator().manual_seed(args.seed))[: args.patches]
+    memory = memory[chosen]
+
+    scores, masks, anomalous = [], [], []
+    for folder in sorted(path for path in (args.root / "test").iterdir() if path.is_dir()):
+        for path in pictures(folder):
+            image = read_picture(path)
+            shape = tuple(image.shape[1:])
+            scores.append(score_map(patches_of(network, image), memory, shape, args.sigma))
+            masks.append(read_truth(args.root, path, shape))
+            anomalous.append(folder.name != "good")
+
+    print(f"{args.root.name}: {len(normal)} to learn from, {anomalous.count(False)} normal, {sum(anomalous)} anomalous")
+    print(f"image AUROC  {auroc([score.max() for score in scores], anomalous):.3f}")
+    print(f"pixel AUROC  {pixel_auroc(scores, masks):.3f}")
+    print(f"AUPRO (0.3)  {aupro(scores, masks):.3f}")
+
+
+if __name__ == "__main__":
+    main()

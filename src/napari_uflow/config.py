@@ -1,0 +1,307 @@
+"""Every parameter of the package, described once.
+
+The description of a parameter (default, help, range, step, unit, choices) makes its check, its command-line flag, its
+form field with tooltip, and its row in the documentation. The three configurations are frozen dataclasses; a value
+outside its range raises :class:`~napari_uflow.errors.ConfigError` when the configuration is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from .errors import ConfigError
+
+__all__ = [
+    "Config",
+    "DetectionConfig",
+    "ModelConfig",
+    "Parameter",
+    "TrainingConfig",
+    "parameter_table",
+    "parameters_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """The description of one parameter.
+
+    Attributes
+    ----------
+    name : str
+        Field name; the command line's flag is the same with dashes.
+    type : type
+        ``int``, ``float``, ``bool`` or ``str``.
+    default : object
+        The default value.
+    help : str
+        One sentence for the user.
+    low, high : float or None
+        Allowed range, both ends included.
+    step : float or None
+        Step of a spin box.
+    unit : str
+        Unit for display, "" where there is none.
+    choices : tuple of str
+        The allowed values of a choice, empty otherwise.
+    advanced : bool
+        True where a form hides the parameter under "Advanced".
+    """
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    advanced: bool = True
+
+    @property
+    def range_text(self) -> str:
+        """The allowed values in words."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.type is bool:
+            return "yes or no"
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f"{self.low:g} or more"
+        return ""
+
+    def check(self, value: Any) -> Any:
+        """Return the value in the parameter's type, or raise.
+
+        Raises
+        ------
+        ConfigError
+            With the name, the allowed range and the value given.
+        """
+        wrong = ConfigError(f"{self.name} must be {self._wanted()}, not {value!r}")
+        if self.type is bool:
+            if not isinstance(value, bool):
+                raise wrong
+            return value
+        if self.type is str:
+            if not isinstance(value, str) or (self.choices and value not in self.choices):
+                raise wrong
+            return value
+        if isinstance(value, bool):
+            raise wrong
+        try:
+            number = self.type(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise wrong from error
+        if number != value or not math.isfinite(number):
+            raise wrong
+        if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
+            raise wrong
+        return number
+
+    def _wanted(self) -> str:
+        if self.choices:
+            return "one of " + self.range_text
+        kind = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}[self.type]
+        range_text = self.range_text if self.type in (int, float) else ""
+        return f"{kind} ({range_text})" if range_text else kind
+
+
+def _parameter(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    unit: str = "",
+    advanced: bool = True,
+) -> Any:
+    metadata = {"help": text, "low": low, "high": high, "step": step, "unit": unit, "advanced": advanced}
+    return field(default=default, metadata=metadata)
+
+
+class Config:
+    """What the three configurations share: checks, dictionaries, descriptions."""
+
+    def __post_init__(self) -> None:
+        for parameter in parameters_of(type(self)):
+            # A frozen dataclass is set once more here, so that 1 becomes 1.0 where a number is meant.
+            object.__setattr__(self, parameter.name, parameter.check(getattr(self, parameter.name)))
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some values changed.
+
+        Raises
+        ------
+        ConfigError
+            If a name is unknown or a value is out of its range.
+        """
+        return type(self).from_dict({**self.to_dict(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values by name, ready for JSON."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a configuration from values by name; names that are left out keep their defaults.
+
+        Raises
+        ------
+        ConfigError
+            If a name is unknown or a value is out of its range.
+        """
+        known = {parameter.name for parameter in parameters_of(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+def parameters_of(config: type[Config]) -> tuple[Parameter, ...]:
+    """Return the descriptions of a configuration's parameters, in order."""
+    return tuple(_described(config))
+
+
+def _described(config: type[Config]) -> Iterator[Parameter]:
+    hints = get_type_hints(config)
+    for item in fields(config):  # type: ignore[arg-type]
+        hint = hints[item.name]
+        choices: tuple[str, ...] = ()
+        if get_origin(hint) is Literal:
+            choices = get_args(hint)
+            hint = str
+        details = dict(item.metadata)
+        yield Parameter(item.name, hint, item.default, details.pop("help"), choices=choices, **details)
+
+
+def parameter_table(config: type[Config]) -> str:
+    """Return a Markdown table of a configuration's parameters, for the documentation."""
+    lines = ["| parameter | default | allowed | what it does |", "|---|---|---|---|"]
+    for parameter in parameters_of(config):
+        unit = f" {parameter.unit}" if parameter.unit else ""
+        default = parameter.default if parameter.default != "" else "(none)"
+        if parameter.type is bool:
+            default = "yes" if default else "no"
+        elif parameter.type is float:
+            default = f"{default:g}"
+        lines.append(f"| `{parameter.name}` | {default}{unit} | {parameter.range_text} | {parameter.help} |")
+    return "\n".join(lines)
+
+
+BackboneName = Literal["scattering", "resnet18", "wide_resnet50_2", "mcait"]
+FeatureNormName = Literal["channel", "whiten", "position", "map"]
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """What a model is made of."""
+
+    backbone: BackboneName = _parameter(
+        "scattering",
+        "Network whose features the flow learns. 'scattering' (wavelets) needs no download; the others use weights "
+        "pre-trained on ImageNet.",
+        advanced=False,
+    )
+    feature_norm: FeatureNormName = _parameter(
+        "whiten",
+        "How features are normalised: 'channel' (mean and spread of each channel over normal pixels), 'whiten' (the "
+        "same with the channels decorrelated), 'position' (over the channels at each position, then 'channel'), "
+        "'map' (over each whole tile as published, then 'channel'; results then depend on the tile).",
+    )
+    tile: int = _parameter(
+        256, "Side of the square tiles a model is trained on.", low=64, high=2048, step=32, unit="pixels"
+    )
+    flow_steps: int = _parameter(4, "Steps of the flow at each level.", low=1, high=16, step=1)
+    affine_clamp: float = _parameter(2.0, "Soft bound of each step's log-scale.", low=0.1, high=10.0, step=0.1)
+    affine_subnet_channels_ratio: float = _parameter(
+        1.0, "Hidden channels of a step's subnet over its input channels.", low=0.1, high=4.0, step=0.1
+    )
+    permute_soft: bool = _parameter(False, "Mix channels by random rotations instead of permutations.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Config):
+    """How a model is trained."""
+
+    steps: int = _parameter(600, "Optimiser steps at most.", low=1, high=1_000_000, step=100, advanced=False)
+    batch_size: int = _parameter(16, "Tiles in each step.", low=1, high=1024, step=1, unit="tiles")
+    learning_rate: float = _parameter(1e-3, "Adam's learning rate at the start.", low=1e-7, high=1.0, step=1e-4)
+    final_learning_rate: float = _parameter(
+        0.1, "Learning rate at the last step, over the one at the start; linear in between.", low=0.0, high=1.0, step=0.1
+    )
+    weight_decay: float = _parameter(1e-5, "Adam's weight decay.", low=0.0, high=1.0, step=1e-5)
+    gradient_clip: float = _parameter(
+        1.0, "Largest norm of a step's gradient (of the loss per latent dimension).", low=1e-3, high=1e3, step=0.1
+    )
+    views: int = _parameter(
+        4,
+        "Turned and mirrored copies of each tile (1: as it is, 8: all). Features of all copies are computed once.",
+        low=1,
+        high=8,
+        step=1,
+    )
+    max_tiles: int = _parameter(
+        1000, "Tiles used at most; more are drawn at random.", low=1, high=1_000_000, step=100, unit="tiles"
+    )
+    min_normal: float = _parameter(
+        0.5, "Tiles with a smaller part of normal pixels are not used.", low=0.01, high=1.0, step=0.05
+    )
+    holdout: float = _parameter(
+        0.2,
+        "Part of the fields held out of training, to find the best step and to set the false-alarm scale.",
+        low=0.0,
+        high=0.5,
+        step=0.05,
+    )
+    field_pattern: str = _parameter(
+        "",
+        "Regular expression whose first group takes the field out of a picture's name; pictures of one field are "
+        "held out together. Empty: the name without a tile coordinate such as _x000_y128.",
+    )
+    check_every: int = _parameter(25, "Steps between two looks at the held-out tiles.", low=1, high=10_000, step=5)
+    patience: int = _parameter(
+        6, "Looks without a better held-out loss before training stops.", low=1, high=10_000, step=1
+    )
+    cache_memory: float = _parameter(
+        4.0, "Memory for computed features; more goes to disk.", low=0.01, high=1024.0, step=0.5, unit="GB"
+    )
+    seed: int = _parameter(0, "Seed of everything random.", low=0, high=2**31 - 1, step=1)
+
+
+NfaMethod = Literal["size-conditional"]
+
+
+@dataclass(frozen=True)
+class DetectionConfig(Config):
+    """How anomalies are detected."""
+
+    false_alarms: float = _parameter(
+        1.0,
+        "False alarms accepted per image: a region is reported when its expected number of equally strange regions in "
+        "a normal image is below this.",
+        low=1e-12,
+        high=10.0,
+        step=0.1,
+        unit="per image",
+        advanced=False,
+    )
+    nfa: NfaMethod = _parameter("size-conditional", "How the number of false alarms is computed.")
+    tile: int = _parameter(
+        1024, "Side of the square tiles a large picture is read in.", low=128, high=8192, step=128, unit="pixels"
+    )
+    halo: int = _parameter(
+        -1,
+        "Context read around each tile; -1 takes what the backbone and the flow can see.",
+        low=-1,
+        high=1024,
+        step=16,
+        unit="pixels",
+    )

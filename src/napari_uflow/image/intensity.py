@@ -1,0 +1,196 @@
+"""The brightness that counts as dark and bright: fitted on normal pixels at training, kept, never refitted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_uflow.errors import ConfigError, ImageError
+from napari_uflow.image.grid import TileGrid
+from napari_uflow.image.region import NormalRegion, common_channels
+
+__all__ = ["IntensityRange"]
+
+_SAMPLE_TILE = 256
+"""Height and width of the windows that are sampled, in pixels; the usual tile of a compressed picture."""
+
+
+@dataclass(frozen=True)
+class IntensityRange:
+    """What maps to 0 and to 1, for each channel.
+
+    Parameters
+    ----------
+    low, high : tuple of float
+        One number per channel, in the units of the picture; each high is above its low.
+
+    Raises
+    ------
+    ConfigError
+        If the numbers are not finite, or a high is not above its low.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "low", tuple(float(v) for v in self.low))
+        object.__setattr__(self, "high", tuple(float(v) for v in self.high))
+        if not self.low or len(self.low) != len(self.high):
+            raise ConfigError(f"low and high must have one number per channel, not {self.low} and {self.high}")
+        if not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(self.low, self.high, strict=True)):
+            raise ConfigError(f"each high must be finite and above its low, not low={self.low}, high={self.high}")
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels C."""
+        return len(self.low)
+
+    @classmethod
+    def fit(
+        cls,
+        regions: Sequence[NormalRegion],
+        *,
+        rng: np.random.Generator,
+        low_percentile: float = 0.1,
+        high_percentile: float = 99.9,
+        max_pixels: int = 2_000_000,
+    ) -> "IntensityRange":
+        """Fit the range to normal pixels.
+
+        Where the regions together have no more than about `max_pixels` pixels all of them count. Of more, windows are
+        drawn at random, at least one from every region, and the same fraction of the normal pixels of each. A channel
+        whose percentiles coincide, such as sparse spots on black, gets its least and its greatest value; a constant
+        one gets ``high = low + 1``.
+
+        Parameters
+        ----------
+        regions : sequence of NormalRegion
+            All with the same number of channels.
+        rng : Generator
+            Draws windows and pixels.
+        low_percentile, high_percentile : float
+            From 0 to 100, the first below the second.
+        max_pixels : int
+            About so many pixels are held in memory at once, 4 bytes for each and each channel; 1000 or more.
+
+        Raises
+        ------
+        ConfigError
+            If a parameter is out of its range.
+        ImageError
+            If no region, or no normal pixel, was given, or the numbers of channels differ.
+        """
+        if not 0 <= low_percentile < high_percentile <= 100:
+            raise ConfigError(
+                "low_percentile and high_percentile must be from 0 to 100 and the first below the second, "
+                f"not {low_percentile} and {high_percentile}"
+            )
+        if max_pixels < 1000:
+            raise ConfigError(f"max_pixels must be 1000 or more, not {max_pixels}")
+        n_channels = common_channels(regions)
+        pixels = _sample(regions, max_pixels, rng)
+        if pixels.shape[1] == 0:
+            raise ImageError(
+                "no normal pixel was found in the regions; check that the mask marks something and that the picture "
+                "does not consist of NaN"
+            )
+        low, high = [], []
+        for c in range(n_channels):
+            a, b = (float(v) for v in np.percentile(pixels[c].astype(np.float64), [low_percentile, high_percentile]))
+            if not a < b:
+                a, b = float(pixels[c].min()), float(pixels[c].max())
+            if not a < b:
+                b = a + max(1.0, abs(a) * 1e-6)  # the second one only beyond what float32 can tell apart
+            low.append(a)
+            high.append(b)
+        return cls(tuple(low), tuple(high))
+
+    def apply(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Scale pixels so that low becomes 0 and high becomes 1.
+
+        Parameters
+        ----------
+        values : ndarray of float32, shape (C, h, w)
+            Pixels as `Plane.read` returns them.
+
+        Returns
+        -------
+        ndarray of float32, shape (C, h, w)
+            From -1 to 2: what is brighter than all that was seen at training stays brighter, and saturated pixels stay
+            finite. NaN and infinite pixels become 0.5; `Plane.read_valid` says where they are, and no result counts
+            there.
+
+        Raises
+        ------
+        ImageError
+            If the number of channels is not the one of the range.
+        """
+        if values.ndim != 3 or values.shape[0] != self.n_channels:
+            raise ImageError(
+                f"the picture has {values.shape[0] if values.ndim == 3 else 1} channels but the model was trained "
+                f"with {self.n_channels}; choose the same channels as at training"
+            )
+        low = np.asarray(self.low, dtype=np.float64)[:, None, None].astype(np.float32)
+        span = np.subtract(self.high, self.low)[:, None, None].astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+            scaled = (values.astype(np.float32, copy=False) - low) / span
+        np.clip(scaled, -1, 2, out=scaled)
+        scaled[~np.isfinite(values) | np.isnan(scaled)] = 0.5
+        return scaled
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Return plain lists, for JSON."""
+        return {"low": list(self.low), "high": list(self.high)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "IntensityRange":
+        """Make the range again from what `to_dict` returned.
+
+        Raises
+        ------
+        ConfigError
+            If an entry is missing or is not a list of numbers.
+        """
+        try:
+            return cls(tuple(float(v) for v in values["low"]), tuple(float(v) for v in values["high"]))
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"an intensity range needs the lists 'low' and 'high', not {values!r}") from error
+
+
+def _sample(regions: Sequence[NormalRegion], max_pixels: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Return normal pixels, shape (C, n); the same fraction of each window that is looked at."""
+    grids = [TileGrid(r.plane.shape, tile=_SAMPLE_TILE, halo=0, align=1) for r in regions]
+    n_all = sum(r.plane.shape[0] * r.plane.shape[1] for r in regions)
+    if n_all <= max_pixels:
+        n_windows, fraction = max(len(g) for g in grids), 1.0
+    else:
+        # Four times as many windows as the pixels would fill: neighbours tell little more than each other.
+        n_windows = max(1, 4 * max_pixels // _SAMPLE_TILE**2 // len(regions))
+        n_looked_at = sum(
+            min(n_windows / len(g), 1) * r.plane.shape[0] * r.plane.shape[1]
+            for r, g in zip(regions, grids, strict=True)
+        )
+        fraction = min(max_pixels / n_looked_at, 1.0)
+    parts = [np.empty((regions[0].plane.n_channels, 0), dtype=np.float32)]
+    for region, grid in zip(regions, grids, strict=True):
+        n_found = 0
+        for i in rng.permutation(len(grid)):
+            window = grid[int(i)].inner
+            if not region.masked(window).any():
+                continue
+            values, normal = region.read(window)
+            pixels = values[:, normal]
+            if pixels.shape[1] == 0:
+                continue
+            if fraction < 1:
+                n_kept = math.ceil(fraction * pixels.shape[1])
+                pixels = pixels[:, rng.choice(pixels.shape[1], size=n_kept, replace=False)]
+            parts.append(pixels)
+            n_found += 1
+            if n_found == n_windows:
+                break
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,89 @@
+"""From latents to energies and to the published likelihood heatmap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["energy", "likelihood_heatmap", "negative_log_likelihood"]
+
+
+def energy(z: Tensor) -> Tensor:
+    """Mean of z squared over the channels.
+
+    Parameters
+    ----------
+    z : Tensor (B, C, M, N), float32
+        Latents of one level.
+
+    Returns
+    -------
+    Tensor (B, M, N), float32
+        1 on average where the picture is normal; C times it is chi-squared with C degrees of freedom under the model.
+    """
+    return z.square().mean(dim=1)
+
+
+def likelihood_heatmap(energies: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Return the anomaly score of every pixel as published: ``1 - mean over levels of exp(-energy / 2)``.
+
+    Parameters
+    ----------
+    energies : sequence of Tensor, each (B, M_l, N_l), float32
+        Energy maps of all levels.
+    size : (int, int)
+        Rows and columns of the picture; each level is interpolated bilinearly between the centres of its positions.
+
+    Returns
+    -------
+    Tensor (B, M, N), float32, 0 to 1
+
+    References
+    ----------
+    Tailanian, Pardo, Muse (2024), U-Flow, JMIV, doi 10.1007/s10851-024-01193-y.
+    """
+    likelihood = torch.zeros((), device=energies[0].device)
+    for level in energies:
+        part = torch.exp(-0.5 * level)[:, None]
+        likelihood = likelihood + F.interpolate(part, size=size, mode="bilinear", align_corners=False)[:, 0]
+    return 1 - likelihood / len(energies)
+
+
+def negative_log_likelihood(
+    z: Sequence[Tensor], ln_det: Sequence[Tensor], is_normal: Sequence[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the training loss of a batch and the number of latent dimensions it sums over.
+
+    Parameters
+    ----------
+    z : sequence of Tensor, each (B, C_l, M_l, N_l), float32
+        Latents of all levels.
+    ln_det : sequence of Tensor, each (B, M_l, N_l), float32
+        Log-determinant at each position.
+    is_normal : sequence of Tensor, each (B, M_l, N_l), bool, optional
+        Positions to count; all by default.
+
+    Returns
+    -------
+    loss : Tensor (), float32
+        Sum over the batch and the counted positions of ``|z|^2 / 2 - ln_det``, in nats, without the constant
+        ``ln(2 pi) / 2`` per dimension. Divide by ``n_dims`` for a mean that depends neither on the batch nor on its
+        size.
+    n_dims : Tensor (), int64
+        Latent dimensions counted.
+    """
+    loss = torch.zeros((), device=z[0].device)
+    n_dims = torch.zeros((), dtype=torch.int64, device=z[0].device)
+    for i, (latent, determinant) in enumerate(zip(z, ln_det, strict=True)):
+        density = 0.5 * latent.square().sum(dim=1) - determinant
+        if is_normal is None:
+            loss = loss + density.sum()
+            n_dims = n_dims + latent.numel()
+        else:
+            # torch.where and not a product: the loss of a position that does not count may be infinite.
+            loss = loss + torch.where(is_normal[i], density, 0).sum()
+            n_dims = n_dims + is_normal[i].sum() * latent.shape[1]
+    return loss, n_dims

@@ -1,0 +1,272 @@
+"""The U-shaped normalizing flow; the only module that imports FrEIA.
+
+The flow runs from the coarsest level to the finest. Each level is a stack of Glow-like steps; behind every level but the
+finest the channels are split: one part leaves as that level's latent, the other is spread over a grid twice as fine and
+joined to the next level's features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from FrEIA.modules import AllInOneBlock, IRevNetUpsampling
+from torch import Tensor, nn
+
+__all__ = ["FlowStep", "Latents", "UShapedFlow"]
+
+# The pre-activations of a coupling are scaled down by this factor in FrEIA's blocks; a state dict depends on it.
+_COUPLING_SCALE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """What the flow makes of the features of a batch; the same in training and in detection.
+
+    Attributes
+    ----------
+    z : tuple of Tensor, each (B, C_l, M_l, N_l), float32
+        Latents from the finest level to the coarsest; independent standard normal where the features are normal.
+    ln_det : tuple of Tensor, each (B, M_l, N_l), float32
+        The logarithm (natural) of the Jacobian determinant, spread over the positions of the level whose flow steps
+        caused it. Its sum over levels and positions is the determinant of the whole flow.
+    """
+
+    z: tuple[Tensor, ...]
+    ln_det: tuple[Tensor, ...]
+
+    @property
+    def ln_det_total(self) -> Tensor:
+        """Logarithm of the Jacobian determinant of the whole flow, (B,) float32."""
+        return torch.stack([part.sum(dim=(1, 2)) for part in self.ln_det]).sum(dim=0)
+
+
+class FlowStep(AllInOneBlock):  # type: ignore[misc]
+    """One step: affine coupling, global affine transform (actnorm) and channel permutation.
+
+    It is FrEIA's ``AllInOneBlock``, with the same parameters and the same state dict. Two things differ: ``ln_det`` is
+    returned per position, so that a loss can leave positions out, and a hard permutation is an index look-up instead of
+    a product with a C x C matrix.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the features.
+    kernel_size : int
+        Side of both convolutions of the coupling's subnet (odd).
+    hidden_ratio : float
+        Hidden channels of the subnet over its input channels.
+    clamp : float
+        Soft bound of the coupling's log-scale.
+    permute_soft : bool
+        Random rotation in place of a random permutation.
+
+    References
+    ----------
+    Kingma, Dhariwal (2018), Glow, arXiv 1807.03039. Ardizzone et al., FrEIA.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, hidden_ratio: float, clamp: float, permute_soft: bool):
+        def subnet(n_in: int, n_out: int) -> nn.Sequential:
+            hidden = max(1, int(n_in * hidden_ratio))
+            return nn.Sequential(
+                nn.Conv2d(n_in, hidden, kernel_size, padding=kernel_size // 2),
+                nn.ReLU(),
+                nn.Conv2d(hidden, n_out, kernel_size, padding=kernel_size // 2),
+            )
+
+        # The block asks for a spatial size but uses only its rank: it runs at any size.
+        super().__init__(
+            [(channels, 1, 1)], subnet_constructor=subnet, affine_clamping=clamp, permute_soft=permute_soft
+        )
+        self.permute_soft = permute_soft
+        if not permute_soft:
+            # FrEIA draws from numpy's global state; draw again from torch's, which the caller seeds.
+            order = torch.randperm(channels)
+            matrix = torch.eye(channels)[order]
+            self.w_perm.data = matrix.reshape(self.w_perm.shape)
+            self.w_perm_inv.data = matrix.T.reshape(self.w_perm.shape).contiguous()
+        self.register_buffer("_order", torch.zeros(channels, dtype=torch.long), persistent=False)
+        self.register_buffer("_inverse_order", torch.zeros(channels, dtype=torch.long), persistent=False)
+        self._index_permutation()
+        self.register_load_state_dict_post_hook(lambda module, _keys: module._index_permutation())
+
+    def _index_permutation(self) -> None:
+        with torch.no_grad():
+            self._order.copy_(self.w_perm.flatten(1).argmax(dim=1))
+            self._inverse_order.copy_(self.w_perm_inv.flatten(1).argmax(dim=1))
+
+    def _coupling(self, passive: Tensor, n_active: int) -> tuple[Tensor, Tensor]:
+        a = self.subnet(passive) * _COUPLING_SCALE
+        return self.clamp * torch.tanh(a[:, :n_active]), a[:, n_active:]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Transform features.
+
+        Parameters
+        ----------
+        x : Tensor (B, C, M, N), float32
+
+        Returns
+        -------
+        y : Tensor (B, C, M, N)
+        ln_det : Tensor (B, M, N)
+        """
+        passive, active = torch.split(x, self.splits, dim=1)
+        log_scale, shift = self._coupling(passive, active.shape[1])
+        y = torch.cat((passive, active * torch.exp(log_scale) + shift), dim=1)
+        scale = self.global_scale_activation(self.global_scale)
+        y = y * scale + self.global_offset
+        y = self.permute_function(y, self.w_perm) if self.permute_soft else y[:, self._order]
+        return y, log_scale.sum(dim=1) + torch.log(scale).sum()
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Undo :meth:`forward`.
+
+        Parameters
+        ----------
+        y : Tensor (B, C, M, N), float32
+
+        Returns
+        -------
+        Tensor (B, C, M, N)
+        """
+        y = self.permute_function(y, self.w_perm_inv) if self.permute_soft else y[:, self._inverse_order]
+        y = (y - self.global_offset) / self.global_scale_activation(self.global_scale)
+        passive, active = torch.split(y, self.splits, dim=1)
+        log_scale, shift = self._coupling(passive, active.shape[1])
+        return torch.cat((passive, (active - shift) * torch.exp(-log_scale)), dim=1)
+
+
+class UShapedFlow(nn.Module):
+    """The U-shaped flow over a pyramid of features.
+
+    Behind each level but the finest, ``4 * floor(V / 8)`` of its V channels go up to the next level, where they become
+    a quarter as many channels on a grid twice as fine; the rest is the level's latent.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Channels of the features from the finest level to the coarsest; each level's grid is half as fine as the
+        one before.
+    flow_steps : int
+        Steps of each level. Steps alternate between subnets of kernel 3 and kernel 1.
+    affine_clamp, affine_subnet_channels_ratio, permute_soft
+        As in :class:`FlowStep`.
+
+    References
+    ----------
+    Tailanian, Pardo, Muse (2024), U-Flow, JMIV, doi 10.1007/s10851-024-01193-y.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        flow_steps: int = 4,
+        affine_clamp: float = 2.0,
+        affine_subnet_channels_ratio: float = 1.0,
+        permute_soft: bool = False,
+    ):
+        super().__init__()
+        self.channels = tuple(channels)
+        self._steps: list[list[int]] = []
+        self._upsampling: list[int | None] = []
+        self._split: list[tuple[int, int]] = []
+        latents: list[int] = []
+        # One flat list in topological order, with place-holders where the published graph has its split and its
+        # concatenation: the names in a state dict are then those of other implementations.
+        modules: list[nn.Module] = []
+        up = 0
+        for level, n_features in enumerate(reversed(self.channels)):
+            n = n_features + up
+            first = len(modules)
+            modules += [
+                FlowStep(n, 3 if step % 2 == 0 else 1, affine_subnet_channels_ratio, affine_clamp, permute_soft)
+                for step in range(flow_steps)
+            ]
+            self._steps.append(list(range(first, first + flow_steps)))
+            if level == len(self.channels) - 1:
+                self._split.append((0, n))
+                self._upsampling.append(None)
+                latents.append(n)
+                break
+            n_up = 4 * (n // 8)
+            if n_up == 0:
+                raise ValueError(f"a level of the flow needs at least 8 channels, got {n}")
+            modules.append(nn.Identity())
+            self._split.append((n_up, n - n_up))
+            self._upsampling.append(len(modules))
+            # The spatial size only enters a shape check of FrEIA's constructor.
+            modules.append(IRevNetUpsampling([(n_up, 2, 2)]))
+            modules.append(nn.Identity())
+            latents.append(n - n_up)
+            up = n_up // 4
+        self.module_list = nn.ModuleList(modules)
+        self.latent_channels = tuple(reversed(latents))
+
+    def forward(self, features: Sequence[Tensor]) -> Latents:
+        """Map features to latents.
+
+        Parameters
+        ----------
+        features : sequence of Tensor, each (B, C_l, M_l, N_l), float32
+            From the finest level to the coarsest.
+
+        Returns
+        -------
+        Latents
+        """
+        z: list[Tensor] = []
+        ln_det: list[Tensor] = []
+        up: Tensor | None = None
+        for level, x in enumerate(reversed(list(features))):
+            x = x if up is None else torch.cat((x, up), dim=1)
+            determinant: Tensor | None = None
+            for index in self._steps[level]:
+                x, part = self.module_list[index](x)
+                determinant = part if determinant is None else determinant + part
+            assert determinant is not None
+            ln_det.append(determinant)
+            upsampling = self._upsampling[level]
+            if upsampling is None:
+                z.append(x)
+            else:
+                to_up, out = torch.split(x, self._split[level], dim=1)
+                z.append(out)
+                (up,) = self._resample(upsampling, to_up, rev=False)
+        return Latents(tuple(reversed(z)), tuple(reversed(ln_det)))
+
+    def inverse(self, z: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Map latents back to features.
+
+        Parameters
+        ----------
+        z : sequence of Tensor, each (B, C_l, M_l, N_l), float32
+            As :meth:`forward` returns them.
+
+        Returns
+        -------
+        tuple of Tensor, each (B, C_l, M_l, N_l)
+            The features, from the finest level to the coarsest.
+        """
+        features: list[Tensor] = []
+        up: Tensor | None = None
+        for level in reversed(range(len(self.channels))):
+            x = z[len(self.channels) - 1 - level]
+            upsampling = self._upsampling[level]
+            if upsampling is not None:
+                assert up is not None
+                (down,) = self._resample(upsampling, up, rev=True)
+                x = torch.cat((down, x), dim=1)
+            for index in reversed(self._steps[level]):
+                x = self.module_list[index].inverse(x)  # type: ignore[operator]
+            n_features = self.channels[len(self.channels) - 1 - level]
+            features.append(x[:, :n_features])
+            up = x[:, n_features:]
+        return tuple(features)
+
+    def _resample(self, index: int, x: Tensor, *, rev: bool) -> Any:
+        return self.module_list[index]((x,), rev=rev)[0]

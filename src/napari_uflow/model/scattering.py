@@ -1,0 +1,217 @@
+"""Wavelet scattering features: a backbone that needs no training and no download.
+
+A picture goes down a pyramid of octaves. In each octave it meets Morlet wavelets of several orientations; the modulus of
+the responses (order 1), and the modulus of wavelet responses of that modulus at a coarser octave (order 2), averaged
+over each position of the level, say how much structure of each scale and orientation there is and how it is arranged.
+The modulus loses the sign of contrast, so signed band-pass values (dark against bright) and the local mean go along.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Scattering", "morlet_kernels"]
+
+# Pairs (j1, j2) of octaves of order 2 for each level, and octaves of order 1. Octave j has a wavelength of about
+# 2.7 * 2**j pixels. Pairs two octaves apart at most: beyond that the modulus has little left to say.
+_LEVELS: tuple[tuple[int, tuple[int, ...], tuple[tuple[int, int], ...]], ...] = (
+    (4, (0, 1, 2), ((0, 2), (1, 2))),
+    (8, (0, 1, 2, 3), ((0, 2), (1, 2), (1, 3), (2, 3))),
+    (16, (1, 2, 3, 4), ((1, 3), (2, 3), (2, 4), (3, 4))),
+)
+_N_ORIENTATIONS = 8
+_RELATIVE_ORIENTATIONS = (0, 2, 4, 6)
+# Anti-aliasing filter of one halving; its even length keeps the centre of a position in the middle of its pixels.
+_HALVING = (1.0, 3.0, 3.0, 1.0)
+
+
+def morlet_kernels(sigma: float, frequency: float, n_orientations: int, slant: float = 0.5) -> Tensor:
+    """Morlet wavelets in all orientations.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the envelope along the wave, in pixels.
+    frequency : float
+        Centre frequency, in radians per pixel.
+    n_orientations : int
+        Orientations, evenly over half a turn.
+    slant : float
+        Envelope's standard deviation along the wave over that across it.
+
+    Returns
+    -------
+    Tensor (n_orientations, 2, K, K), float32
+        Real and imaginary parts. Each wavelet has zero mean and a response of modulus 1 to a cosine of amplitude 2 at
+        its centre frequency.
+
+    References
+    ----------
+    Bruna, Mallat (2013), Invariant scattering convolution networks, TPAMI, doi 10.1109/TPAMI.2012.230.
+    """
+    radius = math.ceil(3 * sigma)
+    axis = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    row, col = torch.meshgrid(axis, axis, indexing="ij")
+    kernels = []
+    for i in range(n_orientations):
+        angle = math.pi * i / n_orientations
+        along = col * math.cos(angle) + row * math.sin(angle)
+        across = -col * math.sin(angle) + row * math.cos(angle)
+        envelope = torch.exp(-(along**2 + (slant * across) ** 2) / (2 * sigma**2))
+        wave = torch.exp(1j * frequency * along)
+        # Subtract the multiple of the envelope that makes the sum zero: a constant picture has no response.
+        offset = (envelope * wave).sum() / envelope.sum()
+        kernel = envelope * (wave - offset)
+        gain = (kernel * torch.exp(-1j * frequency * along)).sum().abs()
+        kernel = kernel / gain
+        kernels.append(torch.stack((kernel.real, kernel.imag)))
+    return torch.stack(kernels).to(torch.float32)
+
+
+def _filtered(x: Tensor, kernel: Tensor) -> Tensor:
+    """Correlate every channel of (B, C, M, N) with every kernel of (K, 1, k, k); (B * C, K, M, N)."""
+    b, c, m, n = x.shape
+    radius = kernel.shape[-1] // 2
+    padded = F.pad(x.reshape(b * c, 1, m, n), (radius,) * 4, mode="replicate")
+    return F.conv2d(padded, kernel)
+
+
+class Scattering(nn.Module):
+    """Scattering features at strides 4, 8 and 16.
+
+    Differentiable, runs at any size, has no trained parameters. A position of stride s describes the s x s pixels it
+    covers and their surroundings.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the picture; each is described on its own.
+    floor : float
+        Amplitude below which structure is taken for noise, in units of the model's intensity range. Amplitudes are
+        compressed as log(floor + amplitude).
+
+    Attributes
+    ----------
+    channels, strides : tuple of int
+        Channels and stride of each level, finest first.
+    halo : int
+        Pixels around a position that can influence it (a multiple of the coarsest stride).
+    """
+
+    strides = (4, 8, 16)
+    halo = 160
+
+    def __init__(self, n_channels: int = 1, floor: float = 0.01):
+        super().__init__()
+        self.n_channels = n_channels
+        self.floor = floor
+        self.channels = tuple(n_channels * sum(1 for _ in self._names(level)) for level in range(len(_LEVELS)))
+        # Octave 0 lives at full resolution; octave j > 0 is taken at the resolution of octave j - 1, where its
+        # wavelength is 5.3 pixels and the modulus can be sampled without aliasing.
+        fine = morlet_kernels(0.8, 3 * math.pi / 4, _N_ORIENTATIONS)
+        coarse = morlet_kernels(1.6, 3 * math.pi / 8, _N_ORIENTATIONS)
+        self.register_buffer("fine", fine.flatten(0, 1).unsqueeze(1), persistent=False)
+        self.register_buffer("coarse", coarse.flatten(0, 1).unsqueeze(1), persistent=False)
+        halving = torch.tensor(_HALVING)
+        self.register_buffer("halving", (halving[:, None] * halving / halving.sum() ** 2)[None, None], persistent=False)
+
+    def _names(self, level: int) -> Iterator[str]:
+        _, octaves, pairs = _LEVELS[level]
+        yield "mean"
+        for j in octaves:
+            yield f"band {j}"
+        for j in octaves:
+            yield from (f"order 1, octave {j}, orientation {i}" for i in range(_N_ORIENTATIONS))
+        for j1, j2 in pairs:
+            for relative in _RELATIVE_ORIENTATIONS:
+                yield from (f"order 2, octaves {j1} {j2}, {i}+{relative}" for i in range(_N_ORIENTATIONS))
+
+    def channel_names(self, level: int) -> tuple[str, ...]:
+        """Return what each channel of a level measures."""
+        return tuple(name for _ in range(self.n_channels) for name in self._names(level))
+
+    def _halved(self, x: Tensor) -> Tensor:
+        b, c, m, n = x.shape
+        padded = F.pad(x.reshape(b * c, 1, m, n), (1, 1, 1, 1), mode="replicate")
+        return F.conv2d(padded, self.halving, stride=2).reshape(b, c, m // 2, n // 2)
+
+    def _down(self, x: Tensor, octave: int, target: int) -> Tensor:
+        for _ in range(target - octave):
+            x = self._halved(x)
+        return x
+
+    def _modulus(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Modulus of the wavelet responses, (B, C * orientations, M, N)."""
+        b, c, m, n = x.shape
+        response = _filtered(x, kernel).reshape(b, c * _N_ORIENTATIONS, 2, m, n)
+        # The small constant keeps the gradient finite at zero.
+        return (response.square().sum(dim=2) + 1e-12).sqrt()
+
+    def _second(self, first: Tensor) -> Tensor:
+        """Modulus of order 2, (B, C * 8 * 4, M, N): orientation of order 1 relative to that of order 2."""
+        b, c8, m, n = first.shape
+        x = first.reshape(b, -1, _N_ORIENTATIONS, m, n)
+        kernel = self.coarse.reshape(_N_ORIENTATIONS, 2, *self.coarse.shape[-2:])
+        parts = []
+        for relative in _RELATIVE_ORIENTATIONS:
+            turned = torch.roll(kernel, -relative, dims=0).flatten(0, 1).unsqueeze(1)
+            c = x.shape[1]
+            radius = kernel.shape[-1] // 2
+            padded = F.pad(x.reshape(b * c, _N_ORIENTATIONS, m, n), (radius,) * 4, mode="replicate")
+            response = F.conv2d(padded, turned, groups=_N_ORIENTATIONS)
+            response = response.reshape(b, c, _N_ORIENTATIONS, 2, m, n)
+            parts.append((response.square().sum(dim=3) + 1e-12).sqrt())
+        return torch.cat(parts, dim=2).flatten(1, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the features of pictures.
+
+        Parameters
+        ----------
+        x : Tensor (B, C, M, N), float32
+            Pictures in the model's intensity range (about 0 to 1); M and N multiples of 16.
+
+        Returns
+        -------
+        tuple of Tensor, each (B, C_l, M / s_l, N / s_l), float32
+            Levels of stride 4, 8 and 16.
+        """
+        b, c = x.shape[:2]
+        pyramid = [x]
+        for _ in range(4):
+            pyramid.append(self._halved(pyramid[-1]))
+        # Order 1 at resolution max(j - 1, 0) of the pyramid.
+        first = [self._modulus(x, self.fine)]
+        first += [self._modulus(pyramid[j - 1], self.coarse) for j in range(1, 5)]
+        second: dict[tuple[int, int], Tensor] = {}
+        for _, _, pairs in _LEVELS:
+            for j1, j2 in pairs:
+                if (j1, j2) not in second:
+                    at = self._down(first[j1], max(j1 - 1, 0), j2 - 1)
+                    second[j1, j2] = self._second(at)
+        outputs = []
+        for stride, octaves, pairs in _LEVELS:
+            target = int(math.log2(stride))
+            parts = [pyramid[target].reshape(b, c, 1, *pyramid[target].shape[-2:])]
+            for j in octaves:
+                resolution = max(j - 1, 0)
+                fine = pyramid[resolution]
+                coarse = F.interpolate(pyramid[resolution + 1], size=fine.shape[-2:], mode="bilinear")
+                band = self._down(fine - coarse, resolution, target) if resolution <= target else fine - coarse
+                parts.append(band.reshape(b, c, 1, *band.shape[-2:]) / 0.1)
+            for j in octaves:
+                s1 = self._down(first[j], max(j - 1, 0), target)
+                parts.append(self._compressed(s1).reshape(b, c, -1, *s1.shape[-2:]))
+            for j1, j2 in pairs:
+                s2 = self._down(second[j1, j2], j2 - 1, target)
+                parts.append(self._compressed(s2, 0.3).reshape(b, c, -1, *s2.shape[-2:]))
+            outputs.append(torch.cat(parts, dim=2).flatten(1, 2))
+        return tuple(outputs)
+
+    def _compressed(self, amplitude: Tensor, gain: float = 1.0) -> Tensor:
+        return torch.log(self.floor * gain + amplitude)

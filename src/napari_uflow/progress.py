@@ -1,0 +1,130 @@
+"""The one mechanism for progress and for stopping: generators of small frozen events.
+
+A long job of this package is a generator. It yields events, and every ``yield`` is a boundary at which the caller may
+answer :data:`FINISH` (by ``send``). What the job returns is the generator's return value. There is no thread, queue,
+callback or flag in the core; the command line drains the generator, napari gives it to a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeVar
+
+__all__ = ["Event", "FINISH", "Finish", "Message", "Progress", "Steps", "TrainingPoint", "drain"]
+
+T = TypeVar("T")
+
+
+class Finish(Enum):
+    """The type of :data:`FINISH`."""
+
+    FINISH = "finish"
+
+
+FINISH: Final = Finish.FINISH
+"""What a caller sends into a running job to ask it to stop at this boundary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One sentence for the user.
+
+    Attributes
+    ----------
+    text : str
+        The sentence.
+    warning : bool
+        True where the user should look twice.
+    """
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one phase of a job has come.
+
+    Attributes
+    ----------
+    phase : str
+        What is being done, in words a user reads ("Computing features").
+    done, total : int
+        Steps done and steps in all, ``0 <= done <= total``.
+    """
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPoint:
+    """One look at the losses during training.
+
+    Attributes
+    ----------
+    step : int
+        Optimiser steps done.
+    train_loss, holdout_loss : float
+        Negative log-likelihood in nats per latent dimension, without its constant; mean over the steps since the
+        last point, and over the held-out tiles (NaN where nothing could be held out).
+    holdout_energy : float
+        99.9 % quantile of the held-out energies (1 is the mean of a perfect model), worst level.
+    is_best : bool
+        True where this is the best model so far, which is the one that is kept.
+    """
+
+    step: int
+    train_loss: float
+    holdout_loss: float
+    holdout_energy: float
+    is_best: bool
+
+
+Event = Message | Progress | TrainingPoint
+"""What a job yields."""
+
+Steps = Generator[Event, Finish | None, T]
+"""A job that returns a ``T``."""
+
+
+def drain(
+    steps: Steps[T],
+    on_event: Callable[[Event], None] | None = None,
+    should_finish: Callable[[], bool] | None = None,
+) -> T:
+    """Run a job to its end and return its result.
+
+    Parameters
+    ----------
+    steps : generator
+        The job.
+    on_event : callable, optional
+        Called with every event.
+    should_finish : callable, optional
+        Asked after every event; the job is sent :data:`FINISH` once it answers True.
+
+    Returns
+    -------
+    object
+        The job's return value.
+
+    Raises
+    ------
+    Stopped
+        If the job was asked to finish before it had a result.
+    """
+    answer: Finish | None = None
+    try:
+        event = next(steps)
+        while True:
+            if on_event is not None:
+                on_event(event)
+            answer = FINISH if should_finish is not None and should_finish() else None
+            event = steps.send(answer)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
