@@ -1,9 +1,13 @@
 """The baseline to beat: distance of each patch to its nearest normal patch, on frozen features.
 
-A plain relative of PatchCore (Roth et al., 2022, DOI 10.1109/CVPR52688.2022.01392): a ResNet-18's features of strides 8
-and 16, each averaged over 3 x 3, both at stride 8; 4,000 normal patches drawn at random in place of a coreset; the score
-of a patch is the Euclidean distance to the nearest of them, brought to the pixels by bilinear interpolation and a
-Gaussian; the score of a picture is the maximum of its map. Pictures keep their size.
+A plain relative of PatchCore (Roth et al., 2022, DOI 10.1109/CVPR52688.2022.01392): a ResNet-18's features of strides
+8 and 16, each averaged over 3 x 3, both at stride 8; 4,000 normal patches drawn at random in place of a coreset; the
+score of a patch is the Euclidean distance to the nearest of them, brought to the pixels by bilinear interpolation and a
+Gaussian; the score of a picture is the maximum of its map. Pictures keep their size and are continued by reflection.
+
+Two options matter more than the seed. The network pads with zeros: without a margin the highest scores of normal
+pictures lie in their corners. Features of unit length raised the pixel AUROC on both sets tried, and lowered the AUPRO
+on one of them.
 
     python benchmarks/nearest_neighbour.py ROOT --weights resnet18.safetensors
 
@@ -14,6 +18,7 @@ ROOT is laid out like MVTec AD: ``train/good``, ``test/<kind>``, ``ground_truth/
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +30,7 @@ from scipy import ndimage
 from skimage.io import imread
 from torch import Tensor
 from torch.nn import Module
-from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
+from torch.nn import functional as F
 
 from napari_uflow.metrics import aupro, auroc, pixel_auroc
 
@@ -66,16 +71,19 @@ def load_network(weights: Path) -> Module:
 
 
 @torch.inference_mode()
-def patches_of(network: Module, image: Tensor) -> Tensor:
+def patches_of(network: Module, image: Tensor, *, margin: int, unit_length: bool) -> Tensor:
     """Return the patch features (channels, m, n) of one picture, one patch per 8 x 8 pixels."""
     height, width = image.shape[1:]
-    padding = (0, -width % COARSEST_STRIDE, 0, -height % COARSEST_STRIDE)
+    padding = (margin, margin + -width % COARSEST_STRIDE, margin, margin + -height % COARSEST_STRIDE)
     fine, coarse = (
         F.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False)
         for level in network(F.pad(image[None], padding, mode="reflect"))
     )
     coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-    return torch.cat([fine, coarse], dim=1)[0]
+    patches = torch.cat([fine, coarse], dim=1)[0]
+    cut = margin // STRIDE
+    patches = patches[:, cut : patches.shape[1] - cut, cut : patches.shape[2] - cut]
+    return F.normalize(patches, dim=0) if unit_length else patches
 
 
 @torch.inference_mode()
@@ -94,10 +102,17 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=4000, help="normal patches to keep (default: %(default)s)")
     parser.add_argument("--sigma", type=float, default=4.0, help="Gaussian in pixels, 0: none (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of patches (default: %(default)s)")
+    parser.add_argument(
+        "--margin", type=int, default=32, help="reflected pixels around a picture, in 16s (default: %(default)s)"
+    )
+    parser.add_argument("--unit-length", action="store_true", help="normalise each patch to unit length")
     args = parser.parse_args()
+    if args.margin < 0 or args.margin % COARSEST_STRIDE:
+        parser.error(f"--margin must be a multiple of {COARSEST_STRIDE}, got {args.margin}")
 
     network = load_network(args.weights)
-    normal = [patches_of(network, read_picture(path)).flatten(1).T for path in pictures(args.root / "train" / "good")]
+    look = partial(patches_of, network, margin=args.margin, unit_length=args.unit_length)
+    normal = [look(read_picture(path)).flatten(1).T for path in pictures(args.root / "train" / "good")]
     memory = torch.cat(normal)
     chosen = torch.randperm(len(memory), generator=torch.Generator().manual_seed(args.seed))[: args.patches]
     memory = memory[chosen]
@@ -107,7 +122,7 @@ def main() -> None:
         for path in pictures(folder):
             image = read_picture(path)
             shape = tuple(image.shape[1:])
-            scores.append(score_map(patches_of(network, image), memory, shape, args.sigma))
+            scores.append(score_map(look(image), memory, shape, args.sigma))
             masks.append(read_truth(args.root, path, shape))
             anomalous.append(folder.name != "good")
 

@@ -48,7 +48,7 @@ def aupro_by_thresholds(maps, masks, max_fpr):
     thresholds = np.unique(np.concatenate([score.ravel() for score in maps]))[::-1]
     fpr = np.array([0.0] + [np.mean(normal >= t) for t in thresholds])
     pro = np.array([0.0] + [np.mean([np.mean(r >= t) for r in regions]) for t in thresholds])
-    # np.interp takes the last of equal abscissae, which is the top of a vertical step: what a limit of integration sees.
+    # Of equal abscissae np.interp takes the last: the top of a vertical step, which is what the limit sees.
     pro_at_limit = np.interp(max_fpr, fpr, pro)
     keep = fpr < max_fpr
     return np.trapezoid(np.append(pro[keep], pro_at_limit), np.append(fpr[keep], max_fpr)) / max_fpr

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from .errors import ConfigError
+from napari_uflow.errors import ConfigError
 
 __all__ = [
     "Config",
@@ -235,7 +235,11 @@ class TrainingConfig(Config):
     batch_size: int = _parameter(16, "Tiles in each step.", low=1, high=1024, step=1, unit="tiles")
     learning_rate: float = _parameter(1e-3, "Adam's learning rate at the start.", low=1e-7, high=1.0, step=1e-4)
     final_learning_rate: float = _parameter(
-        0.1, "Learning rate at the last step, over the one at the start; linear in between.", low=0.0, high=1.0, step=0.1
+        0.1,
+        "Learning rate at the last step, over the one at the start; linear in between.",
+        low=0.0,
+        high=1.0,
+        step=0.1,
     )
     weight_decay: float = _parameter(1e-5, "Adam's weight decay.", low=0.0, high=1.0, step=1e-5)
     gradient_clip: float = _parameter(
@@ -277,6 +281,7 @@ class TrainingConfig(Config):
 
 
 NfaMethod = Literal["size-conditional"]
+EnergyTailName = Literal["held-out", "chi-squared"]
 
 
 @dataclass(frozen=True)
@@ -294,6 +299,11 @@ class DetectionConfig(Config):
         advanced=False,
     )
     nfa: NfaMethod = _parameter("size-conditional", "How the number of false alarms is computed.")
+    energy_tail: EnergyTailName = _parameter(
+        "held-out",
+        "Where the probability of an energy comes from: 'held-out' (energies of normal pictures that were held out of "
+        "training) or 'chi-squared' (what it would be if the model were perfect).",
+    )
     tile: int = _parameter(
         1024, "Side of the square tiles a large picture is read in.", low=128, high=8192, step=128, unit="pixels"
     )

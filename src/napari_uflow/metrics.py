@@ -97,8 +97,8 @@ def aupro(score_maps: Arrays, masks: Arrays, max_fpr: float = 0.3) -> float:
     """Area under the per-region-overlap curve, normalised to [0, 1].
 
     The curve gives the found fraction of a true region (8-connected), averaged over regions so that a small one counts
-    as much as a large one, against the fraction of normal pixels that are flagged. As in the reference code of MVTec AD,
-    equal scores pass the threshold together and points are joined by straight lines.
+    as much as a large one, against the fraction of normal pixels that are flagged. As in the reference code of MVTec
+    AD, equal scores pass the threshold together and points are joined by straight lines.
 
     Parameters
     ----------
@@ -250,13 +250,14 @@ def false_alarms_per_image(labels: Arrays) -> float:
 
 
 def fraction_with_false_alarm(labels: Arrays) -> float:
-    """Fraction of normal pictures on which anything is flagged; parameters as for :func:`false_alarms_per_image`."""
+    """Return the fraction of normal pictures with any flag, NaN without one; see :func:`false_alarms_per_image`."""
     return _mean([bool(np.any(regions)) for regions in labels])
 
 
 def false_area_fraction(labels: Arrays) -> float:
-    """Flagged fraction of all pixels of normal pictures; parameters as for :func:`false_alarms_per_image`."""
-    return _ratio(sum(np.count_nonzero(regions) for regions in labels), sum(np.size(regions) for regions in labels))
+    """Return the flagged fraction of normal pictures' pixels, NaN without one; see :func:`false_alarms_per_image`."""
+    n_flagged = sum(int(np.count_nonzero(regions)) for regions in labels)
+    return _ratio(n_flagged, sum(np.size(regions) for regions in labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,10 +365,10 @@ def evaluate_maps(
         )
     if image_scores is None:
         image_scores = [float(np.max(score)) for score in scores]
-    known = np.flatnonzero(has_mask | ~anomalous)
+    known = np.flatnonzero(has_mask | ~anomalous).tolist()
     truth = [masks[i] for i in known]
     found = [labels[i] for i in known]
-    on_normal = [labels[i] for i in np.flatnonzero(~anomalous)]
+    on_normal = [labels[i] for i in np.flatnonzero(~anomalous).tolist()]
     pixels = _pool([scores[i] for i in known], truth)
     return Evaluation(
         n_normal=int(np.count_nonzero(~anomalous)),
@@ -438,7 +439,8 @@ def _curve_area(
     on_ramp = np.clip(max_fpr, start, end) - start
     area = np.divide(on_ramp**2, 2.0 * width, out=np.zeros_like(width), where=width > 0.0)
     area += np.maximum(max_fpr - end, 0.0)
-    return float(np.average(area, weights=weights)) / max_fpr
+    # Rounding may carry a perfect score past 1.
+    return min(1.0, float(np.average(area, weights=weights)) / max_fpr)
 
 
 def _oracle(pixels: _Pixels) -> tuple[float, float]:

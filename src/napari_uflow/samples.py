@@ -2,8 +2,8 @@
 
 A field is drawn from the deepest fibre to the topmost one. A fibre is a straight axis and four tables along it (where
 its centre runs, its radius, its grey level, how much it swells), so a defect is an edited table: a bead swells the
-radius, a break takes a piece away, and a web is a film hung between two fibres that run side by side. The field is drawn
-twice, without and with its defects; the truth is what differs, and outside the truth the two are equal to the last bit.
+radius, a break takes a piece away, and a web is a film hung between two fibres that run side by side. The field is
+drawn twice, without and with its defects; the truth is what differs, and outside it the two are equal to the last bit.
 """
 
 import math
@@ -55,7 +55,7 @@ class FibreField:
     kinds : tuple of str
         Kind of each defect: "bead", "broken" or "merged". Empty for a normal field.
     seed : int
-        The number that the field was drawn from.
+        Number that the field was drawn from.
     """
 
     image: npt.NDArray[np.uint8]
@@ -86,9 +86,9 @@ def fibre_field(
         Any number from 0 on. The same arguments give the same field; the fibres, the defects and the noise have random
         streams of their own, so the field with defects is the field without them, changed only where they are.
     shape : tuple of int, (M, N)
-        Rows and columns, each at least 8 fibre diameters.
+        Rows and columns, each at least 12 fibre diameters.
     defects : int
-        Number of defects, 0 to 20.
+        Number of defects, 0 to 20; fewer are drawn when no more find room in view.
     kinds : sequence of str
         The kinds that the defects are drawn from: "bead" (a swelling of a fibre), "broken" (a fibre cut in two) and
         "merged" (fibres that run side by side fused by a film).
@@ -112,7 +112,8 @@ def fibre_field(
     _check(seed, shape, defects, kinds, severity, diameter_px)
     scene = _scene(np.random.default_rng((seed, 0)), shape, diameter_px)
     normal, owner, _ = _render(scene, _Edits())
-    clean, labels, chosen = normal, np.zeros(shape, np.uint8), ()
+    clean, labels = normal, np.zeros(shape, np.uint8)
+    chosen: tuple[DefectKind, ...] = ()
     if defects:
         clean, labels, chosen = _with_defects(seed, scene, normal, owner, defects, kinds, severity)
     return FibreField(_photograph(np.random.default_rng((seed, 1)), clean, scene.noise), labels, chosen, seed)
@@ -188,7 +189,7 @@ def write_fibre_dataset(
     return folder
 
 
-# --- the scene ---------------------------------------------------------------------------------------------------------
+# --- the scene ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -261,11 +262,12 @@ def _scene(rng: _Rng, shape: tuple[int, int], diameter: float) -> _Scene:
             angle = main_angle + spread * float(rng.standard_normal())
             offset = rng.uniform(-reach, reach) + wave * _wander(rng, n_entries, diameter)
             fibres.append(_fibre(rng, layer, angle, offset, diameter))
-            if layer >= 2 and (rng.random() < 0.22 or i < 2):  # a companion, which crosses it now and then at a small angle
+            # companions run beside it and now and then cross it at a small angle
+            if layer >= 2 and (rng.random() < 0.22 or i < 2):
                 first, side = len(fibres) - 1, int(rng.choice([-1, 1]))
-                for turn in (side, -side) if rng.random() < 0.4 else (side,):
+                for way in (side, -side) if rng.random() < 0.4 else (side,):
                     pairs.append((first, len(fibres)))
-                    apart = turn * float(rng.uniform(1.3, 2.4)) * diameter
+                    apart = way * float(rng.uniform(1.3, 2.4)) * diameter
                     along = np.arange(n_entries) / _STEPS - reach - rng.uniform(-0.4, 0.4) * reach
                     apart = apart + float(rng.normal(0, 0.03)) * along + 0.5 * wave * _wander(rng, n_entries, diameter)
                     fibres.append(_fibre(rng, layer, angle, offset + apart, diameter))
@@ -321,7 +323,7 @@ def _clouds(rng: _Rng, shape: tuple[int, int], diameter: float) -> _F32:
     return np.asarray(0.05 + 0.02 * ndimage.zoom(coarse, zoom, order=1, mode="nearest"), np.float32).clip(0)
 
 
-# --- drawing -----------------------------------------------------------------------------------------------------------
+# --- drawing --------------------------------------------------------------------------------------
 
 
 def _render(scene: _Scene, edits: _Edits) -> tuple[_F32, npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
@@ -411,7 +413,7 @@ def _photograph(rng: _Rng, clean: _F32, noise: tuple[float, float, float]) -> np
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
-# --- defects -----------------------------------------------------------------------------------------------------------
+# --- defects --------------------------------------------------------------------------------------
 
 
 def _with_defects(
@@ -419,27 +421,48 @@ def _with_defects(
     kinds: Sequence[DefectKind], severity: tuple[float, float],
 ) -> tuple[_F32, npt.NDArray[np.uint8], tuple[DefectKind, ...]]:  # fmt: skip
     """Place defects where they can be seen; return the noise-free picture, the defects' labels and their kinds."""
-    edits, centres, chosen = _Edits(), [], []
-    for number in range(1, n_defects + 1):
-        rng = np.random.default_rng((seed, 2, number))
-        kind = kinds[int(rng.integers(len(kinds)))]
-        evident = float(rng.uniform(*severity))
-        chosen.append(kind)
-        centres.append(_place(rng, scene, edits, owner, centres, number, kind, evident))
-    defective, _, claim = _render(scene, edits)
-    changed = (np.abs(defective - normal) > _TOLERANCE) | (claim > 0)
+    attempts = dict.fromkeys(range(1, n_defects + 1), 0)
+    smallest = 0.5 * scene.diameter**2
+    while True:
+        edits = _Edits()
+        centres: list[tuple[float, float]] = []
+        chosen: dict[int, DefectKind] = {}
+        for number, attempt in attempts.items():
+            rng = np.random.default_rng((seed, 2, number, attempt))
+            chosen[number] = kinds[int(rng.integers(len(kinds)))]
+            evident = float(rng.uniform(*severity))
+            centres.append(_place(rng, scene, edits, owner, centres, number, chosen[number], evident))
+        defective, _, claim = _render(scene, edits)
+        labels = _truth(np.abs(defective - normal) > _TOLERANCE, claim, scene.diameter)
+        areas = np.bincount(labels.ravel(), minlength=n_defects + 1)
+        hidden = [number for number in attempts if areas[number] < smallest]
+        if not hidden:
+            break
+        # another place for each, and after a few tries one defect fewer
+        if attempts[hidden[0]] < 5:
+            attempts |= {number: attempts[number] + 1 for number in hidden}
+        else:
+            del attempts[hidden[0]]
+    dense = np.zeros(n_defects + 1, np.uint8)
+    dense[list(attempts)] = np.arange(1, len(attempts) + 1)
+    return np.where(labels > 0, defective, normal), dense[labels], tuple(chosen.values())
+
+
+def _truth(changed: npt.NDArray[np.bool_], claim: npt.NDArray[np.uint8], diameter: float) -> npt.NDArray[np.uint8]:
+    """Give each changed or claimed pixel the number of the defect that it belongs to, and all others 0."""
     # slits between changed pixels are closed, as a person would outline the defect
-    slit = 0.25 * scene.diameter
-    grown = ndimage.distance_transform_edt(~changed) <= slit
-    changed |= ndimage.binary_fill_holes(ndimage.distance_transform_edt(grown) > slit)
+    slit = 0.25 * diameter
+    whole = changed | (claim > 0)
+    grown = ndimage.distance_transform_edt(~whole) <= slit
+    whole |= ndimage.binary_fill_holes(ndimage.distance_transform_edt(grown) > slit)
     # specks, where a shadow's rim just passes the tolerance, are undone and not called defects
-    parts, n_parts = ndimage.label(changed, np.ones((3, 3)))
-    keep = np.bincount(parts[claim > 0], minlength=n_parts + 1) >= 0.25 * scene.diameter**2
+    parts, n_parts = ndimage.label(whole, np.ones((3, 3)))
+    keep = np.bincount(parts[claim > 0], minlength=n_parts + 1) >= 0.25 * diameter**2
     keep[0] = False
-    mask = keep[parts]
+    if not keep.any():
+        return np.zeros_like(claim)
     nearest = ndimage.distance_transform_edt(claim == 0, return_distances=False, return_indices=True)
-    labels = np.where(mask, claim[tuple(nearest)], 0).astype(np.uint8)
-    return np.where(mask, defective, normal), labels, tuple(chosen)
+    return np.where(keep[parts], claim[tuple(nearest)], 0).astype(np.uint8)
 
 
 def _place(
@@ -448,7 +471,8 @@ def _place(
 ) -> tuple[float, float]:  # fmt: skip
     """Choose a fibre (or a pair) and a place on it that is in view and away from other defects, and edit it."""
     m, n = scene.shape
-    top = [i for i, fibre in enumerate(scene.fibres) if fibre.layer >= 3]
+    # the topmost layer three times as often as the one below it
+    top = [i for i, fibre in enumerate(scene.fibres) for _ in range((0, 0, 0, 1, 3)[fibre.layer])]
     pairs = [pair for pair in scene.pairs if scene.fibres[pair[0]].layer >= 3] or list(scene.pairs)
     best: tuple[float, int, int, int, tuple[float, float]] | None = None
     for _ in range(60):
@@ -496,7 +520,7 @@ def _place(
 
 def _bead(rng: _Rng, fibre: _Fibre, middle: int, evident: float) -> tuple[_Fibre, int, int]:
     """Swell a fibre into a spindle or a ball."""
-    radius = float(fibre.radius[middle])
+    radius = float(np.median(fibre.radius[fibre.radius > 0]))
     factor = 1.55 + 1.35 * evident + float(rng.uniform(0, 0.25))
     half = radius * factor * float(rng.choice([1.15, 2.0, 2.8])) * float(rng.uniform(0.9, 1.1)) * _STEPS
     place = (np.arange(fibre.radius.size) - middle) / half
@@ -513,13 +537,12 @@ def _bead(rng: _Rng, fibre: _Fibre, middle: int, evident: float) -> tuple[_Fibre
         level=(fibre.level * bright).astype(np.float32),
         swell=np.maximum(fibre.swell, shape).astype(np.float32),
     )
-    span = np.flatnonzero(edited.radius > 1.12 * fibre.radius)
-    return edited, int(span[0]), int(span[-1]) + 1
+    return edited, *_span((edited.radius > 1.12 * fibre.radius) & (fibre.radius > 0))
 
 
 def _break(rng: _Rng, fibre: _Fibre, middle: int, evident: float) -> tuple[_Fibre, int, int]:
     """Cut a fibre: a gap between two round ends that bend away and may carry a blob."""
-    radius = float(fibre.radius[middle])
+    radius = float(np.median(fibre.radius[fibre.radius > 0]))
     half = 0.5 * radius * (2.6 + 5.5 * evident + float(rng.uniform(0, 1)))
     along = (np.arange(fibre.radius.size) - middle) / _STEPS
     cut, offset, bright = fibre.radius.copy(), fibre.offset.copy(), fibre.level.copy()
@@ -536,9 +559,14 @@ def _break(rng: _Rng, fibre: _Fibre, middle: int, evident: float) -> tuple[_Fibr
         cut = np.where(here, np.where(stub <= 0, -1, rounded), cut)
         bright *= 1 + 0.10 * here * np.clip(1 - np.abs(stub) / (2 * radius), 0, 1).astype(np.float32)
     edited = replace(fibre, radius=cut.astype(np.float32), offset=offset, level=bright)
-    gap = np.flatnonzero(cut < 0.9 * np.minimum(fibre.radius, radius))
-    gap = gap[np.abs(gap - middle) <= (half + 2 * radius) * _STEPS]
-    return edited, int(gap[0]), int(gap[-1]) + 1
+    near = np.abs(along) <= half + 2 * radius
+    return edited, *_span(near & (fibre.radius > 0) & (cut < 0.9 * np.minimum(fibre.radius, radius)))
+
+
+def _span(here: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the range of entries from the first to the last that is true."""
+    entries = np.flatnonzero(here)
+    return (int(entries[0]), int(entries[-1]) + 1) if entries.size else (0, 0)
 
 
 def _film(rng: _Rng, scene: _Scene, first: int, second: int, middle: int, evident: float) -> _Film:
@@ -557,7 +585,7 @@ def _film(rng: _Rng, scene: _Scene, first: int, second: int, middle: int, eviden
     )
 
 
-# --- small helpers -----------------------------------------------------------------------------------------------------
+# --- small helpers --------------------------------------------------------------------------------
 
 
 def _field_seed(seed: int, group: int, index: int) -> int:
@@ -577,8 +605,8 @@ def _check(
         raise ConfigError(f"seed must be 0 or more, not {seed}")
     if not 4 <= diameter <= 40:
         raise ConfigError(f"diameter_px must be from 4 to 40, not {diameter}")
-    if len(shape) != 2 or min(shape) < 8 * diameter:
-        raise ConfigError(f"shape must be (rows, columns), each at least {8 * diameter:g} pixels, not {shape}")
+    if len(shape) != 2 or min(shape) < 12 * diameter:
+        raise ConfigError(f"shape must be (rows, columns), each at least {12 * diameter:g} pixels, not {shape}")
     if not 0 <= defects <= 20:
         raise ConfigError(f"defects must be from 0 to 20, not {defects}")
     if not kinds or set(kinds) - set(get_args(DefectKind)):

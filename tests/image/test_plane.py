@@ -184,7 +184,7 @@ def test_labels_name_only_what_varies() -> None:
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 2, 4, 4), (1, 1, 1, 4, 4)])
 def test_other_shapes_need_axes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="axes|no picture"):
+    with pytest.raises(ImageError, match=r"axes|no picture"):
         planes_of(np.zeros(shape))
 
 

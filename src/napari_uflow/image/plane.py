@@ -111,6 +111,11 @@ class Plane:
         return len(self._channels)
 
     @property
+    def title(self) -> str:
+        """Name of the picture and, in a stack, the place in it: "embryo t=3,z=10"."""
+        return f"{self.name} {self.label}".strip()
+
+    @property
     def label(self) -> str:
         """Where the plane lies in its stack, such as "t=3,z=10"; "" for a picture that is one plane."""
         sizes = dict(zip(self.axes, self.data.shape, strict=True))

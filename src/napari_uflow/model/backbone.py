@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from ..errors import BackboneUnavailableError, ConfigError
-from .scattering import Scattering
+from napari_uflow.errors import BackboneUnavailableError, ConfigError
+from napari_uflow.model.scattering import Scattering
 
 __all__ = ["Backbone", "BackboneInfo", "create_backbone", "load_pretrained", "weights_folder"]
 
@@ -85,6 +85,9 @@ class Backbone(nn.Module):
     fixed_size : int or None
         Side of the only tile size it takes.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, name: str, n_channels: int):
         super().__init__()
@@ -154,7 +157,8 @@ class _CaitTrunk(nn.Module):
             tokens = block(tokens)
         tokens = self.cait.norm(tokens)
         side = round(tokens.shape[1] ** 0.5)
-        return tokens.transpose(1, 2).reshape(len(x), -1, side, side)
+        grid: Tensor = tokens.transpose(1, 2).reshape(len(x), -1, side, side)
+        return grid
 
 
 def _three_channels(x: Tensor) -> Tensor:
@@ -238,7 +242,9 @@ def _local_file(name: str, weights: str | Path | None, *, single: bool) -> Path 
                     return path / candidate
             raise BackboneUnavailableError(f"the folder {path} holds no {_candidates(name)[0]}. {_advice(name)}")
         if path.is_file():
-            raise BackboneUnavailableError(f"this backbone needs a file for each of its networks: give a folder, not {path}")
+            raise BackboneUnavailableError(
+                f"this backbone needs a file for each of its networks: give a folder, not {path}"
+            )
         raise BackboneUnavailableError(f"there is no file of weights {path}")
     for candidate in _candidates(name):
         if (weights_folder() / candidate).is_file():
@@ -254,7 +260,8 @@ def _load_file(network: nn.Module, path: Path, name: str) -> None:
         raise BackboneUnavailableError(f"{path} cannot be read as weights of {name}: {_first_line(error)}") from error
     if incompatible:
         raise BackboneUnavailableError(
-            f"{path} does not hold the weights of {name}: {incompatible[0]} and {len(incompatible) - 1} more are missing"
+            f"{path} does not hold the weights of {name}: {incompatible[0]} and {len(incompatible) - 1} more "
+            f"are missing"
         )
 
 

@@ -1,8 +1,8 @@
 """The U-shaped normalizing flow; the only module that imports FrEIA.
 
-The flow runs from the coarsest level to the finest. Each level is a stack of Glow-like steps; behind every level but the
-finest the channels are split: one part leaves as that level's latent, the other is spread over a grid twice as fine and
-joined to the next level's features.
+The flow runs from the coarsest level to the finest. Each level is a stack of Glow-like steps; behind every level but
+the finest the channels are split: one part leaves as that level's latent, the other is spread over a grid twice as fine
+and joined to the next level's features.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
         a = self.subnet(passive) * _COUPLING_SCALE
         return self.clamp * torch.tanh(a[:, :n_active]), a[:, n_active:]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Transform features.
 
         Parameters
@@ -174,7 +174,7 @@ class UShapedFlow(nn.Module):
         self.channels = tuple(channels)
         self._steps: list[list[int]] = []
         self._upsampling: list[int | None] = []
-        self._split: list[tuple[int, int]] = []
+        self._split: list[list[int]] = []
         latents: list[int] = []
         # One flat list in topological order, with place-holders where the published graph has its split and its
         # concatenation: the names in a state dict are then those of other implementations.
@@ -189,7 +189,7 @@ class UShapedFlow(nn.Module):
             ]
             self._steps.append(list(range(first, first + flow_steps)))
             if level == len(self.channels) - 1:
-                self._split.append((0, n))
+                self._split.append([0, n])
                 self._upsampling.append(None)
                 latents.append(n)
                 break
@@ -197,7 +197,7 @@ class UShapedFlow(nn.Module):
             if n_up == 0:
                 raise ValueError(f"a level of the flow needs at least 8 channels, got {n}")
             modules.append(nn.Identity())
-            self._split.append((n_up, n - n_up))
+            self._split.append([n_up, n - n_up])
             self._upsampling.append(len(modules))
             # The spatial size only enters a shape check of FrEIA's constructor.
             modules.append(IRevNetUpsampling([(n_up, 2, 2)]))

@@ -1,7 +1,7 @@
 """Wavelet scattering features: a backbone that needs no training and no download.
 
-A picture goes down a pyramid of octaves. In each octave it meets Morlet wavelets of several orientations; the modulus of
-the responses (order 1), and the modulus of wavelet responses of that modulus at a coarser octave (order 2), averaged
+A picture goes down a pyramid of octaves. In each octave it meets Morlet wavelets of several orientations; the modulus
+of the responses (order 1), and the modulus of wavelet responses of that modulus at a coarser octave (order 2), averaged
 over each position of the level, say how much structure of each scale and orientation there is and how it is arranged.
 The modulus loses the sign of contrast, so signed band-pass values (dark against bright) and the local mean go along.
 """
@@ -154,7 +154,7 @@ class Scattering(nn.Module):
 
     def _second(self, first: Tensor) -> Tensor:
         """Modulus of order 2, (B, C * 8 * 4, M, N): orientation of order 1 relative to that of order 2."""
-        b, c8, m, n = first.shape
+        b, _, m, n = first.shape
         x = first.reshape(b, -1, _N_ORIENTATIONS, m, n)
         kernel = self.coarse.reshape(_N_ORIENTATIONS, 2, *self.coarse.shape[-2:])
         parts = []

@@ -1,0 +1,40 @@
+"""Find what is not normal in microscope images: U-Flow anomaly detection with an a-contrario threshold.
+
+The public names are loaded when they are first used: importing the package loads neither torch nor Qt nor napari.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "BackboneUnavailableError": "errors",
+    "ConfigError": "errors",
+    "FibreField": "samples",
+    "ImageError": "errors",
+    "ModelFileError": "errors",
+    "Stopped": "errors",
+    "UFlowError": "errors",
+    "fibre_dataset": "samples",
+    "fibre_field": "samples",
+    "write_fibre_dataset": "samples",
+}
+"""Public name -> the module of this package that defines it."""
+
+__all__ = sorted([*_MODULES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("napari-uflow")
+    elif name in _MODULES:
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

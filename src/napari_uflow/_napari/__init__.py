@@ -1,0 +1,1 @@
+"""The plugin: everything that knows napari, Qt or magicgui."""

@@ -1,0 +1,236 @@
+"""Many pictures in, files out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detect import detect_steps
+from napari_uflow.devices import choose_device
+from napari_uflow.errors import ConfigError, ImageError, Stopped
+from napari_uflow.figures import OverviewRow, overview, save_figure
+from napari_uflow.image import Plane
+from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.progress import FINISH, Message, Progress, Steps
+from napari_uflow.result import Detection
+from napari_uflow.store import read_planes, write_regions, write_tiff
+
+__all__ = ["BatchSummary", "detect_files_steps", "overview_row", "write_detections"]
+
+# The overview shows the strangest planes only, each no larger than this many pixels a side.
+_N_OVERVIEW = 8
+_OVERVIEW_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What became of a batch.
+
+    Attributes
+    ----------
+    done : tuple of Path
+        Files that were looked at.
+    failed : tuple of (Path, str)
+        Files that could not be, and why.
+    n_regions : int
+        Anomalous regions found in all.
+    n_anomalous_planes, n_planes : int
+        Planes with at least one region, and planes in all.
+    was_stopped : bool
+        True where the user stopped the batch before its end.
+    """
+
+    done: tuple[Path, ...]
+    failed: tuple[tuple[Path, str], ...]
+    n_regions: int
+    n_anomalous_planes: int
+    n_planes: int
+    was_stopped: bool
+
+
+def detect_files_steps(
+    model: TrainedModel,
+    paths: Sequence[Path],
+    output: str | Path,
+    config: DetectionConfig,
+    *,
+    channels: Sequence[int | str] | None = None,
+    axes: str | None = None,
+    device: str = "auto",
+    weights: str | Path | None = None,
+) -> Steps[BatchSummary]:
+    """Detect in files and write the results to a folder.
+
+    For a picture ``NAME`` it writes ``NAME_heatmap.tif`` (float32, 0 to 1), ``NAME_log10_nfa.tif`` (float32) and
+    ``NAME_labels.tif`` (0 is background) as calibrated TIFF with the axes of the picture, and for all of them
+    ``regions.csv`` and ``overview.png``. A file that fails is named in the summary; the rest goes on.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        A trained model.
+    paths : sequence of Path
+        Files of pictures or stacks.
+    output : path
+        Folder to write to; made if it is missing.
+    config : DetectionConfig
+        How to detect.
+    channels, axes
+        As in :func:`~napari_uflow.store.read_planes`.
+    device, weights
+        As in :func:`~napari_uflow.evaluate.evaluate_steps`.
+
+    Yields
+    ------
+    Message or Progress
+        Where FINISH is sent, the files done so far are kept and the summary says so.
+
+    Returns
+    -------
+    BatchSummary
+
+    Raises
+    ------
+    ConfigError
+        If two files would write to the same names.
+    """
+    paths = [Path(path) for path in paths]
+    _check_names(paths)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    network = model.network(choose_device(device), weights)
+    done: list[Path] = []
+    failed: list[tuple[Path, str]] = []
+    tables: list[Detection] = []
+    rows: list[tuple[float, OverviewRow]] = []
+    was_stopped = False
+    for i, path in enumerate(paths):
+        answer = yield Progress("Detecting", i, len(paths))
+        if answer is FINISH:
+            was_stopped = True
+            break
+        try:
+            planes = read_planes(path, channels=channels, axes=axes)
+            detections = yield from _detect_planes(model, network, planes, config)
+            write_detections(output, path.stem.removesuffix(".ome"), planes, detections)
+        except Stopped:
+            was_stopped = True
+            break
+        except (ImageError, MemoryError) as error:
+            reason = str(error) or "not enough memory: choose a smaller tile"
+            failed.append((path, reason))
+            yield Message(f"{path.name}: {reason}", warning=True)
+            continue
+        done.append(path)
+        for plane, found in zip(planes, detections, strict=True):
+            rows.append((found.lowest_log10_nfa, overview_row(plane, found)))
+            empty = np.zeros((0, 0), dtype=np.float32)
+            tables.append(replace(found, score=empty, log10_nfa=empty, labels=empty.astype(np.int32), energies=()))
+        rows = sorted(rows, key=lambda row: row[0])[:_N_OVERVIEW]
+    else:
+        yield Progress("Detecting", len(paths), len(paths))
+    if done:
+        write_regions(output / "regions.csv", tables)
+        figure = overview([row for _, row in rows], score_limits=(0, 1), title="Strangest pictures first")
+        save_figure(figure, output / "overview.png")
+    return BatchSummary(
+        tuple(done),
+        tuple(failed),
+        sum(len(found.regions) for found in tables),
+        sum(len(found.regions) > 0 for found in tables),
+        len(tables),
+        was_stopped,
+    )
+
+
+def _check_names(paths: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        stem = path.stem.removesuffix(".ome")
+        if stem in seen:
+            raise ConfigError(
+                f"'{seen[stem]}' and '{path}' would be written to the same files; detect in one folder at a time"
+            )
+        seen[stem] = path
+
+
+def _detect_planes(
+    model: TrainedModel, network: UFlow, planes: Sequence[Plane], config: DetectionConfig
+) -> Steps[list[Detection]]:
+    """Detect plane by plane; labels are unique over the stack."""
+    found: list[Detection] = []
+    n_labels = 0
+    for plane in planes:
+        detection = yield from detect_steps(model, plane, config, network=network)
+        if n_labels and len(detection.regions):
+            labels = np.where(detection.labels > 0, detection.labels + np.int32(n_labels), 0).astype(np.int32)
+            regions = replace(detection.regions, label=detection.regions.label + np.int32(n_labels))
+            detection = replace(detection, labels=labels, regions=regions)
+        n_labels += len(detection.regions)
+        found.append(detection)
+    return found
+
+
+def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detections: Sequence[Detection]) -> None:
+    """Write heatmap, NFA map and labels of the planes of one file as TIFF.
+
+    Parameters
+    ----------
+    folder : Path
+        An existing folder.
+    stem : str
+        Beginning of the files' names.
+    planes : sequence of Plane
+        The planes of the file, in their order.
+    detections : sequence of Detection
+        What was found in each.
+    """
+    first = detections[0]
+    axes, shape = _stack_axes(planes)
+    maps: dict[str, list[NDArray[Any]]] = {
+        "heatmap": [found.score for found in detections],
+        "log10_nfa": [found.log10_nfa for found in detections],
+        "labels": [found.labels for found in detections],
+    }
+    for name, values in maps.items():
+        stacked = np.stack(values).reshape(*shape, *values[0].shape)
+        write_tiff(
+            folder / f"{stem}_{name}.tif",
+            stacked,
+            axes + "YX",
+            pixel_size=first.pixel_size if first.unit else None,
+            unit=first.unit if first.pixel_size else None,
+            description={"napari_uflow": dict(first.provenance)},
+        )
+
+
+def _stack_axes(planes: Sequence[Plane]) -> tuple[str, tuple[int, ...]]:
+    """Return the axes over which the planes are stacked, as far as a TIFF file can name them."""
+    letters = [a for a in planes[0].index if len({plane.index[a] for plane in planes}) > 1]
+    shape = tuple(len({plane.index[a] for plane in planes}) for a in letters)
+    if set(letters) <= set("TZ") and int(np.prod(shape)) == len(planes):
+        return "".join(letters), shape
+    return ("", ()) if len(planes) == 1 else ("Z", (len(planes),))
+
+
+def overview_row(plane: Plane, found: Detection, truth: NDArray[np.bool_] | None = None) -> OverviewRow:
+    """Return a row of the overview figure; large pictures are thinned out."""
+    step = max(1, -(-max(plane.shape) // _OVERVIEW_SIDE))
+    picture = plane.read()[:, ::step, ::step]
+    image = np.nan_to_num(picture[0] if len(picture) != 3 else np.moveaxis(picture, 0, -1))
+    n = len(found.regions)
+    caption = f"log10 NFA {found.lowest_log10_nfa:.1f}, {n} region{'s' * (n != 1)}"
+    return OverviewRow(
+        found.name,
+        image,
+        np.nan_to_num(found.score[::step, ::step]),
+        found.labels[::step, ::step],
+        None if truth is None else truth[::step, ::step],
+        caption,
+    )

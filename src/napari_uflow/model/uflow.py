@@ -1,0 +1,208 @@
+"""The whole network: backbone, feature normalisation and flow; and the trained model as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.errors import ConfigError, ModelFileError
+from napari_uflow.image import IntensityRange, Window
+from napari_uflow.model.backbone import create_backbone, load_pretrained
+from napari_uflow.model.energy import energy
+from napari_uflow.model.flow import Latents, UShapedFlow
+from napari_uflow.model.norm import FeatureNorm
+
+__all__ = ["MARGIN", "TrainedModel", "UFlow"]
+
+MARGIN = 32
+"""Pixels read by reflection beyond the picture's border, a multiple of every stride."""
+
+
+class UFlow(nn.Module):
+    """Backbone, feature normalisation and flow.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        What it is made of.
+    n_channels : int
+        Channels of the pictures, 1 to 3.
+    seed : int
+        Seed of the flow's first weights and of its permutations.
+
+    Raises
+    ------
+    ConfigError
+        If the tile size does not fit the backbone.
+    """
+
+    def __init__(self, config: ModelConfig, n_channels: int, seed: int = 0):
+        super().__init__()
+        self.config = config
+        self.n_channels = n_channels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.backbone = create_backbone(config.backbone, n_channels)
+            self.norm = FeatureNorm(self.backbone.channels, config.feature_norm)
+            self.flow = UShapedFlow(
+                self.backbone.channels,
+                flow_steps=config.flow_steps,
+                affine_clamp=config.affine_clamp,
+                affine_subnet_channels_ratio=config.affine_subnet_channels_ratio,
+                permute_soft=config.permute_soft,
+            )
+        if config.tile % self.align:
+            raise ConfigError(f"tile must be a multiple of {self.align} for {config.backbone}, not {config.tile}")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels between two positions of each level, finest first."""
+        return self.backbone.strides
+
+    @property
+    def align(self) -> int:
+        """Pixels that the sides of a tile must be a multiple of."""
+        return max(self.strides)
+
+    @property
+    def tile(self) -> int:
+        """Side of the tiles it is trained on, in pixels."""
+        return self.backbone.fixed_size or self.config.tile
+
+    @property
+    def is_size_free(self) -> bool:
+        """Whether a picture computed in tiles gives what it gives as a whole."""
+        return self.norm.is_size_free and self.backbone.fixed_size is None
+
+    @property
+    def flow_halo(self) -> int:
+        """Pixels around a position that can influence its latents through the flow alone."""
+        # A step with kernel 3 has two convolutions, so it looks two positions far; levels add up on the way down.
+        reach = 2 * ((self.config.flow_steps + 1) // 2)
+        return reach * sum(self.strides)
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a position that can influence its latents, a multiple of the coarsest stride."""
+        coarsest = max(self.strides)
+        return -(-(self.backbone.halo + self.flow_halo) // coarsest) * coarsest
+
+    def reading_window(self, window: Window, shape: tuple[int, int]) -> Window:
+        """Return what must be read for the features of a window to be those of the whole picture.
+
+        At the picture's border the window sticks out of it by a margin, which is read by reflection: the zero padding
+        of a network makes the corners of every picture look strange.
+
+        Parameters
+        ----------
+        window : Window
+            Its borders are multiples of the coarsest stride.
+        shape : (int, int)
+            Rows and columns of the picture.
+
+        Returns
+        -------
+        Window
+            The window with the backbone's surroundings, as far as the picture has them, and the margin beyond.
+        """
+        coarsest = max(self.strides)
+        height, width = (-(-size // coarsest) * coarsest for size in shape)
+        size = self.backbone.fixed_size
+        if size is not None:
+            row = max(0, min(window.row, height - size)) // coarsest * coarsest
+            col = max(0, min(window.col, width - size)) // coarsest * coarsest
+            return Window(row, col, size, size)
+        first_row = max(window.row - self.backbone.halo, -MARGIN)
+        first_col = max(window.col - self.backbone.halo, -MARGIN)
+        stop_row = min(window.stop_row + self.backbone.halo, height + MARGIN)
+        stop_col = min(window.stop_col + self.backbone.halo, width + MARGIN)
+        return Window(first_row, first_col, stop_row - first_row, stop_col - first_col)
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Raw features of pictures (B, C, M, N) float32 in the model's intensity range; finest level first."""
+        with torch.no_grad():
+            return self.backbone(x)  # type: ignore[no-any-return]
+
+    def latents(self, features: Sequence[Tensor]) -> Latents:
+        """Latents of raw features."""
+        return self.flow(self.norm(features))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Latents:
+        """Latents of pictures (B, C, M, N) float32 in the model's intensity range."""
+        return self.latents(self.features(x))
+
+    @torch.no_grad()
+    def energies(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Energy maps of pictures, each (B, M_l, N_l) float32, finest level first; 1 on average where normal."""
+        return tuple(energy(z) for z in self(x).z)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model as values: what is saved, loaded and handed to detection.
+
+    Attributes
+    ----------
+    config : ModelConfig
+        What it is made of.
+    training : TrainingConfig
+        How it was trained.
+    intensity : IntensityRange
+        Brightness range of the normal pixels, one pair per channel.
+    state : dict of str to Tensor
+        Weights of backbone, normalisation and flow, on the CPU.
+    calibration : dict
+        How energies are distributed on normal data that the model was not trained on (see ``nfa.calibration``).
+    history : tuple of dict
+        The losses during training.
+    provenance : dict
+        Where the model comes from: pictures, fields, tiles, pixel size, weights, versions, date, outcome.
+    """
+
+    config: ModelConfig
+    training: TrainingConfig
+    intensity: IntensityRange
+    state: Mapping[str, Tensor] = field(repr=False)
+    calibration: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the pictures it takes."""
+        return self.intensity.n_channels
+
+    def network(self, device: str | torch.device = "cpu", weights: str | Path | None = None) -> UFlow:
+        """Build the network with these weights, in evaluation mode.
+
+        Parameters
+        ----------
+        device : str or torch.device
+            Where it will compute.
+        weights : path, optional
+            File or folder of the backbone's weights, for a model file that does not hold them.
+
+        Raises
+        ------
+        ModelFileError
+            If the weights do not belong to the configuration.
+        BackboneUnavailableError
+            If the model does not hold the backbone's weights and they cannot be found.
+        """
+        network = UFlow(self.config, self.n_channels)
+        state = dict(self.state)
+        own = {key for key in network.state_dict() if not key.startswith("backbone.")}
+        if set(state) == own and len(own) < len(network.state_dict()):
+            load_pretrained(network.backbone, weights)
+            state.update((k, v) for k, v in network.state_dict().items() if k.startswith("backbone."))
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise ModelFileError("the weights of this model do not belong to its configuration") from error
+        return network.to(device).eval()

@@ -1,0 +1,283 @@
+"""From maps of surprise to regions: one level at a time, then all levels on the picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from napari_uflow.nfa.compiled import compiled
+from napari_uflow.nfa.counts import LOG10_BETA, log10_tests_published
+from napari_uflow.nfa.significance import chernoff_log10_tail
+from napari_uflow.nfa.tree import best_regions
+
+__all__ = ["LevelRegions", "combine_levels", "label_mask", "published_regions", "significant_regions"]
+
+# A picture pixel keeps its nearest position's label (or background) while that has this share of the bilinear weight.
+# 1/2 gives the smoothest outlines but leaves 61 % of the area of a region of one position, 1/4 gives plain blocks.
+# 0.4 leaves 85 %, moves no straight border, and rounds outer and inner corners alike (by 0.04 positions each).
+_KEEP_SHARE = 0.4
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LevelRegions:
+    """The regions of one level of the flow.
+
+    Attributes
+    ----------
+    labels : (M, N) array, int32
+        0 outside, r inside region r = 1 ... n.
+    log10_nfa : (n,) array, float64
+        log10 of the number of false alarms of region r at index r - 1, in increasing order.
+    """
+
+    labels: NDArray[np.int32]
+    log10_nfa: NDArray[np.float64]
+
+    def log10_nfa_map(self, background: float = np.nan) -> NDArray[np.float64]:
+        """Spread the values of the regions over their positions.
+
+        Parameters
+        ----------
+        background
+            Value of positions in no region.
+
+        Returns
+        -------
+        (M, N) array, float64
+            log10 NFA of the region that each position lies in.
+        """
+        return np.concatenate([[background], self.log10_nfa])[self.labels]
+
+
+def significant_regions(log10_p: NDArray[np.floating], log10_price: float) -> LevelRegions:
+    """Disjoint regions of one level with their size-conditional number of false alarms.
+
+    The value of a region R is log10 NFA(R) = log10_price + |R| * (max_R log10_p + LOG10_BETA). Only positions with
+    p < 1 / BETA = 0.246 are looked at; no other one lies in a region whose NFA is below the price, so for every
+    threshold below the price the result is that of the whole map.
+
+    Parameters
+    ----------
+    log10_p : (M, N) array, float
+        log10 of the probability, where normal, of an energy at least as high as the one seen; 0 or NaN where the
+        position was not measured. Equal values are one grey level.
+    log10_price
+        First term of the formula, `log10_tests_for_any_size` of the level.
+
+    Returns
+    -------
+    LevelRegions
+        All regions, significant or not: a threshold on `log10_nfa` is applied afterwards and changes no region.
+
+    Raises
+    ------
+    ValueError
+        If `log10_p` is not two-dimensional.
+
+    Notes
+    -----
+    If the positions are independent where normal, the expected number of regions with NFA < epsilon is at most
+    epsilon: a union bound over all sizes (which share epsilon), positions and shapes. See README.md of this folder.
+    """
+    weight = np.asarray(log10_p, dtype=np.float64) + LOG10_BETA
+    labels, log10_value = best_regions(-weight, weight, cut=0.0)
+    return LevelRegions(labels, log10_price + log10_value)
+
+
+def published_regions(
+    energies: Sequence[NDArray[np.floating]], n_channels: Sequence[int], one_sided: bool = True
+) -> list[LevelRegions]:
+    """Regions of all levels by the published test: Chernoff's bound and one price for regions of every size.
+
+    Parameters
+    ----------
+    energies : sequence of (M_l, N_l) arrays, float
+        Mean of z squared over the channels of each level, 1 on average where normal; NaN where not measured.
+    n_channels
+        Number of channels of each level.
+    one_sided
+        True looks at energies above 1 only, where the bound holds. False reproduces the published code, which flags
+        latents that are too normal.
+
+    Returns
+    -------
+    list of LevelRegions
+        One per level; all with the price of all levels together.
+
+    Raises
+    ------
+    ValueError
+        If the two sequences differ in length or are empty, or a map is not two-dimensional.
+
+    References
+    ----------
+    Tailanian, M., Pardo, A., Muse, P. (2024). U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with
+    Unsupervised Threshold. J. Math. Imaging Vis. doi:10.1007/s10851-024-01193-y
+    """
+    if len(energies) != len(n_channels):
+        raise ValueError(f"energies and n_channels must be as many, got {len(energies)} and {len(n_channels)}")
+    log10_price = log10_tests_published([np.asarray(energy).size for energy in energies])
+    levels = []
+    for energy, channels in zip(energies, n_channels, strict=True):
+        weight = chernoff_log10_tail(energy, channels, one_sided=one_sided)
+        labels, log10_value = best_regions(energy, weight, cut=1.0 if one_sided else None)
+        levels.append(LevelRegions(labels, log10_price + log10_value))
+    return levels
+
+
+def combine_levels(
+    levels: Sequence[LevelRegions], strides: Sequence[int], shape: tuple[int, int], *, background: float
+) -> NDArray[np.float32]:
+    """Draw the regions of all levels on the picture; where they overlap, the lowest log10 NFA is kept.
+
+    Position (i, j) of a level covers the picture's rows i * stride ... (i + 1) * stride - 1 and the like in columns.
+    Outlines are smoothed by the bilinear weights of the four positions around a pixel (half-pixel geometry,
+    `align_corners=False`): a pixel has the label of its nearest position, background included, unless that label has
+    less than 0.4 of the weight; then it has the label of most weight.
+
+    Parameters
+    ----------
+    levels
+        Regions of each level.
+    strides
+        Picture pixels per position of each level, at least 1.
+    shape
+        Rows and columns (M, N) of the picture. A level may stick out of it below and on the right (padding).
+    background
+        Value of pixels in no region, and the largest value of any other: the highest log10 price of the levels.
+
+    Returns
+    -------
+    (M, N) array, float32
+        log10 NFA; finite.
+
+    Raises
+    ------
+    ValueError
+        If the sequences differ in length, a stride is below 1, or a level does not reach the picture's border.
+
+    Notes
+    -----
+    No region vanishes from its own level: the central pixels of a position have at least 0.56 of its weight. A region
+    of one position keeps 4 of 4, 12 of 16 and 52 of 64 pixels at strides 2, 4 and 8, and 85 % in the limit. Inner
+    corners get back what outer ones lose, so larger regions without holes lose no more in all than one position does.
+    """
+    if len(levels) != len(strides):
+        raise ValueError(f"levels and strides must be as many, got {len(levels)} and {len(strides)}")
+    out = np.full(shape, background, dtype=np.float32)
+    for level, stride in zip(levels, strides, strict=True):
+        if stride < 1:
+            raise ValueError(f"strides must be at least 1, got {stride}")
+        rows, cols = level.labels.shape
+        if rows * stride < shape[0] or cols * stride < shape[1]:
+            raise ValueError(f"a level of {rows} x {cols} positions of {stride} pixels does not cover {shape}")
+        if level.log10_nfa.size > 0:
+            values = np.maximum(level.log10_nfa, _LOWEST).astype(np.float32)
+            _draw_regions(np.ascontiguousarray(level.labels), values, stride, out)
+    return out
+
+
+def label_mask(log10_nfa_map: ArrayLike, log10_epsilon: float, connectivity: int = 2) -> NDArray[np.int32]:
+    """Label the connected parts of a map that are at or below a threshold, the most significant first.
+
+    Parameters
+    ----------
+    log10_nfa_map : (M, N) array, float
+        log10 NFA of every pixel, as from `combine_levels`; NaN is background.
+    log10_epsilon
+        log10 of the number of false alarms that is allowed.
+    connectivity
+        2 joins pixels that share a side or a corner (8 neighbours), 1 those that share a side (4 neighbours).
+
+    Returns
+    -------
+    (M, N) array, int32
+        0 in the background, 1 ... n in order of the lowest log10 NFA inside; equal ones in order of their first pixel.
+
+    Raises
+    ------
+    ValueError
+        If the map is not two-dimensional or `connectivity` is neither 1 nor 2.
+    """
+    values = np.asarray(log10_nfa_map)
+    if values.ndim != 2:
+        raise ValueError(f"log10_nfa_map must be a map (M, N), got shape {values.shape}")
+    if connectivity not in (1, 2):
+        raise ValueError(f"connectivity must be 1 or 2, got {connectivity}")
+    labels = np.zeros(values.shape, dtype=np.int32)
+    n = ndimage.label(values <= log10_epsilon, ndimage.generate_binary_structure(2, connectivity), output=labels)
+    lowest = _lowest_values(labels, np.ascontiguousarray(values), n)
+    rank = np.zeros(n + 1, dtype=np.int32)
+    rank[1 + np.argsort(lowest, kind="stable")] = np.arange(1, n + 1, dtype=np.int32)
+    _relabel(labels, rank)
+    return labels
+
+
+@compiled
+def _draw_regions(
+    labels: NDArray[np.int32], values: NDArray[np.float32], stride: int, out: NDArray[np.float32]
+) -> None:
+    """Lower `out` to the value of the label of each pixel."""
+    rows, cols = labels.shape
+    share = np.empty(4)
+    around = np.empty(4, dtype=np.int32)
+    for row in range(out.shape[0]):
+        at_row = (row + 0.5) / stride - 0.5
+        top = int(np.floor(at_row))
+        low_weight = at_row - top
+        row_0 = max(top, 0)
+        row_1 = min(top + 1, rows - 1)
+        nearest_row = row // stride
+        for col in range(out.shape[1]):
+            at_col = (col + 0.5) / stride - 0.5
+            left = int(np.floor(at_col))
+            right_weight = at_col - left
+            col_0 = max(left, 0)
+            col_1 = min(left + 1, cols - 1)
+            label = labels[nearest_row, col // stride]
+            around[0] = labels[row_0, col_0]
+            around[1] = labels[row_0, col_1]
+            around[2] = labels[row_1, col_0]
+            around[3] = labels[row_1, col_1]
+            if around[0] != label or around[1] != label or around[2] != label or around[3] != label:
+                share[0] = (1.0 - low_weight) * (1.0 - right_weight)
+                share[1] = (1.0 - low_weight) * right_weight
+                share[2] = low_weight * (1.0 - right_weight)
+                share[3] = low_weight * right_weight
+                own = 0.0
+                for i in range(4):
+                    if around[i] == label:
+                        own += share[i]
+                if own < _KEEP_SHARE:
+                    most = -1.0
+                    for i in range(4):
+                        total = 0.0
+                        for j in range(4):
+                            if around[j] == around[i]:
+                                total += share[j]
+                        if total > most:
+                            most = total
+                            label = around[i]
+            if label > 0 and values[label - 1] < out[row, col]:
+                out[row, col] = values[label - 1]
+
+
+@compiled
+def _lowest_values(labels: NDArray[np.int32], values: NDArray[np.floating], n: int) -> NDArray[np.float64]:
+    lowest = np.full(n, np.inf)
+    for row in range(labels.shape[0]):
+        for col in range(labels.shape[1]):
+            label = labels[row, col]
+            if label > 0 and values[row, col] < lowest[label - 1]:
+                lowest[label - 1] = values[row, col]
+    return lowest
+
+
+@compiled
+def _relabel(labels: NDArray[np.int32], rank: NDArray[np.int32]) -> None:
+    for row in range(labels.shape[0]):
+        for col in range(labels.shape[1]):
+            labels[row, col] = rank[labels[row, col]]

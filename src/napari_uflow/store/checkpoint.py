@@ -1,0 +1,154 @@
+"""One file per model: safetensors with a JSON card in its header.
+
+The card is readable without this package: the first 8 bytes of the file are the length of a JSON text that follows
+them, and its ``__metadata__`` holds the card under the name ``napari_uflow``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.errors import ConfigError, ModelFileError
+from napari_uflow.image import IntensityRange
+from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.store.files import atomic_path
+
+__all__ = ["FORMAT", "load_model", "read_card", "save_model"]
+
+FORMAT = 1
+"""Number of the format that is written; files with a higher number are refused."""
+
+_CARD = "napari_uflow"
+# Backbones larger than this are not copied into the model file; their weights are looked up when it is loaded.
+_LARGEST_BACKBONE = 300e6
+_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
+
+
+def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
+    """Write a model to one file, as a whole or not at all.
+
+    The weights of the backbone go along where they take less than 300 MB, so the file works on a computer without
+    internet; those of a larger backbone must be found again when the model is loaded.
+
+    Parameters
+    ----------
+    path : path-like
+        Customary ending: ``.safetensors``. A file that exists is replaced.
+    model : TrainedModel
+        The model.
+
+    Raises
+    ------
+    UFlowError
+        If the file cannot be written.
+    """
+    state = {key: value.contiguous() for key, value in model.state.items()}
+    size = sum(v.numel() * v.element_size() for k, v in state.items() if k.startswith("backbone."))
+    has_backbone = size <= _LARGEST_BACKBONE
+    if not has_backbone:
+        state = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+    card = {
+        "format": FORMAT,
+        "model": model.config.to_dict(),
+        "training": model.training.to_dict(),
+        "intensity": model.intensity.to_dict(),
+        "calibration": model.calibration,
+        "history": list(model.history),
+        "provenance": model.provenance,
+        "has_backbone": has_backbone,
+    }
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={_CARD: json.dumps(_finite(card), allow_nan=False)})
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN by None: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value
+
+
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what a model file says of its model, without its weights.
+
+    Returns
+    -------
+    dict
+        format, model, training, intensity, calibration, history, provenance, has_backbone.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such file, or it is not a model of this package, or its format is newer than this version.
+    """
+    return _open(Path(path))[0]
+
+
+def load_model(path: str | os.PathLike[str]) -> TrainedModel:
+    """Read a model file. Nothing in it is executed.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such file, or it is not a model of this package, is damaged, or has a format newer than this
+        version of the package.
+    """
+    path = Path(path)
+    card, state = _open(path, weights=True)
+    try:
+        history = tuple({k: float("nan") if v is None else v for k, v in point.items()} for point in card["history"])
+        return TrainedModel(
+            ModelConfig.from_dict(card["model"]),
+            TrainingConfig.from_dict(card["training"]),
+            IntensityRange.from_dict(card["intensity"]),
+            state,
+            card["calibration"],
+            history,
+            card["provenance"],
+        )
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise ModelFileError(f"'{path}' is damaged or was changed by hand: {error}") from error
+
+
+def _open(path: Path, *, weights: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise ModelFileError(f"there is no model file '{path}'")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(_PICKLE_STARTS):
+        raise ModelFileError(
+            f"'{path}' is a pickle or a zip archive, which can run programs when it is opened; models of napari-uflow "
+            f"are safetensors files"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_CARD)
+            state = {key: file.get_tensor(key) for key in file.keys()} if weights and text else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"'{path}' is not a model of napari-uflow, or it is damaged ({error})") from error
+    if text is None:
+        raise ModelFileError(f"'{path}' is a safetensors file, but not a model of napari-uflow")
+    try:
+        card: dict[str, Any] = json.loads(text)
+        number = int(card["format"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"'{path}' is damaged: its description cannot be read") from error
+    if number > FORMAT:
+        raise ModelFileError(
+            f"'{path}' has format {number}, but this version of napari-uflow knows formats up to {FORMAT}: "
+            f"update with pip install --upgrade napari-uflow"
+        )
+    return card, state

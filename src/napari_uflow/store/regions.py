@@ -1,0 +1,41 @@
+"""Tables of regions as CSV."""
+
+import csv
+import os
+from collections.abc import Iterable
+
+from napari_uflow.result import Detection, RegionTable
+from napari_uflow.store.files import atomic_path
+
+__all__ = ["write_regions"]
+
+
+def write_regions(path: str | os.PathLike[str], detections: Iterable[Detection]) -> None:
+    """Write the regions of one or many planes to one CSV file, as a whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        A file that exists is replaced.
+    detections : iterable of Detection
+        Each plane's regions become rows, with the plane's name in the first column and the unit of the area in the
+        last one (empty where the pixel size is unknown).
+
+    Raises
+    ------
+    UFlowError
+        If the file cannot be written.
+    """
+    names = list(RegionTable.__dataclass_fields__)
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["plane", *names, "area_unit"])
+        for detection in detections:
+            unit = f"{detection.unit}^2" if detection.unit and detection.pixel_size else ""
+            for row in detection.regions.rows():
+                values = ["" if value != value else _short(value) for value in row.values()]
+                writer.writerow([detection.name, *values, unit])
+
+
+def _short(value: float) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,169 @@
+"""A TIFF series as a lazy array: only the strips or tiles that are asked for are decoded."""
+
+import math
+import operator
+import threading
+from collections import OrderedDict
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from napari_uflow.errors import ImageError
+
+__all__ = ["TiffSegments"]
+
+_CACHE_BYTES = 2**28
+"""Decoded segments that are kept, at least the last one: neighbouring windows share strips."""
+
+
+class TiffSegments:
+    """One series of a TIFF file, indexed with integers and slices (steps above 0) like a numpy array.
+
+    The places of the segments are noted once; no file stays open, and several threads may read.
+
+    Parameters
+    ----------
+    series : tifffile.TiffPageSeries
+        A series of an open file.
+
+    Raises
+    ------
+    ImageError
+        If the pages do not make up the series' shape.
+    """
+
+    def __init__(self, series: tifffile.TiffPageSeries) -> None:
+        page = series.keyframe
+        self.shape: tuple[int, ...] = tuple(int(n) for n in series.shape)
+        self.dtype = np.dtype(series.dtype)
+        n_page_axes = len(page.shape)
+        self._n_stack_axes = len(self.shape) - n_page_axes
+        n_pages = math.prod(self.shape[: self._n_stack_axes]) if self._n_stack_axes >= 0 else -1
+        if n_pages != len(series.pages) or self.shape[self._n_stack_axes :] != tuple(page.shape):
+            raise ImageError(f"'{series.parent.filename}' has pages that do not fit its shape {self.shape}")
+        self._chunked = (1,) * (n_page_axes - len(page.chunked)) + tuple(page.chunked)
+        chunks = (1,) * (n_page_axes - len(page.chunks)) + tuple(page.chunks)
+        self._chunks = tuple(min(c, n) for c, n in zip(chunks, page.shape, strict=True))
+        self._image_size = (page.imagedepth, page.imagelength, page.imagewidth)
+        self._nodata = page.nodata
+        self._decode = page.decode
+        self._is_jpeg = page.compression in (6, 7, 34892, 33007)
+        self._jpeg_header = page.jpegheader if self._is_jpeg else None
+        # (path, offsets, byte counts, JPEG tables) of each page; None where a page is missing.
+        self._pages = [
+            None
+            if p is None
+            else (
+                p.parent.filehandle.path,
+                tuple(p.dataoffsets),
+                tuple(p.databytecounts),
+                p.jpegtables if self._is_jpeg else None,
+            )
+            for p in series.pages
+        ]
+        self._cache: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
+        self._n_cached_bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return the whole series as a numpy array."""
+        if copy is False:
+            raise ValueError("a TIFF file cannot become an array without a copy")
+        values = self[()]
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __getitem__(self, key: Any, /) -> npt.NDArray[Any]:
+        """Return the part of the series that a tuple of integers and slices names."""
+        ranges, kept = self._ranges(key)
+        stack, inside = ranges[: self._n_stack_axes], ranges[self._n_stack_axes :]
+        values = np.zeros(tuple(len(r) for r in ranges), dtype=self.dtype)
+        for place in product(*(range(len(r)) for r in stack)):
+            page = 0
+            for i, r, n in zip(place, stack, self.shape, strict=False):
+                page = page * n + r[i]
+            self._read_page(page, inside, values[place])
+        return values.reshape([len(r) for r, is_kept in zip(ranges, kept, strict=True) if is_kept])
+
+    def _ranges(self, key: Any) -> tuple[list[range], list[bool]]:
+        """Return the positions on each axis, and whether the axis stays (it was not named by one integer)."""
+        keys = key if isinstance(key, tuple) else (key,)
+        if Ellipsis in keys:
+            i = keys.index(Ellipsis)
+            keys = (*keys[:i], *[slice(None)] * (self.ndim - len(keys) + 1), *keys[i + 1 :])
+        if len(keys) > self.ndim:
+            raise IndexError(f"{len(keys)} indices for {self.ndim} axes")
+        ranges, kept = [], []
+        for k, n in zip((*keys, *[slice(None)] * (self.ndim - len(keys))), self.shape, strict=True):
+            if isinstance(k, slice):
+                ranges.append(range(*k.indices(n)))
+                if ranges[-1].step < 1:
+                    raise IndexError(f"the step of a slice must be above 0, not {k.step}")
+            else:
+                i = operator.index(k)
+                if not -n <= i < n:
+                    raise IndexError(f"index {i} is out of range for an axis of {n}")
+                ranges.append(range(i % n, i % n + 1))
+            kept.append(isinstance(k, slice))
+        return ranges, kept
+
+    def _read_page(self, page: int, wanted: list[range], values: npt.NDArray[Any]) -> None:
+        """Fill `values` with the wanted positions of one page."""
+        if not all(wanted):
+            return
+        touched = [range(r[0] // c, r[-1] // c + 1) for r, c in zip(wanted, self._chunks, strict=True)]
+        for chunk in product(*touched):
+            segment = self._segment(page, chunk)
+            source, target = [], []
+            for r, i, c, n in zip(wanted, chunk, self._chunks, segment.shape, strict=True):
+                first = max(-(-(i * c - r.start) // r.step), 0)
+                last = min(-(-(i * c + n - r.start) // r.step), len(r))
+                target.append(slice(first, last))
+                start = r.start + first * r.step - i * c
+                source.append(slice(start, start + max(last - first, 0) * r.step, r.step))
+                if last <= first:
+                    break
+            else:
+                values[tuple(target)] = segment[tuple(source)]
+
+    def _segment(self, page: int, chunk: tuple[int, ...]) -> npt.NDArray[Any]:
+        """Return one strip or tile, cut at the end of the page, with the axes of the page."""
+        number = int(np.ravel_multi_index(chunk, self._chunked))
+        with self._lock:
+            if (page, number) in self._cache:
+                self._cache.move_to_end((page, number))
+                return self._cache[page, number]
+        segment = self._decoded(page, number, chunk)
+        with self._lock:
+            if (page, number) not in self._cache:  # another thread may have been faster
+                self._cache[page, number] = segment
+                self._n_cached_bytes += segment.nbytes
+            while self._n_cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+                self._n_cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return segment
+
+    def _decoded(self, page: int, number: int, chunk: tuple[int, ...]) -> npt.NDArray[Any]:
+        shape = tuple(
+            min(c, n - i * c) for i, c, n in zip(chunk, self._chunks, self.shape[self._n_stack_axes :], strict=True)
+        )
+        place = self._pages[page]
+        if place is None or not place[2][number]:
+            return np.full(shape, self._nodata, dtype=self.dtype)
+        path, offsets, byte_counts, tables = place
+        jpeg = {"jpegtables": tables, "jpegheader": self._jpeg_header} if self._is_jpeg else {}
+        try:
+            with open(path, "rb") as file:
+                file.seek(offsets[number])
+                decoded, (_, d, h, w, _), _ = self._decode(file.read(byte_counts[number]), number, **jpeg)
+            depth, length, width = self._image_size
+            segment: npt.NDArray[Any] = decoded[: depth - d, : length - h, : width - w].reshape(shape)
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            raise ImageError(f"'{path}' cannot be read: {error}") from error
+        return segment

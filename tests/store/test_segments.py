@@ -1,0 +1,102 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from napari_uflow.errors import ImageError
+from napari_uflow.store.segments import TiffSegments
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "strips": {"rowsperstrip": 7},
+    "one strip": {"rowsperstrip": 40},
+    "tiles": {"tile": (16, 32)},
+    "tiles, predictor": {"tile": (16, 16), "predictor": True},
+    "colour": {"photometric": "rgb", "rowsperstrip": 7},
+    "colour tiles": {"photometric": "rgb", "tile": (16, 16)},
+    "colour planes": {"photometric": "rgb", "planarconfig": "separate", "tile": (16, 16)},
+}
+
+
+@pytest.fixture(scope="module", params=sorted(LAYOUTS))
+def picture(request: Any, tmp_path_factory: Any) -> tuple[np.ndarray, TiffSegments, Path]:
+    options = LAYOUTS[request.param]
+    shape: tuple[int, ...] = (2, 3, 40, 50)
+    if "colour" in request.param:
+        shape = (2, 3, 40, 50) if "planes" in request.param else (2, 40, 50, 3)
+    values = np.arange(np.prod(shape)).reshape(shape).astype(np.uint16)
+    path = tmp_path_factory.mktemp("segments") / "a.tif"
+    tifffile.imwrite(path, values, compression="zlib", **{"photometric": "minisblack", **options})
+    with tifffile.TiffFile(path) as tif:
+        assert tif.series[0].dataoffset is None
+        return values, TiffSegments(tif.series[0]), path
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_part_is_the_part_of_the_array(picture: tuple[np.ndarray, TiffSegments, Path], data: st.DataObject) -> None:
+    values, lazy, _ = picture
+    key = tuple(
+        data.draw(st.one_of(st.integers(-n, n - 1), st.slices(n).filter(lambda s: s.step is None or s.step > 0)))
+        for n in values.shape[: data.draw(st.integers(0, 4))]
+    )
+    part = lazy[key]
+    assert part.dtype == values.dtype
+    np.testing.assert_array_equal(part, values[key])
+
+
+def test_like_an_array(picture: tuple[np.ndarray, TiffSegments, Path]) -> None:
+    values, lazy, _ = picture
+    assert (lazy.shape, lazy.ndim, lazy.dtype) == (values.shape, values.ndim, values.dtype)
+    np.testing.assert_array_equal(np.asarray(lazy), values)
+    np.testing.assert_array_equal(np.asarray(lazy, dtype=np.float64), values)
+    np.testing.assert_array_equal(lazy[..., 2], values[..., 2])
+    np.testing.assert_array_equal(lazy[1], values[1])
+    for key in ((0,) * 5, 2, (slice(None, None, -1),)):
+        with pytest.raises(IndexError):
+            lazy[key]
+    with pytest.raises(ValueError, match="copy"):
+        np.asarray(lazy, copy=False)
+
+
+def test_only_the_needed_segments_are_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4, 64, 64), np.uint8), compression="zlib", tile=(16, 16), photometric="minisblack")
+    with tifffile.TiffFile(path) as tif:
+        lazy = TiffSegments(tif.series[0])
+    numbers = []
+    decode = lazy._decode
+    lazy._decode = lambda data, number, **options: numbers.append(number) or decode(data, number, **options)
+    lazy[2, 10:20, 33:40]
+    assert numbers == [2, 6]
+    lazy[2, 12:18, 35:36]
+    assert numbers == [2, 6]
+
+
+def test_a_file_that_ends_early_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    values = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    tifffile.imwrite(path, values, compression="zlib")
+    with tifffile.TiffFile(path) as tif:
+        lazy = TiffSegments(tif.series[0])
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ImageError, match=r"a\.tif' cannot be read"):
+        lazy[:]
+    path.unlink()
+    with pytest.raises(ImageError, match=r"a\.tif' cannot be read"):
+        lazy[:]
+
+
+def test_the_memory_for_decoded_segments_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_uflow.store.segments._CACHE_BYTES", 1000)
+    path = tmp_path / "a.tif"
+    values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    tifffile.imwrite(path, values, compression="zlib", tile=(16, 16))
+    with tifffile.TiffFile(path) as tif:
+        lazy = TiffSegments(tif.series[0])
+    np.testing.assert_array_equal(lazy[:], values)
+    assert sum(s.nbytes for s in lazy._cache.values()) == lazy._n_cached_bytes == 512
+    np.testing.assert_array_equal(lazy[5:60, 3:50], values[5:60, 3:50])
