@@ -213,8 +213,8 @@ class ModelConfig(Config):
     feature_norm: FeatureNormName = _parameter(
         "whiten",
         "How features are normalised: 'channel' (mean and spread of each channel over normal pixels), 'whiten' (the "
-        "same with the channels decorrelated), 'position' (over the channels at each position, then 'channel'), "
-        "'map' (over each whole tile as published, then 'channel'; results then depend on the tile).",
+        "same with the channels decorrelated), 'position' (over the channels at each position, then 'whiten'), "
+        "'map' (over each whole tile as published, then 'whiten'; results then depend on the tile).",
     )
     tile: int = _parameter(
         256, "Side of the square tiles a model is trained on.", low=64, high=2048, step=32, unit="pixels"

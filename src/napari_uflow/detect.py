@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.devices import choose_device
-from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.errors import ImageError
 from napari_uflow.image import Mosaic, Plane, TileGrid, Window
 from napari_uflow.model.energy import energy, likelihood_heatmap
 from napari_uflow.model.uflow import TrainedModel, UFlow
@@ -27,7 +27,7 @@ from napari_uflow.nfa import (
     significant_regions,
 )
 from napari_uflow.nfa.calibration import EnergyTail
-from napari_uflow.progress import FINISH, Event, Message, Progress, Steps, drain
+from napari_uflow.progress import Event, Message, Progress, Steps, drain, or_stop
 from napari_uflow.result import Detection, RegionTable
 
 __all__ = ["detect", "detect_steps", "resegment"]
@@ -94,7 +94,7 @@ def detect_steps(
             f"choose the channels it was trained on"
         )
     for text in _differences(model, plane):
-        yield from _or_stop(Message(text, warning=True))
+        yield from or_stop(Message(text, warning=True))
     if network is None:
         network = model.network(choose_device(device))
     torch_device = next(network.flow.parameters()).device
@@ -102,7 +102,7 @@ def detect_steps(
     grid = _grid(network, plane.shape, config)
     mosaics = [Mosaic(plane.shape, stride) for stride in network.strides]
     for i, tile in enumerate(grid):
-        yield from _or_stop(Progress("Detecting", i, len(grid)))
+        yield from or_stop(Progress("Detecting", i, len(grid)))
         outer = network.reading_window(tile.outer, plane.shape)
         values = plane.read(outer)
         is_valid: NDArray[np.bool_] = np.isfinite(values.sum(axis=0))
@@ -113,7 +113,7 @@ def detect_steps(
                 inside = is_valid[tile.outer.shifted(-outer.row, -outer.col).slices()]
                 values_at[~_all_in_cells(inside, stride)] = np.nan
             mosaic.put(tile, values_at)
-    yield from _or_stop(Progress("Detecting", len(grid), len(grid)))
+    yield from or_stop(Progress("Detecting", len(grid), len(grid)))
 
     energies = tuple(mosaic.values for mosaic in mosaics)
     padded = [
@@ -126,7 +126,7 @@ def detect_steps(
     unmeasured = ~np.isfinite(energies[0]).repeat(network.strides[0], 0).repeat(network.strides[0], 1)
     score[unmeasured[: plane.shape[0], : plane.shape[1]]] = np.nan
 
-    yield from _or_stop(Progress("Finding regions", 0, 1))
+    yield from or_stop(Progress("Finding regions", 0, 1))
     log10_nfa = _log10_nfa(energies, network, model, config, plane.shape)
     labels = label_mask(log10_nfa, math.log10(config.false_alarms))
     regions = RegionTable.measure(labels, log10_nfa, score, plane.pixel_size)
@@ -178,11 +178,6 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
     return replace(detection, labels=labels, regions=regions, false_alarms=false_alarms, provenance=provenance)
 
 
-def _or_stop(event: Event) -> Steps[None]:
-    if (yield event) is FINISH:
-        raise Stopped("detection was stopped")
-
-
 def _differences(model: TrainedModel, plane: Plane) -> list[str]:
     """Say how the picture differs from those the model was trained on."""
     trained = model.provenance.get("pixel_size")
@@ -222,7 +217,8 @@ def _energies(network: UFlow, picture: torch.Tensor, outer: Window, kept: Window
 
 def _all_in_cells(mask: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:
     m, n = mask.shape
-    return mask.reshape(m // stride, stride, n // stride, stride).min(axis=(1, 3))
+    cells: NDArray[np.bool_] = np.min(mask.reshape(m // stride, stride, n // stride, stride), axis=(1, 3))
+    return cells
 
 
 def _padded(values: NDArray[np.float32], shape: tuple[int, int], stride: int, align: int) -> NDArray[np.float32]:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeVar
 
-__all__ = ["Event", "FINISH", "Finish", "Message", "Progress", "Steps", "TrainingPoint", "drain"]
+from napari_uflow.errors import Stopped
+
+__all__ = ["Event", "FINISH", "Finish", "Message", "Progress", "Steps", "TrainingPoint", "drain", "or_stop"]
 
 T = TypeVar("T")
 
@@ -128,3 +130,15 @@ def drain(
     except StopIteration as stop:
         result: T = stop.value
         return result
+
+
+def or_stop(event: Event) -> Steps[None]:
+    """Yield an event of a job that has nothing to keep yet.
+
+    Raises
+    ------
+    Stopped
+        If the answer is :data:`FINISH`.
+    """
+    if (yield event) is FINISH:
+        raise Stopped("stopped before there was a result")

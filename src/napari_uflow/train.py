@@ -6,7 +6,7 @@ import datetime
 import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,14 +17,16 @@ from torch import Tensor
 
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.devices import choose_device
-from napari_uflow.errors import ImageError, Stopped
-from napari_uflow.image import IntensityRange, NormalRegion, Window, common_channels, hold_out_fields, sample_windows
+from napari_uflow.errors import ImageError
+from napari_uflow.features import fill_cache
+from napari_uflow.image import IntensityRange, NormalRegion, common_channels
 from napari_uflow.model.backbone import load_pretrained
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.energy import energy, negative_log_likelihood
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa.calibration import EnergyTail
-from napari_uflow.progress import FINISH, Event, Message, Progress, Steps, TrainingPoint, drain
+from napari_uflow.progress import FINISH, Event, Message, Progress, Steps, TrainingPoint, drain, or_stop
+from napari_uflow.tiles import choose_tiles, regions_of
 
 __all__ = ["train", "train_steps"]
 
@@ -32,16 +34,8 @@ __all__ = ["train", "train_steps"]
 _WATCHED_QUANTILE = 0.999
 # A step whose loss or gradient is not finite is left out; after so many in a row training has failed for good.
 _MAX_BAD_STEPS = 20
-# Tiles of one picture are read together up to this many pixels a side.
-_LARGEST_TOGETHER = 1536
 # Positions of a level needed to describe the tail of their energies.
 _FEWEST_VALUES = 200
-
-
-@dataclass(frozen=True, slots=True)
-class _TrainingTile:
-    region: NormalRegion
-    window: Window
 
 
 def train(
@@ -111,21 +105,21 @@ def train_steps(
     rng = np.random.default_rng(training.seed)
     n_channels = common_channels(regions)
     network = UFlow(model, n_channels, training.seed)
-    yield from _or_stop(Message(f"Loading the backbone {model.backbone}"))
+    yield from or_stop(Message(f"Loading the backbone {model.backbone}"))
     source = load_pretrained(network.backbone, weights)
     network.to(torch_device).eval()
 
-    train_tiles, holdout_tiles = _split(regions, network, training, rng)
+    train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng)
     fields = {tile.region.field for tile in train_tiles}
     holdout_fields = {tile.region.field for tile in holdout_tiles}
-    yield from _or_stop(
+    yield from or_stop(
         Message(
             f"{len(train_tiles)} tiles from {len(fields)} field{'s' * (len(fields) != 1)} to train on, "
             f"{len(holdout_tiles)} from {len(holdout_fields)} held out"
         )
     )
     if not holdout_tiles:
-        yield from _or_stop(
+        yield from or_stop(
             Message(
                 "nothing could be held out: the best step and the false-alarm scale are taken from the training "
                 "pictures themselves and will be too optimistic; add pictures of other fields",
@@ -133,26 +127,26 @@ def train_steps(
             )
         )
     elif fields & holdout_fields:
-        yield from _or_stop(
+        yield from or_stop(
             Message(
                 "all pictures come from one field: a part of it is held out, which hides differences between fields; "
                 "add pictures of other fields",
                 warning=True,
             )
         )
-    intensity = IntensityRange.fit(_regions(train_tiles), rng=rng)
+    intensity = IntensityRange.fit(regions_of(train_tiles), rng=rng)
 
     limit = training.cache_memory * 1e9
     with FeatureCache(limit) as train_cache, FeatureCache(limit / 4) as holdout_cache:
         n_views = training.views
-        yield from _fill(train_cache, network, train_tiles, intensity, n_views, "Computing features")
-        yield from _fill(holdout_cache, network, holdout_tiles, intensity, 1, "Computing held-out features")
+        yield from fill_cache(train_cache, network, train_tiles, intensity, n_views, "Computing features")
+        yield from fill_cache(holdout_cache, network, holdout_tiles, intensity, 1, "Computing held-out features")
         if train_cache.n_bytes_on_disk:
-            yield from _or_stop(Message(f"{train_cache.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
+            yield from or_stop(Message(f"{train_cache.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
         for level in range(len(network.strides)):
-            yield from _or_stop(Progress("Fitting the feature normalisation", level, len(network.strides)))
+            yield from or_stop(Progress("Fitting the feature normalisation", level, len(network.strides)))
             network.norm.fit(level, lambda level=level: _samples(train_cache, level))  # type: ignore[misc]
-        yield from _or_stop(Progress("Fitting the feature normalisation", len(network.strides), len(network.strides)))
+        yield from or_stop(Progress("Fitting the feature normalisation", len(network.strides), len(network.strides)))
         history, outcome = yield from _optimise(network, train_cache, holdout_cache, training, rng)
         calibration = _energy_tails(network, holdout_cache if len(holdout_cache) else train_cache)
 
@@ -181,155 +175,6 @@ def train_steps(
     }
     state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
     return TrainedModel(model, training, intensity, state, calibration, history, provenance)
-
-
-def _or_stop(event: Event) -> Steps[None]:
-    """Yield an event before there is anything to keep."""
-    if (yield event) is FINISH:
-        raise Stopped("stopped before training had begun")
-
-
-def _regions(tiles: Sequence[_TrainingTile]) -> list[NormalRegion]:
-    unique = {id(tile.region): tile.region for tile in tiles}
-    return list(unique.values())
-
-
-def _split(
-    regions: Sequence[NormalRegion], network: UFlow, training: TrainingConfig, rng: np.random.Generator
-) -> tuple[list[_TrainingTile], list[_TrainingTile]]:
-    """Choose the tiles to train on and those held out, by field; of a single field, by place."""
-    names = [region.field for region in regions]
-    held_out = hold_out_fields(names, training.holdout, training.seed)
-    tiles: list[_TrainingTile] = []
-    for region in regions:
-        windows = sample_windows(region, network.tile, align=max(network.strides), min_normal=training.min_normal)
-        tiles += [_TrainingTile(region, window) for window in windows]
-    if not tiles:
-        raise ImageError(
-            f"no tile of {network.tile} x {network.tile} pixels has at least {training.min_normal:.0%} normal pixels: "
-            f"mark more as normal, or lower min_normal or the tile size"
-        )
-    train_tiles = [tile for tile in tiles if tile.region.field not in held_out]
-    holdout_tiles = [tile for tile in tiles if tile.region.field in held_out]
-    if not train_tiles:  # the fields left have no tile that is normal enough
-        train_tiles, holdout_tiles = tiles, []
-    if not holdout_tiles and training.holdout > 0:
-        train_tiles, holdout_tiles = _split_by_place(tiles, training.holdout)
-    if len(train_tiles) > training.max_tiles:
-        chosen = np.sort(rng.choice(len(train_tiles), training.max_tiles, replace=False))
-        train_tiles = [train_tiles[i] for i in chosen]
-    most = max(1, math.ceil(training.max_tiles * training.holdout))
-    if len(holdout_tiles) > most:
-        chosen = np.sort(rng.choice(len(holdout_tiles), most, replace=False))
-        holdout_tiles = [holdout_tiles[i] for i in chosen]
-    return train_tiles, holdout_tiles
-
-
-def _split_by_place(tiles: Sequence[_TrainingTile], fraction: float) -> tuple[list[_TrainingTile], list[_TrainingTile]]:
-    """Hold out the last tiles of each picture; what overlaps with one of them is not used at all."""
-    by_region: dict[int, list[_TrainingTile]] = {}
-    for tile in tiles:
-        by_region.setdefault(id(tile.region), []).append(tile)
-    kept: list[_TrainingTile] = []
-    held: list[_TrainingTile] = []
-    for group in by_region.values():
-        n_held = round(len(group) * fraction) if len(group) > 2 else 0
-        last = group[len(group) - n_held :]
-        held += last
-        kept += [tile for tile in group[: len(group) - n_held] if not any(_overlap(tile, other) for other in last)]
-    if not kept or not held:
-        return list(tiles), []
-    return kept, held
-
-
-def _overlap(a: _TrainingTile, b: _TrainingTile) -> bool:
-    return (
-        a.window.row < b.window.stop_row
-        and b.window.row < a.window.stop_row
-        and a.window.col < b.window.stop_col
-        and b.window.col < a.window.stop_col
-    )
-
-
-def _viewed(x: Tensor, view: int) -> Tensor:
-    """Return one of the eight turned and mirrored copies of (..., M, N); views 0 to 3 keep the shape."""
-    if view & 1:
-        x = x.flip(-1)
-    if view & 2:
-        x = x.flip(-2)
-    return x.transpose(-2, -1) if view & 4 else x
-
-
-def _fill(
-    cache: FeatureCache,
-    network: UFlow,
-    tiles: Sequence[_TrainingTile],
-    intensity: IntensityRange,
-    n_views: int,
-    phase: str,
-) -> Steps[None]:
-    """Compute the features of all views of the tiles; the frozen backbone sees each view of a picture once."""
-    device = next(network.flow.parameters()).device
-    done, total = 0, len(tiles) * n_views
-    for region, windows in _read_together(tiles, network):
-        outer = _hull([network.reading_window(window, region.plane.shape) for window in windows])
-        values, is_normal = region.read(outer)
-        picture = torch.from_numpy(intensity.apply(values))
-        normal = torch.from_numpy(is_normal)
-        for view in range(n_views):
-            yield from _or_stop(Progress(phase, done, total))
-            levels = network.features(_viewed(picture, view)[None].to(device))
-            turned_normal = _viewed(normal, view)
-            for window in windows:
-                inner = _viewed_window(window.shifted(-outer.row, -outer.col), outer.shape, view)
-                cache.add(
-                    [
-                        x[0, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
-                        for x, s in zip(levels, network.strides, strict=True)
-                    ],
-                    [_all_in_cells(turned_normal[inner.slices()], s) for s in network.strides],
-                )
-            done += len(windows)
-    yield from _or_stop(Progress(phase, total, total))
-
-
-def _read_together(tiles: Sequence[_TrainingTile], network: UFlow) -> Iterator[tuple[NormalRegion, list[Window]]]:
-    """Group tiles whose surroundings overlap so much that reading them together is less work."""
-    by_region: dict[int, list[_TrainingTile]] = {}
-    for tile in tiles:
-        by_region.setdefault(id(tile.region), []).append(tile)
-    for group in by_region.values():
-        region, windows = group[0].region, [tile.window for tile in group]
-        outers = [network.reading_window(window, region.plane.shape) for window in windows]
-        hull = _hull(outers)
-        n_pixels = sum(outer.height * outer.width for outer in outers)
-        is_together = network.backbone.fixed_size is None and max(hull.shape) <= _LARGEST_TOGETHER
-        if is_together and hull.height * hull.width <= n_pixels:
-            yield region, windows
-        else:
-            yield from ((region, [window]) for window in windows)
-
-
-def _hull(windows: Sequence[Window]) -> Window:
-    """Return the smallest window around windows."""
-    row, col = min(w.row for w in windows), min(w.col for w in windows)
-    return Window(row, col, max(w.stop_row for w in windows) - row, max(w.stop_col for w in windows) - col)
-
-
-def _viewed_window(window: Window, shape: tuple[int, int], view: int) -> Window:
-    """Return where a window of a picture of this shape lies in a view of it."""
-    row, col, height, width = window.row, window.col, window.height, window.width
-    if view & 1:
-        col = shape[1] - window.stop_col
-    if view & 2:
-        row = shape[0] - window.stop_row
-    return Window(col, row, width, height) if view & 4 else Window(row, col, height, width)
-
-
-def _all_in_cells(mask: Tensor, stride: int) -> Tensor:
-    """Return where all pixels of a stride x stride cell are set; (M, N) to (M / stride, N / stride) bool."""
-    m, n = mask.shape
-    return mask.reshape(m // stride, stride, n // stride, stride).all(dim=3).all(dim=1)
 
 
 def _samples(cache: FeatureCache, level: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -35,7 +35,7 @@ class FeatureNorm(nn.Module):
         ``channel`` subtracts each channel's mean and divides by its standard deviation over normal positions.
         ``whiten`` also decorrelates the channels (ZCA with shrinkage). ``position`` first normalises over the channels
         at each position, ``map`` over channels and positions of the whole tile (as published, without the affine
-        transform); both go through ``channel`` afterwards.
+        transform); both are whitened afterwards.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class FeatureNorm(nn.Module):
         self.channels = tuple(channels)
         for level, n in enumerate(self.channels):
             self.register_buffer(f"mean_{level}", torch.zeros(n))
-            self.register_buffer(f"scale_{level}", torch.eye(n) if kind == "whiten" else torch.ones(n))
+            self.register_buffer(f"scale_{level}", torch.ones(n) if kind == "channel" else torch.eye(n))
 
     @property
     def is_size_free(self) -> bool:
@@ -65,11 +65,12 @@ class FeatureNorm(nn.Module):
 
     def level(self, level: int, x: Tensor) -> Tensor:
         """Normalise the features of one level, (B, C, M, N) float32."""
-        x = self._first(x) - getattr(self, f"mean_{level}")[:, None, None]
-        scale = getattr(self, f"scale_{level}")
-        if self.kind == "whiten":
-            return F.conv2d(x, scale[:, :, None, None])
-        return x * scale[:, None, None]
+        mean: Tensor = getattr(self, f"mean_{level}")
+        scale: Tensor = getattr(self, f"scale_{level}")
+        x = self._first(x) - mean[:, None, None]
+        if self.kind == "channel":
+            return x * scale[:, None, None]
+        return F.conv2d(x, scale[:, :, None, None])
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Normalise the features of every level, each (B, C_l, M_l, N_l) float32."""
@@ -94,7 +95,7 @@ class FeatureNorm(nn.Module):
         n = self.channels[level]
         total = torch.zeros((), dtype=torch.float64)
         first = torch.zeros(n, dtype=torch.float64)
-        second = torch.zeros((n, n) if self.kind == "whiten" else n, dtype=torch.float64)
+        second = torch.zeros(n if self.kind == "channel" else (n, n), dtype=torch.float64)
         shift: Tensor | None = None
         for x, is_normal in samples():
             rows = self._first(x.float()).movedim(1, -1)[is_normal]
@@ -105,12 +106,12 @@ class FeatureNorm(nn.Module):
             rows = rows - shift
             total += len(rows)
             first += rows.sum(dim=0).double()
-            second += (rows.T @ rows).double() if self.kind == "whiten" else rows.square().sum(dim=0).double()
+            second += rows.square().sum(dim=0).double() if self.kind == "channel" else (rows.T @ rows).double()
         if shift is None:
             raise ValueError("no normal position to fit the feature normalisation on")
         mean = first / total
         getattr(self, f"mean_{level}").copy_((mean + shift.double()).float())
-        if self.kind == "whiten":
+        if self.kind != "channel":
             covariance = second / total - mean[:, None] * mean
             # Channels differ in scale by orders of magnitude: whiten the correlation, not the covariance.
             std = _floored_std(covariance.diagonal())

@@ -105,6 +105,9 @@ class Scattering(nn.Module):
 
     strides = (4, 8, 16)
     halo = 160
+    fine: Tensor
+    coarse: Tensor
+    halving: Tensor
 
     def __init__(self, n_channels: int = 1, floor: float = 0.01):
         super().__init__()
