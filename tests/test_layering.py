@@ -7,6 +7,7 @@ The arrow points to the importer, never back::
 """
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,35 @@ def test_every_public_name_can_be_loaded():
         assert getattr(napari_uflow, name) is not None
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         _ = napari_uflow.nothing_of_the_kind
+
+
+def test_a_module_does_not_hide_the_function_of_its_name():
+    import napari_uflow
+
+    for name, module_name in napari_uflow._MODULES.items():
+        module = importlib.import_module(f"napari_uflow.{module_name}")
+        setattr(napari_uflow, module_name, module)  # as the import system does
+        assert getattr(napari_uflow, name) is getattr(module, name)
+
+
+def test_training_and_detecting_load_no_gui():
+    code = """
+import sys
+import numpy as np
+import napari_uflow.detect, napari_uflow.train
+from napari_uflow import DetectionConfig, ModelConfig, NormalRegion, Plane, TrainingConfig, detect, train
+noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64)).astype(np.uint8)
+planes = [Plane(data=image, name=str(i)) for i, image in enumerate(noise)]
+model = train(
+    [NormalRegion(plane) for plane in planes],
+    ModelConfig(tile=64, flow_steps=1),
+    TrainingConfig(steps=2, batch_size=2, views=1),
+    device="cpu",
+)
+assert detect(model, planes[0], DetectionConfig(), device="cpu").labels.shape == (64, 64)
+print(*sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in result.stdout.split()}
+    assert "torch" in loaded
+    assert not loaded & (GUI | {"matplotlib"})

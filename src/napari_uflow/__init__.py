@@ -3,7 +3,9 @@
 The public names are loaded when they are first used: importing the package loads neither torch nor Qt nor napari.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 _MODULES = {
@@ -37,6 +39,17 @@ _MODULES = {
 """Public name -> the module of this package that defines it."""
 
 __all__ = sorted([*_MODULES, "__version__"])
+
+
+class _Package(ModuleType):
+    """The package; importing its module `train` does not hide its function `train`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -117,6 +117,7 @@ def detect_files_steps(
             break
         try:
             planes = read_planes(path, channels=channels, axes=axes)
+            _check_sizes(planes)
             detections = yield from _detect_planes(model, network, planes, config)
             write_detections(output, path.stem.removesuffix(".ome"), planes, detections)
         except Stopped:
@@ -158,6 +159,13 @@ def _check_names(paths: Sequence[Path]) -> None:
                 f"'{seen[stem]}' and '{path}' would be written to the same files; detect in one folder at a time"
             )
         seen[stem] = path
+
+
+def _check_sizes(planes: Sequence[Plane]) -> None:
+    shapes = sorted({plane.shape for plane in planes})
+    if len(shapes) > 1:
+        sizes = ", ".join(f"{height} x {width}" for height, width in shapes)
+        raise ImageError(f"the file has pictures of different sizes ({sizes} pixels); save each to a file of its own")
 
 
 def _detect_planes(

@@ -340,7 +340,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluation_table(run: EvaluationRun, name: str) -> str:
-    return f"{run.evaluation.as_table(name)}\n{'image AUROC, ranked by NFA':<40}{run.image_auroc_nfa:>9.3f}"
+    by_nfa = run.to_dict()["image_auroc_nfa"]
+    text = "-" if by_nfa is None else f"{by_nfa:.3f}"
+    return f"{run.evaluation.as_table(name)}\n{'image AUROC, ranked by NFA':<40}{text:>9}"
 
 
 def _write_evaluation(run: EvaluationRun, folder: Path, name: str, n_rows: int = 8) -> None:

@@ -232,7 +232,7 @@ class TrainingConfig(Config):
     """How a model is trained."""
 
     steps: int = _parameter(600, "Optimiser steps at most.", low=1, high=1_000_000, step=100, advanced=False)
-    batch_size: int = _parameter(16, "Tiles in each step.", low=1, high=1024, step=1, unit="tiles")
+    batch_size: int = _parameter(8, "Tiles in each step.", low=1, high=1024, step=1, unit="tiles")
     learning_rate: float = _parameter(1e-3, "Adam's learning rate at the start.", low=1e-7, high=1.0, step=1e-4)
     final_learning_rate: float = _parameter(
         0.1,

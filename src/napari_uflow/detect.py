@@ -16,7 +16,7 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.devices import choose_device
 from napari_uflow.errors import ImageError
 from napari_uflow.image import Mosaic, Plane, TileGrid, Window
-from napari_uflow.model.energy import energy, likelihood_heatmap
+from napari_uflow.model.energy import energy, likelihood_heatmap, spread
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa import (
     LOG10_BETA,
@@ -31,6 +31,10 @@ from napari_uflow.progress import Event, Message, Progress, Steps, drain, or_sto
 from napari_uflow.result import Detection, RegionTable
 
 __all__ = ["detect", "detect_steps", "resegment"]
+
+# log10 NFA of pixels in no region, at least: the price of a test in a picture of a few positions may be below every
+# threshold. Above the log10 of the largest number of false alarms that can be asked for.
+_LEAST_BACKGROUND = 2.0
 
 
 def detect(
@@ -100,22 +104,25 @@ def detect_steps(
     torch_device = next(network.flow.parameters()).device
 
     grid = _grid(network, plane.shape, config)
-    mosaics = [Mosaic(plane.shape, stride) for stride in network.strides]
+    # Energies of all levels, then spreads of all levels.
+    strides = network.strides * 2
+    mosaics = [Mosaic(plane.shape, stride) for stride in strides]
     for i, tile in enumerate(grid):
         yield from or_stop(Progress("Detecting", i, len(grid)))
         outer = network.reading_window(tile.outer, plane.shape)
         values = plane.read(outer)
         is_valid: NDArray[np.bool_] = np.isfinite(values.sum(axis=0))
         picture = torch.from_numpy(model.intensity.apply(values))[None].to(torch_device)
-        maps = _energies(network, picture, outer, tile.outer)
-        for mosaic, values_at, stride in zip(mosaics, maps, network.strides, strict=True):
+        maps = _evidence(network, picture, outer, tile.outer)
+        for mosaic, values_at, stride in zip(mosaics, maps, strides, strict=True):
             if not is_valid.all():
                 inside = is_valid[tile.outer.shifted(-outer.row, -outer.col).slices()]
                 values_at[~_all_in_cells(inside, stride)] = np.nan
             mosaic.put(tile, values_at)
     yield from or_stop(Progress("Detecting", len(grid), len(grid)))
 
-    energies = tuple(mosaic.values for mosaic in mosaics)
+    evidence = tuple(mosaic.values for mosaic in mosaics)
+    energies, spreads = evidence[: len(network.strides)], evidence[len(network.strides) :]
     padded = [
         np.nan_to_num(_padded(e, plane.shape, stride, max(network.strides)), nan=0.0)
         for e, stride in zip(energies, network.strides, strict=True)
@@ -127,7 +134,7 @@ def detect_steps(
     score[unmeasured[: plane.shape[0], : plane.shape[1]]] = np.nan
 
     yield from or_stop(Progress("Finding regions", 0, 1))
-    log10_nfa = _log10_nfa(energies, network, model, config, plane.shape)
+    log10_nfa = _log10_nfa(energies, spreads, network, model, config, plane.shape)
     labels = label_mask(log10_nfa, math.log10(config.false_alarms))
     regions = RegionTable.measure(labels, log10_nfa, score, plane.pixel_size)
     provenance = {
@@ -204,7 +211,8 @@ def _grid(network: UFlow, shape: tuple[int, int], config: DetectionConfig) -> Ti
 
 
 @torch.no_grad()
-def _energies(network: UFlow, picture: torch.Tensor, outer: Window, kept: Window) -> list[NDArray[np.float32]]:
+def _evidence(network: UFlow, picture: torch.Tensor, outer: Window, kept: Window) -> list[NDArray[np.float32]]:
+    """Return the energies of all levels, then the spreads of all levels."""
     features: Sequence[torch.Tensor] = network.features(picture)
     if outer != kept:
         inner = kept.shifted(-outer.row, -outer.col)
@@ -212,7 +220,12 @@ def _energies(network: UFlow, picture: torch.Tensor, outer: Window, kept: Window
             x[:, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
             for x, s in zip(features, network.strides, strict=True)
         ]
-    return [energy(z)[0].cpu().numpy() for z in network.latents(features).z]
+    latents = network.latents(features)
+    maps = [energy(z) for z in latents.z]
+    maps += [spread(ln_det, z.shape[1]) for z, ln_det in zip(latents.z, latents.ln_det, strict=True)]
+    # Latents that overflow are as strange as can be; NaN is kept for what was not measured.
+    largest = torch.finfo(torch.float32).max
+    return [values[0].nan_to_num(nan=largest, posinf=largest).cpu().numpy() for values in maps]
 
 
 def _all_in_cells(mask: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:
@@ -229,31 +242,37 @@ def _padded(values: NDArray[np.float32], shape: tuple[int, int], stride: int, al
 
 def _log10_nfa(
     energies: Sequence[NDArray[np.float32]],
+    spreads: Sequence[NDArray[np.float32]],
     network: UFlow,
     model: TrainedModel,
     config: DetectionConfig,
     shape: tuple[int, int],
 ) -> NDArray[np.float32]:
-    n_levels = len(energies)
-    levels, prices = [], []
-    for i, values in enumerate(energies):
-        n_positions = max(1, int(np.isfinite(values).sum()))
-        tail = _tail(model.calibration, i) if config.energy_tail == "held-out" else None
-        if tail is None:
-            area = 1.0
-            log10_p = chi2_log10_tail(values, network.flow.latent_channels[i])
-        else:
-            area = tail.correlation_area
+    """Test the regions of every map of evidence; the price counts all maps that are tested."""
+    tails = _tails(model.calibration) if config.energy_tail == "held-out" else None
+    maps: list[tuple[NDArray[np.float32], int, NDArray[np.float64], float]] = []
+    if tails is None:
+        for values, stride, channels in zip(energies, network.strides, network.flow.latent_channels, strict=True):
+            maps.append((values, stride, chi2_log10_tail(values, channels), 1.0))
+    else:
+        for values, stride, tail in zip((*energies, *spreads), network.strides * 2, tails, strict=True):
             # Correlated positions count as one: both the size of a region and the number of places are divided by the
-            # area over which energies are correlated. significant_regions adds LOG10_BETA per position.
+            # area over which values are correlated. significant_regions adds LOG10_BETA per position.
+            area = tail.correlation_area
             log10_p = (tail.log10_tail(values) + LOG10_BETA) / area - LOG10_BETA
             log10_p[~np.isfinite(values)] = 0.0
-        price = log10_tests_for_any_size(max(1, math.ceil(n_positions / area)), n_levels)
-        levels.append(significant_regions(log10_p, price))
-        prices.append(price)
-    return combine_levels(levels, network.strides, shape, background=max(prices))
+            maps.append((values, stride, log10_p, area))
+    levels, prices = [], []
+    for values, _, log10_p, area in maps:
+        n_positions = max(1, math.ceil(np.isfinite(values).sum() / area))
+        prices.append(log10_tests_for_any_size(n_positions, len(maps)))
+        levels.append(significant_regions(log10_p, prices[-1]))
+    background = max(*prices, _LEAST_BACKGROUND)
+    return combine_levels(levels, [stride for _, stride, _, _ in maps], shape, background=background)
 
 
-def _tail(calibration: Mapping[str, Any], level: int) -> EnergyTail | None:
-    tails = calibration.get("energy_tails")
-    return EnergyTail.from_dict(tails[level]) if tails else None
+def _tails(calibration: Mapping[str, Any]) -> list[EnergyTail] | None:
+    """Return the tails of the energies of all levels, then of the spreads; None where none could be fitted."""
+    if "energy_tails" not in calibration:
+        return None
+    return [EnergyTail.from_dict(tail) for name in ("energy_tails", "spread_tails") for tail in calibration[name]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,8 +97,9 @@ class EvaluationRun:
     pictures: tuple[EvaluatedPicture, ...] = field(repr=False)
 
     def to_dict(self) -> dict[str, int | float | None]:
-        """Return all numbers by name."""
-        return {**self.evaluation.to_dict(), "image_auroc_nfa": self.image_auroc_nfa}
+        """Return all numbers by name, None for NaN, ready for JSON."""
+        by_nfa = None if math.isnan(self.image_auroc_nfa) else self.image_auroc_nfa
+        return {**self.evaluation.to_dict(), "image_auroc_nfa": by_nfa}
 
 
 def find_test_pictures(

@@ -42,6 +42,9 @@ _TOLERANCE = 2.0
 """Grey levels (of 255, before noise) that a pixel must change by to belong to a defect."""
 
 
+_DRUM_ANGLE, _DRUM_SPREAD = 0.6, 0.10
+"""Main direction of aligned fibres and the standard deviation around it, in radians."""
+
 @dataclass(frozen=True)
 class FibreField:
     """A field of fibres and the truth about its defects.
@@ -77,6 +80,7 @@ def fibre_field(
     kinds: Sequence[DefectKind] = get_args(DefectKind),
     severity: tuple[float, float] = (0.0, 1.0),
     diameter_px: float = 9.0,
+    aligned: bool = False,
 ) -> FibreField:
     """Draw one field of electrospun fibres.
 
@@ -96,6 +100,9 @@ def fibre_field(
         How evident the defects are, from 0 (as small as a person would still call it a defect) to 1 (evident).
     diameter_px : float
         Mean diameter of the fibres in pixels, 4 to 40.
+    aligned : bool
+        All fields have the same main direction and little spread around it, like fibres spun on a turning drum;
+        otherwise each field has its own, and some have none.
 
     Returns
     -------
@@ -110,7 +117,7 @@ def fibre_field(
         When an argument is out of its range.
     """
     _check(seed, shape, defects, kinds, severity, diameter_px)
-    scene = _scene(np.random.default_rng((seed, 0)), shape, diameter_px)
+    scene = _scene(np.random.default_rng((seed, 0)), shape, diameter_px, aligned)
     normal, owner, _ = _render(scene, _Edits())
     clean, labels = normal, np.zeros(shape, np.uint8)
     chosen: tuple[DefectKind, ...] = ()
@@ -120,7 +127,7 @@ def fibre_field(
 
 
 def fibre_dataset(
-    n_normal: int, n_defective: int, *, shape: tuple[int, int] = (256, 256), seed: int = 0
+    n_normal: int, n_defective: int, *, shape: tuple[int, int] = (256, 256), seed: int = 0, **drawing: Any
 ) -> list[FibreField]:
     """Draw normal fields, then defective ones of one kind each.
 
@@ -132,16 +139,18 @@ def fibre_dataset(
         Rows and columns of each field.
     seed : int
         Number of the data set, from 0 on. Field ``i`` does not depend on how many others are drawn.
+    **drawing
+        ``severity``, ``diameter_px`` and ``aligned`` of :func:`fibre_field`.
 
     Returns
     -------
     list of FibreField
         First the normal fields, then the defective ones.
     """
-    normals = [fibre_field(_field_seed(seed, 0, i), shape=shape) for i in range(n_normal)]
+    normals = [fibre_field(_field_seed(seed, 0, i), shape=shape, **drawing) for i in range(n_normal)]
     order: tuple[DefectKind, ...] = get_args(DefectKind)
     return normals + [
-        fibre_field(_field_seed(seed, 1, i), shape=shape, defects=1 + (i // 3) % 3, kinds=(order[i % 3],))
+        fibre_field(_field_seed(seed, 1, i), shape=shape, defects=1 + (i // 3) % 3, kinds=(order[i % 3],), **drawing)
         for i in range(n_defective)
     ]
 
@@ -154,6 +163,7 @@ def write_fibre_dataset(
     n_test_defective: int = 9,
     shape: tuple[int, int] = (256, 256),
     seed: int = 0,
+    **drawing: Any,
 ) -> Path:
     """Write a data set as PNG files in the layout of MVTec AD.
 
@@ -170,6 +180,8 @@ def write_fibre_dataset(
         Rows and columns of each picture.
     seed : int
         Number of the data set, from 0 on.
+    **drawing
+        ``severity``, ``diameter_px`` and ``aligned`` of :func:`fibre_field`.
 
     Returns
     -------
@@ -177,7 +189,7 @@ def write_fibre_dataset(
         The folder.
     """
     folder = Path(folder)
-    fields = fibre_dataset(n_train + n_test_good, n_test_defective, shape=shape, seed=seed)
+    fields = fibre_dataset(n_train + n_test_good, n_test_defective, shape=shape, seed=seed, **drawing)
     counts: dict[str, int] = {}
     for i, drawn in enumerate(fields):
         group = f"test/{drawn.kinds[0]}" if drawn.kinds else "train/good" if i < n_train else "test/good"
@@ -249,11 +261,13 @@ class _Scene:
     """Shot noise (variance per grey level), read-out noise and line noise (standard deviations in grey levels)."""
 
 
-def _scene(rng: _Rng, shape: tuple[int, int], diameter: float) -> _Scene:
+def _scene(rng: _Rng, shape: tuple[int, int], diameter: float, aligned: bool) -> _Scene:
     reach = 0.5 * math.hypot(*shape) + 2.0
     n_entries = int(2 * reach * _STEPS) + 1
     diameter = diameter * float(rng.uniform(0.92, 1.08))
     main_angle, spread = float(rng.uniform(0, math.pi)), float(rng.choice([0.45, 0.8, 10.0]))
+    if aligned:
+        main_angle, spread = _DRUM_ANGLE, _DRUM_SPREAD
     wave = float(rng.uniform(0.1, 1.0)) ** 1.5 * 0.9
     fibres: list[_Fibre] = []
     pairs: list[tuple[int, int]] = []

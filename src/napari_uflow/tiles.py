@@ -86,12 +86,12 @@ def choose_tiles(
 
 def _split_by_place(tiles: Sequence[TrainingTile], fraction: float) -> tuple[list[TrainingTile], list[TrainingTile]]:
     """Hold out the last tiles of each picture; what overlaps with one of them is not used at all."""
-    by_region: dict[int, list[TrainingTile]] = {}
-    for tile in tiles:
-        by_region.setdefault(id(tile.region), []).append(tile)
+    by_picture: dict[int, list[TrainingTile]] = {}
+    for tile in sorted(tiles, key=lambda tile: tile.window):
+        by_picture.setdefault(id(tile.region.plane), []).append(tile)
     kept: list[TrainingTile] = []
     held: list[TrainingTile] = []
-    for group in by_region.values():
+    for group in by_picture.values():
         n_held = round(len(group) * fraction) if len(group) > 2 else 0
         last = group[len(group) - n_held :]
         held += last

@@ -22,7 +22,7 @@ from napari_uflow.features import fill_cache
 from napari_uflow.image import IntensityRange, NormalRegion, common_channels
 from napari_uflow.model.backbone import load_pretrained
 from napari_uflow.model.cache import FeatureCache
-from napari_uflow.model.energy import energy, negative_log_likelihood
+from napari_uflow.model.energy import energy, negative_log_likelihood, spread
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa.calibration import EnergyTail
 from napari_uflow.progress import FINISH, Event, Message, Progress, Steps, TrainingPoint, drain, or_stop
@@ -145,10 +145,10 @@ def train_steps(
             yield from or_stop(Message(f"{train_cache.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
         for level in range(len(network.strides)):
             yield from or_stop(Progress("Fitting the feature normalisation", level, len(network.strides)))
-            network.norm.fit(level, lambda level=level: _samples(train_cache, level))  # type: ignore[misc]
+            _fit_norm(network, train_cache, level)
         yield from or_stop(Progress("Fitting the feature normalisation", len(network.strides), len(network.strides)))
         history, outcome = yield from _optimise(network, train_cache, holdout_cache, training, rng)
-        calibration = _energy_tails(network, holdout_cache if len(holdout_cache) else train_cache)
+        calibration = _fit_tails(network, holdout_cache if len(holdout_cache) else train_cache)
 
     planes = [region.plane for region in regions]
     provenance = {
@@ -175,6 +175,17 @@ def train_steps(
     }
     state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
     return TrainedModel(model, training, intensity, state, calibration, history, provenance)
+
+
+def _fit_norm(network: UFlow, cache: FeatureCache, level: int) -> None:
+    try:
+        network.norm.fit(level, lambda: _samples(cache, level))
+    except ValueError as error:
+        stride = network.strides[level]
+        raise ImageError(
+            f"no cell of {stride} x {stride} pixels is normal throughout: mark larger parts as normal, without small "
+            f"holes"
+        ) from error
 
 
 def _samples(cache: FeatureCache, level: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -239,6 +250,7 @@ def _optimise(
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
         if math.isfinite(total) and bool(torch.isfinite(norm)):
             optimiser.step()
+            decay.step()
             losses.append(total)
             bad_steps = 0
         else:
@@ -246,7 +258,6 @@ def _optimise(
             if bad_steps == _MAX_BAD_STEPS:
                 yield Message("the loss is no longer finite; training ends with the best model so far", warning=True)
                 outcome = "stopped: the loss was no longer finite"
-        decay.step()
         answer = yield Progress(phase, step, training.steps)
         finish = answer is FINISH or bad_steps == _MAX_BAD_STEPS
         if not (finish or step % training.check_every == 0 or step == training.steps):
@@ -302,20 +313,25 @@ def _look(network: UFlow, cache: FeatureCache, device: torch.device, batch_size:
         n_dims += int(n)
         for i, z in enumerate(latents.z):
             energies[i].append(energy(z)[normal[i]].flatten())
-    quantiles = [float(np.quantile(torch.cat(e).cpu().numpy(), _WATCHED_QUANTILE)) for e in energies if len(e)]
-    return total / max(n_dims, 1), max(quantiles)
+    values = [torch.cat(e).cpu().numpy() for e in energies]
+    quantiles = [float(np.quantile(e, _WATCHED_QUANTILE)) for e in values if len(e)]
+    return total / max(n_dims, 1), max(quantiles, default=math.nan)
 
 
 @torch.no_grad()
-def _energy_tails(network: UFlow, cache: FeatureCache) -> dict[str, object]:
-    """Describe the energies of normal tiles, best of tiles that were held out; nothing where there are too few."""
+def _fit_tails(network: UFlow, cache: FeatureCache) -> dict[str, object]:
+    """Describe energies and spreads of normal tiles, best of tiles that were held out; nothing where there are few."""
     device = next(network.flow.parameters()).device
-    maps: list[list[NDArray[np.float32]]] = [[] for _ in network.strides]
+    energies: list[list[NDArray[np.float32]]] = [[] for _ in network.strides]
+    spreads: list[list[NDArray[np.float32]]] = [[] for _ in network.strides]
     for features, normal in _batches(cache, range(len(cache)), device, 1):
-        for level, z in enumerate(network.latents(features).z):
-            values = energy(z)
-            values[~normal[level]] = torch.nan
-            maps[level] += list(values.cpu().numpy())
-    if any(sum(int(np.isfinite(m).sum()) for m in level) < _FEWEST_VALUES for level in maps):
+        latents = network.latents(features)
+        for level, (z, ln_det) in enumerate(zip(latents.z, latents.ln_det, strict=True)):
+            for maps, values in ((energies, energy(z)), (spreads, spread(ln_det, z.shape[1]))):
+                maps[level] += list(values.masked_fill(~normal[level], torch.nan).cpu().numpy())
+    if any(sum(int(np.isfinite(m).sum()) for m in level) < _FEWEST_VALUES for level in energies):
         return {}
-    return {"energy_tails": [EnergyTail.fit(level).to_dict() for level in maps]}
+    return {
+        "energy_tails": [EnergyTail.fit(level).to_dict() for level in energies],
+        "spread_tails": [EnergyTail.fit(level).to_dict() for level in spreads],
+    }

@@ -7,16 +7,22 @@ user names, from the weights folder, or through timm from the model hub, in this
 from __future__ import annotations
 
 import os
+import pickle
+import socket
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import load_state_dict
+from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from napari_uflow.errors import BackboneUnavailableError, ConfigError
@@ -26,6 +32,12 @@ __all__ = ["Backbone", "BackboneInfo", "create_backbone", "load_pretrained", "we
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# What readers raise for a file that is damaged or not one of weights.
+_UNREADABLE = (
+    SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, LookupError, OSError, EOFError, AttributeError,
+    TypeError,
+)  # fmt: skip
 
 WEIGHTS_FOLDER_VARIABLE = "NAPARI_UFLOW_WEIGHTS"
 
@@ -254,43 +266,72 @@ def _local_file(name: str, weights: str | Path | None, *, single: bool) -> Path 
 
 def _load_file(network: nn.Module, path: Path, name: str) -> None:
     try:
-        # timm's own file reader refuses pickled code, and its filter maps torchvision's and timm's names.
-        incompatible = _load_lenient(network, path)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        state = _read_state(path)
+    except _UNREADABLE as error:
         raise BackboneUnavailableError(f"{path} cannot be read as weights of {name}: {_first_line(error)}") from error
-    if incompatible:
-        raise BackboneUnavailableError(
-            f"{path} does not hold the weights of {name}: {incompatible[0]} and {len(incompatible) - 1} more "
-            f"are missing"
-        )
-
-
-def _load_lenient(network: nn.Module, path: Path) -> list[str]:
-
-    state = load_state_dict(str(path), use_ema=False)
     wanted = network.state_dict()
-    chosen = {key: value for key, value in state.items() if key in wanted and value.shape == wanted[key].shape}
+    chosen = {key: state[key] for key in wanted if _shape(state.get(key)) == wanted[key].shape}
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
+    missing = sorted(set(wanted) - set(chosen) - counters)
+    if missing:
+        raise BackboneUnavailableError(
+            f"{path} does not hold the weights of {name}: {missing[0]} and {len(missing) - 1} more are missing"
+        )
     network.load_state_dict(chosen, strict=False)
-    return sorted(set(wanted) - set(chosen) - counters)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Read a state dict; timm's own reader runs the code in a pickle in its older versions."""
+    state: Any
+    if path.suffix == ".safetensors":
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        state = state.get(key, state)
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _shape(value: object) -> torch.Size | None:
+    return value.shape if isinstance(value, Tensor) else None
 
 
 def _load_hub(network: nn.Module, name: str) -> None:
     config: Any = timm.get_pretrained_cfg(name)
     if config is None:
         raise BackboneUnavailableError(f"timm {timm.__version__} knows no weights called {name}")
+    if not _is_cached(config.hf_hub_id) and not _is_hub_near():
+        raise BackboneUnavailableError(
+            f"the weights {name} are not on this computer and the model hub cannot be reached. {_advice(name)}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pretrained = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client raises whatever its transport raises
         raise BackboneUnavailableError(
-            f"the weights {name} are not on this computer and the model hub cannot be reached "
+            f"the weights {name} are not on this computer and the model hub did not send them "
             f"({_first_line(error)}). {_advice(name)}"
         ) from error
     state = pretrained.state_dict()
     wanted = network.state_dict()
     network.load_state_dict({key: state[key] for key in wanted})
+
+
+def _is_cached(repository: str | None) -> bool:
+    return repository is not None and isinstance(try_to_load_from_cache(repository, "model.safetensors"), str)
+
+
+def _is_hub_near() -> bool:
+    """Find out in seconds whether the hub answers; its client alone retries for most of a minute."""
+    if getproxies():
+        return True
+    host = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((host.hostname or "", host.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def _advice(name: str) -> str:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["energy", "likelihood_heatmap", "negative_log_likelihood"]
+__all__ = ["energy", "likelihood_heatmap", "negative_log_likelihood", "spread"]
 
 
 def energy(z: Tensor) -> Tensor:
@@ -25,6 +25,28 @@ def energy(z: Tensor) -> Tensor:
         1 on average where the picture is normal; C times it is chi-squared with C degrees of freedom under the model.
     """
     return z.square().mean(dim=1)
+
+
+def spread(ln_det: Tensor, n_channels: int) -> Tensor:
+    """Variance that the flow expects of a feature at each position: the geometric mean over its dimensions.
+
+    Where the flow has not learned what to expect it allows for much, and a small energy then says little: the spread is
+    the other half of the evidence. ``energy * spread`` is, up to the difference between the means, the squared residual
+    in the units of the normalised features.
+
+    Parameters
+    ----------
+    ln_det : Tensor (B, M, N), float32
+        Log-determinant at each position of one level.
+    n_channels : int
+        Latent channels of the level.
+
+    Returns
+    -------
+    Tensor (B, M, N), float32
+        Above 0.
+    """
+    return torch.exp((-2 / n_channels) * ln_det)
 
 
 def likelihood_heatmap(energies: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

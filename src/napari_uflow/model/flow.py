@@ -78,16 +78,15 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
             )
 
         # The block asks for a spatial size but uses only its rank: it runs at any size.
-        super().__init__(
-            [(channels, 1, 1)], subnet_constructor=subnet, affine_clamping=clamp, permute_soft=permute_soft
-        )
+        super().__init__([(channels, 1, 1)], subnet_constructor=subnet, affine_clamping=clamp)
         self.permute_soft = permute_soft
-        if not permute_soft:
-            # FrEIA draws from numpy's global state; draw again from torch's, which the caller seeds.
-            order = torch.randperm(channels)
-            matrix = torch.eye(channels)[order]
-            self.w_perm.data = matrix.reshape(self.w_perm.shape)
-            self.w_perm_inv.data = matrix.T.reshape(self.w_perm.shape).contiguous()
+        # The coupling starts as the identity, as in Glow: an untrained flow of whitened features is a Gaussian model.
+        nn.init.zeros_(self.subnet[-1].weight)
+        nn.init.zeros_(self.subnet[-1].bias)
+        # FrEIA draws from numpy's global state; draw again from torch's, which the caller seeds.
+        matrix = _rotation(channels) if permute_soft else torch.eye(channels)[torch.randperm(channels)]
+        self.w_perm.data = matrix.reshape(self.w_perm.shape)
+        self.w_perm_inv.data = matrix.T.reshape(self.w_perm.shape).contiguous()
         self.register_buffer("_order", torch.zeros(channels, dtype=torch.long), persistent=False)
         self.register_buffer("_inverse_order", torch.zeros(channels, dtype=torch.long), persistent=False)
         self._index_permutation()
@@ -138,6 +137,16 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
         passive, active = torch.split(y, self.splits, dim=1)
         log_scale, shift = self._coupling(passive, active.shape[1])
         return torch.cat((passive, (active - shift) * torch.exp(-log_scale)), dim=1)
+
+
+def _rotation(n: int) -> Tensor:
+    """Return a random rotation, evenly distributed, (n, n) float32."""
+    q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))
+    q = q * r.diagonal().sign()
+    if torch.linalg.det(q) < 0:
+        q[:, 0] = -q[:, 0]
+    rotation: Tensor = q.float()
+    return rotation
 
 
 class UShapedFlow(nn.Module):

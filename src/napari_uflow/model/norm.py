@@ -117,7 +117,8 @@ class FeatureNorm(nn.Module):
             std = _floored_std(covariance.diagonal())
             values, vectors = torch.linalg.eigh(covariance / std[:, None] / std)
             values = values.clamp_min(0)
-            root = (values + _SHRINKAGE * values.mean()).rsqrt()
+            shrinkage = _SHRINKAGE * float(values.mean())
+            root = (values + (shrinkage if shrinkage > 0 else 1.0)).rsqrt()
             getattr(self, f"scale_{level}").copy_(((vectors * root) @ vectors.T / std).float())
         else:
             std = _floored_std(second / total - mean.square())

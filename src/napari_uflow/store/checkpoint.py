@@ -7,6 +7,7 @@ them, and its ``__metadata__`` holds the card under the name ``napari_uflow``.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ FORMAT = 1
 """Number of the format that is written; files with a higher number are refused."""
 
 _CARD = "napari_uflow"
+_ENTRIES = {"format", "model", "training", "intensity", "calibration", "history", "provenance", "has_backbone"}
 # Backbones larger than this are not copied into the model file; their weights are looked up when it is loaded.
 _LARGEST_BACKBONE = 300e6
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
@@ -71,12 +73,12 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """Replace NaN by None: JSON has no NaN."""
+    """Replace NaN and infinities by None: JSON has neither."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
@@ -151,4 +153,7 @@ def _open(path: Path, *, weights: bool = False) -> tuple[dict[str, Any], dict[st
             f"'{path}' has format {number}, but this version of napari-uflow knows formats up to {FORMAT}: "
             f"update with pip install --upgrade napari-uflow"
         )
+    missing = sorted(_ENTRIES - set(card))
+    if missing:
+        raise ModelFileError(f"'{path}' is damaged or was changed by hand: it lacks the entry {missing[0]!r}")
     return card, state

@@ -1,0 +1,64 @@
+"""What the tests share: small drawn pictures, and one model that trains in a second."""
+
+import numpy as np
+import pytest
+
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.image import NormalRegion, Plane
+from napari_uflow.samples import fibre_field
+
+TINY_MODEL = {"backbone": "scattering", "tile": 64, "flow_steps": 2}
+TINY_TRAINING = {"steps": 4, "batch_size": 4, "check_every": 2, "views": 1, "holdout": 0.3, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="session")
+def tiny_model_config():
+    return ModelConfig.from_dict(TINY_MODEL)
+
+
+@pytest.fixture(scope="session")
+def tiny_training_config():
+    return TrainingConfig.from_dict(TINY_TRAINING)
+
+
+@pytest.fixture(scope="session")
+def normal_planes():
+    """Three fields of fibres: the one held out fills 16 x 16 positions of the coarsest level, enough to calibrate."""
+    return [Plane(data=fibre_field(seed, shape=(256, 256)).image, name=f"fibres {seed}") for seed in range(3)]
+
+
+@pytest.fixture(scope="session")
+def odd_plane():
+    """A field of fibres with a bright square that no normal field has: rows 40 to 79, columns 88 to 127."""
+    image = fibre_field(11, shape=(128, 160)).image.copy()
+    image[40:80, 88:128] = np.random.default_rng(0).integers(0, 256, (40, 40))
+    return Plane(data=image, name="odd", pixel_size=(0.5, 0.25), unit="um")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(normal_planes, tiny_model_config, tiny_training_config):
+    """A model of the normal planes, calibrated on a held-out one."""
+    from napari_uflow.train import train
+
+    regions = [NormalRegion(plane) for plane in normal_planes]
+    model = train(regions, tiny_model_config, tiny_training_config, device="cpu")
+    assert model.calibration["energy_tails"]
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_model_file(tiny_model, tmp_path_factory):
+    from napari_uflow.store import save_model
+
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_model(path, tiny_model)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory):
+    """A folder with train/good, test/good, test/KIND and ground_truth/KIND; do not write to it."""
+    from napari_uflow.samples import write_fibre_dataset
+
+    folder = tmp_path_factory.mktemp("data") / "fibres"
+    return write_fibre_dataset(folder, n_train=3, n_test_good=2, n_test_defective=3, shape=(128, 128))

@@ -1,0 +1,77 @@
+"""The feature cache: in memory as long as it fits, then on disk, with the same values."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from napari_uflow.model.cache import FeatureCache
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def tiles(n=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            [torch.randn(3, 8, 6, generator=generator), torch.randn(5, 4, 3, generator=generator)],
+            [torch.rand(8, 6, generator=generator) < 0.5, torch.rand(4, 3, generator=generator) < 0.5],
+        )
+        for _ in range(n)
+    ]
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 1e9])
+def test_values_are_the_same_wherever_they_are_kept(limit, temporary_folder):
+    size = 2 * (3 * 8 * 6 + 5 * 4 * 3)
+    n_in_memory = min(4, int(limit // size))
+    with FeatureCache(limit) as cache:
+        for features, is_normal in tiles():
+            cache.add(features, is_normal)
+        assert len(cache) == 4
+        assert cache.n_bytes_in_memory == n_in_memory * size
+        assert cache.n_bytes_on_disk == (4 - n_in_memory) * size
+        assert bool(files_of(temporary_folder)) is (n_in_memory < 4)
+        for i, (features, is_normal) in enumerate(tiles()):
+            assert cache[i].shape == (8, 6)
+            for kept, given in zip(cache[i].features, features, strict=True):
+                assert kept.dtype == torch.float16
+                assert torch.equal(kept, given.half())
+            for kept, given in zip(cache[i].is_normal, is_normal, strict=True):
+                assert torch.equal(kept, given)
+    assert files_of(temporary_folder) == []
+    assert list(temporary_folder.iterdir()) == []
+
+
+def test_nothing_is_left_after_an_error(temporary_folder):
+    with pytest.raises(RuntimeError, match="out of luck"), FeatureCache(0) as cache:  # noqa: PT012
+        cache.add(*tiles(1)[0])
+        assert files_of(temporary_folder)
+        raise RuntimeError("out of luck")
+    assert list(temporary_folder.iterdir()) == []
+    assert len(cache) == 0
+
+
+def test_values_beyond_float16_are_clipped():
+    largest = torch.finfo(torch.float16).max
+    features = torch.tensor([1e9, -1e9, float("inf"), 2.0]).reshape(1, 2, 2)
+    with FeatureCache(1e6) as cache:
+        cache.add([features], [torch.ones(2, 2, dtype=torch.bool)])
+        assert cache[0].features[0].flatten().tolist() == [largest, -largest, largest, 2.0]
+
+
+def test_what_is_kept_is_not_what_was_given():
+    features = torch.zeros(1, 2, 2, dtype=torch.float16)
+    with FeatureCache(1e6) as cache:
+        cache.add([features[:, :, :1]], [torch.ones(2, 1, dtype=torch.bool)])
+        features += 1
+        assert float(cache[0].features[0].sum()) == 0

@@ -1,0 +1,244 @@
+"""Model files: what comes back is what was saved, and what is no model is refused without being run."""
+
+import json
+import math
+import pickle
+import struct
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.detect import detect
+from napari_uflow.errors import BackboneUnavailableError, ModelFileError, UFlowError
+from napari_uflow.image import IntensityRange
+from napari_uflow.model import backbone
+from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.store import checkpoint, load_model, read_card, save_model
+
+
+def rewritten(source: Path, target: Path, change) -> Path:
+    """Write a model file again with a changed card."""
+    with safe_open(source, framework="pt") as file:
+        card = json.loads(file.metadata()["napari_uflow"])
+    card = change(card) or card
+    save_file(load_file(source), target, metadata={"napari_uflow": card if isinstance(card, str) else json.dumps(card)})
+    return target
+
+
+# What comes back
+
+
+def test_latents_come_back_bit_by_bit(tiny_model, tiny_model_file):
+    loaded = load_model(tiny_model_file)
+    x = torch.rand(2, 1, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other = tiny_model.network()(x), loaded.network()(x)
+    for a, b in zip(one.z + one.ln_det, other.z + other.ln_det, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_everything_else_comes_back_too(tiny_model, tiny_model_file):
+    loaded = load_model(tiny_model_file)
+    assert (loaded.config, loaded.training, loaded.intensity) == (
+        tiny_model.config,
+        tiny_model.training,
+        tiny_model.intensity,
+    )
+    assert json.loads(json.dumps(tiny_model.calibration)) == loaded.calibration
+    assert list(loaded.history) == list(tiny_model.history)
+    assert loaded.provenance == json.loads(json.dumps(tiny_model.provenance))
+    assert set(loaded.state) == set(tiny_model.state)
+
+
+def test_detection_is_the_same(tiny_model, tiny_model_file, odd_plane):
+    one, other = (detect(model, odd_plane, device="cpu") for model in (tiny_model, load_model(tiny_model_file)))
+    np.testing.assert_array_equal(one.score, other.score)
+    np.testing.assert_array_equal(one.log10_nfa, other.log10_nfa)
+
+
+def test_numbers_that_json_does_not_have(tiny_model, tmp_path):
+    point = {"step": 1, "train_loss": 0.5, "holdout_loss": math.nan, "holdout_energy": math.inf, "is_best": True}
+    save_model(tmp_path / "a.safetensors", replace(tiny_model, history=(point,)))
+    (loaded,) = load_model(tmp_path / "a.safetensors").history
+    assert (loaded["step"], loaded["train_loss"], loaded["is_best"]) == (1, 0.5, True)
+    assert not math.isfinite(loaded["holdout_loss"])
+    assert not math.isfinite(loaded["holdout_energy"])
+
+
+def test_saving_what_was_loaded_changes_nothing(tiny_model_file, tmp_path):
+    save_model(tmp_path / "again.safetensors", load_model(tiny_model_file))
+    assert read_card(tmp_path / "again.safetensors") == read_card(tiny_model_file)
+    one, other = load_file(tmp_path / "again.safetensors"), load_file(tiny_model_file)
+    assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_the_card_is_read_with_json_alone(tiny_model_file):
+    with open(tiny_model_file, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        card = json.loads(json.loads(file.read(length))["__metadata__"]["napari_uflow"])
+    assert card == read_card(tiny_model_file)
+    assert card["format"] == checkpoint.FORMAT
+    assert card["model"]["backbone"] == "scattering"
+    assert card["has_backbone"] is True
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("read", [load_model, read_card])
+def test_pickles_and_archives_are_not_opened(tmp_path, read):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    path = tmp_path / "model.safetensors"
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("data", "text")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "torch.pt")
+    contents = [pickle.dumps(Bomb(), protocol=protocol) for protocol in (2, 4, 5)]
+    contents += [(tmp_path / name).read_bytes() for name in ("archive.zip", "torch.pt")]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(ModelFileError, match="pickle or a zip archive, which can run programs"):
+            read(path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"just a text, long enough to have a length" * 10, bytes(1000)])
+def test_garbage_is_refused(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    for read in (load_model, read_card):
+        with pytest.raises(
+            ModelFileError, match=r"model.safetensors' is not a model of napari-uflow, or it is damaged"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize("kept", [4, 8, 500, -1])
+def test_a_truncated_file_is_refused(tiny_model_file, tmp_path, kept):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(tiny_model_file.read_bytes()[:kept])
+    for read in (load_model, read_card):
+        with pytest.raises(ModelFileError, match="damaged"):
+            read(path)
+
+
+def test_weights_of_others_are_refused(tmp_path):
+    path = tmp_path / "resnet.safetensors"
+    for metadata in (None, {"format": "pt"}):
+        save_file({"conv1.weight": torch.zeros(3)}, path, metadata=metadata)
+        with pytest.raises(ModelFileError, match="is a safetensors file, but not a model of napari-uflow"):
+            load_model(path)
+
+
+def test_files_that_are_not_there(tmp_path):
+    for path in (tmp_path / "nothing.safetensors", tmp_path):
+        with pytest.raises(ModelFileError, match="there is no model file"):
+            load_model(path)
+
+
+def test_a_newer_format_is_refused_with_advice(tiny_model_file, tmp_path):
+    path = rewritten(tiny_model_file, tmp_path / "new.safetensors", lambda card: card.update(format=99))
+    for read in (load_model, read_card):
+        with pytest.raises(ModelFileError, match=r"format 99.*pip install --upgrade napari-uflow"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: "no json",
+        lambda card: "[1, 2]",
+        lambda card: card.pop("format") and None,
+        lambda card: card.update(format="one"),
+        lambda card: card.pop("model") and None,
+        lambda card: card.pop("provenance") and None,
+        lambda card: card.pop("history") and None,
+        lambda card: card["model"].update(tile=-3),
+        lambda card: card["model"].update(unknown=1),
+        lambda card: card.update(model=None),
+        lambda card: card.update(intensity={"low": [0]}),
+        lambda card: card.update(intensity={"low": [1], "high": [0]}),
+    ],
+)
+def test_a_card_that_was_changed_is_refused(tiny_model_file, tmp_path, change):
+    path = rewritten(tiny_model_file, tmp_path / "changed.safetensors", change)
+    with pytest.raises(ModelFileError, match=r"changed.safetensors' is damaged"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("key", ["model", "intensity", "history", "provenance", "has_backbone"])
+def test_a_card_that_lacks_something_is_refused(tiny_model_file, tmp_path, key):
+    path = rewritten(tiny_model_file, tmp_path / "changed.safetensors", lambda card: card.pop(key) and None)
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_card(path)
+
+
+def test_weights_that_are_missing_are_noticed(tiny_model_file, tmp_path):
+    state = load_file(tiny_model_file)
+    state.pop(next(key for key in state if key.startswith("flow.")))
+    with safe_open(tiny_model_file, framework="pt") as file:
+        save_file(state, tmp_path / "less.safetensors", metadata=file.metadata())
+    with pytest.raises(ModelFileError, match="do not belong to its configuration"):
+        load_model(tmp_path / "less.safetensors").network()
+
+
+# Writing
+
+
+def test_a_write_that_fails_leaves_the_old_file(tiny_model, tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"the old one")
+
+    def failing(state, name, metadata):
+        Path(name).write_bytes(b"half of the new one")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", failing)
+    with pytest.raises(UFlowError, match="No space left on device"):
+        save_model(path, tiny_model)
+    assert path.read_bytes() == b"the old one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_folder_to_write_to(tiny_model, tmp_path):
+    with pytest.raises(UFlowError, match="there is no folder"):
+        save_model(tmp_path / "nowhere" / "model.safetensors", tiny_model)
+
+
+def test_a_large_backbone_is_left_out_and_looked_up(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = UFlow(ModelConfig(backbone="resnet18", flow_steps=1, feature_norm="channel"), 1)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    model = TrainedModel(network.config, TrainingConfig(), IntensityRange((0.0,), (1.0,)), state)
+    small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
+    save_model(small, model)
+    monkeypatch.setattr(checkpoint, "_LARGEST_BACKBONE", 1e6)
+    save_model(large, model)
+    assert read_card(small)["has_backbone"] is True
+    assert read_card(large)["has_backbone"] is False
+    assert large.stat().st_size < small.stat().st_size - 1e6
+    assert not any(key.startswith("backbone.") for key in load_model(large).state)
+
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    prefix = "backbone.networks.0."
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    save_file(own, weights / "resnet18.tv_in1k.safetensors")
+    x = torch.rand(1, 1, 64, 64)
+    expected = load_model(small).network().energies(x)
+    for a, b in zip(load_model(large).network(weights=weights).energies(x), expected, strict=True):
+        assert torch.equal(a, b)
+    monkeypatch.setenv(backbone.WEIGHTS_FOLDER_VARIABLE, str(weights))
+    for a, b in zip(load_model(large).network().energies(x), expected, strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(BackboneUnavailableError, match="holds no resnet18"):
+        load_model(large).network(weights=tmp_path)

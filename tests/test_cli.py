@@ -1,0 +1,319 @@
+"""The command line: a flag for every parameter, one line for every mistake, and the whole way through files."""
+
+import csv
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_uflow import cli
+from napari_uflow.cli import main
+from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
+from napari_uflow.progress import Message, Progress, TrainingPoint
+from napari_uflow.store import load_model, read_card, read_planes, write_tiff
+
+COMMANDS = ("demo", "train", "detect", "evaluate", "show")
+PARAMETERS = [
+    pytest.param(command, config, parameter, id=f"{command} --{parameter.name}")
+    for command, config in (
+        ("train a.tif", ModelConfig),
+        ("train a.tif", TrainingConfig),
+        ("detect model a.tif", DetectionConfig),
+        ("evaluate model root", DetectionConfig),
+    )
+    for parameter in parameters_of(config)
+]
+FAST = "--tile 64 --flow-steps 1 --views 1 --batch-size 2 --check-every 1 --device cpu"
+
+
+def call(capsys, *arguments) -> tuple[int, str, str]:
+    """Run a command; return the exit code and what was printed."""
+    capsys.readouterr()
+    code = main([part for argument in arguments for part in (shlex.split(argument) if " " in argument else [argument])])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, tiny_dataset, tiny_model_file):
+    """Work in an empty folder, with the data set and a model beside it."""
+    monkeypatch.chdir(tmp_path)
+    for name, target in (("data", tiny_dataset), ("model.safetensors", tiny_model_file)):
+        Path(name).symlink_to(target)
+    return tmp_path
+
+
+# Flags
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=str)
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: napari-uflow")
+    assert all(name in out for name in (command or COMMANDS))
+
+
+@pytest.mark.parametrize(("command", "config", "parameter"), PARAMETERS)
+def test_every_parameter_has_a_flag_that_sets_it(command, config, parameter, capsys):
+    flag = "--" + parameter.name.replace("_", "-")
+    values = {
+        bool: [not parameter.default],
+        str: parameter.choices or ("(.)",),
+        int: [parameter.low, parameter.high],
+        float: [parameter.low, parameter.high],
+    }[parameter.type]
+    for value in values:
+        words = [flag] if value is True else [f"{flag}={value}"]
+        options = cli._parser().parse_args([*command.split(), *words])
+        assert getattr(cli._config(config, options), parameter.name) == value
+    assert cli._config(config, cli._parser().parse_args(command.split())) == config()
+    with pytest.raises(SystemExit):
+        main([command.split()[0], "--help"])
+    assert flag in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", ["", "fly", "train", "train a.tif --stepz 3", "detect model", "show a b"])
+def test_misspelled_commands_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+    assert stop.value.code == 2
+    assert "usage: napari-uflow" in capsys.readouterr().err
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train nowhere", "no picture was found at 'nowhere'"),
+        ("train '*.bmp'", "no picture was found"),
+        ("train empty", "the folder 'empty' has no pictures"),
+        ("train text.tif", "'text.tif' cannot be read"),
+        ("train data/train/good --steps 0", "steps must be a whole number (1 to 1e+06), not 0"),
+        ("train data/train/good --steps many", "--steps must be a number (1 to 1e+06), not 'many'"),
+        ("train data/train/good --steps 1.5", "--steps must be a number"),
+        ("train data/train/good --learning-rate nan", "learning_rate must be a number"),
+        ("train data/train/good --backbone vgg", "backbone must be one of scattering"),
+        ("train data/train/good --tile 100", "tile must be a multiple of 16"),
+        ("train data/train/good --device toaster", "device must be auto, cpu"),
+        ("train data/train/good --field-pattern (", "field pattern '(' is not a regular expression"),
+        ("train data/train/good --channels 5", "has no channel 5"),
+        ("train data/train/good --channels DAPI", "has no channel 'DAPI'"),
+        ("train data/train/good --axes QYX", "axes of '000' must be 2 letters"),
+        ("train data/train/good --normal empty", "there is no mask for '000.png' in 'empty'"),
+        ("train data/train/good -o empty", "cannot write to 'empty'; choose another --output"),
+        ("train data/train/good -o text.tif/model", "cannot write to the folder 'text.tif'"),
+        ("detect nothing data/test/good", "there is no model file 'nothing'"),
+        ("detect text.tif data/test/good", "is not a model of napari-uflow, or it is damaged"),
+        ("detect model.safetensors nowhere", "no picture was found at 'nowhere'"),
+        ("detect model.safetensors data/test/good --false-alarms 0", "false_alarms must be a number (1e-12 to 10)"),
+        ("detect model.safetensors data/test/good --device cuda:99", "no device 'cuda:99'"),
+        ("detect model.safetensors data/test/good -o text.tif", "cannot write to the folder 'text.tif'"),
+        ("detect model.safetensors data/test/good data/test/*", "would be written to the same files"),
+        ("evaluate nothing data", "there is no model file 'nothing'"),
+        ("evaluate model.safetensors nowhere", "no test picture in 'nowhere'"),
+        ("evaluate model.safetensors data --energy-tail cat", "energy_tail must be one of held-out, chi-squared"),
+        ("show nothing", "there is no model file 'nothing'"),
+        ("show text.tif", "is not a model of napari-uflow, or it is damaged"),
+        ("demo -o text.tif", "cannot write to the folder 'text.tif'"),
+    ],
+)
+def test_a_mistake_is_one_line(here, command, said, capsys):
+    Path("text.tif").write_text("this is neither a picture nor a model")
+    Path("empty").mkdir()
+    if "data/test/*" in command:
+        command = command.replace("data/test/*", " ".join(sorted(str(p) for p in Path("data/test").iterdir())))
+    code, out, err = call(capsys, *shlex.split(command))
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("napari-uflow: error: ")
+    assert said in err
+
+
+def test_a_mistake_found_on_the_way_is_one_line_at_the_end(here, capsys):
+    Path("weights").mkdir()
+    code, _, err = call(capsys, "train data/train/good --backbone resnet18 --weights weights")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("napari-uflow: error: the folder weights holds no resnet18")
+    assert "Traceback" not in err
+    code, _, err = call(capsys, "train data/train/good --tile 64 --min-normal 1 --normal masks")
+    assert code == 2
+    assert not Path("model.safetensors").is_dir()
+
+
+# The whole way
+
+
+def test_train_detect_evaluate_show(here, capsys):
+    code, out, err = call(capsys, f"train data/train/good -o new/model.safetensors --steps 2 {FAST} --holdout 0.4")
+    assert code == 0
+    assert out == "model: new/model.safetensors (done)\n"
+    assert "step 2: loss" in err
+    model = load_model("new/model.safetensors")
+    assert model.training.steps == 2
+    assert model.config.flow_steps == 1
+
+    code, out, err = call(capsys, "detect new/model.safetensors data/test/good -o found --device cpu")
+    assert code == 0
+    assert "in " in out
+    assert "of 2 pictures" in out
+    assert {path.name for path in Path("found").iterdir()} == {
+        *(f"{stem}_{kind}.tif" for stem in ("000", "001") for kind in ("heatmap", "log10_nfa", "labels")),
+        "regions.csv",
+        "overview.png",
+    }
+    assert read_planes("found/000_heatmap.tif")[0].shape == (128, 128)
+    with open("found/regions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert out.startswith(f"{len(rows)} anomalous region")
+
+    code, out, err = call(capsys, "evaluate new/model.safetensors data -o numbers --device cpu")
+    assert code == 0
+    assert "fibres: 2 normal, 3 anomalous" in out
+    assert "image AUROC, ranked by NFA" in out
+    numbers = json.loads(Path("numbers/evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert numbers["n_anomalous"] == 3
+    assert Path("numbers/overview.png").stat().st_size > 1000
+
+    code, out, err = call(capsys, "show new/model.safetensors")
+    assert (code, err) == (0, "")
+    assert out.startswith("new/model.safetensors: U-Flow model, format 1")
+    assert "backbone:               scattering" in out
+    code, out, err = call(capsys, "show new/model.safetensors --json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == read_card("new/model.safetensors")
+
+
+def test_evaluating_without_anomalies_gives_no_nan(here, capsys):
+    good = Path("only") / "good"
+    good.mkdir(parents=True)
+    (good / "a.png").write_bytes(Path("data/test/good/000.png").read_bytes())
+    code, out, _ = call(capsys, "evaluate model.safetensors only -o numbers --device cpu")
+    assert code == 0
+    assert "nan" not in out
+    numbers = json.loads(Path("numbers/evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert numbers["image_auroc"] is None
+    assert numbers["image_auroc_nfa"] is None
+
+
+def test_masks_say_what_is_normal(here, capsys):
+    masks = Path("masks")
+    masks.mkdir()
+    mask = np.zeros((128, 128), np.uint8)
+    mask[:64, :64] = 1
+    for path in Path("data/train/good").iterdir():
+        write_tiff(masks / f"{path.stem}.tif", mask, "YX")
+    code, _, _ = call(capsys, f"train data/train/good --normal masks -o masked.safetensors --steps 1 {FAST}")
+    assert code == 0
+    provenance = load_model("masked.safetensors").provenance
+    assert (provenance["n_tiles"], provenance["n_holdout_tiles"]) == (2, 1)
+
+
+def test_stacks_by_their_axes_and_channels_by_number(here, capsys):
+    stack = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64)).astype(np.uint8)
+    write_tiff("stack.tif", stack, "ZCYX")
+    code, _, _ = call(capsys, f"train stack.tif --axes ZCYX --channels 0,2 -o two.safetensors --steps 1 {FAST}")
+    assert code == 0
+    model = load_model("two.safetensors")
+    assert model.n_channels == 2
+    assert model.provenance["n_pictures"] == 2
+    code, out, _ = call(capsys, "detect two.safetensors stack.tif --channels 0,2 --device cpu")
+    assert code == 0
+    assert "of 2 pictures" in out
+    assert len(read_planes("detected/stack_labels.tif")) == 2
+
+
+def test_a_file_that_fails_is_told_and_exits_with_1(here, capsys):
+    Path("pictures").mkdir()
+    Path("pictures/good.png").write_bytes(Path("data/test/good/000.png").read_bytes())
+    Path("pictures/bad.tif").write_text("no picture")
+    code, out, err = call(capsys, "detect model.safetensors pictures --device cpu")
+    assert code == 1
+    assert "of 1 pictures" in out
+    assert err.splitlines()[-1].startswith("failed: pictures/bad.tif: ")
+    assert Path("detected/good_labels.tif").is_file()
+
+
+# Stopping
+
+
+def interrupting(monkeypatch, when, times=1):
+    """Press Ctrl-C when the first event of a kind is shown."""
+    pressed = []
+    original = cli._Reporter.__call__
+
+    def shown(self, event):
+        original(self, event)
+        if not pressed and when(event):
+            for _ in range(times):
+                pressed.append(event)
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli._Reporter, "__call__", shown)
+
+
+def test_ctrl_c_during_training_keeps_the_best_model(here, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    interrupting(monkeypatch, lambda event: isinstance(event, TrainingPoint))
+    code, out, err = call(capsys, f"train data/train/good -o m.safetensors --steps 1000 {FAST}")
+    assert code == 0
+    assert out == "model: m.safetensors (stopped at step 1)\n"
+    assert "press Ctrl-C again to break off" in err
+    assert len(load_model("m.safetensors").history) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("command", "when"),
+    [
+        (f"train data/train/good -o m.safetensors {FAST}", lambda event: isinstance(event, Message)),
+        ("detect model.safetensors data/test/good", lambda event: isinstance(event, Progress)),
+        ("evaluate model.safetensors data", lambda event: isinstance(event, Progress)),
+    ],
+)
+def test_ctrl_c_before_there_is_a_result_exits_with_130(here, capsys, monkeypatch, command, when):
+    interrupting(monkeypatch, when)
+    code, _, err = call(capsys, command)
+    assert code == 130
+    assert "Traceback" not in err
+    assert not Path("m.safetensors").exists()
+
+
+def test_the_second_ctrl_c_breaks_off(here, capsys, monkeypatch):
+    interrupting(monkeypatch, lambda event: isinstance(event, TrainingPoint), times=2)
+    code, _, err = call(capsys, f"train data/train/good -o m.safetensors --steps 1000 {FAST}")
+    assert code == 130
+    assert err.splitlines()[-1] == "napari-uflow: interrupted"
+    assert not Path("m.safetensors").exists()
+
+
+def test_a_real_ctrl_c(here):
+    command = f"train data/train/good -o m.safetensors --steps 100000 --patience 10000 {FAST}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "napari_uflow", *shlex.split(command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert any("step 1:" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    assert "finishing; press Ctrl-C again" in err
+    assert "Traceback" not in err
+    assert out.startswith("model: m.safetensors (stopped at step ")
+    assert load_model("m.safetensors").provenance["outcome"].startswith("stopped at step ")

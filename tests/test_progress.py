@@ -1,0 +1,102 @@
+"""Jobs as generators: their result, their events, and how they are asked to finish."""
+
+import dataclasses
+
+import pytest
+
+from napari_uflow.errors import Stopped, UFlowError
+from napari_uflow.progress import FINISH, Message, Progress, drain, or_stop
+
+
+def counting(n, log):
+    """Count to n; when asked to finish, return what there is."""
+    try:
+        for i in range(n):
+            if (yield Progress("Counting", i, n)) is FINISH:
+                return i
+        return n
+    finally:
+        log.append("closed")
+
+
+def test_drain_returns_the_result_and_shows_all_events():
+    events, log = [], []
+    assert drain(counting(3, log), events.append) == 3
+    assert events == [Progress("Counting", i, 3) for i in range(3)]
+    assert log == ["closed"]
+
+
+def test_a_job_without_events_has_a_result():
+    def job():
+        return 5
+        yield
+
+    assert drain(job()) == 5
+
+
+@pytest.mark.parametrize("asked_at", [0, 1, 2])
+def test_finish_arrives_at_the_event_after_which_it_was_asked(asked_at):
+    events = []
+    assert drain(counting(3, []), events.append, lambda: len(events) > asked_at) == asked_at
+    assert len(events) == asked_at + 1
+
+
+def test_should_finish_is_asked_once_for_each_event():
+    asked = []
+    drain(counting(4, []), None, lambda: asked.append(1))
+    assert len(asked) == 4
+
+
+def test_finish_is_sent_as_long_as_the_job_goes_on():
+    answers = []
+
+    def stubborn():
+        for i in range(3):
+            answer = yield Message(str(i))
+            answers.append(answer)
+        return "done"
+
+    assert drain(stubborn(), None, lambda: True) == "done"
+    assert answers == [FINISH] * 3
+
+
+def test_an_error_of_the_job_reaches_the_caller():
+    def failing():
+        yield Message("now")
+        raise UFlowError("it did not work")
+
+    with pytest.raises(UFlowError, match="it did not work"):
+        drain(failing())
+
+
+def test_an_error_of_the_listener_closes_the_job():
+    log = []
+    job = counting(3, log)
+
+    def broken(event):
+        raise RuntimeError("the listener is broken")
+
+    with pytest.raises(RuntimeError, match="listener"):
+        drain(job, broken)
+    job.close()
+    assert log == ["closed"]
+
+
+def test_or_stop_goes_on_or_stops():
+    def job():
+        yield from or_stop(Message("nothing to keep yet"))
+        return "done"
+
+    assert drain(job()) == "done"
+    with pytest.raises(Stopped):
+        drain(job(), None, lambda: True)
+    steps = job()
+    assert next(steps) == Message("nothing to keep yet")
+
+
+def test_events_are_frozen_values():
+    event = Progress("Counting", 1, 2)
+    assert event == Progress("Counting", 1, 2)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.done = 2
+    assert not Message("text").warning

@@ -1,0 +1,146 @@
+"""Which tiles are trained on and which are held out: never of one field, never overlapping."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_uflow.config import TrainingConfig
+from napari_uflow.errors import ImageError
+from napari_uflow.image import NormalRegion, Plane
+from napari_uflow.tiles import TrainingTile, choose_tiles, regions_of
+
+
+def region(shape=(256, 256), field="a", mask=None) -> NormalRegion:
+    return NormalRegion(Plane(data=np.zeros(shape, np.uint8), name="picture"), mask, field)
+
+
+def choose(regions, *, tile=64, seed=0, **options):
+    training = TrainingConfig.from_dict({"seed": seed, **options})
+    return choose_tiles(regions, tile, 16, training, np.random.default_rng(seed))
+
+
+def covered(tiles: list[TrainingTile], of: NormalRegion) -> np.ndarray:
+    count = np.zeros([-(-n // 16) * 16 for n in of.plane.shape], int)
+    for item in tiles:
+        if item.region is of:
+            count[item.window.slices()] += 1
+    return count > 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.sampled_from("abcdef"), min_size=2, max_size=8).filter(lambda fields: len(set(fields)) > 1),
+    st.floats(0.01, 0.5),
+    st.integers(0, 100),
+)
+def test_no_field_is_on_both_sides(fields, holdout, seed):
+    regions = [region((128, 64), field) for field in fields]
+    train, held = choose(regions, holdout=holdout, seed=seed)
+    assert {t.region.field for t in train}.isdisjoint(t.region.field for t in held)
+    assert train
+    assert held
+    assert len(train) + len(held) == 2 * len(fields)  # and nothing is lost
+    assert {t.region.field for t in train + held} == set(fields)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.tuples(st.integers(64, 400), st.integers(64, 400)), st.floats(0.05, 0.5), st.integers(0, 100))
+def test_of_one_field_places_are_held_out_that_overlap_with_no_other(shape, holdout, seed):
+    """Sizes that are no multiple of the tile have overlapping tiles at their ends."""
+    regions = [region(shape), region(shape)]
+    train, held = choose(regions, holdout=holdout, seed=seed)
+    assert train
+    for one in regions:
+        if held:
+            assert not (covered(train, one) & covered(held, one)).any()
+        else:
+            assert covered(train, one).all()
+    n_all = len(choose(regions, holdout=0.0)[0])
+    if n_all >= 2 * 12 and holdout > 0.1:
+        assert held
+        assert len(held) <= math.ceil(n_all * holdout) + 2
+
+
+def test_two_regions_of_one_picture_do_not_overlap_across_the_split():
+    plane = Plane(data=np.zeros((256, 256), np.uint8))
+    masks = np.zeros((2, 256, 256), bool)
+    masks[0, :, :192] = masks[1, :, 64:] = True
+    regions = [NormalRegion(plane, mask) for mask in masks]
+    train, held = choose(regions)
+    assert train
+    assert held
+    for one in regions:
+        for other in regions:
+            assert not (covered(train, one) & covered(held, other)).any()
+
+
+def test_a_picture_of_one_tile_is_trained_on_and_nothing_is_held_out():
+    train, held = choose([region((64, 64))])
+    assert len(train) == 1
+    assert held == []
+
+
+def test_without_a_holdout_everything_is_trained_on():
+    regions = [region(field="a"), region(field="b")]
+    train, held = choose(regions, holdout=0.0)
+    assert len(train) == 32
+    assert held == []
+
+
+def test_nothing_normal_is_an_error_that_says_what_to_do():
+    mask = np.zeros((256, 256), bool)
+    mask[10:20, 10:20] = True
+    for nothing in (region(mask=mask), region(mask=np.zeros((256, 256), bool))):
+        with pytest.raises(ImageError, match="no tile of 64 x 64 pixels has at least 50% normal pixels: mark more"):
+            choose([nothing])
+    assert choose([region(mask=mask)], min_normal=0.01)[0]
+
+
+def test_fields_that_have_no_normal_tile_do_not_starve_the_others():
+    """If all fields left for training are empty, the fields with tiles are split by place."""
+    empty = np.zeros((256, 256), bool)
+    for seed in range(6):
+        regions = [region(field="a"), region(field="b", mask=empty)]
+        train, held = choose(regions, seed=seed)
+        assert train
+        assert held
+        assert not (covered(train, regions[0]) & covered(held, regions[0])).any()
+
+
+def test_only_normal_tiles_are_used():
+    mask = np.zeros((256, 256), bool)
+    mask[:, :128] = True
+    train, held = choose([region(mask=mask)])
+    assert all(t.window.stop_col <= 128 for t in train + held)
+    assert len(train) + len(held) == 8
+
+
+@pytest.mark.parametrize("max_tiles", [1, 3, 10])
+def test_no_more_tiles_than_asked_for(max_tiles):
+    regions = [region(field=field) for field in "abcde"]
+    train, held = choose(regions, max_tiles=max_tiles)
+    assert len(train) == max_tiles
+    assert len(held) == max(1, math.ceil(max_tiles * 0.2))
+    assert len({(t.region.field, t.window) for t in train}) == max_tiles
+    other, _ = choose(regions, max_tiles=max_tiles, seed=1)
+    assert [(t.region.field, t.window) for t in train] != [(t.region.field, t.window) for t in other]
+
+
+def test_the_same_seed_gives_the_same_tiles():
+    regions = [region(field=field) for field in "abcde"]
+    one, other = choose(regions, max_tiles=7, seed=3), choose(regions, max_tiles=7, seed=3)
+    assert one == other
+
+
+def test_small_pictures_give_one_tile_of_their_size():
+    train, _ = choose([region((40, 200))], holdout=0.0)
+    assert {t.window.shape for t in train} == {(48, 64)}
+
+
+def test_regions_of_names_each_once_and_in_order():
+    one, other = region(field="a"), region(field="b")
+    train, _ = choose([one, other, one], holdout=0.0)
+    assert [id(r) for r in regions_of(train)] == [id(one), id(other)]
