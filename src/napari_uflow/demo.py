@@ -25,8 +25,9 @@ _N_TEST_DEFECTIVE = 18
 # Fibres as from a turning drum, with evident defects: fields of random fibres are too varied for a flow that has seen
 # three minutes of training.
 _DRAWING = {"aligned": True, "diameter_px": 5.0, "severity": (0.7, 1.0)}
-# No mirrored copies: they would have another direction. Chosen so that the demo takes less than three minutes on two CPU cores.
-_TRAINING = {"steps": 100, "batch_size": 8, "views": 1, "check_every": 25, "holdout": 0.25}
+# No mirrored copies: they would have another direction. Chosen so that the demo takes less than three minutes on two
+# CPU cores.
+_TRAINING = {"steps": 80, "batch_size": 6, "views": 1, "check_every": 25, "holdout": 0.25}
 
 
 def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any]) -> int:

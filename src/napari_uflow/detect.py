@@ -19,7 +19,6 @@ from napari_uflow.image import Mosaic, Plane, TileGrid, Window
 from napari_uflow.model.energy import energy, likelihood_heatmap, spread
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa import (
-    LOG10_BETA,
     chi2_log10_tail,
     combine_levels,
     label_mask,
@@ -256,17 +255,11 @@ def _log10_nfa(
             maps.append((values, stride, chi2_log10_tail(values, channels), 1.0))
     else:
         for values, stride, tail in zip((*energies, *spreads), network.strides * 2, tails, strict=True):
-            # Correlated positions count as one: both the size of a region and the number of places are divided by the
-            # area over which values are correlated. significant_regions adds LOG10_BETA per position.
-            area = tail.correlation_area
-            log10_p = (tail.log10_tail(values) + LOG10_BETA) / area - LOG10_BETA
-            log10_p[~np.isfinite(values)] = 0.0
-            maps.append((values, stride, log10_p, area))
+            maps.append((values, stride, tail.log10_tail(values), tail.correlation_area))
     levels, prices = [], []
     for values, _, log10_p, area in maps:
-        n_positions = max(1, math.ceil(np.isfinite(values).sum() / area))
-        prices.append(log10_tests_for_any_size(n_positions, len(maps)))
-        levels.append(significant_regions(log10_p, prices[-1]))
+        prices.append(log10_tests_for_any_size(max(1, int(np.isfinite(values).sum())), len(maps)))
+        levels.append(significant_regions(log10_p, prices[-1], area))
     background = max(*prices, _LEAST_BACKGROUND)
     return combine_levels(levels, [stride for _, stride, _, _ in maps], shape, background=background)
 

@@ -42,8 +42,9 @@ _TOLERANCE = 2.0
 """Grey levels (of 255, before noise) that a pixel must change by to belong to a defect."""
 
 
-_DRUM_ANGLE, _DRUM_SPREAD = 0.6, 0.10
-"""Main direction of aligned fibres and the standard deviation around it, in radians."""
+_DRUM_ANGLE, _DRUM_SPREAD, _DRUM_WAVE = 0.6, 0.03, 0.08
+"""Main direction of aligned fibres and the standard deviation around it, in radians, and how wavy they are."""
+
 
 @dataclass(frozen=True)
 class FibreField:
@@ -266,9 +267,9 @@ def _scene(rng: _Rng, shape: tuple[int, int], diameter: float, aligned: bool) ->
     n_entries = int(2 * reach * _STEPS) + 1
     diameter = diameter * float(rng.uniform(0.92, 1.08))
     main_angle, spread = float(rng.uniform(0, math.pi)), float(rng.choice([0.45, 0.8, 10.0]))
-    if aligned:
-        main_angle, spread = _DRUM_ANGLE, _DRUM_SPREAD
     wave = float(rng.uniform(0.1, 1.0)) ** 1.5 * 0.9
+    if aligned:
+        main_angle, spread, wave = _DRUM_ANGLE, _DRUM_SPREAD, _DRUM_WAVE
     fibres: list[_Fibre] = []
     pairs: list[tuple[int, int]] = []
     for layer, cover in enumerate(_COVERS):

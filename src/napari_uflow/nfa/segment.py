@@ -52,7 +52,9 @@ class LevelRegions:
         return np.concatenate([[background], self.log10_nfa])[self.labels]
 
 
-def significant_regions(log10_p: NDArray[np.floating], log10_price: float) -> LevelRegions:
+def significant_regions(
+    log10_p: NDArray[np.floating], log10_price: float, correlation_area: float = 1.0
+) -> LevelRegions:
     """Disjoint regions of one level with their size-conditional number of false alarms.
 
     The value of a region R is log10 NFA(R) = log10_price + |R| * (max_R log10_p + LOG10_BETA). Only positions with
@@ -66,6 +68,9 @@ def significant_regions(log10_p: NDArray[np.floating], log10_price: float) -> Le
         position was not measured. Equal values are one grey level.
     log10_price
         First term of the formula, `log10_tests_for_any_size` of the level.
+    correlation_area
+        Positions over which the map is correlated where normal, 1 or more. A region of |R| positions then counts as
+        1 + (|R| - 1) / correlation_area of them: a single one has its own probability whatever its neighbours do.
 
     Returns
     -------
@@ -83,7 +88,7 @@ def significant_regions(log10_p: NDArray[np.floating], log10_price: float) -> Le
     epsilon: a union bound over all sizes (which share epsilon), positions and shapes. See README.md of this folder.
     """
     weight = np.asarray(log10_p, dtype=np.float64) + LOG10_BETA
-    labels, log10_value = best_regions(-weight, weight, cut=0.0)
+    labels, log10_value = best_regions(-weight, weight, cut=0.0, correlation_area=correlation_area)
     return LevelRegions(labels, log10_price + log10_value)
 
 

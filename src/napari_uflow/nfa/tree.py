@@ -9,13 +9,18 @@ __all__ = ["best_regions"]
 
 
 def best_regions(
-    order: NDArray[np.floating], log10_weight: NDArray[np.float64], *, cut: float | None = None
+    order: NDArray[np.floating],
+    log10_weight: NDArray[np.float64],
+    *,
+    cut: float | None = None,
+    correlation_area: float = 1.0,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Choose disjoint regions among all connected sets of pixels above a level.
 
     The 4-connected components of {order >= t}, for all t, form a tree (the max-tree): going down, a region grows by
-    single pixels or plateaus, and two or more regions join at a bifurcation. The value of a region is its area times
-    the weight at the minimum of `order` inside it. Low values win:
+    single pixels or plateaus, and two or more regions join at a bifurcation. The value of a region is its number of
+    independent pixels, ``1 + (area - 1) / correlation_area``, times the weight at the minimum of `order` inside it. Low
+    values win:
 
     - along a chain without bifurcation only the region of lowest value stays (the smallest of them if equal);
     - a bifurcation replaces the regions it joins if its value is not above the lowest of theirs and none of them stands
@@ -32,6 +37,8 @@ def best_regions(
     cut
         Only pixels with order > cut are looked at. If all other pixels have weights >= 0 and the weight does not rise
         with `order`, the regions of value below 0 are the same with and without it.
+    correlation_area
+        Pixels, 1 or more, that together count as one more independent pixel.
 
     Returns
     -------
@@ -75,7 +82,7 @@ def best_regions(
     pixels = np.flatnonzero(looked_at)
     pixels = pixels[np.argsort(-levels[pixels])]
     labels = np.zeros(height * width, dtype=np.int32)
-    log10_value, first = _grow(pixels, levels[pixels], weights[pixels], height, width, labels)
+    log10_value, first = _grow(pixels, levels[pixels], weights[pixels], height, width, labels, 1 / correlation_area)
     by_value = np.lexsort((first, log10_value))
     rank = np.zeros(by_value.size + 1, dtype=np.int32)
     rank[by_value + 1] = np.arange(1, by_value.size + 1, dtype=np.int32)
@@ -99,6 +106,7 @@ def _grow(
     height: int,
     width: int,
     labels: NDArray[np.int32],
+    per_pixel: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Fill `labels` (zeros on entry) from pixels in descending order of level; return values and first pixels.
 
@@ -144,7 +152,7 @@ def _grow(
                 is_part[child] = True
                 n_new = n_children[child]
             else:
-                _close(child, area, weights, n_children, is_open, best, best_value)
+                _close(child, area, per_pixel, weights, n_children, is_open, best, best_value)
                 n_new = 1
             if n_new > 0:
                 if n_children[k] == 0 or best_value[child] < best_value[k]:
@@ -155,7 +163,7 @@ def _grow(
         labels[pixel] = k + 1
     for k in range(n):
         if up[k] < 0:
-            _close(k, area, weights, n_children, is_open, best, best_value)
+            _close(k, area, per_pixel, weights, n_children, is_open, best, best_value)
 
     # Top-down: an open node that is a root, or whose parent is not open, hands its best descendant out as a region.
     node = root  # of each slot; the components are no longer needed
@@ -186,6 +194,7 @@ def _grow(
 def _close(
     k: int,
     area: NDArray[np.int32],
+    per_pixel: float,
     weights: NDArray[np.float64],
     n_children: NDArray[np.uint8],
     is_open: NDArray[np.bool_],
@@ -193,7 +202,7 @@ def _close(
     best_value: NDArray[np.float64],
 ) -> None:
     """Turn what slot k knows of its children into what it is itself; all its pixels are in."""
-    value = area[k] * weights[k]
+    value = (1 + (area[k] - 1) * per_pixel) * weights[k]
     if n_children[k] == 0:
         replaces = True
     elif n_children[k] == 1:
