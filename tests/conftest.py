@@ -1,6 +1,6 @@
 """What the tests share: small drawn pictures, and one model that trains in a second."""
 
-import os
+import sys
 
 import numpy as np
 import pytest
@@ -9,13 +9,15 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.image import NormalRegion, Plane
 from napari_uflow.samples import fibre_field
 
-# One thread is fastest for pictures this small. napari draws labels with numba, whose threads are torch's: without the
-# second line, torch is back at one thread per core after the first test that shows a labels layer.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("NUMBA_NUM_THREADS", "1")
-
 TINY_MODEL = {"backbone": "scattering", "tile": 64, "flow_steps": 2}
 TINY_TRAINING = {"steps": 4, "batch_size": 4, "check_every": 2, "views": 1, "holdout": 0.3, "learning_rate": 3e-3}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Let torch use one thread: fastest for pictures this small, and napari's labels change the number by numba's."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -166,10 +166,10 @@ def test_stopping_keeps_what_is_done(tiny_model, tmp_path):
     assert inside.done == ()
 
 
-def test_what_could_be_taken_for_the_picture_is_not_flipped_or_thinned_apart(tiny_model):
-    image = np.random.default_rng(0).integers(0, 256, (40, 1500, 3)).astype(np.uint8)
-    plane = Plane(data=image, axes="YXS", name="strip")
+def test_rows_of_the_overview_are_thinned_out_alike(tiny_model, monkeypatch):
+    monkeypatch.setattr("napari_uflow.batch._OVERVIEW_SIDE", 100)
+    image = np.random.default_rng(0).integers(0, 256, (40, 150, 3)).astype(np.uint8)
     found = detect(tiny_model, Plane(data=image[..., 0], name="strip"), device="cpu")
-    row = overview_row(plane, found, found.labels > 0)
-    assert row.image.shape == (20, 750, 3)
-    assert row.score.shape == row.labels.shape == row.truth.shape == (20, 750)
+    row = overview_row(Plane(data=image, axes="YXS"), found, found.labels > 0)
+    np.testing.assert_array_equal(row.image, image[::2, ::2])
+    assert row.score.shape == row.labels.shape == row.truth.shape == (20, 75)

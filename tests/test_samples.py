@@ -144,3 +144,12 @@ def test_data_set_on_disk(tmp_path):
     assert mask.dtype == np.uint8
     assert set(np.unique(mask)) == {0, 255}
     assert np.array_equal(mask > 0, drawn[6].mask)
+
+
+def test_aligned_fibres_share_their_direction():
+    def direction(image):
+        rows, cols = np.gradient(ndimage.gaussian_filter(image.astype(float), 2))
+        return 0.5 * np.arctan2(2 * (rows * cols).mean(), (cols**2 - rows**2).mean())
+
+    found = [direction(fibre_field(seed, aligned=True, diameter_px=5).image) for seed in range(4)]
+    assert np.ptp(found) < 0.15

@@ -25,7 +25,7 @@ __all__ = ["BatchSummary", "detect_files_steps", "overview_row", "write_detectio
 
 # The overview shows the strangest planes only, each no larger than this many pixels a side.
 _N_OVERVIEW = 8
-_OVERVIEW_SIDE = 1024
+_OVERVIEW_SIDE = 2048
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,9 @@ def _stack_axes(planes: Sequence[Plane]) -> tuple[str, tuple[int, ...]]:
     return ("", ()) if len(planes) == 1 else ("Z", (len(planes),))
 
 
-def overview_row(plane: Plane, found: Detection, truth: NDArray[np.bool_] | None = None) -> OverviewRow:
+def overview_row(
+    plane: Plane, found: Detection, truth: NDArray[np.bool_] | None = None, *, kind: str = ""
+) -> OverviewRow:
     """Return a row of the overview figure; large pictures are thinned out."""
     step = max(1, -(-max(plane.shape) // _OVERVIEW_SIDE))
     picture = plane.read()[:, ::step, ::step]
@@ -235,7 +237,7 @@ def overview_row(plane: Plane, found: Detection, truth: NDArray[np.bool_] | None
     n = len(found.regions)
     caption = f"log10 NFA {found.lowest_log10_nfa:.1f}, {n} region{'s' * (n != 1)}"
     return OverviewRow(
-        found.name,
+        f"{kind} {found.name}".strip(),
         image,
         np.nan_to_num(found.score[::step, ::step]),
         found.labels[::step, ::step],

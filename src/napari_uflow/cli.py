@@ -352,7 +352,10 @@ def _write_evaluation(run: EvaluationRun, folder: Path, name: str, n_rows: int =
 
     with atomic_path(folder / "evaluation.json") as path:
         path.write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
-    rows = [overview_row(item.picture.plane, item.detection, item.picture.mask()) for item in _spread(run, n_rows)]
+    rows = [
+        overview_row(item.picture.plane, item.detection, item.picture.mask(), kind=item.picture.kind)
+        for item in _spread(run, n_rows)
+    ]
     save_figure(overview(rows, score_limits=(0, 1), title=name), folder / "overview.png")
 
 

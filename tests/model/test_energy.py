@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from napari_uflow.model.energy import energy, likelihood_heatmap, negative_log_likelihood
+from napari_uflow.model.energy import energy, likelihood_heatmap, negative_log_likelihood, spread
 
 
 def latents(batch=2, seed=0):
@@ -100,3 +100,10 @@ def test_heatmap_rises_with_energy_and_lies_where_the_energy_is():
     assert (row // 4, col // 4) == (2, 5)
     # half-pixel geometry: the four central pixels of a position are alike
     torch.testing.assert_close(after[0, 9:11, 21:23], after[0, 9, 21].expand(2, 2))
+
+
+def test_spread_is_the_geometric_mean_of_the_variances():
+    # z = x / sigma has the log-determinant -sum(log(sigma))
+    sigma = torch.tensor([0.5, 2.0, 3.0])
+    ln_det = -sigma.log().sum().reshape(1, 1, 1)
+    torch.testing.assert_close(spread(ln_det, 3).squeeze(), (sigma**2).log().mean().exp())

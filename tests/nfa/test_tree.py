@@ -198,3 +198,13 @@ def test_shapes_must_agree():
         best_regions(np.zeros((2, 3)), np.zeros((3, 2)))
     with pytest.raises(ValueError, match="one shape"):
         best_regions(np.zeros(3), np.zeros(3))
+
+
+def test_correlated_pixels_count_less_but_a_single_one_in_full():
+    order = np.array([[5.0, 0.0, 4.0, 4.0, 4.0]])
+    weight = np.where(order > 0, -order, np.nan)
+    labels, value = best_regions(order, weight, correlation_area=4.0)
+    # alone: 1 * -5; three together: (1 + 2 / 4) * -4
+    assert labels.tolist() == [[2, 0, 1, 1, 1]]
+    np.testing.assert_allclose(value, [-6.0, -5.0])
+    np.testing.assert_allclose(best_regions(order, weight)[1], [-12.0, -5.0])
