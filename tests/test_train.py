@@ -38,6 +38,12 @@ def run(regions, model=MODEL, training=TRAINING, events=None) -> TrainedModel:
     return train(regions, model, training, device="cpu", on_event=None if events is None else events.append)
 
 
+def warnings_of(events) -> list[str]:
+    """What the user was warned of, but for how few positions these small pictures have."""
+    texts = [event.text for event in events if isinstance(event, Message) and event.warning]
+    return [text for text in texts if "too few normal positions" not in text]
+
+
 def check(model: TrainedModel):
     assert all(bool(torch.isfinite(value).all()) for value in model.state.values())
     assert not any(value.requires_grad for value in model.state.values())
@@ -94,7 +100,17 @@ def test_what_a_model_remembers():
     assert provenance["versions"]["torch"] == torch.__version__
     assert (model.config, model.training) == (MODEL, TRAINING)
     assert Message("4 tiles from 2 fields to train on, 2 from 1 held out") in events
-    assert not any(isinstance(event, Message) and event.warning for event in events)
+    assert not warnings_of(events)
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_too_few_positions_for_a_calibration_are_said_before_training(side):
+    events = []
+    model = run(fields(2, (side, side)), training=TRAINING.replace(holdout=0.5), events=events)
+    warned = [i for i, event in enumerate(events) if isinstance(event, Message) and "too few normal" in event.text]
+    assert len(warned) == (side == 64)
+    assert bool(model.calibration) == (side == 256)
+    assert all(not isinstance(event, TrainingPoint) for i in warned for event in events[:i])
 
 
 def test_every_phase_counts_to_its_end():
@@ -327,7 +343,7 @@ def test_a_single_field_is_split_by_place_with_a_warning():
     check(model)
     assert model.provenance["n_holdout_tiles"] > 0
     assert model.provenance["fields"] == model.provenance["holdout_fields"]
-    (warning,) = [event.text for event in events if isinstance(event, Message) and event.warning]
+    (warning,) = warnings_of(events)
     assert "all pictures come from one field" in warning
 
 
@@ -336,7 +352,7 @@ def test_a_single_tile_is_not_split_with_a_warning():
     model = run(fields(1, (64, 64)), events=events)
     check(model)
     assert model.provenance["n_holdout_tiles"] == 0
-    (warning,) = [event.text for event in events if isinstance(event, Message) and event.warning]
+    (warning,) = warnings_of(events)
     assert "nothing could be held out" in warning
 
 

@@ -36,6 +36,8 @@ _WATCHED_QUANTILE = 0.999
 _MAX_BAD_STEPS = 20
 # Positions of a level needed to describe the tail of their energies.
 _FEWEST_VALUES = 200
+# Energies that overflow are as strange as can be.
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def train(
@@ -143,12 +145,22 @@ def train_steps(
         yield from fill_cache(holdout_cache, network, holdout_tiles, intensity, 1, "Computing held-out features")
         if train_cache.n_bytes_on_disk:
             yield from or_stop(Message(f"{train_cache.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
+        calibration_cache = holdout_cache if len(holdout_cache) else train_cache
+        has_calibration = calibration_cache.n_normal() >= _FEWEST_VALUES
+        if not has_calibration:
+            yield from or_stop(
+                Message(
+                    "there are too few normal positions to tell how energies are distributed: the number of false "
+                    "alarms will rest on the chi-squared tail of a perfect model and promise too much; add pictures",
+                    warning=True,
+                )
+            )
         for level in range(len(network.strides)):
             yield from or_stop(Progress("Fitting the feature normalisation", level, len(network.strides)))
             _fit_norm(network, train_cache, level)
         yield from or_stop(Progress("Fitting the feature normalisation", len(network.strides), len(network.strides)))
         history, outcome = yield from _optimise(network, train_cache, holdout_cache, training, rng)
-        calibration = _fit_tails(network, holdout_cache if len(holdout_cache) else train_cache)
+        calibration = _fit_tails(network, calibration_cache) if has_calibration else {}
 
     planes = [region.plane for region in regions]
     provenance = {
@@ -320,7 +332,7 @@ def _look(network: UFlow, cache: FeatureCache, device: torch.device, batch_size:
 
 @torch.no_grad()
 def _fit_tails(network: UFlow, cache: FeatureCache) -> dict[str, object]:
-    """Describe energies and spreads of normal tiles, best of tiles that were held out; nothing where there are few."""
+    """Describe energies and spreads of normal tiles, best of tiles that were held out."""
     device = next(network.flow.parameters()).device
     energies: list[list[NDArray[np.float32]]] = [[] for _ in network.strides]
     spreads: list[list[NDArray[np.float32]]] = [[] for _ in network.strides]
@@ -328,9 +340,8 @@ def _fit_tails(network: UFlow, cache: FeatureCache) -> dict[str, object]:
         latents = network.latents(features)
         for level, (z, ln_det) in enumerate(zip(latents.z, latents.ln_det, strict=True)):
             for maps, values in ((energies, energy(z)), (spreads, spread(ln_det, z.shape[1]))):
-                maps[level] += list(values.masked_fill(~normal[level], torch.nan).cpu().numpy())
-    if any(sum(int(np.isfinite(m).sum()) for m in level) < _FEWEST_VALUES for level in energies):
-        return {}
+                values = values.nan_to_num(nan=_LARGEST, posinf=_LARGEST).masked_fill(~normal[level], torch.nan)
+                maps[level] += list(values.cpu().numpy())
     return {
         "energy_tails": [EnergyTail.fit(level).to_dict() for level in energies],
         "spread_tails": [EnergyTail.fit(level).to_dict() for level in spreads],
