@@ -121,7 +121,7 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("detect model.safetensors data/test/good data/test/*", "would be written to the same files"),
         ("evaluate nothing data", "there is no model file 'nothing'"),
         ("evaluate model.safetensors nowhere", "no test picture in 'nowhere'"),
-        ("evaluate model.safetensors data --energy-tail cat", "energy_tail must be one of held-out, chi-squared"),
+        ("evaluate model.safetensors data --calibration cat", "calibration must be one of promised, tails, none"),
         ("show nothing", "there is no model file 'nothing'"),
         ("show text.tif", "is not a model of napari-uflow, or it is damaged"),
         ("demo -o text.tif", "cannot write to the folder 'text.tif'"),

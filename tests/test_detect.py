@@ -114,7 +114,7 @@ def test_resegmenting_needs_nothing_but_the_detection(found, monkeypatch):
 
 
 def test_where_probabilities_come_from(tiny_model, odd_plane, network, found):
-    chi2 = detect(tiny_model, odd_plane, DetectionConfig(energy_tail="chi-squared"), network=network)
+    chi2 = detect(tiny_model, odd_plane, DetectionConfig(calibration="none"), network=network)
     np.testing.assert_array_equal(chi2.score, found.score)
     assert not np.array_equal(chi2.log10_nfa, found.log10_nfa)
     bare = TrainedModel(tiny_model.config, tiny_model.training, tiny_model.intensity, tiny_model.state)
@@ -260,8 +260,8 @@ def test_nothing_found_is_an_empty_table():
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, 1e30])
-@pytest.mark.parametrize("energy_tail", ["held-out", "chi-squared"])
-def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monkeypatch, value, energy_tail):
+@pytest.mark.parametrize("calibration", ["promised", "tails", "none"])
+def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monkeypatch, value, calibration):
     network = tiny_model.network()
     original = network.latents
 
@@ -272,10 +272,10 @@ def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monk
 
     monkeypatch.setattr(network, "latents", latents)
     plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
-    found = detect(tiny_model, plane, DetectionConfig(energy_tail=energy_tail), network=network)
+    found = detect(tiny_model, plane, DetectionConfig(calibration=calibration), network=network)
     assert np.isfinite(found.energies[0]).all()
     assert np.isfinite(found.score).all()
     assert np.isfinite(found.log10_nfa).all()
     assert found.energies[0].argmax() == 10 * 32 + 20
-    if energy_tail == "chi-squared":
+    if calibration == "none":
         assert found.labels[40:44, 80:84].all()

@@ -25,7 +25,7 @@ LEVELS = (
     {"image", "nfa", "metrics", "samples"},
     {"model", "devices"},
     {"result", "store"},
-    {"features", "tiles", "train", "detect", "figures"},
+    {"evidence", "features", "tiles", "train", "detect", "figures"},
     {"batch", "evaluate"},
     {"demo"},
     {"cli", "_napari"},
@@ -84,7 +84,7 @@ def test_who_sees_deep_learning(path):
     module = name_of(path)
     part = part_of(module)
     seen = roots(path)
-    if part not in {"model", "devices", "store", "features", "train", "detect", "_napari"}:
+    if part not in {"model", "devices", "store", "evidence", "features", "train", "detect", "_napari"}:
         assert not seen & DEEP
     if part != "model":
         assert "timm" not in seen

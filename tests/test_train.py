@@ -109,7 +109,7 @@ def test_too_few_positions_for_a_calibration_are_said_before_training(side):
     model = run(fields(2, (side, side)), training=TRAINING.replace(holdout=0.5), events=events)
     warned = [i for i, event in enumerate(events) if isinstance(event, Message) and "too few normal" in event.text]
     assert len(warned) == (side == 64)
-    assert bool(model.calibration) == (side == 256)
+    assert (model.calibration is not None) == (side == 256)
     assert all(not isinstance(event, TrainingPoint) for i in warned for event in events[:i])
 
 
@@ -200,7 +200,7 @@ def test_finish_at_any_event():
             outcomes.append(model.provenance["outcome"])
             assert outcomes[-1] in (f"stopped at step {last}", "done")
             assert model.history[-1]["step"] == last
-            assert len(seen) == asked_at + 1  # it stops there
+            assert len(seen) == asked_at + 1  # it stops there: so small a field has nothing to calibrate
     first = next(i for i, outcome in enumerate(outcomes) if not outcome.startswith("stopped without"))
     assert all(outcome.startswith("stopped without") for outcome in outcomes[:first])
     assert {"stopped at step 1", "stopped at step 2"} <= set(outcomes[first:])

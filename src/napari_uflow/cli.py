@@ -181,7 +181,9 @@ class _Reporter:
         if isinstance(event, Message):
             self._line(("warning: " if event.warning else "") + event.text)
         elif isinstance(event, TrainingPoint):
-            holdout = f", held out {event.holdout_loss:.4f}" if event.holdout_loss == event.holdout_loss else ""
+            holdout = ""
+            if event.holdout_loss == event.holdout_loss:
+                holdout = f", held out {event.holdout_loss:.4f}, held-out energies to {event.holdout_energy:.3g}"
             best = "  (best so far)" if event.is_best else ""
             self._line(f"  step {event.step}: loss {event.train_loss:.4f}{holdout}{best}")
         else:

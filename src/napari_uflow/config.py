@@ -231,7 +231,7 @@ class ModelConfig(Config):
 class TrainingConfig(Config):
     """How a model is trained."""
 
-    steps: int = _parameter(600, "Optimiser steps at most.", low=1, high=1_000_000, step=100, advanced=False)
+    steps: int = _parameter(200, "Optimiser steps at most.", low=1, high=1_000_000, step=100, advanced=False)
     batch_size: int = _parameter(8, "Tiles in each step.", low=1, high=1024, step=1, unit="tiles")
     learning_rate: float = _parameter(1e-3, "Adam's learning rate at the start.", low=1e-7, high=1.0, step=1e-4)
     final_learning_rate: float = _parameter(
@@ -280,8 +280,8 @@ class TrainingConfig(Config):
     seed: int = _parameter(0, "Seed of everything random.", low=0, high=2**31 - 1, step=1)
 
 
-NfaMethod = Literal["size-conditional"]
-EnergyTailName = Literal["held-out", "chi-squared"]
+NfaMethod = Literal["size-conditional", "paper", "binomial"]
+CalibrationName = Literal["promised", "tails", "none"]
 
 
 @dataclass(frozen=True)
@@ -298,11 +298,37 @@ class DetectionConfig(Config):
         unit="per image",
         advanced=False,
     )
-    nfa: NfaMethod = _parameter("size-conditional", "How the number of false alarms is computed.")
-    energy_tail: EnergyTailName = _parameter(
-        "held-out",
-        "Where the probability of an energy comes from: 'held-out' (energies of normal pictures that were held out of "
-        "training) or 'chi-squared' (what it would be if the model were perfect).",
+    nfa: NfaMethod = _parameter(
+        "size-conditional",
+        "How the number of false alarms is computed: 'size-conditional' (regions, every size pays for itself), 'paper' "
+        "(regions as in the JMIV paper, one price for all sizes) or 'binomial' (windows as in its first version). The "
+        "last two are never calibrated.",
+    )
+    calibration: CalibrationName = _parameter(
+        "promised",
+        "What the number of false alarms of 'size-conditional' rests on: 'promised' (false alarms counted on held-out "
+        "fields), 'tails' (how energies are distributed there) or 'none' (what would hold if the model were perfect).",
+    )
+    as_published: bool = _parameter(
+        False, "Compute 'paper' and 'binomial' as their published code does, known faults included."
+    )
+    window_size: float = _parameter(
+        5.0,
+        "Side of the window of 'binomial' on the finest level; half as much on the next one, and so on.",
+        low=1.0,
+        high=101.0,
+        step=2.0,
+        unit="positions",
+    )
+    binomial_probability_thr: float = _parameter(
+        0.9,
+        "Probability that a normal latent of 'binomial' is no candidate.",
+        low=0.01,
+        high=0.9999,
+        step=0.01,
+    )
+    high_precision: bool = _parameter(
+        False, "Continuous binomial tail for 'binomial', without jumps between whole counts."
     )
     tile: int = _parameter(
         1024, "Side of the square tiles a large picture is read in.", low=128, high=8192, step=128, unit="pixels"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +14,26 @@ from numpy.typing import NDArray
 from napari_uflow.config import DetectionConfig
 from napari_uflow.devices import choose_device
 from napari_uflow.errors import ImageError
-from napari_uflow.image import Mosaic, Plane, TileGrid, Window
-from napari_uflow.model.energy import energy, likelihood_heatmap, spread
+from napari_uflow.evidence import Evidence, evidence_steps
+from napari_uflow.image import Plane, Window
+from napari_uflow.model.energy import likelihood_heatmap
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa import (
+    binomial_log10_nfa,
+    candidate_threshold,
     chi2_log10_tail,
     combine_levels,
+    fields_needed,
     label_mask,
     log10_tests_for_any_size,
+    log10_tests_published,
+    published_regions,
     significant_regions,
 )
-from napari_uflow.nfa.calibration import EnergyTail
 from napari_uflow.progress import Event, Message, Progress, Steps, drain, or_stop
 from napari_uflow.result import Detection, RegionTable
 
-__all__ = ["detect", "detect_steps", "resegment"]
+__all__ = ["detect", "detect_steps", "promise", "resegment"]
 
 # log10 NFA of pixels in no region, at least: the price of a test in a picture of a few positions may be below every
 # threshold. Above the log10 of the largest number of false alarms that can be asked for.
@@ -100,45 +104,30 @@ def detect_steps(
         yield from or_stop(Message(text, warning=True))
     if network is None:
         network = model.network(choose_device(device))
-    torch_device = next(network.flow.parameters()).device
-
-    grid = _grid(network, plane.shape, config)
-    # Energies of all levels, then spreads of all levels.
-    strides = network.strides * 2
-    mosaics = [Mosaic(plane.shape, stride) for stride in strides]
-    for i, tile in enumerate(grid):
-        yield from or_stop(Progress("Detecting", i, len(grid)))
-        outer = network.reading_window(tile.outer, plane.shape)
-        values = plane.read(outer)
-        is_valid: NDArray[np.bool_] = np.isfinite(values.sum(axis=0))
-        picture = torch.from_numpy(model.intensity.apply(values))[None].to(torch_device)
-        maps = _evidence(network, picture, outer, tile.outer)
-        for mosaic, values_at, stride in zip(mosaics, maps, strides, strict=True):
-            if not is_valid.all():
-                inside = is_valid[tile.outer.shifted(-outer.row, -outer.col).slices()]
-                values_at[~_all_in_cells(inside, stride)] = np.nan
-            mosaic.put(tile, values_at)
-    yield from or_stop(Progress("Detecting", len(grid), len(grid)))
-
-    evidence = tuple(mosaic.values for mosaic in mosaics)
-    energies, spreads = evidence[: len(network.strides)], evidence[len(network.strides) :]
-    padded = [
-        np.nan_to_num(_padded(e, plane.shape, stride, max(network.strides)), nan=0.0)
-        for e, stride in zip(energies, network.strides, strict=True)
-    ]
-    size = tuple(-(-n // max(network.strides)) * max(network.strides) for n in plane.shape)
-    heatmap = likelihood_heatmap([torch.from_numpy(e)[None] for e in padded], (size[0], size[1]))[0].numpy()
-    score = np.ascontiguousarray(heatmap[: plane.shape[0], : plane.shape[1]])
-    unmeasured = ~np.isfinite(energies[0]).repeat(network.strides[0], 0).repeat(network.strides[0], 1)
-    score[unmeasured[: plane.shape[0], : plane.shape[1]]] = np.nan
+    is_binomial = config.nfa == "binomial"
+    evidence = yield from evidence_steps(
+        network,
+        model.intensity,
+        plane,
+        tile=config.tile,
+        halo=config.halo,
+        candidate_threshold=candidate_threshold(config.binomial_probability_thr) if is_binomial else None,
+    )
+    for text in _unlike(model, plane, evidence):
+        yield from or_stop(Message(text, warning=True))
+    score = _heatmap(evidence, plane.shape)
 
     yield from or_stop(Progress("Finding regions", 0, 1))
-    log10_nfa = _log10_nfa(energies, spreads, network, model, config, plane.shape)
+    log10_nfa = _log10_nfa(evidence, network, model, config, plane.shape)
     labels = label_mask(log10_nfa, math.log10(config.false_alarms))
     regions = RegionTable.measure(labels, log10_nfa, score, plane.pixel_size)
+    n_fields = None if model.calibration is None else model.calibration.offset.n_fields
+    text = promise(n_fields, config)
     provenance = {
         "source": plane.source,
         "detection": config.to_dict(),
+        "promise": text,
+        "n_held_out_fields": n_fields,
         "model": {
             "backbone": model.config.backbone,
             "feature_norm": model.config.feature_norm,
@@ -152,12 +141,40 @@ def detect_steps(
         log10_nfa,
         labels,
         regions,
-        energies,
-        network.strides,
+        evidence.energies,
+        evidence.strides,
         config.false_alarms,
         plane.pixel_size,
         plane.unit,
+        text,
         provenance,
+    )
+
+
+def promise(n_fields: int | None, config: DetectionConfig) -> str:
+    """Say in one sentence what the number of false alarms of a detection rests on.
+
+    Parameters
+    ----------
+    n_fields : int or None
+        Independent fields that were held out of training; None for a model without calibration.
+    config : DetectionConfig
+        How it was detected.
+    """
+    wanted = f"{config.false_alarms:g} false alarms per image"
+    if config.nfa != "size-conditional":
+        return f"'{config.nfa}' is not calibrated: {wanted} holds only if the latents of normal images are ideal"
+    if config.calibration == "none" or n_fields is None:
+        return f"not calibrated: {wanted} holds only if the latents of normal images are ideal"
+    counted = f"{n_fields} held-out field{'s' * (n_fields != 1)}"
+    if config.calibration == "tails":
+        return f"{wanted} rests on the tails fitted to {counted}"
+    needed = fields_needed(config.false_alarms)
+    if n_fields >= needed:
+        return f"at most {wanted}, on average over normal images like the {counted}"
+    return (
+        f"{wanted} is an estimate from fitted tails: to promise it takes {needed} held-out fields, and the model has "
+        f"{n_fields}"
     )
 
 
@@ -179,13 +196,22 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
     false_alarms = DetectionConfig(false_alarms=false_alarms).false_alarms
     labels = label_mask(detection.log10_nfa, math.log10(false_alarms))
     regions = RegionTable.measure(labels, detection.log10_nfa, detection.score, detection.pixel_size)
-    provenance = dict(detection.provenance)
-    provenance["detection"] = {**provenance.get("detection", {}), "false_alarms": false_alarms}
-    return replace(detection, labels=labels, regions=regions, false_alarms=false_alarms, provenance=provenance)
+    config = DetectionConfig.from_dict({**detection.provenance["detection"], "false_alarms": false_alarms})
+    text = promise(detection.provenance["n_held_out_fields"], config)
+    provenance = {**detection.provenance, "detection": config.to_dict(), "promise": text}
+    return replace(
+        detection, labels=labels, regions=regions, false_alarms=false_alarms, promise=text, provenance=provenance
+    )
+
+
+# A picture is called unlike the normal ones where a normal one is so with less than this probability, and where more
+# than this part of its pixels are darker or brighter than 99.8 % of the normal ones.
+_UNLIKELY = 1e-3
+_OUTSIDE = 0.1
 
 
 def _differences(model: TrainedModel, plane: Plane) -> list[str]:
-    """Say how the picture differs from those the model was trained on."""
+    """Say how the picture's pixels differ in size from those the model was trained on."""
     trained = model.provenance.get("pixel_size")
     if not trained or plane.pixel_size is None or plane.unit != model.provenance.get("unit"):
         return []
@@ -198,39 +224,42 @@ def _differences(model: TrainedModel, plane: Plane) -> list[str]:
     ]
 
 
-def _grid(network: UFlow, shape: tuple[int, int], config: DetectionConfig) -> TileGrid:
-    align = max(network.strides)
-    if not network.is_size_free:
-        return TileGrid(shape, network.tile, 0, align)
-    halo = network.halo if config.halo < 0 else -(-config.halo // align) * align
-    tile = max(align, config.tile // align * align)
-    if max(shape) <= tile + 2 * halo:  # a picture no larger than one tile with its halo is computed as a whole
-        tile = -(-max(shape) // align) * align
-    return TileGrid(shape, tile, halo, align)
+def _unlike(model: TrainedModel, plane: Plane, evidence: Evidence) -> list[str]:
+    """Say how the picture as a whole differs in brightness and in strangeness."""
+    texts = []
+    step = max(1, max(plane.shape) // 1024)
+    part = plane.read(Window(0, 0, min(plane.shape[0], 4096), min(plane.shape[1], 4096)))[:, ::step, ::step]
+    for low, high, values in zip(model.intensity.low, model.intensity.high, part, strict=True):
+        known = values[np.isfinite(values)]
+        outside = float(np.mean((known < low) | (known > high))) if known.size else 0.0
+        if outside > _OUTSIDE:
+            texts.append(
+                f"{outside:.0%} of the pixels of '{plane.title}' are darker or brighter than those the model was "
+                f"trained on: another exposure or stain, and the false-alarm promise does not hold"
+            )
+            break
+    if model.calibration is not None and model.calibration.unlike(evidence.tested) < _UNLIKELY:
+        texts.append(
+            f"'{plane.title}' as a whole is unlike the normal pictures (focus, magnification, contrast or material): "
+            f"regions are looked for against its own background, and the false-alarm promise does not hold"
+        )
+    return texts
 
 
-@torch.no_grad()
-def _evidence(network: UFlow, picture: torch.Tensor, outer: Window, kept: Window) -> list[NDArray[np.float32]]:
-    """Return the energies of all levels, then the spreads of all levels."""
-    features: Sequence[torch.Tensor] = network.features(picture)
-    if outer != kept:
-        inner = kept.shifted(-outer.row, -outer.col)
-        features = [
-            x[:, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
-            for x, s in zip(features, network.strides, strict=True)
-        ]
-    latents = network.latents(features)
-    maps = [energy(z) for z in latents.z]
-    maps += [spread(ln_det, z.shape[1]) for z, ln_det in zip(latents.z, latents.ln_det, strict=True)]
-    # Latents that overflow are as strange as can be; NaN is kept for what was not measured.
-    largest = torch.finfo(torch.float32).max
-    return [values[0].nan_to_num(nan=largest, posinf=largest).cpu().numpy() for values in maps]
-
-
-def _all_in_cells(mask: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:
-    m, n = mask.shape
-    cells: NDArray[np.bool_] = np.min(mask.reshape(m // stride, stride, n // stride, stride), axis=(1, 3))
-    return cells
+def _heatmap(evidence: Evidence, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Likelihood heatmap, (M, N); NaN where not measured."""
+    coarsest = max(evidence.strides)
+    padded = [
+        np.nan_to_num(_padded(e, shape, stride, coarsest), nan=0.0)
+        for e, stride in zip(evidence.energies, evidence.strides, strict=True)
+    ]
+    height, width = (-(-n // coarsest) * coarsest for n in shape)
+    heatmap = likelihood_heatmap([torch.from_numpy(e)[None] for e in padded], (height, width))[0].numpy()
+    score: NDArray[np.float32] = np.ascontiguousarray(heatmap[: shape[0], : shape[1]])
+    finest = evidence.strides[0]
+    unmeasured = ~np.isfinite(evidence.energies[0]).repeat(finest, 0).repeat(finest, 1)
+    score[unmeasured[: shape[0], : shape[1]]] = np.nan
+    return score
 
 
 def _padded(values: NDArray[np.float32], shape: tuple[int, int], stride: int, align: int) -> NDArray[np.float32]:
@@ -240,32 +269,33 @@ def _padded(values: NDArray[np.float32], shape: tuple[int, int], stride: int, al
 
 
 def _log10_nfa(
-    energies: Sequence[NDArray[np.float32]],
-    spreads: Sequence[NDArray[np.float32]],
-    network: UFlow,
-    model: TrainedModel,
-    config: DetectionConfig,
-    shape: tuple[int, int],
+    evidence: Evidence, network: UFlow, model: TrainedModel, config: DetectionConfig, shape: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Test the regions of every map of evidence; the price counts all maps that are tested."""
-    tails = _tails(model.calibration) if config.energy_tail == "held-out" else None
-    maps: list[tuple[NDArray[np.float32], int, NDArray[np.float64], float]] = []
-    if tails is None:
-        for values, stride, channels in zip(energies, network.strides, network.flow.latent_channels, strict=True):
-            maps.append((values, stride, chi2_log10_tail(values, channels), 1.0))
+    """log10 NFA of every pixel by the method that was asked for, (M, N)."""
+    energies, strides, channels = evidence.energies, evidence.strides, network.flow.latent_channels
+    if config.nfa == "binomial":
+        return binomial_log10_nfa(
+            evidence.candidates,
+            channels,
+            strides,
+            shape,
+            window_size=config.window_size,
+            probability_thr=config.binomial_probability_thr,
+            high_precision=config.high_precision,
+            published=config.as_published,
+        )
+    if config.nfa == "paper":
+        levels = published_regions(energies, channels, one_sided=not config.as_published)
+        background = log10_tests_published([e.size for e in energies])
+    elif config.calibration == "none" or model.calibration is None:
+        prices = [log10_tests_for_any_size(max(1, int(np.isfinite(e).sum())), len(energies)) for e in energies]
+        levels = [
+            significant_regions(chi2_log10_tail(e, c), price)
+            for e, c, price in zip(energies, channels, prices, strict=True)
+        ]
+        background = max(prices)
     else:
-        for values, stride, tail in zip((*energies, *spreads), network.strides * 2, tails, strict=True):
-            maps.append((values, stride, tail.log10_tail(values), tail.correlation_area))
-    levels, prices = [], []
-    for values, _, log10_p, area in maps:
-        prices.append(log10_tests_for_any_size(max(1, int(np.isfinite(values).sum())), len(maps)))
-        levels.append(significant_regions(log10_p, prices[-1], area))
-    background = max(*prices, _LEAST_BACKGROUND)
-    return combine_levels(levels, [stride for _, stride, _, _ in maps], shape, background=background)
-
-
-def _tails(calibration: Mapping[str, Any]) -> list[EnergyTail] | None:
-    """Return the tails of the energies of all levels, then of the spreads; None where none could be fitted."""
-    if "energy_tails" not in calibration:
-        return None
-    return [EnergyTail.from_dict(tail) for name in ("energy_tails", "spread_tails") for tail in calibration[name]]
+        levels = model.calibration.regions(evidence.tested, promised=config.calibration == "promised")
+        strides = evidence.tested_strides
+        background = max((float(level.log10_nfa.max()) for level in levels if level.log10_nfa.size), default=0.0)
+    return combine_levels(levels, strides, shape, background=max(background, _LEAST_BACKGROUND))

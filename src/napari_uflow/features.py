@@ -56,7 +56,7 @@ def fill_cache(
     device = next(network.flow.parameters()).device
     done, total = 0, len(tiles) * n_views
     for region, windows in _read_together(tiles, network):
-        outer = _hull([network.reading_window(window, region.plane.shape) for window in windows])
+        outer = Window.around([network.reading_window(window, region.plane.shape) for window in windows])
         values, is_normal = region.read(outer)
         picture = torch.from_numpy(intensity.apply(values))
         normal = torch.from_numpy(is_normal)
@@ -85,19 +85,13 @@ def _read_together(tiles: Sequence[TrainingTile], network: UFlow) -> Iterator[tu
     for group in by_region.values():
         region, windows = group[0].region, [tile.window for tile in group]
         outers = [network.reading_window(window, region.plane.shape) for window in windows]
-        hull = _hull(outers)
+        hull = Window.around(outers)
         n_pixels = sum(outer.height * outer.width for outer in outers)
         is_together = network.backbone.fixed_size is None and max(hull.shape) <= _LARGEST_TOGETHER
         if is_together and hull.height * hull.width <= n_pixels:
             yield region, windows
         else:
             yield from ((region, [window]) for window in windows)
-
-
-def _hull(windows: Sequence[Window]) -> Window:
-    """Return the smallest window around windows."""
-    row, col = min(w.row for w in windows), min(w.col for w in windows)
-    return Window(row, col, max(w.stop_row for w in windows) - row, max(w.stop_col for w in windows) - col)
 
 
 def viewed_window(window: Window, shape: tuple[int, int], view: int) -> Window:

@@ -138,6 +138,8 @@ class Detection:
         Height and width of a pixel in `unit`.
     unit : str or None
         Unit of the pixel size.
+    promise : str
+        What the number of false alarms rests on, in one sentence for the user.
     provenance : dict
         Model, parameters and versions.
     """
@@ -152,6 +154,7 @@ class Detection:
     false_alarms: float
     pixel_size: tuple[float, float] | None = None
     unit: str | None = None
+    promise: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property

@@ -6,29 +6,33 @@ import datetime
 import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.devices import choose_device
 from napari_uflow.errors import ImageError
+from napari_uflow.evidence import evidence_steps
 from napari_uflow.features import fill_cache
-from napari_uflow.image import IntensityRange, NormalRegion, common_channels
+from napari_uflow.image import IntensityRange, NormalRegion, Window, common_channels
 from napari_uflow.model.backbone import load_pretrained
 from napari_uflow.model.cache import FeatureCache
-from napari_uflow.model.energy import energy, negative_log_likelihood, spread
+from napari_uflow.model.energy import energy, negative_log_likelihood
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.nfa.calibration import EnergyTail
+from napari_uflow.nfa import Calibration, CalibrationPicture, ConformalOffset
 from napari_uflow.progress import FINISH, Event, Message, Progress, Steps, TrainingPoint, drain, or_stop
-from napari_uflow.tiles import choose_tiles, regions_of
+from napari_uflow.tiles import TrainingTile, choose_tiles, regions_of
 
-__all__ = ["train", "train_steps"]
+__all__ = ["calibrate_steps", "train", "train_steps"]
+
+T = TypeVar("T")
 
 # Held-out energies are watched at this quantile: held-out latents explode at single positions when overtrained.
 _WATCHED_QUANTILE = 0.999
@@ -36,8 +40,9 @@ _WATCHED_QUANTILE = 0.999
 _MAX_BAD_STEPS = 20
 # Positions of a level needed to describe the tail of their energies.
 _FEWEST_VALUES = 200
-# Energies that overflow are as strange as can be.
-_LARGEST = torch.finfo(torch.float32).max
+# Side of what is looked at of a held-out picture, and pixels in all.
+_CALIBRATION_SIDE = 2048
+_CALIBRATION_PIXELS = 32_000_000
 
 
 def train(
@@ -145,13 +150,12 @@ def train_steps(
         yield from fill_cache(holdout_cache, network, holdout_tiles, intensity, 1, "Computing held-out features")
         if train_cache.n_bytes_on_disk:
             yield from or_stop(Message(f"{train_cache.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
-        calibration_cache = holdout_cache if len(holdout_cache) else train_cache
-        has_calibration = calibration_cache.n_normal() >= _FEWEST_VALUES
+        has_calibration = (holdout_cache if len(holdout_cache) else train_cache).n_normal() >= _FEWEST_VALUES
         if not has_calibration:
             yield from or_stop(
                 Message(
                     "there are too few normal positions to tell how energies are distributed: the number of false "
-                    "alarms will rest on the chi-squared tail of a perfect model and promise too much; add pictures",
+                    "alarms will hold only if the model were perfect; add pictures",
                     warning=True,
                 )
             )
@@ -160,7 +164,13 @@ def train_steps(
             _fit_norm(network, train_cache, level)
         yield from or_stop(Progress("Fitting the feature normalisation", len(network.strides), len(network.strides)))
         history, outcome = yield from _optimise(network, train_cache, holdout_cache, training, rng)
-        calibration = _fit_tails(network, calibration_cache) if has_calibration else {}
+
+    calibration = None
+    if has_calibration:
+        # Not to be stopped: it takes a moment, and a run that was stopped keeps a model that is as good as it can be.
+        calibration = yield from _to_the_end(calibrate_steps(network, intensity, holdout_tiles or train_tiles))
+        if not holdout_tiles:  # tested on what it was trained on, nothing can be promised
+            calibration = replace(calibration, offset=ConformalOffset(), observed=())
 
     planes = [region.plane for region in regions]
     provenance = {
@@ -330,19 +340,61 @@ def _look(network: UFlow, cache: FeatureCache, device: torch.device, batch_size:
     return total / max(n_dims, 1), max(quantiles, default=math.nan)
 
 
-@torch.no_grad()
-def _fit_tails(network: UFlow, cache: FeatureCache) -> dict[str, object]:
-    """Describe energies and spreads of normal tiles, best of tiles that were held out."""
-    device = next(network.flow.parameters()).device
-    energies: list[list[NDArray[np.float32]]] = [[] for _ in network.strides]
-    spreads: list[list[NDArray[np.float32]]] = [[] for _ in network.strides]
-    for features, normal in _batches(cache, range(len(cache)), device, 1):
-        latents = network.latents(features)
-        for level, (z, ln_det) in enumerate(zip(latents.z, latents.ln_det, strict=True)):
-            for maps, values in ((energies, energy(z)), (spreads, spread(ln_det, z.shape[1]))):
-                values = values.nan_to_num(nan=_LARGEST, posinf=_LARGEST).masked_fill(~normal[level], torch.nan)
-                maps[level] += list(values.cpu().numpy())
-    return {
-        "energy_tails": [EnergyTail.fit(level).to_dict() for level in energies],
-        "spread_tails": [EnergyTail.fit(level).to_dict() for level in spreads],
-    }
+def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[TrainingTile]) -> Steps[Calibration]:
+    """Find out what the network says of normal pictures, best of pictures that were held out.
+
+    Parameters
+    ----------
+    network : UFlow
+        Trained, in evaluation mode.
+    intensity : IntensityRange
+        Brightness range of the model.
+    tiles : sequence of TrainingTile
+        Each of their pictures is looked at where its tiles lie, up to 2048 pixels a side and 32 million in all.
+    """
+    network.eval()
+    windows = _calibration_windows(tiles, max(network.strides))
+    phase = "Looking at held-out pictures"
+    pictures: list[CalibrationPicture] = []
+    strides: tuple[int, ...] = ()
+    for done, (region, window) in enumerate(windows):
+        yield Progress(phase, done, len(windows))
+        evidence = yield from evidence_steps(network, intensity, region.plane, window=window, phase=None)
+        evidence = evidence.only(region.normal(window))
+        strides = evidence.tested_strides
+        pictures.append(CalibrationPicture(region.field, evidence.tested))
+    yield Progress(phase, len(windows), len(windows))
+    return (yield from Calibration.fit_steps(pictures, strides))
+
+
+def _calibration_windows(tiles: Sequence[TrainingTile], align: int) -> list[tuple[NormalRegion, Window]]:
+    """Choose what to look at in the pictures of the tiles: fields in turn, as far as the pixels go."""
+    by_field: dict[str, list[tuple[NormalRegion, Window]]] = {}
+    for region in regions_of(tiles):
+        hull = Window.around(tile.window for tile in tiles if tile.region is region)
+        hull = hull.clipped(region.plane.shape)
+        side = _CALIBRATION_SIDE // align * align
+        row = hull.row + max(0, hull.height - side) // 2 // align * align
+        col = hull.col + max(0, hull.width - side) // 2 // align * align
+        window = Window(row, col, min(side, hull.stop_row - row), min(side, hull.stop_col - col))
+        by_field.setdefault(region.field, []).append((region, window))
+    chosen: list[tuple[NormalRegion, Window]] = []
+    n_pixels = 0
+    for turn in zip_longest(*by_field.values()):
+        for item in turn:
+            if item is not None and (n_pixels < _CALIBRATION_PIXELS or len(chosen) < len(by_field)):
+                chosen.append(item)
+                n_pixels += item[1].height * item[1].width
+    return chosen
+
+
+def _to_the_end(steps: Steps[T]) -> Steps[T]:
+    """Run a job that is not told when it should finish."""
+    try:
+        event = next(steps)
+        while True:
+            yield event
+            event = steps.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from napari_uflow.model.energy import energy, likelihood_heatmap, negative_log_likelihood, spread
+from napari_uflow.model.energy import bounded_energy, energy, likelihood_heatmap, ln_spread, negative_log_likelihood
 
 
 def latents(batch=2, seed=0):
@@ -106,4 +106,12 @@ def test_spread_is_the_geometric_mean_of_the_variances():
     # z = x / sigma has the log-determinant -sum(log(sigma))
     sigma = torch.tensor([0.5, 2.0, 3.0])
     ln_det = -sigma.log().sum().reshape(1, 1, 1)
-    torch.testing.assert_close(spread(ln_det, 3).squeeze(), (sigma**2).log().mean().exp())
+    torch.testing.assert_close(ln_spread(ln_det, 3).squeeze(), (sigma**2).log().mean())
+
+
+def test_bounded_energy_grows_with_the_logarithm():
+    z = torch.tensor([0.0, 1.0, 1e9, math.inf]).reshape(1, 2, 1, 2)
+    values = bounded_energy(z).squeeze()
+    torch.testing.assert_close(values[0], torch.tensor(0.5 * math.log1p(1e18)))
+    assert torch.isfinite(values).all()
+    assert bounded_energy(torch.full((1, 4, 1, 1), 2.0)).item() == pytest.approx(math.log(5))

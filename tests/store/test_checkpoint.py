@@ -51,7 +51,7 @@ def test_everything_else_comes_back_too(tiny_model, tiny_model_file):
         tiny_model.training,
         tiny_model.intensity,
     )
-    assert json.loads(json.dumps(tiny_model.calibration)) == loaded.calibration
+    assert loaded.calibration == tiny_model.calibration
     assert list(loaded.history) == list(tiny_model.history)
     assert loaded.provenance == json.loads(json.dumps(tiny_model.provenance))
     assert set(loaded.state) == set(tiny_model.state)

@@ -1,6 +1,6 @@
 """Windows on a picture, the tiles that cover it, and the mosaic that puts the tiles' results together again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -37,6 +37,13 @@ class Window:
     def __post_init__(self) -> None:
         if self.height < 0 or self.width < 0:
             raise ConfigError(f"height and width of a window must be 0 or more, not {self.height} and {self.width}")
+
+    @classmethod
+    def around(cls, windows: "Iterable[Window]") -> "Window":
+        """Return the smallest window that contains all of the windows, of which there is at least one."""
+        windows = list(windows)
+        row, col = min(w.row for w in windows), min(w.col for w in windows)
+        return cls(row, col, max(w.stop_row for w in windows) - row, max(w.stop_col for w in windows) - col)
 
     @property
     def stop_row(self) -> int:

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["energy", "likelihood_heatmap", "negative_log_likelihood", "spread"]
+__all__ = ["bounded_energy", "energy", "likelihood_heatmap", "ln_spread", "negative_log_likelihood"]
+
+_LARGEST_LATENT = 1e15
 
 
 def energy(z: Tensor) -> Tensor:
@@ -27,12 +29,30 @@ def energy(z: Tensor) -> Tensor:
     return z.square().mean(dim=1)
 
 
-def spread(ln_det: Tensor, n_channels: int) -> Tensor:
-    """Variance that the flow expects of a feature at each position: the geometric mean over its dimensions.
+def bounded_energy(z: Tensor) -> Tensor:
+    """Mean of log(1 + z squared) over the channels.
+
+    Real latents explode at single positions and in single channels; here each channel's say grows only with the
+    logarithm, so that many moderately strange channels outweigh a single wild one.
+
+    Parameters
+    ----------
+    z : Tensor (B, C, M, N), float32
+        Latents of one level.
+
+    Returns
+    -------
+    Tensor (B, M, N), float32
+    """
+    return torch.log1p(z.clamp(-_LARGEST_LATENT, _LARGEST_LATENT).square()).mean(dim=1)
+
+
+def ln_spread(ln_det: Tensor, n_channels: int) -> Tensor:
+    """Logarithm of the variance that the flow expects of a feature at each position, mean over its dimensions.
 
     Where the flow has not learned what to expect it allows for much, and a small energy then says little: the spread is
-    the other half of the evidence. ``energy * spread`` is, up to the difference between the means, the squared residual
-    in the units of the normalised features.
+    the other half of the evidence. ``energy * exp(ln_spread)`` is, up to the difference between the means, the squared
+    residual in the units of the normalised features.
 
     Parameters
     ----------
@@ -44,9 +64,8 @@ def spread(ln_det: Tensor, n_channels: int) -> Tensor:
     Returns
     -------
     Tensor (B, M, N), float32
-        Above 0.
     """
-    return torch.exp((-2 / n_channels) * ln_det)
+    return (-2 / n_channels) * ln_det
 
 
 def likelihood_heatmap(energies: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

@@ -17,6 +17,7 @@ from napari_uflow.model.backbone import create_backbone, load_pretrained
 from napari_uflow.model.energy import energy
 from napari_uflow.model.flow import Latents, UShapedFlow
 from napari_uflow.model.norm import FeatureNorm
+from napari_uflow.nfa import Calibration
 
 __all__ = ["MARGIN", "TrainedModel", "UFlow"]
 
@@ -157,8 +158,8 @@ class TrainedModel:
         Brightness range of the normal pixels, one pair per channel.
     state : dict of str to Tensor
         Weights of backbone, normalisation and flow, on the CPU.
-    calibration : dict
-        How energies are distributed on normal data that the model was not trained on (see ``nfa.calibration``).
+    calibration : Calibration or None
+        What the network says of normal pictures that it was not trained on; None where there was too little of it.
     history : tuple of dict
         The losses during training.
     provenance : dict
@@ -169,7 +170,7 @@ class TrainedModel:
     training: TrainingConfig
     intensity: IntensityRange
     state: Mapping[str, Tensor] = field(repr=False)
-    calibration: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,19 +1,47 @@
 """Number of false alarms: which regions of a map of latents are too surprising to be normal."""
 
+from napari_uflow.nfa.binomial import (
+    binomial_log10_nfa,
+    binomial_log10_tail,
+    block_log10_tail,
+    candidate_threshold,
+)
+from napari_uflow.nfa.calibrated import Calibration, CalibrationPicture
+from napari_uflow.nfa.calibration import MapCalibration, Tail
+from napari_uflow.nfa.conformal import ConformalOffset, HeldOutField, fields_needed
 from napari_uflow.nfa.counts import ALPHA, BETA, LOG10_BETA, log10_tests_for_any_size, log10_tests_published
-from napari_uflow.nfa.segment import LevelRegions, combine_levels, label_mask, published_regions, significant_regions
+from napari_uflow.nfa.segment import (
+    LevelRegions,
+    combine_levels,
+    count_thresholds,
+    label_mask,
+    published_regions,
+    significant_regions,
+)
 from napari_uflow.nfa.significance import chernoff_log10_tail, chi2_log10_tail
 from napari_uflow.nfa.tree import best_regions
 
 __all__ = [
     "ALPHA",
     "BETA",
+    "Calibration",
+    "CalibrationPicture",
+    "ConformalOffset",
+    "HeldOutField",
     "LOG10_BETA",
     "LevelRegions",
+    "MapCalibration",
+    "Tail",
     "best_regions",
+    "binomial_log10_nfa",
+    "binomial_log10_tail",
+    "block_log10_tail",
+    "candidate_threshold",
     "chernoff_log10_tail",
     "chi2_log10_tail",
     "combine_levels",
+    "count_thresholds",
+    "fields_needed",
     "label_mask",
     "log10_tests_for_any_size",
     "log10_tests_published",

@@ -1,10 +1,13 @@
-"""How energies are distributed where the picture is normal: the tail that turns an energy into a probability.
+"""How strange is a value where everything is normal: tails of maps of evidence on pictures held out of training.
 
-Under the model the latents are independent standard normals and an energy has a chi-squared tail. Real held-out
+Under the model the latents are independent standard normals and every statistic of them has a known law. Real held-out
 latents do not follow it: their bulk is narrower and single positions explode (the exponential of a coupling evaluated
-off its training support). The tail is therefore taken from pictures that were held out of training: their empirical
-distribution as far as there are enough values, and a generalised Pareto distribution beyond. Neighbouring energies are
-correlated; the area over which they are counts as one observation.
+off its training support). What turns a value into a probability is therefore measured on pictures that were held out.
+
+Three things are taken from them, for each map of evidence: the tail of the values, after the median of the picture was
+subtracted (what a whole picture shares, brightness or focus, is not evidence against a part of it); the area over which
+neighbouring values count as one observation; and how much the medians of pictures vary, to tell when a whole picture is
+unlike the normal ones.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy import fft
+from scipy.special import ndtri, stdtr
 
-__all__ = ["EnergyTail"]
+__all__ = ["MapCalibration", "Tail", "correlation_area"]
 
 # Above this quantile the empirical distribution is replaced by a generalised Pareto distribution.
 _TAIL_QUANTILE = 0.98
@@ -26,83 +30,167 @@ _SHAPES = (0.0, 0.9)
 # Correlations below this are noise of the estimate.
 _LEAST_CORRELATION = 0.05
 _LARGEST_LAG = 12
+_FEWEST_VALUES = 50
+# Pictures that the correlation is taken from; more say hardly more.
+_MOST_CORRELATED = 24
 
 
 @dataclass(frozen=True)
-class EnergyTail:
-    """Tail of the energies of one level on normal pictures.
+class Tail:
+    """Upper tail of a distribution: the empirical one as far as there are enough values, a Pareto tail beyond.
 
     Attributes
     ----------
-    energies : tuple of float
-        Energies in increasing order, the last one is where the Pareto tail begins.
+    values : tuple of float
+        Values in increasing order; the Pareto tail begins at the last one.
     log10_p : tuple of float
-        log10 of the probability of an energy at least as high as each of `energies`, decreasing from 0.
+        log10 of the probability of a value at least as high as each of `values`, decreasing from 0.
     shape, scale : float
-        Parameters of the generalised Pareto distribution of the excess of log(energy) over the last of `energies`.
-    correlation_area : float
-        Positions that together count as one independent observation, 1 or more.
+        Parameters of the generalised Pareto distribution of the excess over the last of `values`.
     n_values : int
-        Positions that the tail was fitted to.
+        Values that it was fitted to.
     """
 
-    energies: tuple[float, ...]
+    values: tuple[float, ...]
     log10_p: tuple[float, ...]
     shape: float
     scale: float
-    correlation_area: float
     n_values: int
 
     @classmethod
-    def fit(cls, maps: Sequence[NDArray[np.floating]]) -> Self:
-        """Fit the tail to energy maps of held-out normal pictures.
+    def fit(cls, values: NDArray[np.floating]) -> Self:
+        """Fit the tail to finite values.
 
         Parameters
         ----------
-        maps : sequence of (M, N) arrays, float
-            Energies; NaN where not measured.
+        values : (n,) array, float
 
         Raises
         ------
         ValueError
             If there are fewer than 50 values.
         """
-        values = np.sort(np.concatenate([m[np.isfinite(m)].astype(np.float64) for m in maps]))
-        n = len(values)
-        if n < 50:
-            raise ValueError(f"at least 50 held-out positions are needed, not {n}")
-        values = np.maximum(values, np.finfo(np.float32).tiny)
+        ordered = np.sort(np.asarray(values, dtype=np.float64))
+        n = len(ordered)
+        if n < _FEWEST_VALUES:
+            raise ValueError(f"at least {_FEWEST_VALUES} held-out positions are needed, not {n}")
         survival = np.concatenate(([1.0], np.geomspace(0.999, 1 - _TAIL_QUANTILE, 63)))
-        knots = np.quantile(values, 1 - survival)
-        # Equal energies keep the larger probability, so that the tail decreases strictly.
+        knots = np.quantile(ordered, 1 - survival)
+        # Equal values keep the larger probability, so that the tail decreases strictly.
         knots, first = np.unique(knots, return_index=True)
         log10_p = np.log10(survival[first])
-        threshold = knots[-1]
-        excess = np.log(values[values > threshold] / threshold)
-        shape, scale = _pareto_fit(excess) if len(excess) >= 5 else (_SHAPES[1], 0.5)
-        return cls(tuple(map(float, knots)), tuple(map(float, log10_p)), shape, scale, _correlation_area(maps), n)
+        excess = ordered[ordered > knots[-1]] - knots[-1]
+        spread = max(float(knots[-1] - knots[0]), 1e-6)
+        shape, scale = _pareto_fit(excess) if len(excess) >= 5 else (_SHAPES[1], spread)
+        return cls(tuple(map(float, knots)), tuple(map(float, log10_p)), shape, scale, n)
 
-    def log10_tail(self, energy: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return log10 of the probability of energies at least as high as those given.
+    def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return log10 of the probability of values at least as high as those given.
 
         Parameters
         ----------
-        energy : (M, N) array, float
+        values : (...) array, float
             NaN where not measured.
 
         Returns
         -------
-        (M, N) array, float64
+        (...) array, float64
             At most 0; 0 where not measured.
         """
-        energy = np.asarray(energy, dtype=np.float64)
-        inside = np.interp(energy, self.energies, self.log10_p)
-        excess = np.log(np.maximum(energy, self.energies[-1]) / self.energies[-1])
+        values = np.asarray(values, dtype=np.float64)
+        inside = np.interp(values, self.values, self.log10_p)
+        excess = np.maximum(values - self.values[-1], 0.0)
         if self.shape > 1e-6:
             beyond = -np.log1p(self.shape * excess / self.scale) / self.shape
         else:
             beyond = -excess / self.scale
-        return np.where(np.isnan(energy), 0.0, inside + beyond / np.log(10))
+        return np.where(np.isnan(values), 0.0, inside + beyond / np.log(10))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a tail from its attributes by name."""
+        return cls(
+            tuple(values["values"]),
+            tuple(values["log10_p"]),
+            float(values["shape"]),
+            float(values["scale"]),
+            int(values["n_values"]),
+        )
+
+
+@dataclass(frozen=True)
+class MapCalibration:
+    """What is known of one kind of map (one level, one statistic) on normal pictures.
+
+    Attributes
+    ----------
+    tail : Tail
+        Of the values minus the median of their picture.
+    correlation_area : float
+        Positions that together count as one independent observation, 1 or more.
+    median, median_spread : float
+        Mean and standard deviation of the medians of pictures; the latter is 0 for a single one.
+    n_pictures : int
+        Pictures it was fitted to.
+    """
+
+    tail: Tail
+    correlation_area: float
+    median: float
+    median_spread: float
+    n_pictures: int
+
+    @classmethod
+    def fit(cls, maps: Sequence[NDArray[np.floating]]) -> Self:
+        """Fit to maps of held-out normal pictures.
+
+        Parameters
+        ----------
+        maps : sequence of (M, N) arrays, float
+            One per picture; NaN where not measured or not normal.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than 50 values.
+        """
+        maps = [m.astype(np.float64) for m in maps if np.isfinite(m).any()]
+        medians = [float(np.nanmedian(m)) for m in maps]
+        residuals = [m - median for m, median in zip(maps, medians, strict=True)]
+        values = np.concatenate([r[np.isfinite(r)] for r in residuals]) if residuals else np.empty(0)
+        return cls(
+            Tail.fit(values),
+            correlation_area(residuals[:: -(-len(residuals) // _MOST_CORRELATED)]),
+            float(np.mean(medians)),
+            float(np.std(medians, ddof=1)) if len(medians) > 1 else 0.0,
+            len(medians),
+        )
+
+    def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return log10 of the probability of the values of one picture; 0 where not measured (NaN).
+
+        Parameters
+        ----------
+        values : (M, N) array, float
+        """
+        if not np.isfinite(values).any():
+            return np.zeros(np.shape(values))
+        return self.tail.log10_tail(values - np.nanmedian(values))
+
+    def unlike(self, values: NDArray[np.floating]) -> float:
+        """Return the probability, two-sided, that the median of a normal picture is as far from those seen before.
+
+        Student's t for one more observation. 1 where it cannot be told: nothing measured, fewer than three pictures.
+
+        Parameters
+        ----------
+        values : (M, N) array, float
+        """
+        if self.n_pictures < 3 or not self.median_spread > 0 or not np.isfinite(values).any():
+            return 1.0
+        distance = abs(float(np.nanmedian(values)) - self.median)
+        distance /= self.median_spread * np.sqrt(1 + 1 / self.n_pictures)
+        return float(2 * stdtr(self.n_pictures - 1, -distance))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -110,14 +198,13 @@ class EnergyTail:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a tail from what :meth:`to_dict` returned."""
+        """Make a calibration from what :meth:`to_dict` returned."""
         return cls(
-            tuple(values["energies"]),
-            tuple(values["log10_p"]),
-            float(values["shape"]),
-            float(values["scale"]),
+            Tail.from_dict(values["tail"]),
             float(values["correlation_area"]),
-            int(values["n_values"]),
+            float(values["median"]),
+            float(values["median_spread"]),
+            int(values["n_pictures"]),
         )
 
 
@@ -139,35 +226,39 @@ def _pareto_fit(excess: NDArray[np.float64]) -> tuple[float, float]:
     return shape, max(float(a0 * (1 - shape)), 1e-6)
 
 
-def _correlation_area(maps: Sequence[NDArray[np.floating]]) -> float:
-    """Return the sum of the correlations of normal scores over all lags, in positions."""
+def correlation_area(maps: Sequence[NDArray[np.floating]]) -> float:
+    """Return the sum of the correlations of normal scores over all lags up to 12 positions, 1 or more.
+
+    Parameters
+    ----------
+    maps : sequence of (M, N) arrays, float
+        NaN where not measured.
+    """
     values = np.sort(np.concatenate([m[np.isfinite(m)] for m in maps]))
-    n = len(values)
-    total = 0.0
-    lags = [(row, col) for row in range(_LARGEST_LAG + 1) for col in range(-_LARGEST_LAG, _LARGEST_LAG + 1)]
-    lags = [(row, col) for row, col in lags if row > 0 or col > 0]
-    products = dict.fromkeys(lags, 0.0)
-    counts = dict.fromkeys(lags, 0)
-    for energies in maps:
-        rank = (np.searchsorted(values, energies) + 0.5) / (n + 1)
-        score = np.where(np.isfinite(energies), ndtri(np.clip(rank, 1e-9, 1 - 1e-9)), np.nan)
+    side = 2 * _LARGEST_LAG + 1
+    products, counts = np.zeros((2, side, side))
+    for values_at in maps:
+        known = np.isfinite(values_at)
+        if not known.any():
+            continue
+        rank = (np.searchsorted(values, values_at) + 0.5) / (len(values) + 1)
+        score = np.where(known, ndtri(np.clip(rank, 1e-9, 1 - 1e-9)), 0.0)
         # What a whole picture shares is not short-range correlation.
-        score = score - np.nanmean(score) if np.isfinite(score).any() else score
-        m_rows, m_cols = score.shape
-        for row, col in lags:
-            if row >= m_rows or abs(col) >= m_cols:
-                continue
-            a = score[row:, max(col, 0) : m_cols + min(col, 0)]
-            b = score[: m_rows - row, max(-col, 0) : m_cols - max(col, 0)]
-            product = a * b
-            known = np.isfinite(product)
-            products[row, col] += float(product[known].sum())
-            counts[row, col] += int(known.sum())
-        total += float(np.nansum(score**2))
-    n_scores = sum(int(np.isfinite(m).sum()) for m in maps)
-    variance = total / max(n_scores, 1)
+        score = np.where(known, score - score[known].mean(), 0.0)
+        products += _autocorrelation(score)
+        counts += _autocorrelation(known.astype(np.float64))
+    variance = products[_LARGEST_LAG, _LARGEST_LAG] / max(counts[_LARGEST_LAG, _LARGEST_LAG], 1.0)
     if variance <= 0:
         return 1.0
-    correlations = [products[lag] / counts[lag] / variance for lag in lags if counts[lag]]
-    # Each lag stands for itself and its opposite.
-    return 1.0 + 2 * sum(c for c in correlations if c > _LEAST_CORRELATION)
+    correlations = np.divide(products, counts, out=np.zeros_like(products), where=counts > 0.5) / variance
+    correlations[_LARGEST_LAG, _LARGEST_LAG] = 0.0
+    return float(1.0 + correlations[correlations > _LEAST_CORRELATION].sum())
+
+
+def _autocorrelation(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of the products of values over all pairs of positions, for every lag up to the largest in each direction."""
+    shape = [fft.next_fast_len(n + _LARGEST_LAG, real=True) for n in values.shape]
+    power = np.abs(fft.rfft2(values, shape)) ** 2
+    products = fft.irfft2(power, shape)
+    lags = np.arange(-_LARGEST_LAG, _LARGEST_LAG + 1)
+    return np.asarray(products[np.ix_(lags % shape[0], lags % shape[1])])

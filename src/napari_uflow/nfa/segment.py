@@ -12,7 +12,14 @@ from napari_uflow.nfa.counts import LOG10_BETA, log10_tests_published
 from napari_uflow.nfa.significance import chernoff_log10_tail
 from napari_uflow.nfa.tree import best_regions
 
-__all__ = ["LevelRegions", "combine_levels", "label_mask", "published_regions", "significant_regions"]
+__all__ = [
+    "LevelRegions",
+    "combine_levels",
+    "count_thresholds",
+    "label_mask",
+    "published_regions",
+    "significant_regions",
+]
 
 # A picture pixel keeps its nearest position's label (or background) while that has this share of the bilinear weight.
 # 1/2 gives the smoothest outlines but leaves 61 % of the area of a region of one position, 1/4 gives plain blocks.
@@ -219,6 +226,34 @@ def label_mask(log10_nfa_map: ArrayLike, log10_epsilon: float, connectivity: int
     rank[1 + np.argsort(lowest, kind="stable")] = np.arange(1, n + 1, dtype=np.int32)
     _relabel(labels, rank)
     return labels
+
+
+def count_thresholds(log10_nfa_map: ArrayLike, highest: float, most: int = 30) -> list[float]:
+    """Return the thresholds at which a map has one, two, three ... connected parts.
+
+    Parameters
+    ----------
+    log10_nfa_map : (M, N) array, float
+        log10 NFA of every position; NaN is background.
+    highest
+        Thresholds above this are not looked at.
+    most
+        Thresholds returned at most.
+
+    Returns
+    -------
+    list of float
+        In increasing order: the smallest thresholds t for which ``label_mask(map, t)`` has at least 1, 2, ... labels.
+    """
+    values = np.asarray(log10_nfa_map)
+    structure = ndimage.generate_binary_structure(2, 2)
+    thresholds: list[float] = []
+    for threshold in np.unique(values[values <= highest]):
+        n = ndimage.label(values <= threshold, structure)[1]
+        thresholds += [float(threshold)] * (n - len(thresholds))
+        if len(thresholds) >= most:
+            break
+    return thresholds[:most]
 
 
 @compiled

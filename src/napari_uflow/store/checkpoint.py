@@ -21,6 +21,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ModelFileError
 from napari_uflow.image import IntensityRange
 from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.nfa import Calibration
 from napari_uflow.store.files import atomic_path
 
 __all__ = ["FORMAT", "load_model", "read_card", "save_model"]
@@ -63,7 +64,7 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
         "model": model.config.to_dict(),
         "training": model.training.to_dict(),
         "intensity": model.intensity.to_dict(),
-        "calibration": model.calibration,
+        "calibration": None if model.calibration is None else model.calibration.to_dict(),
         "history": list(model.history),
         "provenance": model.provenance,
         "has_backbone": has_backbone,
@@ -117,7 +118,7 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
             TrainingConfig.from_dict(card["training"]),
             IntensityRange.from_dict(card["intensity"]),
             state,
-            card["calibration"],
+            None if card["calibration"] is None else Calibration.from_dict(card["calibration"]),
             history,
             card["provenance"],
         )

@@ -1,0 +1,207 @@
+"""False alarms per image of every test on data without any anomaly, and hits on planted ones beside it.
+
+Latents are drawn at the sizes of a resnet18 model and 256 x 256 pixels, from eight nulls: what the theory asks for, and
+what real latents do instead (gain per image, smooth gain fields, neighbours and channels that are correlated, heavy
+tails, all at once). Each draw is an independent field. The calibrated test sees some fields of the same null first; the
+promise is an average over the draw of these, so several sets of them are drawn.
+
+    python benchmarks/nfa_null.py                     # about 10 minutes on two cores
+    python benchmarks/nfa_null.py --tests 100 --nulls iid t5
+
+For epsilon of .01 and .1 the number is the part of images with any false alarm, for 1 the mean number of them.
+`promised` must not exceed epsilon by more than chance (one-sided, 1 %; a star marks what does); with fewer
+than 1 / epsilon - 1 fields there is no promise and the number is marked with a tilde. Hits are the parts of
+planted squares found at epsilon = 1: 4 x 4 positions of the finest level with latents 1.7 times too wide, 12 x 12 with
+1.35, 24 x 24 with 1.2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.stats import binom
+
+from napari_uflow.nfa import (
+    Calibration,
+    CalibrationPicture,
+    binomial_log10_nfa,
+    candidate_threshold,
+    chi2_log10_tail,
+    combine_levels,
+    fields_needed,
+    label_mask,
+    log10_tests_for_any_size,
+    published_regions,
+    significant_regions,
+)
+from napari_uflow.progress import drain
+
+SHAPES = ((84, 64, 64), (80, 32, 32), (128, 16, 16))
+STEPS = (1, 2, 4)
+GRID = (64, 64)
+EPSILONS = (0.01, 0.1, 1.0)
+DEFECTS = {"small": (4, 1.7), "medium": (12, 1.35), "large": (24, 1.2)}
+BACKGROUND = 3.0
+Latents = list[NDArray[np.float32]]
+
+
+def iid(rng: np.random.Generator) -> Latents:
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in SHAPES]
+
+
+def gain(sd: float) -> Callable[[np.random.Generator], Latents]:
+    return lambda rng: [z * np.float32(g) for g in [np.exp(sd * rng.normal())] for z in iid(rng)]
+
+
+def field_of_gain(rng: np.random.Generator, sd: float = 0.1) -> Latents:
+    smooth = ndimage.gaussian_filter(rng.normal(size=GRID), 10, mode="wrap")
+    log_gain = (sd * smooth / smooth.std()).astype(np.float32)
+    return [z * np.exp(log_gain[::step, ::step]) for z, step in zip(iid(rng), STEPS, strict=True)]
+
+
+def neighbours(rng: np.random.Generator, sigma: float = 0.7) -> Latents:
+    smooth = [ndimage.gaussian_filter(z, (0, sigma, sigma), mode="wrap") for z in iid(rng)]
+    return [z / z.std() for z in smooth]
+
+
+def channels(rng: np.random.Generator, correlation: float = 0.1) -> Latents:
+    shared = [rng.standard_normal(shape[1:], dtype=np.float32) for shape in SHAPES]
+    own = iid(rng)
+    return [math.sqrt(1 - correlation) * z + math.sqrt(correlation) * s for z, s in zip(own, shared, strict=True)]
+
+
+def student(rng: np.random.Generator, df: float = 5.0) -> Latents:
+    unit = math.sqrt((df - 2) / df)
+    return [(z * (unit / np.sqrt(rng.chisquare(df, z.shape) / df))).astype(np.float32) for z in iid(rng)]
+
+
+def mixed(rng: np.random.Generator) -> Latents:
+    smooth = ndimage.gaussian_filter(rng.normal(size=GRID), 10, mode="wrap")
+    gains = np.exp(0.05 * rng.normal() + 0.05 * smooth / smooth.std()).astype(np.float32)
+    latents = []
+    for z, step in zip(student(rng, 8.0), STEPS, strict=True):
+        shared = rng.standard_normal(z.shape[1:], dtype=np.float32)
+        z = ndimage.gaussian_filter(math.sqrt(0.95) * z + math.sqrt(0.05) * shared, (0, 0.5, 0.5), mode="wrap")
+        latents.append(z / z.std() * gains[::step, ::step])
+    return latents
+
+
+NULLS: dict[str, Callable[[np.random.Generator], Latents]] = {
+    "iid": iid,
+    "gain 5 %": gain(0.05),
+    "gain 10 %": gain(0.1),
+    "gain field 10 %": field_of_gain,
+    "neighbours": neighbours,
+    "channels": channels,
+    "t5": student,
+    "mixed": mixed,
+}
+
+
+def planted(latents: Latents, side: int, factor: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Widen the latents in a square, in place; return where."""
+    row, col = (4 * int(rng.integers(0, (n - side) // 4 + 1)) for n in GRID)
+    truth = np.zeros(GRID, dtype=bool)
+    truth[row : row + side, col : col + side] = True
+    for z, step in zip(latents, STEPS, strict=True):
+        z[:, truth[::step, ::step]] *= np.float32(factor)
+    return truth
+
+
+def evidence(latents: Latents) -> tuple[NDArray[np.float64], ...]:
+    return tuple(np.log1p(np.square(z, dtype=np.float64)).mean(axis=0) for z in latents)
+
+
+def calibrated(null: str, n_fields: int, seed: int, which: int) -> Calibration:
+    rng = np.random.default_rng((seed, n_fields, which, 1))
+    pictures = [CalibrationPicture(str(i), evidence(NULLS[null](rng))) for i in range(n_fields)]
+    return drain(Calibration.fit_steps(pictures, STEPS))
+
+
+def nfa_maps(latents: Latents, calibrations: dict[int, Calibration]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """log10 NFA of every position of the finest level, by each method."""
+    energies = [np.square(z, dtype=np.float64).mean(axis=0) for z in latents]
+    n_channels = [len(z) for z in latents]
+    threshold = candidate_threshold(0.9)
+    counts = [(np.square(z) >= threshold).sum(axis=0).astype(np.float32) for z in latents]
+    yield "binomial", binomial_log10_nfa(counts, n_channels, STEPS, GRID, window_size=5, probability_thr=0.9)
+    for name, one_sided in (("paper, published", False), ("paper", True)):
+        levels = published_regions(energies, n_channels, one_sided=one_sided)
+        yield name, combine_levels(levels, STEPS, GRID, background=BACKGROUND)
+    levels = [
+        significant_regions(chi2_log10_tail(e, c), log10_tests_for_any_size(e.size, len(SHAPES)))
+        for e, c in zip(energies, n_channels, strict=True)
+    ]
+    yield "not calibrated", combine_levels(levels, STEPS, GRID, background=BACKGROUND)
+    maps = evidence(latents)
+    for n_fields, calibration in calibrations.items():
+        for name, promised in (("tails", False), ("promised", True)):
+            levels = calibration.regions(maps, promised=promised)
+            yield f"{name}, {n_fields} fields", combine_levels(levels, STEPS, GRID, background=BACKGROUND)
+
+
+def look(task: tuple[str, int, int, dict[int, Calibration]]) -> dict[str, list[float]]:
+    """One draw: for each method the false alarms at every epsilon, and whether each kind of defect was hit."""
+    null, seed, number, calibrations = task
+    rng = np.random.default_rng((seed, number, 2))
+    row: dict[str, list[float]] = {}
+    for name, values in nfa_maps(NULLS[null](rng), calibrations):
+        counts = [float(label_mask(values, math.log10(e)).max()) for e in EPSILONS]
+        row[name] = [min(n, 1.0) if e < 1 else n for n, e in zip(counts, EPSILONS, strict=True)]
+    for side, factor in DEFECTS.values():
+        latents = NULLS[null](rng)
+        truth = planted(latents, side, factor, rng)
+        for name, values in nfa_maps(latents, calibrations):
+            row[name].append(float((values[truth] <= 0).any()))
+    return row
+
+
+def is_above(values: list[float], epsilon: float) -> bool:
+    """Whether the mean lies above epsilon by more than chance: one-sided, 1 %."""
+    if epsilon < 1:
+        return bool(binom.sf(sum(values) - 1, len(values), epsilon) < 0.01)
+    return bool(np.mean(values) - 2.33 * np.std(values) / math.sqrt(len(values)) > epsilon)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nulls", nargs="+", choices=list(NULLS), default=list(NULLS), metavar="NULL")
+    parser.add_argument("--fields", nargs="+", type=int, default=[20, 100], help="held-out fields to calibrate on")
+    parser.add_argument("--tests", type=int, default=400, help="draws to test on (default: %(default)s)")
+    parser.add_argument("--sets", type=int, default=10, help="sets of held-out fields (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    columns = [f"{'any' if e < 1 else 'FA'} at {e:g}" for e in EPSILONS] + list(DEFECTS)
+    print("| null | test | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 2) + "|", flush=True)
+    start = time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for null in options.nulls:
+            jobs = [(null, n, options.seed, i) for i in range(options.sets) for n in options.fields]
+            fitted = dict(zip(((n, i) for _, n, _, i in jobs), pool.starmap(calibrated, jobs), strict=True))
+            sets = [{n: fitted[n, i] for n in options.fields} for i in range(options.sets)]
+            tasks = [(null, options.seed, i, sets[i * options.sets // options.tests]) for i in range(options.tests)]
+            rows = pool.map(look, tasks, chunksize=10)
+            for name in rows[0]:
+                means = np.mean([row[name] for row in rows], axis=0)
+                cells = []
+                for column, (mean, epsilon) in enumerate(zip(means, EPSILONS, strict=False)):
+                    mark = "*" if is_above([row[name][column] for row in rows], epsilon) else ""
+                    if name.startswith("promised") and int(name.split()[1]) < fields_needed(epsilon):
+                        mark += "~"
+                    cells.append(f"{mean:.3f}{mark}")
+                cells += [f"{mean:.2f}" for mean in means[len(EPSILONS) :]]
+                print(f"| {null} | {name} | " + " | ".join(cells) + " |", flush=True)
+    print(f"\n{options.tests} draws each, {time.perf_counter() - start:.0f} s; * above epsilon, ~ no promise")
+
+
+if __name__ == "__main__":
+    main()

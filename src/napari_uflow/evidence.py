@@ -1,0 +1,182 @@
+"""What the network says about a picture, tile by tile: one small map per level for each kind of evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_uflow.image import IntensityRange, Mosaic, Plane, TileGrid, Window
+from napari_uflow.model.energy import bounded_energy, energy, ln_spread
+from napari_uflow.model.uflow import UFlow
+from napari_uflow.progress import Progress, Steps, or_stop
+
+__all__ = ["Evidence", "evidence_steps"]
+
+Maps = tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Maps of one picture, each kind a tuple of (ceil(M / stride), ceil(N / stride)) arrays, float32, finest first.
+
+    NaN where not measured.
+
+    Attributes
+    ----------
+    energies : tuple of arrays
+        Mean of the squared latents.
+    bounded : tuple of arrays
+        Mean of log(1 + z squared).
+    spreads : tuple of arrays
+        Logarithm of the variance that the flow expects.
+    candidates : tuple of arrays
+        Number of channels whose squared latent is at or above a threshold; empty where none was given.
+    strides : tuple of int
+        Pixels per position of each level.
+    """
+
+    energies: Maps
+    bounded: Maps
+    spreads: Maps
+    candidates: Maps
+    strides: tuple[int, ...]
+
+    @property
+    def tested(self) -> Maps:
+        """The maps that the calibrated region test looks at."""
+        return self.bounded + self.spreads
+
+    @property
+    def tested_strides(self) -> tuple[int, ...]:
+        """Stride of each of these maps."""
+        return self.strides * 2
+
+    def only(self, is_normal: NDArray[np.bool_]) -> Evidence:
+        """Return the same with NaN in every position that is not normal throughout.
+
+        Parameters
+        ----------
+        is_normal : (M, N) array, bool
+        """
+
+        def masked(maps: Maps) -> Maps:
+            kept = []
+            for values, stride in zip(maps, self.strides, strict=False):
+                size = (values.shape[0] * stride, values.shape[1] * stride)
+                missing = [(0, n - m) for n, m in zip(size, is_normal.shape, strict=True)]
+                inside = all_in_cells(np.pad(is_normal, missing, mode="edge"), stride)
+                kept.append(np.where(inside, values, np.float32(np.nan)))
+            return tuple(kept)
+
+        return Evidence(
+            masked(self.energies), masked(self.bounded), masked(self.spreads), masked(self.candidates), self.strides
+        )
+
+
+def evidence_steps(
+    network: UFlow,
+    intensity: IntensityRange,
+    plane: Plane,
+    *,
+    window: Window | None = None,
+    tile: int = 1024,
+    halo: int = -1,
+    candidate_threshold: float | None = None,
+    phase: str | None = "Detecting",
+) -> Steps[Evidence]:
+    """Run the network over a plane, tile by tile.
+
+    Parameters
+    ----------
+    network : UFlow
+        In evaluation mode.
+    intensity : IntensityRange
+        Brightness range of the model.
+    plane : Plane
+        The picture.
+    window : Window, optional
+        The part to look at, its corner at multiples of the coarsest stride; the whole plane by default.
+    tile, halo : int
+        As in :class:`~napari_uflow.config.DetectionConfig`.
+    candidate_threshold : float, optional
+        Squared latent from which a channel is counted in `candidates`.
+    phase : str or None
+        Name of the phase in the progress events; None for no events.
+
+    Raises
+    ------
+    Stopped
+        If it was asked to finish.
+    """
+    device = next(network.flow.parameters()).device
+    window = Window(0, 0, *plane.shape) if window is None else window
+    strides = network.strides
+    n_kinds = 3 if candidate_threshold is None else 4
+    mosaics = [[Mosaic(window.shape, stride) for stride in strides] for _ in range(n_kinds)]
+    grid = _grid(network, window.shape, tile, halo)
+    for i, part in enumerate(grid):
+        if phase is not None:
+            yield from or_stop(Progress(phase, i, len(grid)))
+        wanted = part.outer.shifted(window.row, window.col)
+        outer = network.reading_window(wanted, plane.shape)
+        values = plane.read(outer)
+        is_valid: NDArray[np.bool_] = np.isfinite(values.sum(axis=0))
+        picture = torch.from_numpy(intensity.apply(values))[None].to(device)
+        kinds = _evidence(network, picture, outer, wanted, candidate_threshold)
+        for kind, maps in zip(mosaics, kinds, strict=True):
+            for mosaic, values_at, stride in zip(kind, maps, strides, strict=True):
+                if not is_valid.all():
+                    inside = is_valid[wanted.shifted(-outer.row, -outer.col).slices()]
+                    values_at[~all_in_cells(inside, stride)] = np.nan
+                mosaic.put(part, values_at)
+    if phase is not None:
+        yield from or_stop(Progress(phase, len(grid), len(grid)))
+    energies, bounded, spreads, *candidates = [tuple(mosaic.values for mosaic in kind) for kind in mosaics]
+    return Evidence(energies, bounded, spreads, candidates[0] if candidates else (), strides)
+
+
+def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileGrid:
+    align = max(network.strides)
+    if not network.is_size_free:
+        return TileGrid(shape, network.tile, 0, align)
+    halo = network.halo if halo < 0 else -(-halo // align) * align
+    tile = max(align, tile // align * align)
+    if max(shape) <= tile + 2 * halo:  # a picture no larger than one tile with its halo is computed as a whole
+        tile = -(-max(shape) // align) * align
+    return TileGrid(shape, tile, halo, align)
+
+
+@torch.no_grad()
+def _evidence(
+    network: UFlow, picture: torch.Tensor, outer: Window, kept: Window, candidate_threshold: float | None
+) -> list[list[NDArray[np.float32]]]:
+    """Return energies, bounded energies, spreads and, with a threshold, counts of candidates, all levels of each."""
+    features: Sequence[torch.Tensor] = network.features(picture)
+    if outer != kept:
+        inner = kept.shifted(-outer.row, -outer.col)
+        features = [
+            x[:, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
+            for x, s in zip(features, network.strides, strict=True)
+        ]
+    latents = network.latents(features)
+    kinds = [
+        [energy(z) for z in latents.z],
+        [bounded_energy(z) for z in latents.z],
+        [ln_spread(ln_det, z.shape[1]) for z, ln_det in zip(latents.z, latents.ln_det, strict=True)],
+    ]
+    if candidate_threshold is not None:
+        kinds.append([(z.square() >= candidate_threshold).sum(dim=1).float() for z in latents.z])
+    # Latents that overflow are as strange as can be; NaN is kept for what was not measured.
+    largest = torch.finfo(torch.float32).max
+    return [[x[0].nan_to_num(nan=largest, posinf=largest).cpu().numpy() for x in maps] for maps in kinds]
+
+
+def all_in_cells(mask: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:
+    """Return where all pixels of a stride x stride cell are set; (M, N) to (M / stride, N / stride) bool."""
+    m, n = mask.shape
+    cells: NDArray[np.bool_] = np.min(mask.reshape(m // stride, stride, n // stride, stride), axis=(1, 3))
+    return cells

@@ -1,0 +1,150 @@
+"""The calibrated region test: quiet on what it was calibrated for, awake to what is planted."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from napari_uflow.errors import Stopped
+from napari_uflow.nfa import Calibration, CalibrationPicture, combine_levels, count_thresholds, label_mask
+from napari_uflow.progress import FINISH, Progress, drain
+
+STRIDES = (1, 2)
+
+
+def maps(rng, gain=1.0, shape=(32, 32)):
+    """Maps of log(1 + z^2) of 24 channels, of heavy-tailed latents."""
+    found = []
+    for stride in STRIDES:
+        z = gain * rng.standard_t(6, size=(24, shape[0] // stride, shape[1] // stride))
+        found.append(np.log1p(z**2).mean(axis=0))
+    return tuple(found)
+
+
+def pictures(n, seed=0, per_field=1, **options):
+    rng = np.random.default_rng(seed)
+    gains = np.exp(0.1 * rng.normal(size=n))
+    return [
+        CalibrationPicture(f"field {i}", maps(rng, gains[i], **options)) for i in range(n) for _ in range(per_field)
+    ]
+
+
+def fit(*arguments, **options):
+    return drain(Calibration.fit_steps(pictures(*arguments, **options), STRIDES))
+
+
+def lowest(calibration, maps, **options):
+    levels = calibration.regions(maps, **options)
+    return combine_levels(levels, STRIDES, (32, 32), background=5.0)
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return fit(30)
+
+
+def test_false_alarms_stay_below_the_promise(calibration):
+    new = [lowest(calibration, picture.maps) for picture in pictures(200, seed=1)]
+    for epsilon in (0.1, 1.0):
+        counts = np.array([label_mask(m, math.log10(epsilon)).max() for m in new])
+        observed = (counts > 0).mean() if epsilon < 1 else counts.mean()
+        assert observed <= epsilon + 3 * math.sqrt(epsilon / 30)  # one set of 30 fields
+    assert calibration.offset.observed(1.0) <= 1
+
+
+@pytest.mark.parametrize("side", [4, 8])
+def test_a_planted_square_is_found(calibration, side):
+    rng = np.random.default_rng(5)
+    found = maps(rng)
+    for m, stride in zip(found, STRIDES, strict=True):
+        m[8 // stride : (8 + side) // stride, 8 // stride : (8 + side) // stride] += 0.8
+    result = lowest(calibration, found)
+    assert (result[9 : 7 + side, 9 : 7 + side] < -1).all()
+    assert result[24:, 24:].min() > -1
+
+
+def test_two_equal_squares_are_both_found(calibration):
+    found = [np.full(m.shape, np.median(m)) for m in maps(np.random.default_rng(5))]
+    for top in (4, 20):
+        found[0][top : top + 6, 10:16] += 1.0
+    result = lowest(calibration, tuple(found))
+    assert result[6, 12] == result[22, 12] < -2
+    assert label_mask(result, 0.0).max() == 2
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 60.0])
+def test_a_constant_picture_has_no_region(calibration, value):
+    result = lowest(calibration, tuple(np.full((32 // s, 32 // s), value) for s in STRIDES))
+    assert (result > 0).all()
+    assert np.isfinite(result).all()
+
+
+def test_a_single_position():
+    calibration = fit(10)
+    levels = calibration.regions((np.array([[3.0]]), np.array([[np.nan]])))
+    assert all(np.isfinite(level.log10_nfa).all() for level in levels)
+
+
+def test_a_picture_as_a_whole_may_be_unlike(calibration):
+    rng = np.random.default_rng(9)
+    assert calibration.unlike(maps(rng)) > 0.01
+    assert calibration.unlike(maps(rng, gain=3.0)) < 1e-4
+    assert calibration.unlike(maps(rng, gain=0.2)) < 1e-4  # too regular as well
+
+
+def test_a_field_is_tested_with_the_tails_of_the_others():
+    """A single wild field is wild, however much of the data it is."""
+    rng = np.random.default_rng(0)
+    given = pictures(6)
+    wild = maps(rng)
+    wild[0][10:14, 10:14] += 3
+    given.append(CalibrationPicture("wild", wild))
+    calibration = drain(Calibration.fit_steps(given, STRIDES))
+    (field,) = [f for f in calibration.offset.fields if f.name == "wild"]
+    assert field.pictures[0][0] < -5
+    assert all(f.pictures[0] == () or f.pictures[0][0] > -3 for f in calibration.offset.fields if f.name != "wild")
+
+
+def test_pictures_of_a_field_count_as_one():
+    calibration = fit(4, per_field=3)
+    assert calibration.offset.n_fields == 4
+    assert all(len(f.pictures) == 3 for f in calibration.offset.fields)
+
+
+def test_one_field_promises_nothing():
+    calibration = fit(1, per_field=5)
+    assert calibration.offset.n_fields == 0
+    assert calibration.observed == ()
+
+
+def test_observed_probabilities_are_those_expected(calibration):
+    observed = np.array(calibration.observed)
+    assert observed.shape == (2, 20)
+    np.testing.assert_allclose(observed[:, :8], np.tile(-0.25 * np.arange(1, 9), (2, 1)), atol=0.1)
+
+
+def test_plain_values_bring_back_the_same(calibration):
+    text = json.dumps(calibration.to_dict()).replace("-Infinity", "null")
+    assert Calibration.from_dict(json.loads(text)) == calibration
+
+
+def test_it_can_be_stopped():
+    steps = Calibration.fit_steps(pictures(6), STRIDES)
+    assert isinstance(next(steps), Progress)
+    with pytest.raises(Stopped):
+        steps.send(FINISH)
+
+
+def test_thresholds_at_which_parts_appear():
+    values = np.full((3, 7), 9.0)
+    values[1, 0], values[1, 2], values[1, 1] = -3, -2, -1
+    # -3: one part; -2: two; -1 joins them, which takes nothing back
+    assert count_thresholds(values, 1.0) == [-3, -2]
+    values[0, 4] = 0.0  # two parts again
+    assert count_thresholds(values, 1.0) == [-3, -2]
+    values[2, 6] = 0.5  # three
+    assert count_thresholds(values, 1.0) == [-3, -2, 0.5]
+    assert count_thresholds(values, 0.4) == [-3, -2]
+    assert count_thresholds(values, 1.0, most=1) == [-3]
+    assert count_thresholds(np.full((2, 2), np.nan), 1.0) == []

@@ -1,0 +1,130 @@
+"""The promise of the held-out fields: exact on hand-made fields, kept on random ones."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from napari_uflow.nfa import ConformalOffset, HeldOutField, fields_needed
+
+
+def fields(*lowest):
+    """One picture per field with one region each (None: no region at all)."""
+    return ConformalOffset(tuple(HeldOutField(f"f{i}", ((),) if v is None else ((v,),)) for i, v in enumerate(lowest)))
+
+
+def test_thresholds_of_four_fields():
+    """Regions at -1, 0, 1, 2; the loss is bounded by 1 up to epsilon = 1/3: (number below + 1) / 5 <= epsilon."""
+    offset = fields(-1.0, 0.0, 1.0, 2.0)
+    assert offset.smallest_promise == 0.2
+    assert -1.001 < offset.threshold(0.2) < -1
+    assert -1.001 < offset.threshold(0.33) < -1
+    assert offset.observed(0.2) == 0
+    # epsilon = 1: bound 3, (number below + 3) / 5 <= 1: two of them
+    assert 0.999 < offset.threshold(1.0) < 1
+    assert offset.observed(1.0) == 0.5
+    # epsilon = 10: bound 30, (number below + 30) / 5 <= 10
+    assert offset.threshold(10.0) == 3
+
+
+def test_below_the_smallest_promise_a_decade_is_a_decade():
+    # the nominal law asks for less than the fields do: the fields' threshold, continued
+    assert fields(-5.0, 0.0, 1.0, 2.0).threshold(0.02) == pytest.approx(-6)
+    # it asks for more: the nominal law
+    assert fields(1.0, 1.0, 1.0, 2.0).threshold(0.02) == pytest.approx(math.log10(0.02))
+
+
+def test_without_fields_nominal_is_all_there_is():
+    offset = ConformalOffset()
+    assert offset.threshold(0.1) == -1
+    np.testing.assert_array_equal(offset.promised(np.array([-3.0, 0.5])), [-3.0, 0.5])
+    assert math.isnan(offset.observed(1.0))
+
+
+def test_a_single_field_can_only_make_it_stricter():
+    assert fields(-4.0).threshold(1.0) < -4
+    assert fields(2.0).threshold(1.0) == 0
+    assert fields(None).threshold(1.0) == 0
+
+
+def test_fields_without_regions():
+    offset = fields(None, None, None, None)
+    assert offset.threshold(0.2) == 3
+    assert offset.threshold(0.1) == -1
+
+
+@pytest.mark.parametrize(("false_alarms", "needed"), [(0.01, 99), (0.1, 9), (0.05, 19), (0.5, 2), (1, 2), (10, 2)])
+def test_fields_needed(false_alarms, needed):
+    assert fields_needed(false_alarms) == needed
+    offset = fields(*np.linspace(-3, 2, needed))
+    assert offset.smallest_promise <= false_alarms * (1 + 1e-9)
+
+
+def test_thresholds_never_fall_with_epsilon():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 5, 30):
+        offset = fields(*rng.normal(size=n))
+        thresholds = [offset.threshold(e) for e in np.geomspace(1e-4, 10, 200)]
+        assert (np.diff(thresholds) >= -1e-12).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 30])
+def test_a_threshold_on_promised_values_is_the_threshold_on_nominal_ones(n):
+    rng = np.random.default_rng(n)
+    offset = fields(*rng.normal(size=n))
+    values = rng.uniform(-8, 4, 500)
+    promised = offset.promised(values)
+    for epsilon in (0.001, 0.01, 0.1, 0.5, 1.0, 10.0):
+        reported = values <= offset.threshold(epsilon)
+        wrong = reported != (promised <= math.log10(epsilon))
+        # where no promise holds the curve is a row of steps of 0.01
+        assert wrong.mean() < 0.01
+        assert (np.abs(values[wrong] - offset.threshold(epsilon)) < 0.011).all()
+
+
+def test_promised_values_keep_the_order():
+    offset = fields(-1.0, 0.0, 1.0, 2.0)
+    values = np.sort(np.random.default_rng(0).uniform(-300, 3, 1000))
+    promised = offset.promised(values)
+    assert (np.diff(promised) > 0).all()
+    # far below a decade is a decade; what four fields promise for 0.2 lies at -1
+    assert offset.promised(np.array([-100.0])) == pytest.approx(-99 + math.log10(0.2), abs=0.02)
+
+
+def test_the_promise_is_kept_whatever_the_distribution():
+    """Scores from a law that has nothing to do with the nominal one; an average over many sets of fields."""
+    rng = np.random.default_rng(0)
+    n_sets, n_fields, n_new = 300, 20, 50
+    for epsilon in (0.05, 0.1, 0.3):
+        any_false = 0
+        for _ in range(n_sets):
+            offset = fields(*rng.standard_t(2, n_fields) * 3 - 4)
+            any_false += (rng.standard_t(2, n_new) * 3 - 4 <= offset.threshold(epsilon)).sum()
+        n = n_sets * n_new
+        # the draws that share a set of fields are correlated: the spread of the sets is what counts
+        assert any_false / n <= epsilon + 3 * math.sqrt(epsilon / n_fields / n_sets)
+        assert any_false / n >= epsilon - 1 / (n_fields + 1) - 3 * math.sqrt(epsilon / n_fields / n_sets)
+
+
+def test_expected_numbers_are_kept_too():
+    """Several regions per picture, several pictures per field."""
+    rng = np.random.default_rng(1)
+
+    def draw():
+        wild = rng.exponential()
+        return tuple(tuple(np.sort(rng.normal(1, 1, rng.poisson(3 * wild)))) for _ in range(3))
+
+    total, n = 0, 0
+    for _ in range(200):
+        offset = ConformalOffset(tuple(HeldOutField(str(i), draw()) for i in range(15)))
+        threshold = offset.threshold(1.0)
+        for picture in (p for _ in range(5) for p in draw()):
+            total += min(sum(v <= threshold for v in picture), 4.0)  # epsilon times sqrt(16)
+            n += 1
+    assert total / n <= 1.1
+
+
+def test_plain_values_bring_back_the_same():
+    offset = fields(-1.0, None, 2.5)
+    assert ConformalOffset.from_list(json.loads(json.dumps(offset.to_list()))) == offset
