@@ -194,6 +194,23 @@ def test_train_detect_evaluate_show(here, capsys):
     assert json.loads(out) == read_card("new/model.safetensors")
 
 
+def test_trust(here, capsys):
+    code, out, err = call(capsys, "trust model.safetensors")
+    assert (code, err) == (0, "")
+    assert "accepted per image" in out
+    assert "no: needs 99 fields" in out
+    assert "new pictures" not in out
+
+    code, out, err = call(capsys, "trust model.safetensors data/test/good -o report --device cpu")
+    assert code == 0
+    assert "0 held-out fields, 2 new pictures" in out
+    numbers = json.loads(Path("report/trust.json").read_text(), parse_constant=pytest.fail)
+    assert numbers["n_new_pictures"] == 2
+    assert len(numbers["new"]) == len(numbers["epsilon"])
+    assert numbers["held_out"][0] is None  # a single held-out field tells nothing
+    assert Path("report/trust.png").stat().st_size > 10_000
+
+
 def test_evaluating_without_anomalies_gives_no_nan(here, capsys):
     good = Path("only") / "good"
     good.mkdir(parents=True)

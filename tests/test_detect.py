@@ -1,5 +1,6 @@
 """Detection: what it measures, what it leaves out, and what the threshold does."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import torch
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detect import detect, detect_steps, resegment
+from napari_uflow.detect import detect, detect_steps, promise, resegment
 from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image import Plane
 from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.nfa import Calibration, CalibrationPicture
 from napari_uflow.progress import Message, Progress, drain
 from napari_uflow.result import RegionTable
 
@@ -279,3 +281,87 @@ def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monk
     assert found.energies[0].argmax() == 10 * 32 + 20
     if calibration == "none":
         assert found.labels[40:44, 80:84].all()
+
+
+# Other tests, and what a number of false alarms rests on
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"nfa": "paper"}, {"nfa": "binomial"}, {"calibration": "tails"}, {"calibration": "none"}],
+)
+def test_every_test_of_the_literature_runs_on_the_same_heatmap(tiny_model, odd_plane, network, found, options):
+    other = detect(tiny_model, odd_plane, DetectionConfig(**options), network=network)
+    np.testing.assert_array_equal(other.score, found.score)
+    assert np.isfinite(other.log10_nfa).all()
+    assert other.log10_nfa.shape == odd_plane.shape
+    again = resegment(other, 0.5)
+    assert again.provenance["detection"] == {**DetectionConfig(**options).to_dict(), "false_alarms": 0.5}
+
+
+def test_the_paper_test_flags_what_is_too_normal_only_as_published(tiny_model, monkeypatch):
+    network = tiny_model.network()
+    original = network.latents
+
+    def quiet(features):
+        found = original(features)
+        for z in found.z:
+            torch.nn.init.normal_(z, std=0.5)
+        return found
+
+    monkeypatch.setattr(network, "latents", quiet)
+    plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
+    paper = detect(tiny_model, plane, DetectionConfig(nfa="paper"), network=network)
+    published = detect(tiny_model, plane, DetectionConfig(nfa="paper", as_published=True), network=network)
+    assert len(paper.regions) == 0
+    assert (published.labels > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["window_size", "binomial_probability_thr", "high_precision"])
+def test_parameters_of_the_binomial_test_reach_it(tiny_model, odd_plane, network, name):
+    value = {"window_size": 11.0, "binomial_probability_thr": 0.5, "high_precision": True}[name]
+    one = detect(tiny_model, odd_plane, DetectionConfig(nfa="binomial"), network=network)
+    other = detect(tiny_model, odd_plane, DetectionConfig.from_dict({"nfa": "binomial", name: value}), network=network)
+    assert not np.array_equal(one.log10_nfa, other.log10_nfa)
+
+
+@pytest.mark.parametrize(
+    ("n_fields", "options", "text"),
+    [
+        (9, {"false_alarms": 0.1}, "at most 0.1 false alarms per image, on average over normal images like the 9 held"),
+        (8, {"false_alarms": 0.1}, "to promise it takes 9 held-out fields, and the model has 8"),
+        (0, {}, "to promise it takes 2 held-out fields, and the model has 0"),
+        (1, {"calibration": "tails"}, "rests on the tails fitted to 1 held-out field"),
+        (50, {"calibration": "none"}, "holds only if the latents of normal images are ideal"),
+        (None, {}, "holds only if the latents of normal images are ideal"),
+        (50, {"nfa": "paper"}, "'paper' is not calibrated"),
+    ],
+)
+def test_what_a_number_of_false_alarms_rests_on(n_fields, options, text):
+    assert text in promise(n_fields, DetectionConfig(**options))
+
+
+def test_a_detection_says_what_it_rests_on(found):
+    assert found.promise == found.provenance["promise"] != ""
+    assert resegment(found, 0.01).promise != found.promise
+
+
+def warnings_of(model, plane, network):
+    events = []
+    drain(detect_steps(model, plane, DetectionConfig(), network=network), events.append)
+    return [event.text for event in events if isinstance(event, Message) and event.warning]
+
+
+def test_another_exposure_is_warned_of(tiny_model, normal_planes, network):
+    plane = normal_planes[0]
+    assert not any("darker or brighter" in text for text in warnings_of(tiny_model, plane, network))
+    bright = Plane(data=plane.read()[0] * 2 + 100, name="bright")
+    assert any("darker or brighter" in text for text in warnings_of(tiny_model, bright, network))
+
+
+def test_a_picture_that_is_unlike_as_a_whole_is_warned_of(tiny_model, odd_plane, network):
+    rng = np.random.default_rng(0)
+    pictures = [CalibrationPicture(str(i), tuple(rng.normal(size=(9, 9)) * 0.1 for _ in range(6))) for i in range(5)]
+    calibration = drain(Calibration.fit_steps(pictures, network.strides * 2))
+    model = dataclasses.replace(tiny_model, calibration=calibration)
+    assert any("as a whole is unlike" in text for text in warnings_of(model, odd_plane, network))

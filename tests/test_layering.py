@@ -25,8 +25,8 @@ LEVELS = (
     {"image", "nfa", "metrics", "samples"},
     {"model", "devices"},
     {"result", "store"},
-    {"evidence", "features", "tiles", "train", "detect", "figures"},
-    {"batch", "evaluate"},
+    {"evidence", "features", "tiles", "train", "detect"},
+    {"trust", "figures", "batch", "evaluate"},
     {"demo"},
     {"cli", "_napari"},
 )

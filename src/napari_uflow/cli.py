@@ -1,4 +1,4 @@
-"""The command line: ``napari-uflow demo | train | detect | evaluate | show``."""
+"""The command line: ``napari-uflow demo | train | detect | evaluate | trust | show``."""
 
 from __future__ import annotations
 
@@ -98,6 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_parameters(evaluate, DetectionConfig)
     evaluate.set_defaults(run=_evaluate)
 
+    trust = commands.add_parser("trust", help="report what a model's number of false alarms is worth")
+    trust.add_argument("model", type=Path, help="model file")
+    trust.add_argument(
+        "pictures", nargs="*", help="files, folders or patterns of normal pictures that it was not trained on"
+    )
+    trust.add_argument("-o", "--output", type=Path, help="folder for numbers (JSON) and plots (PNG)")
+    _add_common(trust)
+    trust.set_defaults(run=_trust)
+
     show = commands.add_parser("show", help="tell what a model file holds")
     show.add_argument("model", type=Path, help="model file")
     show.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -176,9 +185,13 @@ class _Reporter:
         self._last = 0.0
         self._is_terminal = sys.stderr.isatty()
         self._open_line = False
+        self._said: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Message):
+            if event.warning and event.text in self._said:
+                return
+            self._said.add(event.text)
             self._line(("warning: " if event.warning else "") + event.text)
         elif isinstance(event, TrainingPoint):
             holdout = ""
@@ -299,6 +312,7 @@ def _detect(options: argparse.Namespace) -> int:
     config = _config(DetectionConfig, options)
     _check_output(options.output, is_folder=True)
     from napari_uflow.batch import detect_files_steps
+    from napari_uflow.detect import promise
     from napari_uflow.store import find_images, load_model
 
     model = load_model(options.model)
@@ -315,9 +329,11 @@ def _detect(options: argparse.Namespace) -> int:
         )
     )
     print(
-        f"{summary.n_regions} anomalous regions in {summary.n_anomalous_planes} of {summary.n_planes} pictures, "
-        f"with at most {config.false_alarms:g} false alarms expected per image; written to {options.output}"
+        f"{summary.n_regions} anomalous regions in {summary.n_anomalous_planes} of {summary.n_planes} pictures; "
+        f"written to {options.output}"
     )
+    n_fields = None if model.calibration is None else model.calibration.offset.n_fields
+    print(f"false alarms: {promise(n_fields, config)}")
     for path, reason in summary.failed:
         print(f"failed: {path}: {reason}", file=sys.stderr)
     if summary.was_stopped:
@@ -336,6 +352,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     pictures = find_test_pictures(options.root, channels=options.channels, axes=options.axes)
     run = _run(evaluate_steps(model, pictures, config, device=options.device, weights=options.weights))
     print(_evaluation_table(run, options.root.resolve().name))
+    print(f"false alarms: {run.pictures[0].detection.promise}")
     if options.output is not None:
         _write_evaluation(run, options.output, options.root.resolve().name)
     return 0
@@ -378,6 +395,26 @@ def _demo(options: argparse.Namespace) -> int:
     from napari_uflow.demo import run_demo
 
     return run_demo(options.output, seed=options.seed, device=options.device, run=_run)
+
+
+def _trust(options: argparse.Namespace) -> int:
+    if options.output is not None:
+        _check_output(options.output, is_folder=True)
+    from napari_uflow.figures import save_figure, trust_figure
+    from napari_uflow.store import atomic_path, find_images, load_model, read_planes
+    from napari_uflow.trust import trust_steps
+
+    model = load_model(options.model)
+    paths = find_images(options.pictures) if options.pictures else []
+    planes = [p for path in paths for p in read_planes(path, channels=options.channels, axes=options.axes)]
+    report = _run(trust_steps(model, planes, device=options.device, weights=options.weights))
+    print(report.as_table())
+    if options.output is not None:
+        with atomic_path(options.output / "trust.json") as path:
+            path.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        save_figure(trust_figure(report, title=options.model.name), options.output / "trust.png")
+        print(f"look at   {options.output / 'trust.png'}")
+    return 0
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""One picture that shows what a model found: images, heatmaps on one scale, outlines, truth.
+"""Pictures for people: what a model found beside the truth, and what its number of false alarms is worth.
 
 Drawn with Matplotlib's object-oriented interface only: no pyplot, no window, no global state, so it may be called from
 any thread and beside any Qt application. Every colour is set here, whatever the user's style sheet says.
@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from skimage.measure import find_contours, label, regionprops
 
 from napari_uflow.errors import ConfigError, ImageError
+from napari_uflow.nfa import QQ_LEVELS
+from napari_uflow.trust import EPSILONS, TrustReport
 
-__all__ = ["OverviewRow", "overview", "save_figure"]
+__all__ = ["OverviewRow", "overview", "save_figure", "trust_figure"]
 
 _FOUND_COLOUR = "#ff8c1a"
 _FOUND_HEADING = "#d96b00"
@@ -198,6 +200,82 @@ def save_figure(fig: Figure, path: str | os.PathLike[str]) -> None:
         draft = Path(folder) / target.name
         fig.savefig(draft, format=kind, dpi=fig.dpi, facecolor="white")
         os.replace(draft, target)
+
+
+def trust_figure(report: TrustReport, *, title: str = "") -> Figure:
+    """Draw a trust report: false alarms expected and observed, and the tails of every map.
+
+    Parameters
+    ----------
+    report : TrustReport
+        What to draw.
+    title : str
+        Printed above, such as the model's name.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With an Agg canvas, ready for :func:`save_figure` or for a Qt canvas.
+    """
+    figure = Figure(figsize=(11.0, 5.2), dpi=_DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    alarms, tails = figure.subplots(1, 2)
+    if title:
+        figure.suptitle(title, fontsize=12, fontweight="bold", color=_TEXT_COLOUR, parse_math=False)
+    _false_alarms(alarms, report)
+    _tails(tails, report)
+    for axes in (alarms, tails):
+        axes.title.set(fontsize=10.5, color=_TEXT_COLOUR)
+        axes.tick_params(colors=_TEXT_COLOUR, labelsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(
+            fontsize=8.5, labelcolor=_TEXT_COLOUR, loc="upper left", facecolor="white", edgecolor="none", framealpha=1
+        )
+    return figure
+
+
+def _false_alarms(axes: Axes, report: TrustReport) -> None:
+    accepted = np.array(EPSILONS)
+    lowest = accepted[0] / 4
+    axes.plot([lowest, 20], [lowest, 20], color=_QUIET_COLOUR, linewidth=1, label="as many as accepted")
+    if not report.is_promised(accepted[0]):
+        limit = 1 / (report.n_fields + 1) if report.n_fields >= 2 else 20
+        text = f"not promised: {report.n_fields} held-out field{'s' * (report.n_fields != 1)}"
+        axes.axvspan(lowest, limit, color="#dfe3e7", label=text)
+    series = [
+        ("held-out fields, tails alone", report.nominal, "#9aa3ad", "s", "--"),
+        ("held-out fields, as promised", report.held_out, "#0b6fa4", "o", "-"),
+        (f"{report.n_new} new normal picture{'s' * (report.n_new != 1)}", report.new, _FOUND_HEADING, "D", "-"),
+    ]
+    for name, values, colour, marker, line in series:
+        if len(values):
+            shown = np.maximum(values, lowest * 1.15)
+            axes.plot(accepted, shown, line, color=colour, marker=marker, markersize=5, linewidth=1.4, label=name)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(lowest, 20),
+        ylim=(lowest, 100),
+        title="False alarms per normal image",
+    )
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("accepted", color=_TEXT_COLOUR)
+    axes.set_ylabel(f"observed (none: at {lowest:g})", color=_TEXT_COLOUR)
+
+
+def _tails(axes: Axes, report: TrustReport) -> None:
+    expected = -np.array(QQ_LEVELS)
+    axes.plot([0, 5], [0, 5], color=_QUIET_COLOUR, linewidth=1, label="as expected")
+    for i, (name, row) in enumerate(zip(report.map_names, report.observed, strict=False)):
+        known = np.isfinite(row)
+        colour = ("#0b6fa4", "#19a3a3", "#7a5cc0", "#d96b00", "#c23b5a", "#6b8e23")[i % 6]
+        axes.plot(expected[known], -np.array(row)[known], marker=".", linewidth=1.2, color=colour, label=name)
+    if not report.observed:
+        axes.text(2.5, 2.5, "needs two or more held-out fields", ha="center", color=_QUIET_COLOUR)
+    axes.set(xlim=(0, 5), ylim=(0, 6), title="Tails: one position in 10 to the x is this strange")
+    axes.set_xlabel("expected x", color=_TEXT_COLOUR)
+    axes.set_ylabel("observed x (above the line: rarer than expected)", color=_TEXT_COLOUR)
 
 
 class _Page:

@@ -6,7 +6,7 @@ from napari_uflow.nfa.binomial import (
     block_log10_tail,
     candidate_threshold,
 )
-from napari_uflow.nfa.calibrated import Calibration, CalibrationPicture
+from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationPicture
 from napari_uflow.nfa.calibration import MapCalibration, Tail
 from napari_uflow.nfa.conformal import ConformalOffset, HeldOutField, fields_needed
 from napari_uflow.nfa.counts import ALPHA, BETA, LOG10_BETA, log10_tests_for_any_size, log10_tests_published
@@ -31,6 +31,7 @@ __all__ = [
     "LOG10_BETA",
     "LevelRegions",
     "MapCalibration",
+    "QQ_LEVELS",
     "Tail",
     "best_regions",
     "binomial_log10_nfa",

@@ -174,10 +174,17 @@ class ConformalOffset:
 
     def observed(self, false_alarms: float) -> float:
         """Return the false alarms per picture on the held-out fields at the promised threshold; NaN without fields."""
+        return self._observed_at(self.threshold(false_alarms))
+
+    def nominally_observed(self, false_alarms: float) -> float:
+        """Return the same at the nominal threshold, where nothing was promised."""
+        return self._observed_at(math.log10(false_alarms))
+
+    def _observed_at(self, log10_t: float) -> float:
         if not self.n_fields:
             return math.nan
-        at = np.searchsorted(self._edges, self.threshold(false_alarms), side="right") - 1
-        return float(self._loss(math.inf)[at] / self.n_fields) if at >= 0 else 0.0
+        below = [[np.searchsorted(picture, log10_t, side="right") for picture in f.pictures] for f in self.fields]
+        return float(np.mean([np.mean(counts) if counts else 0.0 for counts in below]))
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return plain values for JSON."""

@@ -1,0 +1,150 @@
+"""The threshold on real pictures: false alarms observed against accepted, masks against the best fixed threshold.
+
+For each data set a model is trained (or read, where the output folder has it), calibrated on fields held out of
+training and tested on normal pictures of other fields and on anomalous ones, by every test of the package.
+
+    python benchmarks/nfa_real.py DATASET ... --weights resnet18.safetensors [--holdout 0.34] [-- --steps 200]
+
+A data set is laid out like MVTec AD (``train/good``, ``test/good``, ``test/KIND``, ``ground_truth``), or has a folder
+``normal`` and others with anomalies and without masks; then ``--test-fields`` names the beginnings of the normal
+pictures that are kept for testing, and a field (specimen) is what stands before the last underscore. What follows
+``--`` are flags of ``napari-uflow train``.
+
+Prints two Markdown tables per data set: false alarms, and masks at one accepted false alarm per image. The oracle is
+the fixed threshold on the heatmap that gives the best IoU, chosen with the truth in hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from napari_uflow.cli import main as napari_uflow
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detect import detect
+from napari_uflow.devices import choose_device
+from napari_uflow.evaluate import TestPicture, find_test_pictures
+from napari_uflow.metrics import auroc, iou, oracle_iou, region_recall
+from napari_uflow.nfa import fields_needed, label_mask
+from napari_uflow.result import Detection
+from napari_uflow.store import find_images, load_model, read_planes
+
+EPSILONS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+METHODS = {
+    "size-conditional, promised": DetectionConfig(),
+    "size-conditional, tails": DetectionConfig(calibration="tails"),
+    "size-conditional, not calibrated": DetectionConfig(calibration="none"),
+    "paper": DetectionConfig(nfa="paper"),
+    "paper, as published": DetectionConfig(nfa="paper", as_published=True),
+    "binomial": DetectionConfig(nfa="binomial"),
+    "binomial, as published": DetectionConfig(nfa="binomial", as_published=True),
+}
+
+
+def split_of(root: Path, test_fields: list[str], folder: Path) -> tuple[list[str], list[TestPicture]]:
+    """Return the files to train on and the pictures to test on."""
+    if (root / "train" / "good").is_dir():
+        return [str(root / "train" / "good")], find_test_pictures(root, channels=[0])
+    normal = find_images(root / "normal")
+    kept = [path for path in normal if path.name.startswith(tuple(test_fields))]
+    if not kept or len(kept) == len(normal):
+        raise SystemExit(f"{root}: name some of its normal fields, not all, with --test-fields")
+    links = folder / "train"
+    links.mkdir()
+    for path in normal:
+        if path not in kept:
+            (links / path.name).symlink_to(path.resolve())
+    pictures = [TestPicture(read_planes(path, channels=[0])[0], "good", None) for path in kept]
+    for kind in sorted(path for path in root.iterdir() if path.is_dir() and path.name != "normal"):
+        pictures += [TestPicture(read_planes(path, channels=[0])[0], kind.name, None) for path in find_images(kind)]
+    return [str(links)], pictures
+
+
+def run(root: Path, options: argparse.Namespace, flags: list[str]) -> None:
+    name = root.name if root.name != "tiles256" else root.parent.name
+    model_file = options.output / f"{name}-{options.backbone}.safetensors"
+    with tempfile.TemporaryDirectory() as temporary:
+        files, pictures = split_of(root, options.test_fields, Path(temporary))
+        if not model_file.exists():
+            command = ["train", *files, "-o", str(model_file), "--backbone", options.backbone, "--channels", "0"]
+            command += ["--holdout", str(options.holdout)]
+            if options.weights and options.backbone != "scattering":
+                command += ["--weights", str(options.weights)]
+            if not (root / "train").is_dir():
+                command += ["--field-pattern", "^(.+)_[^_]+$"]
+            if napari_uflow([*command, *flags]) != 0:
+                raise SystemExit(f"training failed: {' '.join(command)}")
+    model = load_model(model_file)
+    if model.calibration is None:
+        raise SystemExit(f"{name} has too few pictures to calibrate")
+    network = model.network(choose_device("auto"))
+    n_fields = model.calibration.offset.n_fields
+    normal = [p for p in pictures if not p.is_anomalous]
+    anomalous = [p for p in pictures if p.is_anomalous]
+    pictures = normal + anomalous
+    print(f"\n### {name}, {options.backbone}\n")
+    print(
+        f"{len(model.provenance['fields'])} fields to train on, {n_fields} held out; {len(normal)} normal and "
+        f"{len(anomalous)} anomalous test pictures. (A promise of epsilon needs max(2, 1 / epsilon - 1) fields.)\n"
+    )
+    heads = [f"{e:g}" + ("" if n_fields >= fields_needed(e) else " (no promise)") for e in EPSILONS]
+    print("False alarms per normal test picture (pictures with any), where so many are accepted:\n")
+    print("| test | " + " | ".join(heads) + " |")
+    print("|---" * (len(heads) + 1) + "|")
+    masks = [p.mask() for p in pictures]
+    has_masks = any(mask.any() for mask in masks)
+    is_anomalous = [p.is_anomalous for p in pictures]
+    lines, oracle = [], math.nan
+    for method, config in METHODS.items():
+        found: list[Detection] = [detect(model, p.plane, config, network=network) for p in pictures]
+        cells = []
+        for epsilon in EPSILONS:
+            labels = [label_mask(d.log10_nfa, math.log10(epsilon)) for d in found[: len(normal)]]
+            counts = np.array([x.max() for x in labels])
+            cells.append(f"{counts.mean():.2f} ({(counts > 0).mean():.0%})")
+        print(f"| {method} | " + " | ".join(cells) + " |", flush=True)
+        if math.isnan(oracle) and has_masks:
+            oracle = oracle_iou([np.nan_to_num(d.score) for d in found], masks)[0]
+        by_nfa = auroc([-d.lowest_log10_nfa for d in found], is_anomalous)
+        flagged = np.mean([len(d.regions) > 0 for d in found[len(normal) :]])
+        cells = [f"{by_nfa:.3f}", f"{flagged:.0%}"]
+        if has_masks:
+            labels = [d.labels for d in found]
+            reached = iou(labels, masks)
+            recall = region_recall(labels[len(normal) :], masks[len(normal) :])
+            cells += [f"{reached:.3f}", f"{reached / oracle:.0%}", f"{recall:.0%}"]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    heads = ["image AUROC by NFA", "anomalous pictures flagged"]
+    if has_masks:
+        heads += ["IoU", f"of the oracle's {oracle:.3f}", "true regions hit"]
+    print("\nAt one accepted false alarm per image:\n")
+    print("| test | " + " | ".join(heads) + " |")
+    print("|---" * (len(heads) + 1) + "|")
+    print("\n".join(lines), flush=True)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("roots", nargs="+", type=Path, help="folders of data sets")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--weights", type=Path, help="weights of the backbone")
+    parser.add_argument("--holdout", type=float, default=0.2, help="part of the fields held out (default: %(default)s)")
+    parser.add_argument(
+        "--test-fields", nargs="+", default=[], help="normal fields kept for testing, by their beginning"
+    )
+    parser.add_argument("--output", type=Path, default=Path("evaluation"), help="folder for models")
+    options = parser.parse_args(arguments[:split])
+    options.output.mkdir(parents=True, exist_ok=True)
+    for root in options.roots:
+        run(root, options, arguments[split + 1 :])
+
+
+if __name__ == "__main__":
+    main()
