@@ -90,7 +90,7 @@ def run(root: Path, options: argparse.Namespace, flags: list[str]) -> None:
     print(f"\n### {name}, {options.backbone}\n")
     print(
         f"{len(model.provenance['fields'])} fields to train on, {n_fields} held out; {len(normal)} normal and "
-        f"{len(anomalous)} anomalous test pictures. (A promise of epsilon needs max(2, 1 / epsilon - 1) fields.)\n"
+        f"{len(anomalous)} anomalous test pictures. (A promise of epsilon needs max(3, 1 / epsilon - 1) fields.)\n"
     )
     heads = [f"{e:g}" + ("" if n_fields >= fields_needed(e) else " (no promise)") for e in EPSILONS]
     print("False alarms per normal test picture (pictures with any), where so many are accepted:\n")

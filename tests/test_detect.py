@@ -127,12 +127,21 @@ def test_where_probabilities_come_from(tiny_model, odd_plane, network, found):
 # Pixels that are not there
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_missing_pixels_are_not_measured(tiny_model, odd_plane, network, value):
+@pytest.mark.parametrize(
+    ("value", "nfa"),
+    [
+        (np.nan, "size-conditional"),
+        (np.inf, "size-conditional"),
+        (-np.inf, "size-conditional"),
+        (np.nan, "paper"),
+        (np.nan, "binomial"),
+    ],
+)
+def test_missing_pixels_are_not_measured(tiny_model, odd_plane, network, value, nfa):
     image = odd_plane.read()[0]
     image[37:61, 90:105] = value
     plane = Plane(data=image, name="odd")
-    found = detect(tiny_model, plane, network=network)
+    found = detect(tiny_model, plane, DetectionConfig(nfa=nfa), network=network)
     missing = ~np.isfinite(image)
     assert np.isnan(found.score[missing]).all()
     assert (found.labels[missing] == 0).all()
@@ -146,10 +155,11 @@ def test_missing_pixels_are_not_measured(tiny_model, odd_plane, network, value):
     np.testing.assert_array_equal(again.labels, found.labels)
 
 
+@pytest.mark.parametrize("nfa", ["size-conditional", "paper", "binomial"])
 @pytest.mark.parametrize("shape", [(64, 64), (1, 1)])
-def test_a_picture_of_nothing_has_no_anomaly(tiny_model, network, shape):
+def test_a_picture_of_nothing_has_no_anomaly(tiny_model, network, shape, nfa):
     plane = Plane(data=np.full(shape, np.nan, np.float32))
-    found = detect(tiny_model, plane, DetectionConfig(false_alarms=10), network=network)
+    found = detect(tiny_model, plane, DetectionConfig(false_alarms=10, nfa=nfa), network=network)
     assert np.isnan(found.score).all()
     assert not found.labels.any()
     assert len(found.regions) == 0
@@ -328,10 +338,19 @@ def test_parameters_of_the_binomial_test_reach_it(tiny_model, odd_plane, network
 @pytest.mark.parametrize(
     ("n_fields", "options", "text"),
     [
-        (9, {"false_alarms": 0.1}, "at most 0.1 false alarms per image, on average over normal images like the 9 held"),
-        (8, {"false_alarms": 0.1}, "to promise it takes 9 held-out fields, and the model has 8"),
-        (0, {}, "to promise it takes 2 held-out fields, and the model has 0"),
-        (1, {"calibration": "tails"}, "rests on the tails fitted to 1 held-out field"),
+        (
+            9,
+            {"false_alarms": 0.1},
+            "any false alarm in at most 0.1 of normal images like the 9 held-out fields, on average",
+        ),
+        (20, {}, "at most 1 false alarm per image, on average over normal images like the 20 held-out fields"),
+        (
+            8,
+            {"false_alarms": 0.1},
+            "from the tails fitted to 8 held-out fields: a promise takes 9 held-out fields",
+        ),
+        (0, {}, "fitted to pictures of a single field, or of the training itself: a promise takes 3 held-out fields"),
+        (2, {"calibration": "tails"}, "rests on the tails fitted to 2 held-out fields"),
         (50, {"calibration": "none"}, "holds only if the latents of normal images are ideal"),
         (None, {}, "holds only if the latents of normal images are ideal"),
         (50, {"nfa": "paper"}, "'paper' is not calibrated"),
@@ -355,8 +374,17 @@ def warnings_of(model, plane, network):
 def test_another_exposure_is_warned_of(tiny_model, normal_planes, network):
     plane = normal_planes[0]
     assert not any("darker or brighter" in text for text in warnings_of(tiny_model, plane, network))
-    bright = Plane(data=plane.read()[0] * 2 + 100, name="bright")
-    assert any("darker or brighter" in text for text in warnings_of(tiny_model, bright, network))
+    bright = plane.read()[0].copy()
+    bright[len(bright) // 2 :] = 1e4  # the lower half alone
+    (text,) = [t for t in warnings_of(tiny_model, Plane(data=bright), network) if "darker or brighter" in t]
+    assert 50 <= int(text.split("%")[0]) < 60
+
+
+def test_a_much_larger_picture_is_said_to_be_carried_over(tiny_model, odd_plane, network):
+    assert not any("times as large" in text for text in warnings_of(tiny_model, odd_plane, network))
+    small = dataclasses.replace(tiny_model.calibration, n_pixels=100.0)
+    texts = warnings_of(dataclasses.replace(tiny_model, calibration=small), odd_plane, network)
+    assert any("'odd' is 205 times as large" in text for text in texts)
 
 
 def test_a_picture_that_is_unlike_as_a_whole_is_warned_of(tiny_model, odd_plane, network):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from napari_uflow.errors import Stopped, UFlowError
-from napari_uflow.progress import FINISH, Message, Progress, drain, or_stop
+from napari_uflow.progress import FINISH, Message, Progress, drain, or_stop, within
 
 
 def counting(n, log):
@@ -100,3 +100,20 @@ def test_events_are_frozen_values():
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.done = 2
     assert not Message("text").warning
+
+
+def test_a_job_within_another_is_heard_and_can_be_stopped():
+    def inner():
+        for i in range(3):
+            yield from or_stop(Progress("inner", i, 3))
+        yield Message("nearly")
+        return "done"
+
+    whole = Progress("outer", 1, 9)
+    events = []
+    assert drain(within(inner(), whole), events.append) == "done"
+    assert events == [whole, whole, whole, Message("nearly")]
+    steps = within(inner(), whole)
+    next(steps)
+    with pytest.raises(Stopped):
+        steps.send(FINISH)

@@ -103,13 +103,25 @@ def test_what_a_model_remembers():
     assert not warnings_of(events)
 
 
-@pytest.mark.parametrize("side", [64, 256])
-def test_too_few_positions_for_a_calibration_are_said_before_training(side):
+@pytest.mark.parametrize("n", [3, 9])
+def test_too_few_held_out_fields_for_a_promise_are_said_before_training(n):
     events = []
-    model = run(fields(2, (side, side)), training=TRAINING.replace(holdout=0.5), events=events)
+    model = run(fields(n, (128, 128)), events=events)
+    said = [event.text for event in events if isinstance(event, Message) and "can be promised" in event.text]
+    assert len(model.provenance["holdout_fields"]) == (1 if n == 3 else 3)
+    assert bool(said) == (n == 3)
+    if said:
+        assert "no number of false alarms can be promised with 1 held-out field: 1 per image takes 3" in said[0]
+
+
+@pytest.mark.parametrize(("side", "n", "holdout", "views"), [(64, 2, 0.5, 1), (80, 1, 0.0, 4), (128, 2, 0.5, 1)])
+def test_too_few_positions_for_a_calibration_are_said_before_training(side, n, holdout, views):
+    """Views of a tile are not more of it, and a position in two tiles is one."""
+    events = []
+    model = run(fields(n, (side, side)), training=TRAINING.replace(holdout=holdout, views=views), events=events)
     warned = [i for i, event in enumerate(events) if isinstance(event, Message) and "too few normal" in event.text]
-    assert len(warned) == (side == 64)
-    assert (model.calibration is not None) == (side == 256)
+    assert len(warned) == (side < 128)
+    assert (model.calibration is not None) == (side == 128)
     assert all(not isinstance(event, TrainingPoint) for i in warned for event in events[:i])
 
 

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detect import detect
 from napari_uflow.errors import ImageError, Stopped
 from napari_uflow.figures import save_figure, trust_figure
 from napari_uflow.nfa import QQ_LEVELS, Calibration, CalibrationPicture
@@ -49,7 +51,12 @@ def test_new_pictures_are_counted(model, normal_planes, odd_plane):
     assert report.n_new == len(planes)
     assert len(report.new) == len(EPSILONS)
     assert list(report.new) == sorted(report.new)
-    assert all(any_ <= n for any_, n in zip(report.new_any, report.new, strict=True))
+    for epsilon in (0.1, 1.0, 10.0):
+        i = EPSILONS.index(epsilon)
+        counts = [len(detect(model, plane, DetectionConfig(false_alarms=epsilon)).regions) for plane in planes]
+        assert report.new[i] == pytest.approx(np.mean(counts))
+        assert report.new_any[i] == pytest.approx(np.mean(np.array(counts) > 0))
+    assert report.n_warned > 0  # the calibration of this model is not of these pictures
     table = report.as_table()
     assert len(table.splitlines()) >= len(EPSILONS) + 2
     assert "no: needs 99 fields" in table
@@ -60,7 +67,7 @@ def test_a_model_of_one_field_reports_what_it_can(tiny_model, tmp_path):
     report = trust_report(tiny_model)
     assert report.n_fields == 0
     assert all(math.isnan(x) for x in report.held_out)
-    assert "no: needs 2 fields" in report.as_table()
+    assert "no: needs 3 fields" in report.as_table()
     save_figure(trust_figure(report), tmp_path / "trust.png")
     assert (tmp_path / "trust.png").stat().st_size > 10_000
 

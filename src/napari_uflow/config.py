@@ -260,7 +260,8 @@ class TrainingConfig(Config):
     )
     holdout: float = _parameter(
         0.2,
-        "Part of the fields held out of training, to find the best step and to set the false-alarm scale.",
+        "Part of the fields held out of training, to find the best step and to keep the false-alarm promise; of eight "
+        "fields or more at least three.",
         low=0.0,
         high=0.5,
         step=0.05,

@@ -15,7 +15,7 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.devices import choose_device
 from napari_uflow.errors import ImageError
 from napari_uflow.evidence import Evidence, evidence_steps
-from napari_uflow.image import Plane, Window
+from napari_uflow.image import Plane
 from napari_uflow.model.energy import likelihood_heatmap
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa import (
@@ -23,6 +23,7 @@ from napari_uflow.nfa import (
     candidate_threshold,
     chi2_log10_tail,
     combine_levels,
+    counts_pictures,
     fields_needed,
     label_mask,
     log10_tests_for_any_size,
@@ -161,21 +162,20 @@ def promise(n_fields: int | None, config: DetectionConfig) -> str:
     config : DetectionConfig
         How it was detected.
     """
-    wanted = f"{config.false_alarms:g} false alarms per image"
+    wanted = f"{config.false_alarms:g} false alarm{'s' * (config.false_alarms != 1)} per image"
     if config.nfa != "size-conditional":
         return f"'{config.nfa}' is not calibrated: {wanted} holds only if the latents of normal images are ideal"
     if config.calibration == "none" or n_fields is None:
         return f"not calibrated: {wanted} holds only if the latents of normal images are ideal"
-    counted = f"{n_fields} held-out field{'s' * (n_fields != 1)}"
+    counted = f"{n_fields} held-out fields" if n_fields else "pictures of a single field, or of the training itself"
     if config.calibration == "tails":
         return f"{wanted} rests on the tails fitted to {counted}"
     needed = fields_needed(config.false_alarms)
-    if n_fields >= needed:
-        return f"at most {wanted}, on average over normal images like the {counted}"
-    return (
-        f"{wanted} is an estimate from fitted tails: to promise it takes {needed} held-out fields, and the model has "
-        f"{n_fields}"
-    )
+    if n_fields < needed:
+        return f"{wanted} is an estimate from the tails fitted to {counted}: a promise takes {needed} held-out fields"
+    if counts_pictures(config.false_alarms, n_fields):
+        return f"any false alarm in at most {config.false_alarms:.3g} of normal images like the {counted}, on average"
+    return f"at most {wanted}, on average over normal images like the {counted}"
 
 
 def resegment(detection: Detection, false_alarms: float) -> Detection:
@@ -205,9 +205,11 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
 
 
 # A picture is called unlike the normal ones where a normal one is so with less than this probability, and where more
-# than this part of its pixels are darker or brighter than 99.8 % of the normal ones.
+# than this part of its pixels are darker or brighter than 99.8 % of the normal ones. It is called larger where it has
+# so many times the pixels of the pictures that false alarms were counted on.
 _UNLIKELY = 1e-3
 _OUTSIDE = 0.1
+_LARGER = 16
 
 
 def _differences(model: TrainedModel, plane: Plane) -> list[str]:
@@ -227,18 +229,20 @@ def _differences(model: TrainedModel, plane: Plane) -> list[str]:
 def _unlike(model: TrainedModel, plane: Plane, evidence: Evidence) -> list[str]:
     """Say how the picture as a whole differs in brightness and in strangeness."""
     texts = []
-    step = max(1, max(plane.shape) // 1024)
-    part = plane.read(Window(0, 0, min(plane.shape[0], 4096), min(plane.shape[1], 4096)))[:, ::step, ::step]
-    for low, high, values in zip(model.intensity.low, model.intensity.high, part, strict=True):
-        known = values[np.isfinite(values)]
-        outside = float(np.mean((known < low) | (known > high))) if known.size else 0.0
-        if outside > _OUTSIDE:
-            texts.append(
-                f"{outside:.0%} of the pixels of '{plane.title}' are darker or brighter than those the model was "
-                f"trained on: another exposure or stain, and the false-alarm promise does not hold"
-            )
-            break
-    if model.calibration is not None and model.calibration.unlike(evidence.tested) < _UNLIKELY:
+    if evidence.outside > _OUTSIDE:
+        texts.append(
+            f"{evidence.outside:.0%} of the pixels of '{plane.title}' are darker or brighter than those the model was "
+            f"trained on: another exposure or stain, and the false-alarm promise does not hold"
+        )
+    if model.calibration is None:
+        return texts
+    times = plane.shape[0] * plane.shape[1] / max(model.calibration.n_pixels, 1.0)
+    if times > _LARGER:
+        texts.append(
+            f"'{plane.title}' is {times:.0f} times as large as the pictures that false alarms were counted on: the "
+            f"promise is carried over to it by theory, not by counting"
+        )
+    if model.calibration.unlike(evidence.tested) < _UNLIKELY:
         texts.append(
             f"'{plane.title}' as a whole is unlike the normal pictures (focus, magnification, contrast or material): "
             f"regions are looked for against its own background, and the false-alarm promise does not hold"
@@ -256,10 +260,15 @@ def _heatmap(evidence: Evidence, shape: tuple[int, int]) -> NDArray[np.float32]:
     height, width = (-(-n // coarsest) * coarsest for n in shape)
     heatmap = likelihood_heatmap([torch.from_numpy(e)[None] for e in padded], (height, width))[0].numpy()
     score: NDArray[np.float32] = np.ascontiguousarray(heatmap[: shape[0], : shape[1]])
-    finest = evidence.strides[0]
-    unmeasured = ~np.isfinite(evidence.energies[0]).repeat(finest, 0).repeat(finest, 1)
-    score[unmeasured[: shape[0], : shape[1]]] = np.nan
+    score[_unmeasured(evidence, shape)] = np.nan
     return score
+
+
+def _unmeasured(evidence: Evidence, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which pixels lie in a position of the finest level that was not measured, (M, N)."""
+    finest = evidence.strides[0]
+    missing = ~np.isfinite(evidence.energies[0])
+    return missing.repeat(finest, 0).repeat(finest, 1)[: shape[0], : shape[1]]
 
 
 def _padded(values: NDArray[np.float32], shape: tuple[int, int], stride: int, align: int) -> NDArray[np.float32]:
@@ -274,7 +283,7 @@ def _log10_nfa(
     """log10 NFA of every pixel by the method that was asked for, (M, N)."""
     energies, strides, channels = evidence.energies, evidence.strides, network.flow.latent_channels
     if config.nfa == "binomial":
-        return binomial_log10_nfa(
+        values = binomial_log10_nfa(
             evidence.candidates,
             channels,
             strides,
@@ -284,6 +293,10 @@ def _log10_nfa(
             high_precision=config.high_precision,
             published=config.as_published,
         )
+        # No test in a picture of a few positions, and no measurement, is no reason to report anything.
+        price = math.log10(sum(e.size for e in energies))
+        nothing = (values > price - 1e-6) | _unmeasured(evidence, shape)
+        return np.where(nothing, np.float32(max(price, _LEAST_BACKGROUND)), values)
     if config.nfa == "paper":
         levels = published_regions(energies, channels, one_sided=not config.as_published)
         background = log10_tests_published([e.size for e in energies])

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detect import detect_steps
 from napari_uflow.devices import choose_device
-from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.errors import ImageError
 from napari_uflow.image import Plane
 from napari_uflow.metrics import Evaluation, auroc, evaluate_maps
 from napari_uflow.model.uflow import TrainedModel
-from napari_uflow.progress import FINISH, Progress, Steps
+from napari_uflow.progress import Progress, Steps, within
 from napari_uflow.result import Detection
 from napari_uflow.store import find_images, read_planes
 
@@ -178,17 +178,9 @@ def evaluate_steps(
     network = model.network(choose_device(device), weights)
     done: list[EvaluatedPicture] = []
     for i, picture in enumerate(pictures):
-        if (yield Progress("Evaluating", i, len(pictures))) is FINISH:
-            raise Stopped("the evaluation was stopped")
         steps = detect_steps(model, picture.plane, config, network=network)
-        # The inner job's own progress is too fine to show; its messages are not.
-        try:
-            event = next(steps)
-            while True:
-                answer = None if isinstance(event, Progress) else (yield event)
-                event = steps.send(answer)
-        except StopIteration as stop:
-            done.append(EvaluatedPicture(picture, stop.value))
+        found = yield from within(steps, Progress("Evaluating", i, len(pictures)))
+        done.append(EvaluatedPicture(picture, found))
     yield Progress("Evaluating", len(pictures), len(pictures))
     scores = [np.nan_to_num(item.detection.score) for item in done]
     is_anomalous = [item.picture.is_anomalous for item in done]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,9 +14,13 @@ from napari_uflow.model.energy import bounded_energy, energy, ln_spread
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, or_stop
 
-__all__ = ["Evidence", "evidence_steps"]
+__all__ = ["Evidence", "all_in_cells", "evidence_steps"]
 
 Maps = tuple[NDArray[np.float32], ...]
+
+# What stands for a value that overflowed: of energies, bounded energies (of the largest latent that they know), spreads
+# (more than any flow of float32 can expect) and counts.
+_LARGEST = (float(np.finfo(np.float32).max), 70.0, 200.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,9 @@ class Evidence:
         Number of channels whose squared latent is at or above a threshold; empty where none was given.
     strides : tuple of int
         Pixels per position of each level.
+    outside : float
+        Part of the measured pixels, 0 to 1, that are darker or brighter than the model's intensity range, in the
+        channel that has most of them.
     """
 
     energies: Maps
@@ -44,6 +51,7 @@ class Evidence:
     spreads: Maps
     candidates: Maps
     strides: tuple[int, ...]
+    outside: float
 
     @property
     def tested(self) -> Maps:
@@ -72,8 +80,12 @@ class Evidence:
                 kept.append(np.where(inside, values, np.float32(np.nan)))
             return tuple(kept)
 
-        return Evidence(
-            masked(self.energies), masked(self.bounded), masked(self.spreads), masked(self.candidates), self.strides
+        return replace(
+            self,
+            energies=masked(self.energies),
+            bounded=masked(self.bounded),
+            spreads=masked(self.spreads),
+            candidates=masked(self.candidates),
         )
 
 
@@ -118,6 +130,9 @@ def evidence_steps(
     n_kinds = 3 if candidate_threshold is None else 4
     mosaics = [[Mosaic(window.shape, stride) for stride in strides] for _ in range(n_kinds)]
     grid = _grid(network, window.shape, tile, halo)
+    n_outside = np.zeros(plane.n_channels)
+    n_measured = np.zeros(plane.n_channels)
+    low, high = (np.array(limits)[:, None] for limits in (intensity.low, intensity.high))
     for i, part in enumerate(grid):
         if phase is not None:
             yield from or_stop(Progress(phase, i, len(grid)))
@@ -125,6 +140,10 @@ def evidence_steps(
         outer = network.reading_window(wanted, plane.shape)
         values = plane.read(outer)
         is_valid: NDArray[np.bool_] = np.isfinite(values.sum(axis=0))
+        rows, cols = part.inner.shifted(window.row - outer.row, window.col - outer.col).slices()
+        pixels = values[:, rows, cols].reshape(len(values), -1)
+        n_measured += np.isfinite(pixels).sum(axis=1)
+        n_outside += ((pixels < low) | (pixels > high)).sum(axis=1)
         picture = torch.from_numpy(intensity.apply(values))[None].to(device)
         kinds = _evidence(network, picture, outer, wanted, candidate_threshold)
         for kind, maps in zip(mosaics, kinds, strict=True):
@@ -135,8 +154,9 @@ def evidence_steps(
                 mosaic.put(part, values_at)
     if phase is not None:
         yield from or_stop(Progress(phase, len(grid), len(grid)))
+    outside = float(np.max(n_outside / np.maximum(n_measured, 1)))
     energies, bounded, spreads, *candidates = [tuple(mosaic.values for mosaic in kind) for kind in mosaics]
-    return Evidence(energies, bounded, spreads, candidates[0] if candidates else (), strides)
+    return Evidence(energies, bounded, spreads, candidates[0] if candidates else (), strides, outside)
 
 
 def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileGrid:
@@ -171,8 +191,10 @@ def _evidence(
     if candidate_threshold is not None:
         kinds.append([(z.square() >= candidate_threshold).sum(dim=1).float() for z in latents.z])
     # Latents that overflow are as strange as can be; NaN is kept for what was not measured.
-    largest = torch.finfo(torch.float32).max
-    return [[x[0].nan_to_num(nan=largest, posinf=largest).cpu().numpy() for x in maps] for maps in kinds]
+    return [
+        [x[0].nan_to_num(nan=largest, posinf=largest, neginf=-largest).cpu().numpy() for x in maps]
+        for maps, largest in zip(kinds, _LARGEST, strict=False)
+    ]
 
 
 def all_in_cells(mask: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from napari_uflow.errors import Stopped
 
-__all__ = ["Event", "FINISH", "Finish", "Message", "Progress", "Steps", "TrainingPoint", "drain", "or_stop"]
+__all__ = ["Event", "FINISH", "Finish", "Message", "Progress", "Steps", "TrainingPoint", "drain", "or_stop", "within"]
 
 T = TypeVar("T")
 
@@ -142,3 +142,23 @@ def or_stop(event: Event) -> Steps[None]:
     """
     if (yield event) is FINISH:
         raise Stopped("stopped before there was a result")
+
+
+def within(steps: Steps[T], progress: Progress) -> Steps[T]:
+    """Run one job as a part of another: its progress is replaced by that of the whole, all else goes through.
+
+    Parameters
+    ----------
+    steps : generator
+        The job.
+    progress : Progress
+        How far the whole has come, yielded in place of each progress event; answers reach the job.
+    """
+    try:
+        event = next(steps)
+        while True:
+            answer = yield progress if isinstance(event, Progress) else event
+            event = steps.send(answer)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result

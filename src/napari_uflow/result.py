@@ -123,7 +123,7 @@ class Detection:
     score : (M, N) array, float32
         Heatmap, 0 to 1: one minus the mean likelihood over the levels, as published; NaN where not measured.
     log10_nfa : (M, N) array, float32
-        log10 of the number of false alarms of the region that a pixel lies in; the price of a test outside.
+        log10 of the number of false alarms of the region that a pixel lies in; above every threshold outside.
     labels : (M, N) array, int32
         0 outside, 1 to n in the anomalous regions, the most significant first.
     regions : RegionTable

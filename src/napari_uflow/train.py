@@ -19,14 +19,14 @@ from torch import Tensor
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.devices import choose_device
 from napari_uflow.errors import ImageError
-from napari_uflow.evidence import evidence_steps
+from napari_uflow.evidence import all_in_cells, evidence_steps
 from napari_uflow.features import fill_cache
 from napari_uflow.image import IntensityRange, NormalRegion, Window, common_channels
 from napari_uflow.model.backbone import load_pretrained
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.energy import energy, negative_log_likelihood
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.nfa import Calibration, CalibrationPicture, ConformalOffset
+from napari_uflow.nfa import FEWEST_POSITIONS, Calibration, CalibrationPicture, ConformalOffset, fields_needed
 from napari_uflow.progress import FINISH, Event, Message, Progress, Steps, TrainingPoint, drain, or_stop
 from napari_uflow.tiles import TrainingTile, choose_tiles, regions_of
 
@@ -38,8 +38,6 @@ T = TypeVar("T")
 _WATCHED_QUANTILE = 0.999
 # A step whose loss or gradient is not finite is left out; after so many in a row training has failed for good.
 _MAX_BAD_STEPS = 20
-# Positions of a level needed to describe the tail of their energies.
-_FEWEST_VALUES = 200
 # Side of what is looked at of a held-out picture, and pixels in all.
 _CALIBRATION_SIDE = 2048
 _CALIBRATION_PIXELS = 32_000_000
@@ -133,6 +131,14 @@ def train_steps(
                 warning=True,
             )
         )
+    elif len(holdout_fields) < fields_needed(1.0) and not fields & holdout_fields:
+        yield from or_stop(
+            Message(
+                f"no number of false alarms can be promised with {len(holdout_fields)} held-out "
+                f"field{'s' * (len(holdout_fields) != 1)}: 1 per image takes {fields_needed(1.0)}, 0.1 takes "
+                f"{fields_needed(0.1)}; add pictures of other fields, or hold out a larger part"
+            )
+        )
     elif fields & holdout_fields:
         yield from or_stop(
             Message(
@@ -150,7 +156,7 @@ def train_steps(
         yield from fill_cache(holdout_cache, network, holdout_tiles, intensity, 1, "Computing held-out features")
         if train_cache.n_bytes_on_disk:
             yield from or_stop(Message(f"{train_cache.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
-        has_calibration = (holdout_cache if len(holdout_cache) else train_cache).n_normal() >= _FEWEST_VALUES
+        has_calibration = _n_positions(holdout_tiles or train_tiles, max(network.strides)) >= FEWEST_POSITIONS
         if not has_calibration:
             yield from or_stop(
                 Message(
@@ -386,6 +392,18 @@ def _calibration_windows(tiles: Sequence[TrainingTile], align: int) -> list[tupl
                 chosen.append(item)
                 n_pixels += item[1].height * item[1].width
     return chosen
+
+
+def _n_positions(tiles: Sequence[TrainingTile], stride: int) -> int:
+    """Count the normal positions of the coarsest level that a calibration would see."""
+    n = 0
+    for region, window in _calibration_windows(tiles, stride):
+        rows, cols = (-(-size // stride) * stride for size in window.shape)
+        normal = region.normal(Window(window.row, window.col, rows, cols))
+        n += int(all_in_cells(normal, stride).sum())
+        if n >= FEWEST_POSITIONS:
+            break
+    return n
 
 
 def _to_the_end(steps: Steps[T]) -> Steps[T]:

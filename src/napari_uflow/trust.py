@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from napari_uflow.errors import ImageError
 from napari_uflow.image import Plane
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa import QQ_LEVELS, fields_needed, label_mask
-from napari_uflow.progress import Message, Progress, Steps, or_stop
+from napari_uflow.progress import Message, Progress, Steps, or_stop, within
+
+T = TypeVar("T")
 
 __all__ = ["EPSILONS", "TrustReport", "trust_report", "trust_steps"]
 
@@ -42,8 +44,8 @@ class TrustReport:
         Other normal pictures that were looked at.
     new, new_any : tuple of float
         Regions reported per other picture, and the part of them with any region; empty without such pictures.
-    n_unlike : int
-        Other pictures that detection warned of: unlike the normal ones as a whole.
+    n_warned : int
+        Other pictures that detection warned of: another brightness, pixel size or size, or unlike as a whole.
     map_names : tuple of str
         What each row of `observed` is about.
     observed : tuple of tuple of float
@@ -57,7 +59,7 @@ class TrustReport:
     n_new: int
     new: tuple[float, ...]
     new_any: tuple[float, ...]
-    n_unlike: int
+    n_warned: int
     map_names: tuple[str, ...]
     observed: tuple[tuple[float, ...], ...]
 
@@ -72,7 +74,7 @@ class TrustReport:
             "n_new_pictures": self.n_new,
             "new": _plain(self.new),
             "new_any": _plain(self.new_any),
-            "n_unlike": self.n_unlike,
+            "n_warned": self.n_warned,
             "qq_expected_log10": list(QQ_LEVELS),
             "qq_observed_log10": {name: _plain(row) for name, row in zip(self.map_names, self.observed, strict=False)},
         }
@@ -94,9 +96,10 @@ class TrustReport:
                 cells += [f"{self.new[i]:>18.3f}", f"{self.new_any[i]:>18.1%}"]
             needed = "" if self.is_promised(epsilon) else f"no: needs {fields_needed(epsilon)} fields"
             lines.append("  ".join(cells) + f"  {needed or 'yes'}")
-        lines.append(f"{self.n_fields} held-out fields" + (f", {self.n_new} new pictures" if self.n_new else ""))
-        if self.n_unlike:
-            lines.append(f"{self.n_unlike} of the new pictures are unlike the normal ones: no promise holds for them")
+        new = f", {self.n_new} new picture{'s' * (self.n_new != 1)}" if self.n_new else ""
+        lines.append(f"{self.n_fields} held-out field{'s' * (self.n_fields != 1)}{new}")
+        if self.n_warned:
+            lines.append(f"{self.n_warned} of the new pictures are unlike the normal ones: no promise holds for them")
         return "\n".join(lines)
 
 
@@ -160,22 +163,12 @@ def trust_steps(
         return report
     network = model.network(choose_device(device), weights)
     counts: list[list[int]] = []
-    n_unlike = 0
+    n_warned = 0
     for done, plane in enumerate(planes):
-        yield from or_stop(Progress("Looking at normal pictures", done, len(planes)))
-        is_unlike = False
-        steps = detect_steps(model, plane, DetectionConfig(), network=network)
-        try:
-            event = next(steps)
-            while True:
-                answer = None
-                if isinstance(event, Message):
-                    is_unlike = True
-                    answer = yield event
-                event = steps.send(answer)
-        except StopIteration as stop:
-            found = stop.value
-        n_unlike += is_unlike
+        texts: list[str] = []
+        steps = _listening(detect_steps(model, plane, DetectionConfig(), network=network), texts)
+        found = yield from within(steps, Progress("Looking at normal pictures", done, len(planes)))
+        n_warned += bool(texts)
         counts.append([int(label_mask(found.log10_nfa, math.log10(e)).max()) for e in EPSILONS])
     yield from or_stop(Progress("Looking at normal pictures", len(planes), len(planes)))
     table = np.array(counts)
@@ -184,5 +177,18 @@ def trust_steps(
         n_new=len(planes),
         new=tuple(map(float, table.mean(axis=0))),
         new_any=tuple(map(float, (table > 0).mean(axis=0))),
-        n_unlike=n_unlike,
+        n_warned=n_warned,
     )
+
+
+def _listening(steps: Steps[T], texts: list[str]) -> Steps[T]:
+    """Run a job and keep what it warns of."""
+    try:
+        event = next(steps)
+        while True:
+            if isinstance(event, Message) and event.warning:
+                texts.append(event.text)
+            event = steps.send((yield event))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result

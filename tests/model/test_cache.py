@@ -75,14 +75,3 @@ def test_what_is_kept_is_not_what_was_given():
         cache.add([features[:, :, :1]], [torch.ones(2, 1, dtype=torch.bool)])
         features += 1
         assert float(cache[0].features[0].sum()) == 0
-
-
-def test_normal_positions_are_counted_on_the_level_with_the_fewest():
-    cache = FeatureCache(1e9)
-    assert cache.n_normal() == 0
-    for n in (3, 5):
-        fine, coarse = torch.zeros(4, 4, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool)
-        fine.flatten()[:n] = True
-        coarse[0] = True
-        cache.add([torch.zeros(1, 4, 4), torch.zeros(1, 2, 2)], [fine, coarse])
-    assert cache.n_normal() == 4

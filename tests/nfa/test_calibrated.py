@@ -50,7 +50,21 @@ def test_false_alarms_stay_below_the_promise(calibration):
         counts = np.array([label_mask(m, math.log10(epsilon)).max() for m in new])
         observed = (counts > 0).mean() if epsilon < 1 else counts.mean()
         assert observed <= epsilon + 3 * math.sqrt(epsilon / 30)  # one set of 30 fields
-    assert calibration.offset.observed(1.0) <= 1
+    assert 0.2 < calibration.offset.observed(1.0) <= 1
+
+
+@pytest.mark.parametrize("n_fields", [3, 5, 9])
+def test_few_fields_keep_what_they_promise(n_fields):
+    """Tails and offset of a few small fields, over many sets of them: the cross-fitting is an approximation."""
+    epsilon = 1 / (n_fields + 1)
+    n_sets, n_new = 60, 10
+    any_false = 0
+    for i in range(n_sets):
+        fitted = fit(n_fields, seed=2 * i, shape=(16, 16))
+        for picture in pictures(n_new, seed=2 * i + 1, shape=(16, 16)):
+            levels = fitted.regions(picture.maps)
+            any_false += min(level.log10_nfa.min(initial=9.0) for level in levels) <= math.log10(epsilon)
+    assert any_false / (n_sets * n_new) <= epsilon + 3 * math.sqrt(epsilon / n_fields / n_sets)
 
 
 @pytest.mark.parametrize("side", [4, 8])
@@ -83,7 +97,7 @@ def test_a_constant_picture_has_no_region(calibration, value):
 def test_a_single_position():
     calibration = fit(10)
     levels = calibration.regions((np.array([[3.0]]), np.array([[np.nan]])))
-    assert all(np.isfinite(level.log10_nfa).all() for level in levels)
+    assert [int(level.labels.max()) for level in levels] == [0, 0]
 
 
 def test_a_picture_as_a_whole_may_be_unlike(calibration):

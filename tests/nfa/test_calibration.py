@@ -141,7 +141,34 @@ def test_two_pictures_cannot_tell():
     assert MapCalibration.fit(maps(n=2)).unlike(np.full((4, 4), 1e9)) == 1
 
 
+def test_pictures_of_a_field_are_one_observation():
+    """Ten pictures of each of four fields say how much four medians vary, not how much forty do."""
+    rng = np.random.default_rng(0)
+    offsets = {"a": -1.0, "b": 0.0, "c": 0.5, "d": 1.5}
+    names = [name for name in offsets for _ in range(10)]
+    values = [heavy(rng) + offsets[name] for name in names]
+    fitted = MapCalibration.fit(values, names)
+    assert fitted.n_fields == 4
+    assert fitted.median_spread == pytest.approx(np.std(list(offsets.values()), ddof=1), rel=0.05)
+    alone = MapCalibration.fit(values[::10], names[::10])
+    assert fitted.unlike(heavy(rng) + 8) == pytest.approx(alone.unlike(heavy(rng) + 8), rel=0.2)
+    assert fitted.unlike(heavy(rng) + 8) > 50 * MapCalibration.fit(values).unlike(heavy(rng) + 8)
+
+
 # What there is to fit
+
+
+def test_fewer_values_have_the_kind_of_tail_of_more():
+    """Tails without one fold are compared with tails with it: both measured beyond the quantile, or both assumed."""
+    small, large = maps(n=1, kind=lambda rng: chi_squared(rng, (12, 13))), maps(n=3)
+    assert MapCalibration.fit(small).tail.is_assumed
+    assert not MapCalibration.fit(large).tail.is_assumed
+    far = np.array([10.0])
+    own = MapCalibration.fit(small).tail.log10_tail(far)
+    measured = MapCalibration.fit(small, like=MapCalibration.fit(large)).tail.log10_tail(far)
+    assert measured < own - 1
+    assumed = MapCalibration.fit(large, like=MapCalibration.fit(small)).tail.log10_tail(far)
+    assert assumed > MapCalibration.fit(large).tail.log10_tail(far) + 1
 
 
 def test_missing_positions_are_left_out():
@@ -151,7 +178,7 @@ def test_missing_positions_are_left_out():
         m[::3] = np.nan
     fitted = MapCalibration.fit([*holes, np.full((3, 3), np.nan)])
     assert fitted.tail.n_values == sum(int(np.isfinite(m).sum()) for m in holes)
-    assert fitted.n_pictures == len(holes)
+    assert fitted.n_fields == len(holes)
     at = np.linspace(-0.8, 2, 30)
     np.testing.assert_allclose(
         fitted.tail.log10_tail(at), MapCalibration.fit(values).tail.log10_tail(at), rtol=0.3, atol=0.05
@@ -178,6 +205,8 @@ def test_constant_maps(value):
     assert np.isfinite(log10_p).all()
     assert (log10_p <= 0).all()
     assert fitted.correlation_area >= 1
+    # a picture of one value is its own median: nothing in it is strange, whatever float32 makes of it
+    assert (fitted.log10_tail(np.full((5, 5), value / 3, np.float32)) == 0).all()
 
 
 def test_equal_values_are_one_grey_level():

@@ -207,7 +207,8 @@ def hold_out_fields(fields: Iterable[str], fraction: float, seed: int) -> frozen
         Names of fields; their order and repetitions do not matter.
     fraction : float
         Part of the fields to hold out, from 0 (none) to below 1. Of two fields or more, at least one is held out and
-        at least one is left; a single field is never held out.
+        at least one is left; of eight or more, at least three are held out, which is what a promise of false alarms
+        takes. A single field is never held out.
     seed : int
         The same names, fraction and seed give the same choice.
 
@@ -225,7 +226,8 @@ def hold_out_fields(fields: Iterable[str], fraction: float, seed: int) -> frozen
     names = sorted(set(fields))
     if len(names) < 2 or fraction == 0:
         return frozenset()
-    n_held_out = min(max(round(fraction * len(names)), 1), len(names) - 1)
+    least = 3 if len(names) >= 8 else 1
+    n_held_out = min(max(round(fraction * len(names)), least), len(names) - 1)
     return frozenset(names[i] for i in np.random.default_rng(seed).permutation(len(names))[:n_held_out])
 
 

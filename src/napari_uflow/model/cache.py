@@ -61,11 +61,6 @@ class FeatureCache:
     def __getitem__(self, index: int) -> CachedTile:
         return self._tiles[index]
 
-    def n_normal(self) -> int:
-        """Return how many normal positions the tiles have, on the level that has the fewest; 0 without a tile."""
-        levels = zip(*(tile.is_normal for tile in self._tiles), strict=True)
-        return min((sum(int(mask.sum()) for mask in level) for level in levels), default=0)
-
     def add(self, features: Sequence[Tensor], is_normal: Sequence[Tensor]) -> None:
         """Keep the features of one tile, each (C_l, M_l, N_l); values beyond float16 are clipped."""
         halves = [x.detach().clamp(-_LARGEST, _LARGEST).to("cpu", torch.float16) for x in features]

@@ -7,8 +7,8 @@ from napari_uflow.nfa.binomial import (
     candidate_threshold,
 )
 from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationPicture
-from napari_uflow.nfa.calibration import MapCalibration, Tail
-from napari_uflow.nfa.conformal import ConformalOffset, HeldOutField, fields_needed
+from napari_uflow.nfa.calibration import FEWEST_POSITIONS, MapCalibration, Tail
+from napari_uflow.nfa.conformal import ConformalOffset, HeldOutField, counts_pictures, fields_needed
 from napari_uflow.nfa.counts import ALPHA, BETA, LOG10_BETA, log10_tests_for_any_size, log10_tests_published
 from napari_uflow.nfa.segment import (
     LevelRegions,
@@ -27,6 +27,7 @@ __all__ = [
     "Calibration",
     "CalibrationPicture",
     "ConformalOffset",
+    "FEWEST_POSITIONS",
     "HeldOutField",
     "LOG10_BETA",
     "LevelRegions",
@@ -42,6 +43,7 @@ __all__ = [
     "chi2_log10_tail",
     "combine_levels",
     "count_thresholds",
+    "counts_pictures",
     "fields_needed",
     "label_mask",
     "log10_tests_for_any_size",

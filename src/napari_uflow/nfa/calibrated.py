@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -56,12 +56,15 @@ class Calibration:
     observed : tuple of tuple of float
         For each map: the part of the held-out positions (log10) whose probability is at or below each of `QQ_LEVELS`,
         each field tested with tails fitted to the others; -inf where there is none. Empty for a single field.
+    n_pixels : float
+        Mean size of the held-out pictures, in pixels.
     """
 
     strides: tuple[int, ...]
     maps: tuple[MapCalibration, ...]
     offset: ConformalOffset = ConformalOffset()
     observed: tuple[tuple[float, ...], ...] = ()
+    n_pixels: float = 0.0
 
     @classmethod
     def fit_steps(cls, pictures: Sequence[CalibrationPicture], strides: Sequence[int]) -> Steps[Self]:
@@ -83,7 +86,8 @@ class Calibration:
             If a map has fewer than 50 values in all.
         """
         maps = fit_maps(pictures)
-        full = cls(tuple(strides), maps)
+        sizes = [picture.maps[0].size * strides[0] ** 2 for picture in pictures]
+        full = cls(tuple(strides), maps, n_pixels=float(np.mean(sizes)))
         names = sorted({picture.field for picture in pictures})
         folds = [names[i :: min(_N_FOLDS, len(names))] for i in range(min(_N_FOLDS, len(names)))]
         if len(names) < 2:
@@ -95,7 +99,7 @@ class Calibration:
             yield from or_stop(Progress("Testing the held-out fields", done, len(folds)))
             others = [picture for picture in pictures if picture.field not in fold]
             try:
-                without = replace(full, maps=fit_maps(others))
+                without = replace(full, maps=fit_maps(others, maps))
             except ValueError:  # one field alone holds nearly all positions
                 return full
             for name in fold:
@@ -167,6 +171,7 @@ class Calibration:
             "maps": [calibration.to_dict() for calibration in self.maps],
             "fields": self.offset.to_list(),
             "observed": [list(row) for row in self.observed],
+            "n_pixels": self.n_pixels,
         }
 
     @classmethod
@@ -177,19 +182,20 @@ class Calibration:
             tuple(MapCalibration.from_dict(item) for item in values["maps"]),
             ConformalOffset.from_list(values["fields"]),
             tuple(tuple(-np.inf if x is None else x for x in row) for row in values["observed"]),
+            float(values["n_pixels"]),
         )
 
 
-def fit_maps(pictures: Sequence[CalibrationPicture]) -> tuple[MapCalibration, ...]:
-    """Fit each map's calibration to pictures.
+def fit_maps(
+    pictures: Sequence[CalibrationPicture], like: Sequence[MapCalibration] | None = None
+) -> tuple[MapCalibration, ...]:
+    """Fit each map's calibration to pictures; `like` are fits to more of them, whose kind of tail is taken.
 
     Raises
     ------
     ValueError
         If a map has fewer than 50 values in all.
     """
-    return tuple(MapCalibration.fit(maps) for maps in _by_map(pictures))
-
-
-def _by_map(pictures: Sequence[CalibrationPicture]) -> Iterator[list[NDArray[np.floating]]]:
-    return map(list, zip(*(picture.maps for picture in pictures), strict=True))
+    fields = [picture.field for picture in pictures]
+    by_map = zip(*(picture.maps for picture in pictures), strict=True)
+    return tuple(MapCalibration.fit(maps, fields, None if like is None else like[i]) for i, maps in enumerate(by_map))

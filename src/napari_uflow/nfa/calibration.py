@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.special import ndtri, stdtr
 
-__all__ = ["MapCalibration", "Tail", "correlation_area"]
+__all__ = ["FEWEST_POSITIONS", "MapCalibration", "Tail", "correlation_area"]
 
 # Above this quantile the empirical distribution is replaced by a generalised Pareto distribution.
 _TAIL_QUANTILE = 0.98
@@ -30,7 +30,10 @@ _SHAPES = (0.0, 0.9)
 # Correlations below this are noise of the estimate.
 _LEAST_CORRELATION = 0.05
 _LARGEST_LAG = 12
-_FEWEST_VALUES = 50
+FEWEST_POSITIONS = 50
+"""Normal positions of a level without which it cannot be calibrated."""
+# Values beyond the empirical part that a Pareto distribution is fitted to, at least.
+_FEWEST_EXCESSES = 5
 # Pictures that the correlation is taken from; more say hardly more.
 _MOST_CORRELATED = 24
 
@@ -58,12 +61,14 @@ class Tail:
     n_values: int
 
     @classmethod
-    def fit(cls, values: NDArray[np.floating]) -> Self:
+    def fit(cls, values: NDArray[np.floating], fewest_excesses: int = _FEWEST_EXCESSES) -> Self:
         """Fit the tail to finite values.
 
         Parameters
         ----------
         values : (n,) array, float
+        fewest_excesses : int
+            Values beyond the empirical part without which a very heavy tail is assumed, 2 or more.
 
         Raises
         ------
@@ -72,8 +77,8 @@ class Tail:
         """
         ordered = np.sort(np.asarray(values, dtype=np.float64))
         n = len(ordered)
-        if n < _FEWEST_VALUES:
-            raise ValueError(f"at least {_FEWEST_VALUES} held-out positions are needed, not {n}")
+        if n < FEWEST_POSITIONS:
+            raise ValueError(f"at least {FEWEST_POSITIONS} held-out positions are needed, not {n}")
         survival = np.concatenate(([1.0], np.geomspace(0.999, 1 - _TAIL_QUANTILE, 63)))
         knots = np.quantile(ordered, 1 - survival)
         # Equal values keep the larger probability, so that the tail decreases strictly.
@@ -81,8 +86,13 @@ class Tail:
         log10_p = np.log10(survival[first])
         excess = ordered[ordered > knots[-1]] - knots[-1]
         spread = max(float(knots[-1] - knots[0]), 1e-6)
-        shape, scale = _pareto_fit(excess) if len(excess) >= 5 else (_SHAPES[1], spread)
+        shape, scale = _pareto_fit(excess) if len(excess) >= fewest_excesses else (_SHAPES[1], spread)
         return cls(tuple(map(float, knots)), tuple(map(float, log10_p)), shape, scale, n)
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether there were too few values beyond the empirical part, and a very heavy tail is assumed."""
+        return self.n_values * (1 - _TAIL_QUANTILE) < _FEWEST_EXCESSES
 
     def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return log10 of the probability of values at least as high as those given.
@@ -129,41 +139,60 @@ class MapCalibration:
     correlation_area : float
         Positions that together count as one independent observation, 1 or more.
     median, median_spread : float
-        Mean and standard deviation of the medians of pictures; the latter is 0 for a single one.
-    n_pictures : int
-        Pictures it was fitted to.
+        Mean and standard deviation over the fields of the mean of the medians of their pictures; the latter is 0 for
+        a single field.
+    n_fields : int
+        Independent fields it was fitted to.
     """
 
     tail: Tail
     correlation_area: float
     median: float
     median_spread: float
-    n_pictures: int
+    n_fields: int
 
     @classmethod
-    def fit(cls, maps: Sequence[NDArray[np.floating]]) -> Self:
+    def fit(
+        cls,
+        maps: Sequence[NDArray[np.floating]],
+        fields: Sequence[str] | None = None,
+        like: MapCalibration | None = None,
+    ) -> Self:
         """Fit to maps of held-out normal pictures.
 
         Parameters
         ----------
         maps : sequence of (M, N) arrays, float
             One per picture; NaN where not measured or not normal.
+        fields : sequence of str, optional
+            The field of each picture; by default each is a field of its own.
+        like : MapCalibration, optional
+            A fit to more pictures, whose kind of tail is taken.
 
         Raises
         ------
         ValueError
             If there are fewer than 50 values.
         """
+        names = [str(i) for i in range(len(maps))] if fields is None else list(fields)
+        names = [name for name, m in zip(names, maps, strict=True) if np.isfinite(m).any()]
         maps = [m.astype(np.float64) for m in maps if np.isfinite(m).any()]
         medians = [float(np.nanmedian(m)) for m in maps]
+        by_field: dict[str, list[float]] = {}
+        for name, median in zip(names, medians, strict=True):
+            by_field.setdefault(name, []).append(median)
+        of_fields = [float(np.mean(values)) for values in by_field.values()]
         residuals = [m - median for m, median in zip(maps, medians, strict=True)]
         values = np.concatenate([r[np.isfinite(r)] for r in residuals]) if residuals else np.empty(0)
+        fewest = _FEWEST_EXCESSES
+        if like is not None:
+            fewest = len(values) + 2 if like.tail.is_assumed else 2
         return cls(
-            Tail.fit(values),
+            Tail.fit(values, fewest),
             correlation_area(residuals[:: -(-len(residuals) // _MOST_CORRELATED)]),
-            float(np.mean(medians)),
-            float(np.std(medians, ddof=1)) if len(medians) > 1 else 0.0,
-            len(medians),
+            float(np.mean(of_fields)),
+            float(np.std(of_fields, ddof=1)) if len(of_fields) > 1 else 0.0,
+            len(of_fields),
         )
 
     def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -173,24 +202,26 @@ class MapCalibration:
         ----------
         values : (M, N) array, float
         """
+        values = np.asarray(values, dtype=np.float64)
         if not np.isfinite(values).any():
-            return np.zeros(np.shape(values))
+            return np.zeros(values.shape)
         return self.tail.log10_tail(values - np.nanmedian(values))
 
     def unlike(self, values: NDArray[np.floating]) -> float:
         """Return the probability, two-sided, that the median of a normal picture is as far from those seen before.
 
-        Student's t for one more observation. 1 where it cannot be told: nothing measured, fewer than three pictures.
+        Student's t for one more field. 1 where it cannot be told: nothing measured, fewer than three fields.
 
         Parameters
         ----------
         values : (M, N) array, float
         """
-        if self.n_pictures < 3 or not self.median_spread > 0 or not np.isfinite(values).any():
+        values = np.asarray(values, dtype=np.float64)
+        if self.n_fields < 3 or not self.median_spread > 0 or not np.isfinite(values).any():
             return 1.0
         distance = abs(float(np.nanmedian(values)) - self.median)
-        distance /= self.median_spread * np.sqrt(1 + 1 / self.n_pictures)
-        return float(2 * stdtr(self.n_pictures - 1, -distance))
+        distance /= self.median_spread * np.sqrt(1 + 1 / self.n_fields)
+        return float(2 * stdtr(self.n_fields - 1, -distance))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -204,7 +235,7 @@ class MapCalibration:
             float(values["correlation_area"]),
             float(values["median"]),
             float(values["median_spread"]),
-            int(values["n_pictures"]),
+            int(values["n_fields"]),
         )
 
 

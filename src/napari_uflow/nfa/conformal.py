@@ -9,9 +9,12 @@ with
     (sum_i min(N_i(t), B) + B) / (n + 1) <= epsilon"
 
 has an expected loss of at most epsilon in the next field, whatever the distribution and for every n (an average over
-the draw of the held-out fields too). For small epsilon B is 1: the promise is then about the probability of any false
-alarm in a picture. For larger epsilon B is epsilon times sqrt(n + 1), or 3 if that is more: more false alarms in one
-picture than that count as so many. The smallest epsilon that n fields can promise is 1 / (n + 1). Below it the nominal
+the draw of the held-out fields too), where all fields are scored alike. Here a held-out field is scored with tails of
+the other ones and a new field with tails of all of them; with few fields this is an approximation.
+
+For small epsilon B is 1: the promise is then about the probability of any false alarm in a picture. For larger epsilon
+B is epsilon times sqrt(n + 1), or 3 if that is more: more false alarms in one picture than that count as so many. The
+smallest epsilon that n fields can promise is 1 / (n + 1), and fewer than 3 fields promise nothing. Below it the nominal
 law is trusted, and never more than that.
 
 References
@@ -30,10 +33,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HIGHEST", "ConformalOffset", "HeldOutField", "fields_needed"]
+__all__ = ["HIGHEST", "ConformalOffset", "HeldOutField", "counts_pictures", "fields_needed"]
 
 # The loss of a field is bounded by 1, or by this many times epsilon where that is more; with more fields, by more.
 _LEAST_BOUND = 3.0
+# Of two fields each is scored with the tails of a single one.
+_FEWEST_FIELDS = 3
+# A promise holds at its own number, whatever rounding to float32 a map goes through.
+_ROUNDING = 1e-6
 # Nominal log10 NFA above this is no region at all.
 HIGHEST = 3.0
 _JUST_BELOW = 1e-9
@@ -79,8 +86,8 @@ class ConformalOffset:
 
     @property
     def smallest_promise(self) -> float:
-        """Smallest number of false alarms that this many fields can promise; infinite for fewer than 2 fields."""
-        return 1.0 / (self.n_fields + 1) if self.n_fields >= 2 else math.inf
+        """Smallest number of false alarms that this many fields can promise; infinite for fewer than 3 fields."""
+        return 1.0 / (self.n_fields + 1) if self.n_fields >= _FEWEST_FIELDS else math.inf
 
     def threshold(self, false_alarms: float) -> float:
         """Return the nominal log10 NFA up to which regions are reported.
@@ -132,7 +139,7 @@ class ConformalOffset:
 
     def _certified(self, false_alarms: float) -> float:
         """Largest nominal threshold whose promised number is at most `false_alarms`."""
-        bound = max(1.0, false_alarms * max(_LEAST_BOUND, math.sqrt(self.n_fields + 1)))
+        bound = _bound(false_alarms, self.n_fields)
         risk = (self._loss(bound) + bound) / (self.n_fields + 1)
         # The loss never falls with the threshold; the first edge lies below every region.
         n_allowed = max(1, int(np.count_nonzero(risk <= false_alarms * (1 + 1e-9))))
@@ -149,8 +156,9 @@ class ConformalOffset:
         Returns
         -------
         (...) array, float64
-            log10 of the smallest number of false alarms at which a region of this value is reported, in steps of 0.01
-            (from 1e-6 to 100). Values that are reported together keep their order, within 0.002 below that number.
+            log10 of the smallest number of false alarms at which a region of this value is reported: exact where a
+            promise is about pictures (see :func:`counts_pictures`), in steps of 0.01 elsewhere (from 1e-6 to 100).
+            Values that are reported together keep their order, within 0.002 below that number.
         """
         values = np.asarray(log10_nfa, dtype=np.float64)
         if not self.n_fields:
@@ -158,7 +166,7 @@ class ConformalOffset:
         nominal, promise = self._curve
         at = np.minimum(np.searchsorted(nominal, values, side="left"), len(nominal) - 1)
         step = np.diff(nominal, prepend=-np.inf)[at]
-        inside = promise[at] - _ORDER * np.clip((nominal[at] - values) / step, 0.0, 1.0)
+        inside = promise[at] - _ROUNDING - _ORDER * np.clip((nominal[at] - values) / step, 0.0, 1.0)
         # Far below a decade is a decade; above the highest threshold nothing is ever reported.
         inside = inside + np.minimum(values - nominal[0], 0.0)
         promised: NDArray[np.float64] = np.where(values > nominal[-1], _MOST_PROMISED + values - nominal[-1], inside)
@@ -167,7 +175,10 @@ class ConformalOffset:
     @cached_property
     def _curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Nominal thresholds, strictly increasing, and the smallest promise (log10) that each of them keeps."""
-        promise = np.round(np.arange(-600, 100 * _MOST_PROMISED + 1) / 100, 2)
+        grid = np.round(np.arange(-600, 100 * _MOST_PROMISED + 1) / 100, 2)
+        # Where the bound is 1 the promise jumps where another held-out picture gets a false alarm.
+        jumps = np.log10((np.unique(self._loss(1.0)) + 1.0) / (self.n_fields + 1))
+        promise = np.unique(np.append(grid, jumps[jumps < _MOST_PROMISED]))
         nominal = np.maximum.accumulate([self.threshold(10.0**p) for p in promise])
         nominal, first = np.unique(nominal, return_index=True)
         return nominal, promise[first]
@@ -198,5 +209,13 @@ class ConformalOffset:
 
 def fields_needed(false_alarms: float) -> int:
     """Return how many independent held-out fields a promise of so many false alarms per picture needs."""
-    bound = max(1.0, _LEAST_BOUND * false_alarms)
-    return max(2, math.ceil(bound / false_alarms - 1 - 1e-9))
+    return max(_FEWEST_FIELDS, math.ceil(max(1.0, _LEAST_BOUND * false_alarms) / false_alarms - 1 - 1e-9))
+
+
+def counts_pictures(false_alarms: float, n_fields: int) -> bool:
+    """Whether a promise is about the part of pictures with any false alarm, and not about their mean number."""
+    return _bound(false_alarms, n_fields) == 1.0
+
+
+def _bound(false_alarms: float, n_fields: int) -> float:
+    return max(1.0, false_alarms * max(_LEAST_BOUND, math.sqrt(n_fields + 1)))

@@ -159,7 +159,7 @@ def combine_levels(
     shape
         Rows and columns (M, N) of the picture. A level may stick out of it below and on the right (padding).
     background
-        Value of pixels in no region, and the largest value of any other: the highest log10 price of the levels.
+        Value of pixels in no region, and the largest value of any other, such as the highest log10 price of the levels.
 
     Returns
     -------
@@ -228,7 +228,7 @@ def label_mask(log10_nfa_map: ArrayLike, log10_epsilon: float, connectivity: int
     return labels
 
 
-def count_thresholds(log10_nfa_map: ArrayLike, highest: float, most: int = 30) -> list[float]:
+def count_thresholds(log10_nfa_map: ArrayLike, highest: float, most: int = 100) -> list[float]:
     """Return the thresholds at which a map has one, two, three ... connected parts.
 
     Parameters
