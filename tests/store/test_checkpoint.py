@@ -131,6 +131,16 @@ def test_a_truncated_file_is_refused(tiny_model_file, tmp_path, kept):
             read(path)
 
 
+def test_a_length_that_looks_like_a_pickle_is_none(tiny_model_file, tmp_path):
+    """The first byte of a safetensors file is that of a pickle in one file of 32."""
+    starts = set()
+    for n in range(0, 256, 8):
+        path = rewritten(tiny_model_file, tmp_path / f"{n}.safetensors", lambda card, n=n: card.update(padding="x" * n))
+        starts.add(path.read_bytes()[:1])
+        assert read_card(path)["padding"] == "x" * n
+    assert b"\x80" in starts
+
+
 def test_weights_of_others_are_refused(tmp_path):
     path = tmp_path / "resnet.safetensors"
     for metadata in (None, {"format": "pt"}):

@@ -129,18 +129,19 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
 def _open(path: Path, *, weights: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise ModelFileError(f"there is no model file '{path}'")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(_PICKLE_STARTS):
-        raise ModelFileError(
-            f"'{path}' is a pickle or a zip archive, which can run programs when it is opened; models of napari-uflow "
-            f"are safetensors files"
-        )
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_CARD)
             state = {key: file.get_tensor(key) for key in file.keys()} if weights and text else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        # Only now: the length that a safetensors file begins with may look like the beginning of a pickle.
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start.startswith(_PICKLE_STARTS):
+            raise ModelFileError(
+                f"'{path}' is a pickle or a zip archive, which can run programs when it is opened; models of "
+                f"napari-uflow are safetensors files"
+            ) from error
         raise ModelFileError(f"'{path}' is not a model of napari-uflow, or it is damaged ({error})") from error
     if text is None:
         raise ModelFileError(f"'{path}' is a safetensors file, but not a model of napari-uflow")
