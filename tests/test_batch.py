@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_uflow.batch import detect_files_steps, overview_row
+from napari_uflow.batch import PHASE, detect_files_steps, overview_row
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detect import detect
-from napari_uflow.errors import ConfigError
+from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.image import Plane
 from napari_uflow.progress import Message, Progress, drain
 from napari_uflow.samples import fibre_field
@@ -42,7 +42,8 @@ def test_one_picture(tiny_model, tmp_path):
     summary = run(tiny_model, [path], tmp_path / "a" / "b")
     found = detect(tiny_model, read_planes(path)[0], device="cpu")
     names = {p.name for p in (tmp_path / "a" / "b").iterdir()}
-    assert names == {"odd_heatmap.tif", "odd_log10_nfa.tif", "odd_labels.tif", "regions.csv", "overview.png"}
+    maps = {"odd_heatmap.tif", "odd_log10_nfa.tif", "odd_labels.tif"}
+    assert names == maps | {"regions.csv", "summary.csv", "overview.png"}
     for name, expected in (("heatmap", found.score), ("log10_nfa", found.log10_nfa), ("labels", found.labels)):
         (plane,) = read_planes(tmp_path / "a" / "b" / f"odd_{name}.tif")
         np.testing.assert_array_equal(plane.read()[0], expected)
@@ -81,6 +82,7 @@ def test_a_stack_keeps_its_axes_and_has_unique_labels(tiny_model, tmp_path):
         assert (labels[t, z] == int(row["label"])).sum() == int(row["area_px"])
     assert read_planes(tmp_path / "stack_heatmap.tif")[0].pixel_size == pytest.approx((0.5, 0.5))
     assert (summary.n_planes, len(summary.done)) == (4, 1)
+    assert summary.n_regions_by_file == (len(rows),)
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "cut inside", "empty", "two channels", "missing"])
@@ -112,11 +114,31 @@ def test_one_damaged_file_does_not_stop_the_rest(tiny_model, tmp_path, damage):
     ((failed, reason),) = summary.failed
     assert failed == bad
     assert reason
+    outcomes = table(tmp_path / "out" / "summary.csv")
+    assert [(row["file"], row["outcome"]) for row in outcomes] == [
+        ("a.tif", "done"),
+        ("b.tif", "failed"),
+        ("c.tif", "done"),
+    ]
+    assert outcomes[1]["reason"] == reason
+    assert [int(row["n_regions"]) for row in outcomes if row["n_regions"]] == list(summary.n_regions_by_file)
     assert any(isinstance(e, Message) and e.warning and e.text.startswith("b.tif: ") for e in events)
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"a_labels.tif", "c_labels.tif", "regions.csv", "overview.png"} <= names
     assert not any(name.startswith("b_") for name in names)
     assert {row["plane"] for row in table(tmp_path / "out" / "regions.csv")} == {"a", "c"}
+
+
+def test_a_result_that_cannot_be_written_does_not_stop_the_rest(tiny_model, tmp_path):
+    paths = [tmp_path / f"{name}.tif" for name in "ab"]
+    for path in paths:
+        write_tiff(path, odd(), "YX")
+    (tmp_path / "out" / "a_labels.tif").mkdir(parents=True)  # in place of the file, as one held open elsewhere
+    summary = run(tiny_model, paths, tmp_path / "out")
+    assert summary.done == (paths[1],)
+    ((failed, reason),) = summary.failed
+    assert failed == paths[0]
+    assert "cannot be written" in reason
 
 
 def test_pictures_of_different_sizes_in_one_file_fail_alone(tiny_model, tmp_path):
@@ -130,12 +152,18 @@ def test_pictures_of_different_sizes_in_one_file_fail_alone(tiny_model, tmp_path
     assert summary.failed[0][0] == path
 
 
-def test_nothing_but_failures_writes_nothing(tiny_model, tmp_path):
+def test_nothing_but_failures_writes_why(tiny_model, tmp_path):
     path = tmp_path / "a.tif"
     path.write_text("no picture")
     summary = run(tiny_model, [path], tmp_path / "out")
     assert (summary.done, summary.n_planes) == ((), 0)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["summary.csv"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_in_words(tiny_model, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UFlowError, match="out' cannot be made"):
+        run(tiny_model, [tmp_path / "a.tif"], tmp_path / "out")
 
 
 def test_two_files_of_one_name_are_refused_before_anything_is_written(tiny_model, tmp_path):
@@ -152,18 +180,27 @@ def test_stopping_keeps_what_is_done(tiny_model, tmp_path):
     for path in paths:
         write_tiff(path, odd(), "YX")
 
-    def stop_at(wanted):
+    def stop_at(name, n_done, n_events):
+        """Stop at the n-th event that says so many files are done."""
         events = []
-        job = detect_files_steps(tiny_model, paths, tmp_path / f"out{wanted}", DetectionConfig(), device="cpu")
-        return drain(job, events.append, lambda: wanted in (events[-1], getattr(events[-1], "phase", None)))
+        job = detect_files_steps(tiny_model, paths, tmp_path / name, DetectionConfig(), device="cpu")
+        return drain(job, events.append, lambda: events.count(Progress(PHASE, n_done, 3)) == n_events)
 
-    between = stop_at(Progress("Detecting", 2, 3))
+    between = stop_at("between", 2, 1)
     assert between.was_stopped
     assert between.done == tuple(paths[:2])
-    assert (tmp_path / f"out{Progress('Detecting', 2, 3)}" / "regions.csv").exists()
-    inside = stop_at("Finding regions")
+    assert (tmp_path / "between" / "regions.csv").exists()
+    inside = stop_at("inside", 0, 3)
     assert inside.was_stopped
     assert inside.done == ()
+
+
+def test_a_single_file_tells_how_far_it_is(tiny_model, tmp_path):
+    path = tmp_path / "a.tif"
+    write_tiff(path, odd(), "YX")
+    events = []
+    run(tiny_model, [path], tmp_path / "out", events)
+    assert {event.phase for event in events if isinstance(event, Progress)} > {PHASE, "Finding regions"}
 
 
 def test_rows_of_the_overview_are_thinned_out_alike(tiny_model, monkeypatch):

@@ -170,6 +170,7 @@ def test_train_detect_evaluate_show(here, capsys):
     assert {path.name for path in Path("found").iterdir()} == {
         *(f"{stem}_{kind}.tif" for stem in ("000", "001") for kind in ("heatmap", "log10_nfa", "labels")),
         "regions.csv",
+        "summary.csv",
         "overview.png",
     }
     assert read_planes("found/000_heatmap.tif")[0].shape == (128, 128)

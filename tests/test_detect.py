@@ -11,6 +11,7 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.detect import detect, detect_steps, promise, resegment
 from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image import Plane
+from napari_uflow.model.border import hold
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa import Calibration, CalibrationPicture
 from napari_uflow.progress import Message, Progress, drain
@@ -49,7 +50,7 @@ def same(one, other):
 def test_the_odd_square_is_found(found):
     assert found.log10_nfa[SQUARE].min() < 0
     assert len(found.regions) >= 1
-    assert (found.labels[SQUARE] == 1).mean() > 0.3
+    assert (found.labels[SQUARE] > 0).mean() > 0.3
     assert found.score[SQUARE].mean() > found.score.mean()
     assert found.lowest_log10_nfa == found.regions.log10_nfa[0]
 
@@ -148,6 +149,8 @@ def test_missing_pixels_are_not_measured(tiny_model, odd_plane, network, value, 
     assert np.isfinite(found.log10_nfa).all()
     for energy, stride in zip(found.energies, found.strides, strict=True):
         cells = missing.reshape(128 // stride, stride, 160 // stride, stride).any(axis=(1, 3))
+        if network.holds_border:  # positions that have their features from there are not measured either
+            cells |= hold(cells, (True,) * 4)
         np.testing.assert_array_equal(np.isnan(energy), cells)
     assert math.isfinite(found.lowest_log10_nfa)
     assert np.isfinite(found.regions.log10_nfa).all()

@@ -26,7 +26,7 @@ LEVELS = (
     {"model", "devices"},
     {"result", "store"},
     {"evidence", "features", "tiles", "train", "detect"},
-    {"trust", "figures", "batch", "evaluate"},
+    {"corrections", "trust", "figures", "batch", "evaluate", "provenance"},
     {"demo"},
     {"cli", "_napari"},
 )

@@ -85,3 +85,13 @@ def test_how_strange_a_picture_is_as_a_whole():
 def test_empty_maps_have_empty_tables(shape):
     zeros = np.zeros(shape, np.float32)
     assert len(RegionTable.measure(zeros.astype(np.int32), zeros, zeros)) == 0
+
+
+def test_labels_of_a_stack_go_on():
+    first = detection()
+    second = first.numbered_after(2)
+    assert second.regions.label.tolist() == [3, 4]
+    np.testing.assert_array_equal(second.labels, np.where(LABELS > 0, LABELS + 2, 0))
+    assert second.labels.dtype == np.int32
+    assert first.numbered_after(0) is first
+    assert first.regions.label.tolist() == [1, 2]

@@ -14,7 +14,7 @@ from napari_uflow.errors import BackboneUnavailableError, ConfigError, ImageErro
 from napari_uflow.image import NormalRegion, Plane
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.progress import FINISH, Message, Progress, TrainingPoint, drain
+from napari_uflow.progress import FINISH, Message, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.train import train, train_steps
 
 # The package's own name `train` is the function.
@@ -98,7 +98,8 @@ def test_what_a_model_remembers():
     assert (provenance["n_tiles"], provenance["n_holdout_tiles"]) == (4, 2)
     assert (provenance["pixel_size"], provenance["unit"]) == ((0.5, 0.5), "um")
     assert provenance["versions"]["torch"] == torch.__version__
-    assert (model.config, model.training) == (MODEL, TRAINING)
+    assert model.config.border in ("keep", "hold")
+    assert (model.config.replace(border="auto"), model.training) == (MODEL, TRAINING)
     assert Message("4 tiles from 2 fields to train on, 2 from 1 held out") in events
     assert not warnings_of(events)
 
@@ -132,6 +133,7 @@ def test_every_phase_counts_to_its_end():
     for event in events:
         if isinstance(event, Progress):
             phases.setdefault(event.phase, []).append(event)
+    phases.pop("Fitting the feature normalisation without the border", None)
     assert list(phases) == [
         "Computing features",
         "Computing held-out features",
@@ -434,3 +436,47 @@ def test_mistakes_of_device_and_weights(tmp_path):
 
 def test_the_word_for_finish():
     assert FINISH.value == "finish"
+
+
+def test_snapshots_are_models_that_detect(monkeypatch):
+    monkeypatch.setattr(MODULE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
+    events = train_steps(fields(), MODEL, TRAINING, device="cpu")
+    taken = [event.result for event in events if isinstance(event, Snapshot)]
+    assert taken
+    assert taken[0].provenance["outcome"] == "interrupted after step 2"
+    assert taken[0].calibration is None
+    assert detect(taken[0], fields()[0].plane, device="cpu").promise.startswith("not calibrated")
+
+
+# Going on
+
+
+def test_training_goes_on_where_it_was():
+    regions = fields(4)
+    first = run(regions, training=TRAINING.replace(steps=10, check_every=5, learning_rate=3e-3))
+    more = [*regions, NormalRegion(Plane(data=texture((64, 128), 99), name="more"))]
+    events = []
+    training = TRAINING.replace(steps=2, check_every=1, learning_rate=1e-6)
+    again = train(more, training=training, device="cpu", start=first, on_event=events.append)
+    assert again.intensity == first.intensity
+    assert again.config == first.config
+    assert set(again.provenance["holdout_fields"]) == set(first.provenance["holdout_fields"])
+    assert "more" in again.provenance["fields"]
+    for key, value in again.state.items():
+        if key.startswith("norm."):
+            assert torch.equal(value, first.state[key])
+    # it starts from what was reached, not from nothing
+    assert again.history[0]["holdout_loss"] == pytest.approx(
+        min(point["holdout_loss"] for point in first.history), rel=0.02
+    )
+    assert not any(isinstance(e, Progress) and e.phase.startswith("Fitting the feature") for e in events)
+    check(again)
+
+
+def test_training_goes_on_only_with_the_same_parts(tiny_model):
+    first = run(fields())
+    with pytest.raises(ConfigError, match=r"can go on only with .*: flow_steps 1 \(not 3\)"):
+        train(fields(), MODEL.replace(flow_steps=3), TRAINING, device="cpu", start=first)
+    colour = [NormalRegion(Plane(data=np.zeros((64, 64, 3), np.uint8), axes="YXS", name="colour"))]
+    with pytest.raises(ImageError, match="have 3 channels, but the model was trained on 1"):
+        train(colour, training=TRAINING, device="cpu", start=first)

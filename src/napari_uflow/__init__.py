@@ -33,6 +33,7 @@ _MODULES = {
     "save_model": "store",
     "train": "train",
     "write_fibre_dataset": "samples",
+    "write_geojson": "store",
     "write_regions": "store",
     "write_tiff": "store",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,15 +14,18 @@ from numpy.typing import NDArray
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detect import detect_steps
 from napari_uflow.devices import choose_device
-from napari_uflow.errors import ConfigError, ImageError, Stopped
+from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.figures import OverviewRow, overview, save_figure
 from napari_uflow.image import Plane
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.progress import FINISH, Message, Progress, Steps
+from napari_uflow.progress import FINISH, Message, Progress, Steps, within
 from napari_uflow.result import Detection
-from napari_uflow.store import read_planes, write_regions, write_tiff
+from napari_uflow.store import atomic_path, read_planes, write_regions, write_tiff
 
-__all__ = ["BatchSummary", "detect_files_steps", "overview_row", "write_detections"]
+__all__ = ["PHASE", "BatchSummary", "detect_files_steps", "overview_row", "write_detections"]
+
+PHASE = "Looking at files"
+"""The phase that counts files."""
 
 # The overview shows the strangest planes only, each no larger than this many pixels a side.
 _N_OVERVIEW = 8
@@ -40,6 +44,8 @@ class BatchSummary:
         Files that could not be, and why.
     n_regions : int
         Anomalous regions found in all.
+    n_regions_by_file : tuple of int
+        Those found in each file of `done`.
     n_anomalous_planes, n_planes : int
         Planes with at least one region, and planes in all.
     was_stopped : bool
@@ -49,6 +55,7 @@ class BatchSummary:
     done: tuple[Path, ...]
     failed: tuple[tuple[Path, str], ...]
     n_regions: int
+    n_regions_by_file: tuple[int, ...]
     n_anomalous_planes: int
     n_planes: int
     was_stopped: bool
@@ -69,7 +76,8 @@ def detect_files_steps(
 
     For a picture ``NAME`` it writes ``NAME_heatmap.tif`` (float32, 0 to 1), ``NAME_log10_nfa.tif`` (float32) and
     ``NAME_labels.tif`` (0 is background) as calibrated TIFF with the axes of the picture, and for all of them
-    ``regions.csv`` and ``overview.png``. A file that fails is named in the summary; the rest goes on.
+    ``regions.csv``, ``summary.csv`` (one row per file) and ``overview.png``. A file that fails is named in the summary;
+    the rest goes on.
 
     Parameters
     ----------
@@ -103,39 +111,56 @@ def detect_files_steps(
     paths = [Path(path) for path in paths]
     _check_names(paths)
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UFlowError(
+            f"the folder '{output}' cannot be made ({error.strerror or error}); choose another place for the results"
+        ) from error
     network = model.network(choose_device(device), weights)
     done: list[Path] = []
+    n_regions: list[int] = []
+    summary: list[tuple[Any, ...]] = []
     failed: list[tuple[Path, str]] = []
     tables: list[Detection] = []
     rows: list[tuple[float, OverviewRow]] = []
     was_stopped = False
     for i, path in enumerate(paths):
-        answer = yield Progress("Detecting", i, len(paths))
+        progress = Progress(PHASE, i, len(paths))
+        answer = yield progress
         if answer is FINISH:
             was_stopped = True
             break
         try:
             planes = read_planes(path, channels=channels, axes=axes)
             _check_sizes(planes)
-            detections = yield from _detect_planes(model, network, planes, config)
+            steps = _detect_planes(model, network, planes, config)
+            detections = yield from steps if len(paths) == 1 else within(steps, progress)
             write_detections(output, path.stem.removesuffix(".ome"), planes, detections)
         except Stopped:
             was_stopped = True
             break
-        except (ImageError, MemoryError) as error:
+        except (UFlowError, MemoryError) as error:
             reason = str(error) or "not enough memory: choose a smaller tile"
             failed.append((path, reason))
+            summary.append((path.name, "failed", "", "", "", "", reason))
             yield Message(f"{path.name}: {reason}", warning=True)
             continue
         done.append(path)
+        counts = [len(found.regions) for found in detections]
+        n_regions.append(sum(counts))
+        lowest = min(found.lowest_log10_nfa for found in detections)
+        n_anomalous = sum(count > 0 for count in counts)
+        summary.append((path.name, "done", len(counts), n_anomalous, sum(counts), f"{lowest:.6g}", ""))
         for plane, found in zip(planes, detections, strict=True):
             rows.append((found.lowest_log10_nfa, overview_row(plane, found)))
             empty = np.zeros((0, 0), dtype=np.float32)
             tables.append(replace(found, score=empty, log10_nfa=empty, labels=empty.astype(np.int32), energies=()))
         rows = sorted(rows, key=lambda row: row[0])[:_N_OVERVIEW]
     else:
-        yield Progress("Detecting", len(paths), len(paths))
+        yield Progress(PHASE, len(paths), len(paths))
+    if summary:
+        _write_summary(output / "summary.csv", summary)
     if done:
         write_regions(output / "regions.csv", tables)
         figure = overview([row for _, row in rows], score_limits=(0, 1), title="Strangest pictures first")
@@ -143,11 +168,20 @@ def detect_files_steps(
     return BatchSummary(
         tuple(done),
         tuple(failed),
-        sum(len(found.regions) for found in tables),
+        sum(n_regions),
+        tuple(n_regions),
         sum(len(found.regions) > 0 for found in tables),
         len(tables),
         was_stopped,
     )
+
+
+_SUMMARY = ("file", "outcome", "n_planes", "n_anomalous_planes", "n_regions", "lowest_log10_nfa", "reason")
+
+
+def _write_summary(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([_SUMMARY, *rows])
 
 
 def _check_names(paths: Sequence[Path]) -> None:
@@ -176,12 +210,8 @@ def _detect_planes(
     n_labels = 0
     for plane in planes:
         detection = yield from detect_steps(model, plane, config, network=network)
-        if n_labels and len(detection.regions):
-            labels = np.where(detection.labels > 0, detection.labels + np.int32(n_labels), 0).astype(np.int32)
-            regions = replace(detection.regions, label=detection.regions.label + np.int32(n_labels))
-            detection = replace(detection, labels=labels, regions=regions)
+        found.append(detection.numbered_after(n_labels))
         n_labels += len(detection.regions)
-        found.append(detection)
     return found
 
 

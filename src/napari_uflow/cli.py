@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder of masks, one for each picture with its name: only what is above 0 is normal",
     )
+    train.add_argument(
+        "--start", type=Path, help="model file whose training goes on, with what it was trained on and more"
+    )
     _add_common(train)
     _add_parameters(train, ModelConfig)
     _add_parameters(train, TrainingConfig)
@@ -199,7 +202,7 @@ class _Reporter:
                 holdout = f", held out {event.holdout_loss:.4f}, held-out energies to {event.holdout_energy:.3g}"
             best = "  (best so far)" if event.is_best else ""
             self._line(f"  step {event.step}: loss {event.train_loss:.4f}{holdout}{best}")
-        else:
+        elif isinstance(event, Progress):
             self._progress(event)
 
     def _progress(self, event: Progress) -> None:
@@ -279,9 +282,12 @@ def _train(options: argparse.Namespace) -> int:
     model_config, training = _config(ModelConfig, options), _config(TrainingConfig, options)
     _check_output(options.output, is_folder=False)
     from napari_uflow.image import NormalRegion, field_of
-    from napari_uflow.store import find_images, read_planes, save_model
+    from napari_uflow.store import find_images, load_model, read_planes, save_model
     from napari_uflow.train import train_steps
 
+    start = None if options.start is None else load_model(options.start)
+    if start is not None and model_config == ModelConfig():
+        model_config = start.config
     regions = []
     for path in find_images(options.pictures):
         planes = read_planes(path, channels=options.channels, axes=options.axes)
@@ -290,7 +296,8 @@ def _train(options: argparse.Namespace) -> int:
             mask = _mask_of(options.normal, path)
         field = field_of(planes[0].name, training.field_pattern or None)
         regions += [NormalRegion(plane, mask, field) for plane in planes]
-    model = _run(train_steps(regions, model_config, training, weights=options.weights, device=options.device))
+    steps = train_steps(regions, model_config, training, weights=options.weights, device=options.device, start=start)
+    model = _run(steps)
     save_model(options.output, model)
     print(f"model: {options.output} ({model.provenance['outcome']})")
     return 0

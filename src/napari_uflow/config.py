@@ -20,9 +20,11 @@ __all__ = [
     "DetectionConfig",
     "ModelConfig",
     "Parameter",
+    "PresetName",
     "TrainingConfig",
     "parameter_table",
     "parameters_of",
+    "training_preset",
 ]
 
 
@@ -198,6 +200,7 @@ def parameter_table(config: type[Config]) -> str:
 
 BackboneName = Literal["scattering", "resnet18", "wide_resnet50_2", "mcait"]
 FeatureNormName = Literal["channel", "whiten", "position", "map"]
+BorderName = Literal["auto", "keep", "hold"]
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,12 @@ class ModelConfig(Config):
         "How features are normalised: 'channel' (mean and spread of each channel over normal pixels), 'whiten' (the "
         "same with the channels decorrelated), 'position' (over the channels at each position, then 'whiten'), "
         "'map' (over each whole tile as published, then 'whiten'; results then depend on the tile).",
+    )
+    border: BorderName = _parameter(
+        "auto",
+        "What the outermost positions of each level (8, 16 and 32 pixels) are judged by: 'keep' (their own features, "
+        "for which the picture is reflected), 'hold' (the features of the positions further in), 'auto' ('hold' where "
+        "corners of the normal pictures look strange).",
     )
     tile: int = _parameter(
         256, "Side of the square tiles a model is trained on.", low=64, high=2048, step=32, unit="pixels"
@@ -279,6 +288,26 @@ class TrainingConfig(Config):
         4.0, "Memory for computed features; more goes to disk.", low=0.01, high=1024.0, step=0.5, unit="GB"
     )
     seed: int = _parameter(0, "Seed of everything random.", low=0, high=2**31 - 1, step=1)
+
+
+PresetName = Literal["fast", "balanced", "best"]
+
+_PRESETS: dict[PresetName, dict[str, Any]] = {
+    "fast": {"steps": 60, "views": 1, "max_tiles": 200, "check_every": 10, "patience": 4},
+    "balanced": {},
+    "best": {"steps": 1000, "views": 8, "max_tiles": 4000, "patience": 10},
+}
+
+
+def training_preset(name: PresetName) -> TrainingConfig:
+    """Return one of the ready-made ways to train.
+
+    Parameters
+    ----------
+    name : {"fast", "balanced", "best"}
+        To try something out; the defaults; when time does not matter.
+    """
+    return TrainingConfig(**_PRESETS[name])
 
 
 NfaMethod = Literal["size-conditional", "paper", "binomial"]

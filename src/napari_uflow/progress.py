@@ -10,11 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from napari_uflow.errors import Stopped
 
-__all__ = ["Event", "FINISH", "Finish", "Message", "Progress", "Steps", "TrainingPoint", "drain", "or_stop", "within"]
+__all__ = [
+    "Event",
+    "FINISH",
+    "Finish",
+    "Message",
+    "Progress",
+    "Snapshot",
+    "Steps",
+    "TrainingPoint",
+    "drain",
+    "or_stop",
+    "within",
+]
 
 T = TypeVar("T")
 
@@ -86,7 +98,20 @@ class TrainingPoint:
     is_best: bool
 
 
-Event = Message | Progress | TrainingPoint
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The best result so far, for whoever wants to keep it in case the program dies.
+
+    Attributes
+    ----------
+    result : object
+        What the job would return, as far as it has come; of training a model without calibration.
+    """
+
+    result: Any
+
+
+Event = Message | Progress | TrainingPoint | Snapshot
 """What a job yields."""
 
 Steps = Generator[Event, Finish | None, T]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -161,3 +161,16 @@ class Detection:
     def lowest_log10_nfa(self) -> float:
         """log10 NFA of the strangest region; how strange the picture is as a whole."""
         return float(np.nanmin(self.log10_nfa))
+
+    def numbered_after(self, n: int) -> Detection:
+        """Return the same with labels from n + 1 on, for labels that are unique over a stack.
+
+        Parameters
+        ----------
+        n : int
+            Regions in the planes before.
+        """
+        if not n or not len(self.regions):
+            return self
+        labels = np.where(self.labels > 0, self.labels + np.int32(n), 0).astype(np.int32)
+        return replace(self, labels=labels, regions=replace(self.regions, label=self.regions.label + np.int32(n)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,12 @@ def regions_of(tiles: Sequence[TrainingTile]) -> list[NormalRegion]:
 
 
 def choose_tiles(
-    regions: Sequence[NormalRegion], tile: int, align: int, training: TrainingConfig, rng: np.random.Generator
+    regions: Sequence[NormalRegion],
+    tile: int,
+    align: int,
+    training: TrainingConfig,
+    rng: np.random.Generator,
+    held_out: Collection[str] = (),
 ) -> tuple[list[TrainingTile], list[TrainingTile]]:
     """Choose the tiles to train on and the tiles that are held out.
 
@@ -46,6 +51,9 @@ def choose_tiles(
         How many tiles, how much of them held out, and how much of a tile must be normal.
     rng : Generator
         Draws tiles where there are too many.
+    held_out : collection of str
+        Fields to hold out, those of a model whose training goes on; where none of them is among the regions, fields are
+        chosen anew.
 
     Returns
     -------
@@ -58,7 +66,7 @@ def choose_tiles(
         If no tile is normal enough.
     """
     names = [region.field for region in regions]
-    held_out = hold_out_fields(names, training.holdout, training.seed)
+    held_out = frozenset(held_out).intersection(names) or hold_out_fields(names, training.holdout, training.seed)
     tiles: list[TrainingTile] = []
     for region in regions:
         windows = sample_windows(region, tile, align=align, min_normal=training.min_normal)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import math
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +19,17 @@ from torch import Tensor
 
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.devices import choose_device
-from napari_uflow.errors import ImageError
+from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.evidence import all_in_cells, evidence_steps
 from napari_uflow.features import fill_cache
 from napari_uflow.image import IntensityRange, NormalRegion, Window, common_channels
 from napari_uflow.model.backbone import load_pretrained
+from napari_uflow.model.border import border_excess
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.energy import energy, negative_log_likelihood
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa import FEWEST_POSITIONS, Calibration, CalibrationPicture, ConformalOffset, fields_needed
-from napari_uflow.progress import FINISH, Event, Message, Progress, Steps, TrainingPoint, drain, or_stop
+from napari_uflow.progress import FINISH, Event, Message, Progress, Snapshot, Steps, TrainingPoint, drain, or_stop
 from napari_uflow.tiles import TrainingTile, choose_tiles, regions_of
 
 __all__ = ["calibrate_steps", "train", "train_steps"]
@@ -38,6 +40,11 @@ T = TypeVar("T")
 _WATCHED_QUANTILE = 0.999
 # A step whose loss or gradient is not finite is left out; after so many in a row training has failed for good.
 _MAX_BAD_STEPS = 20
+# The border is strange where its corners' energies are so many spreads above those of the inside; tiles looked at.
+_STRANGE_BORDER = 2.5
+_MOST_LOOKED_AT = 64
+# A run that is shorter than this can be done again.
+_SECONDS_BETWEEN_SNAPSHOTS = 60.0
 # Side of what is looked at of a held-out picture, and pixels in all.
 _CALIBRATION_SIDE = 2048
 _CALIBRATION_PIXELS = 32_000_000
@@ -50,14 +57,16 @@ def train(
     *,
     weights: str | Path | None = None,
     device: str = "auto",
+    start: TrainedModel | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> TrainedModel:
     """Train a model on normal regions and return it.
 
     Parameters are those of :func:`train_steps`; `on_event` is called with every event.
     """
-    steps = train_steps(regions, model or ModelConfig(), training or TrainingConfig(), weights=weights, device=device)
-    return drain(steps, on_event)
+    model = model or (ModelConfig() if start is None else start.config)
+    training = training or TrainingConfig()
+    return drain(train_steps(regions, model, training, weights=weights, device=device, start=start), on_event)
 
 
 def train_steps(
@@ -67,6 +76,7 @@ def train_steps(
     *,
     weights: str | Path | None = None,
     device: str = "auto",
+    start: TrainedModel | None = None,
 ) -> Steps[TrainedModel]:
     """Train a model on normal regions, step by step.
 
@@ -82,11 +92,16 @@ def train_steps(
         File or folder of the backbone's pre-trained weights.
     device : str
         "auto", "cpu", "cuda", "cuda:N" or "mps".
+    start : TrainedModel, optional
+        A model whose training goes on: its weights, brightness range and feature normalisation are kept, and the fields
+        that it held out stay held out. `regions` should be what it was trained on and more; what is not among them is
+        forgotten little by little.
 
     Yields
     ------
-    Message, Progress or TrainingPoint
-        FINISH may be sent at any of them: training then ends with the best model so far.
+    Message, Progress, TrainingPoint or Snapshot
+        FINISH may be sent at any of them: training then ends with the best model so far. A snapshot, once a minute at
+        most, holds that model without its calibration.
 
     Returns
     -------
@@ -109,12 +124,18 @@ def train_steps(
     torch_device = choose_device(device)
     rng = np.random.default_rng(training.seed)
     n_channels = common_channels(regions)
-    network = UFlow(model, n_channels, training.seed)
     yield from or_stop(Message(f"Loading the backbone {model.backbone}"))
-    source = load_pretrained(network.backbone, weights)
-    network.to(torch_device).eval()
+    if start is None:
+        network = UFlow(model, n_channels, training.seed)
+        source = load_pretrained(network.backbone, weights)
+        network.to(torch_device).eval()
+    else:
+        model = _config_to_go_on(model, start, n_channels)
+        network = start.network(torch_device, weights)
+        source = start.provenance.get("backbone_weights", "")
 
-    train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng)
+    held_before = () if start is None else start.provenance.get("holdout_fields", ())
+    train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng, held_before)
     fields = {tile.region.field for tile in train_tiles}
     holdout_fields = {tile.region.field for tile in holdout_tiles}
     yield from or_stop(
@@ -147,7 +168,7 @@ def train_steps(
                 warning=True,
             )
         )
-    intensity = IntensityRange.fit(regions_of(train_tiles), rng=rng)
+    intensity = IntensityRange.fit(regions_of(train_tiles), rng=rng) if start is None else start.intensity
 
     limit = training.cache_memory * 1e9
     with FeatureCache(limit) as train_cache, FeatureCache(limit / 4) as holdout_cache:
@@ -165,11 +186,31 @@ def train_steps(
                     warning=True,
                 )
             )
-        for level in range(len(network.strides)):
-            yield from or_stop(Progress("Fitting the feature normalisation", level, len(network.strides)))
-            _fit_norm(network, train_cache, level)
-        yield from or_stop(Progress("Fitting the feature normalisation", len(network.strides), len(network.strides)))
-        history, outcome = yield from _optimise(network, train_cache, holdout_cache, training, rng)
+        train_cache.holds_border = holdout_cache.holds_border = model.border == "hold"
+        if start is None:
+            yield from _fit_norm(network, train_cache)
+        if start is None and model.border == "auto":
+            excess = _border_excess(network, train_cache)
+            model = model.replace(border="keep" if excess <= _STRANGE_BORDER else "hold")
+            network.config = model
+            if model.border == "hold":
+                train_cache.holds_border = holdout_cache.holds_border = True
+                yield from _fit_norm(network, train_cache, "Fitting the feature normalisation without the border")
+            if excess > _STRANGE_BORDER:
+                yield from or_stop(
+                    Message(
+                        f"the corners of the normal pictures look strange ({excess:.1f} spreads above the inside): "
+                        f"what lies at the border is judged by what is further in"
+                    )
+                )
+
+        def model_so_far(history: Sequence[dict[str, float]], outcome: str) -> TrainedModel:
+            provenance = _provenance(regions, train_tiles, holdout_tiles)
+            provenance |= {"outcome": outcome, "backbone_weights": source, "device": str(torch_device)}
+            state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
+            return TrainedModel(model, training, intensity, state, None, tuple(history), provenance)
+
+        history, outcome = yield from _optimise(network, train_cache, holdout_cache, training, rng, model_so_far)
 
     calibration = None
     if has_calibration:
@@ -177,21 +218,40 @@ def train_steps(
         calibration = yield from _to_the_end(calibrate_steps(network, intensity, holdout_tiles or train_tiles))
         if not holdout_tiles:  # tested on what it was trained on, nothing can be promised
             calibration = replace(calibration, offset=ConformalOffset(), observed=())
+    return replace(model_so_far(history, outcome), calibration=calibration)
 
+
+def _config_to_go_on(model: ModelConfig, start: TrainedModel, n_channels: int) -> ModelConfig:
+    """Return the configuration of a model whose training goes on; refuse another one."""
+    if n_channels != start.n_channels:
+        raise ImageError(
+            f"the pictures have {n_channels} channels, but the model was trained on {start.n_channels}; choose the "
+            f"channels it was trained on"
+        )
+    if model.border == "auto":
+        model = model.replace(border=start.config.border)
+    if model != start.config:
+        mine, its = model.to_dict(), start.config.to_dict()
+        other = ", ".join(f"{key} {its[key]} (not {mine[key]})" for key in mine if mine[key] != its[key])
+        raise ConfigError(f"training can go on only with what the model is made of: {other}; or train a new model")
+    return model
+
+
+def _provenance(
+    regions: Sequence[NormalRegion], train_tiles: Sequence[TrainingTile], holdout_tiles: Sequence[TrainingTile]
+) -> dict[str, Any]:
+    """Say what a model was trained on, when, and with which versions."""
     planes = [region.plane for region in regions]
-    provenance = {
-        "outcome": outcome,
+    return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "backbone_weights": source,
         "n_pictures": len(regions),
         "pictures": [plane.title for plane in planes][:1000],
-        "fields": sorted(fields),
-        "holdout_fields": sorted(holdout_fields),
+        "fields": sorted({tile.region.field for tile in train_tiles}),
+        "holdout_fields": sorted({tile.region.field for tile in holdout_tiles}),
         "n_tiles": len(train_tiles),
         "n_holdout_tiles": len(holdout_tiles),
         "pixel_size": next((plane.pixel_size for plane in planes if plane.pixel_size), None),
         "unit": next((plane.unit for plane in planes if plane.unit), None),
-        "device": str(torch_device),
         "versions": {
             "napari-uflow": version("napari-uflow"),
             "torch": torch.__version__,
@@ -201,19 +261,40 @@ def train_steps(
             "python": platform.python_version(),
         },
     }
-    state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-    return TrainedModel(model, training, intensity, state, calibration, history, provenance)
 
 
-def _fit_norm(network: UFlow, cache: FeatureCache, level: int) -> None:
-    try:
-        network.norm.fit(level, lambda: _samples(cache, level))
-    except ValueError as error:
-        stride = network.strides[level]
-        raise ImageError(
-            f"no cell of {stride} x {stride} pixels is normal throughout: mark larger parts as normal, without small "
-            f"holes"
-        ) from error
+def _fit_norm(network: UFlow, cache: FeatureCache, phase: str = "Fitting the feature normalisation") -> Steps[None]:
+    """Fit the statistics of all levels."""
+    for level, stride in enumerate(network.strides):
+        yield from or_stop(Progress(phase, level, len(network.strides)))
+        try:
+            network.norm.fit(level, lambda level=level: _samples(cache, level))  # type: ignore[misc]
+        except ValueError as error:
+            raise ImageError(
+                f"no cell of {stride} x {stride} pixels is normal throughout: mark larger parts as normal, without "
+                f"small holes"
+            ) from error
+    yield from or_stop(Progress(phase, len(network.strides), len(network.strides)))
+
+
+@torch.no_grad()
+def _border_excess(network: UFlow, cache: FeatureCache) -> float:
+    """Return how much stranger the pictures' corners look than their inside, on the level where it is most.
+
+    NaN where no tile has a border of its picture.
+    """
+    device = next(network.flow.parameters()).device
+    tiles = [cache[i] for i in range(0, len(cache), -(-len(cache) // _MOST_LOOKED_AT))]
+    of_levels = []
+    for level in range(len(network.strides)):
+        excesses = []
+        for tile in tiles:
+            x = network.norm.level(level, tile.features[level][None].float().to(device))
+            excesses.append(border_excess(energy(x)[0].cpu(), tile.is_normal[level], tile.sides))
+        known = [x for x in excesses if math.isfinite(x)]
+        if known:
+            of_levels.append(float(np.mean(known)))
+    return max(of_levels, default=math.nan)
 
 
 def _samples(cache: FeatureCache, level: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -244,6 +325,7 @@ def _optimise(
     holdout_cache: FeatureCache,
     training: TrainingConfig,
     rng: np.random.Generator,
+    model_so_far: Callable[[Sequence[dict[str, float]], str], TrainedModel],
 ) -> Steps[tuple[tuple[dict[str, float], ...], str]]:
     """Train the flow on cached features; leave the network with its best weights."""
     device = next(network.flow.parameters()).device
@@ -259,6 +341,7 @@ def _optimise(
     losses: list[float] = []
     outcome = "done"
     phase = "Training"
+    last_snapshot = time.monotonic()
 
     for step in range(1, training.steps + 1):
         indices = [next(order) for _ in range(min(training.batch_size, len(train_cache)))]
@@ -305,6 +388,9 @@ def _optimise(
         history.append(asdict(point))
         if answer is not FINISH:
             answer = yield point
+        if is_best and answer is not FINISH and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS:
+            last_snapshot = time.monotonic()
+            answer = yield Snapshot(model_so_far(history, f"interrupted after step {step}"))
         if answer is FINISH and not outcome.startswith("stopped"):
             outcome = f"stopped at step {step}"
         if outcome.startswith("stopped"):

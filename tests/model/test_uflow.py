@@ -167,7 +167,8 @@ def test_spread_of_latents_does_not_depend_on_the_batch_size():
         with FeatureCache(1e9) as train_cache, FeatureCache(1e9) as holdout_cache:
             for i, features in enumerate(tiles):
                 (train_cache if i < 64 else holdout_cache).add(features, everywhere)
-            drain(training._optimise(network, train_cache, holdout_cache, config, np.random.default_rng(0)))
+            rng = np.random.default_rng(0)
+            drain(training._optimise(network, train_cache, holdout_cache, config, rng, lambda history, outcome: None))
         with torch.no_grad():
             z = network.latents([torch.stack(level) for level in zip(*tiles[64:], strict=True)]).z
         np.testing.assert_allclose([float(part.std()) for part in z], 1, atol=0.15)

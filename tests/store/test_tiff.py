@@ -394,6 +394,24 @@ def test_calibrations_that_cannot_be(options: dict, tmp_path: Path) -> None:
         write_tiff_tiles(tmp_path / "a.tif", [], (4, 4), "uint8", **options)
 
 
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+def test_the_distance_of_planes_is_written(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write_tiff(path, numbers((3, 4, 5)), "ZYX", pixel_size=(0.5, 0.5), unit="um", z_spacing=2.5)
+    with tifffile.TiffFile(path) as tif:
+        if tif.is_ome:
+            pixels = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]["Pixels"]
+            assert (pixels["PhysicalSizeZ"], pixels["PhysicalSizeZUnit"]) == (2.5, "µm")
+        else:
+            assert tif.imagej_metadata["spacing"] == 2.5
+    for options in ({}, {"pixel_size": (0.5, 0.5), "unit": "pixel"}):
+        write_tiff(tmp_path / "b.tif", numbers((3, 4, 5)), "ZYX", z_spacing=2.5, **options)
+        with tifffile.TiffFile(tmp_path / "b.tif") as tif:
+            assert "spacing" not in tif.imagej_metadata
+    with pytest.raises(ConfigError, match="z_spacing"):
+        write_tiff(tmp_path / "b.tif", numbers((3, 4, 5)), "ZYX", z_spacing=0.0)
+
+
 @pytest.mark.parametrize("options", [{"shape": (0, 4)}, {"dtype": "float64"}, {"tile": (15, 16)}, {"tile": (0, 16)}])
 def test_tile_options_that_cannot_be(options: dict, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):

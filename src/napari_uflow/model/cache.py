@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +12,8 @@ from typing import Self
 import numpy as np
 import torch
 from torch import Tensor
+
+from napari_uflow.model.border import NO_SIDES, Sides, hold
 
 __all__ = ["CachedTile", "FeatureCache"]
 
@@ -28,15 +30,26 @@ class CachedTile:
         Finest level first.
     is_normal : tuple of Tensor, each (M_l, N_l), bool
         Positions that count.
+    sides : Sides
+        Where the tile ends at the picture's border.
     """
 
     features: tuple[Tensor, ...]
     is_normal: tuple[Tensor, ...]
+    sides: Sides = NO_SIDES
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the finest level."""
         return self.features[0].shape[-2], self.features[0].shape[-1]
+
+    def held(self) -> CachedTile:
+        """Return the tile with the features at the picture's border replaced by those further in.
+
+        A position is normal only where the one that it has its features from is normal too.
+        """
+        features = tuple(hold(x, self.sides) for x in self.features)
+        return replace(self, features=features, is_normal=tuple(x & hold(x, self.sides) for x in self.is_normal))
 
 
 class FeatureCache:
@@ -46,9 +59,15 @@ class FeatureCache:
     ----------
     memory_limit : float
         Bytes held in memory; tiles beyond it are memory-mapped from a temporary folder.
+
+    Attributes
+    ----------
+    holds_border : bool
+        Whether tiles are handed out with what is at the picture's border replaced; may be changed at any time.
     """
 
     def __init__(self, memory_limit: float):
+        self.holds_border = False
         self._memory_limit = memory_limit
         self._tiles: list[CachedTile] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -59,9 +78,10 @@ class FeatureCache:
         return len(self._tiles)
 
     def __getitem__(self, index: int) -> CachedTile:
-        return self._tiles[index]
+        tile = self._tiles[index]
+        return tile.held() if self.holds_border else tile
 
-    def add(self, features: Sequence[Tensor], is_normal: Sequence[Tensor]) -> None:
+    def add(self, features: Sequence[Tensor], is_normal: Sequence[Tensor], sides: Sides = NO_SIDES) -> None:
         """Keep the features of one tile, each (C_l, M_l, N_l); values beyond float16 are clipped."""
         halves = [x.detach().clamp(-_LARGEST, _LARGEST).to("cpu", torch.float16) for x in features]
         size = sum(x.numel() * x.element_size() for x in halves)
@@ -71,7 +91,7 @@ class FeatureCache:
         else:
             self.n_bytes_on_disk += size
             kept = tuple(self._on_disk(x, level) for level, x in enumerate(halves))
-        self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal)))
+        self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal), sides))
 
     def _on_disk(self, x: Tensor, level: int) -> Tensor:
         if self._folder is None:

@@ -272,6 +272,7 @@ def write_tiff(
     *,
     pixel_size: tuple[float, float] | None = None,
     unit: str | None = None,
+    z_spacing: float | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an array as a TIFF file that Fiji opens with its axes, pixel size and unit; as a whole or not at all.
@@ -294,6 +295,8 @@ def write_tiff(
         Height and width of a pixel, in `unit`.
     unit : str or None
         Such as "um"; needed with `pixel_size`. A size in "pixel" is no calibration and is not written.
+    z_spacing : float or None
+        Distance of two planes on axis Z, in `unit`; not written without a pixel size or where there is no such axis.
     description : mapping or None
         Written as JSON: to the image's Info in an ImageJ file, to its Description in an OME file.
 
@@ -302,12 +305,16 @@ def write_tiff(
     ImageError
         If the axes do not fit the data, or the data cannot be written: complex numbers, labels below 0 or above 2**32.
     ConfigError
-        If the pixel size is not two numbers above 0 with a unit.
+        If the pixel size is not two numbers above 0 with a unit, or the spacing is not a number above 0.
     UFlowError
         If the file cannot be written; a previous one is left as it was.
     """
     target = Path(path)
     pixel_size, unit = _checked_calibration(pixel_size, unit)
+    if z_spacing is not None and not (math.isfinite(z_spacing) and z_spacing > 0):
+        raise ConfigError(f"z_spacing must be a number above 0, not {z_spacing}")
+    if pixel_size is None or "Z" not in axes:
+        z_spacing = None
     values, is_compressed = _writable(np.asarray(data), target)
     values, axes = _in_order(values, axes, target)
     is_ome = (
@@ -323,7 +330,8 @@ def write_tiff(
     with atomic_path(target) as temporary:
         if is_ome:
             with tifffile.TiffWriter(temporary, ome=True, bigtiff=values.nbytes > _IMAGEJ_LIMIT) as writer:
-                writer.write(values, metadata=_ome_metadata(axes, pixel_size, unit, description), **options)
+                written = _ome_metadata(axes, pixel_size, unit, description, z_spacing)
+                writer.write(values, metadata=written, **options)
             return
         metadata: dict[str, Any] = {"axes": axes}
         if pixel_size is not None:
@@ -331,6 +339,8 @@ def write_tiff(
             # Two whole numbers that ImageJ divides: pixels per unit.
             options["resolution"] = (1 / pixel_size[1], 1 / pixel_size[0])
             options["resolutionunit"] = "NONE"
+        if z_spacing is not None:
+            metadata["spacing"] = float(z_spacing)
         if description is not None:
             metadata["Info"] = json.dumps(description)
         with tifffile.TiffWriter(temporary, imagej=True) as writer:
@@ -469,10 +479,14 @@ def _ome_metadata(
     pixel_size: tuple[float, float] | None,
     unit: str | None,
     description: Mapping[str, Any] | None,
+    z_spacing: float | None = None,
 ) -> dict[str, Any]:
     metadata: dict[str, Any] = {"axes": axes}
     if pixel_size is not None and unit is not None:
-        for axis, size in zip("YX", pixel_size, strict=True):
+        sizes = dict(zip("YX", pixel_size, strict=True))
+        if z_spacing is not None:
+            sizes["Z"] = float(z_spacing)
+        for axis, size in sizes.items():
             metadata[f"PhysicalSize{axis}"] = size
             metadata[f"PhysicalSize{axis}Unit"] = _OME_UNITS.get(unit, unit)
     if description is not None:

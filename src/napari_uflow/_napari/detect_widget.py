@@ -1,0 +1,277 @@
+"""The Detect widget: from a model and layers to heatmaps and anomalies, and the slider of false alarms."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QSlider, QVBoxLayout, QWidget
+from superqt import QCollapsible
+
+from napari_uflow._napari.detect_job import detect_targets_steps
+from napari_uflow._napari.forms import ChoiceBox, ConfigForm, NumberBox, tooltip
+from napari_uflow._napari.jobs import Job
+from napari_uflow._napari.layer_choice import LayerBox, LayerWatch, is_picture
+from napari_uflow._napari.layers import current_plane, planes_of_layer, visible_field
+from napari_uflow._napari.outputs import Target, relabel, show_detections, target_of_planes, target_of_view
+from napari_uflow._napari.panel import JobBar, ModelBar, Panel, heading, text_label
+from napari_uflow._napari.session import Session, session_of
+from napari_uflow._napari.settings import read_settings, weights_folder
+from napari_uflow._napari.train_widget import chosen_channels
+from napari_uflow.config import DetectionConfig
+from napari_uflow.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+__all__ = ["DetectWidget", "FalseAlarmSlider"]
+
+_SCOPES = {
+    "this view (to try)": "view",
+    "this slice": "slice",
+    "the whole layer": "layer",
+    "all selected layers": "selected",
+}
+
+_LOWEST, _HIGHEST = 0.001, 10.0
+_PER_DECADE = 50
+# Re-labelling takes milliseconds for a plane; of a large stack it is done when the slider comes to rest.
+_MS_AT_LEAST, _MS_AT_MOST = 15, 400
+
+
+class FalseAlarmSlider(QWidget):
+    """A slider and a box for "at most N false alarms per image", 0.001 to 10 on a logarithmic scale."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setRange(round(math.log10(_LOWEST) * _PER_DECADE), round(math.log10(_HIGHEST) * _PER_DECADE))
+        self.slider.setPageStep(_PER_DECADE // 2)
+        self.slider.setAccessibleName("False alarms per image")
+        self.box = NumberBox()
+        self.box.setRange(_LOWEST, _HIGHEST)
+        self.box.setStepType(NumberBox.StepType.AdaptiveDecimalStepType)
+        self.box.setFixedWidth(90)
+        help_text = tooltip(
+            "How many false alarms you accept per image on average. Fewer: only what is very unlikely in a normal "
+            "image is reported. The regions change at once; the network is not needed for it."
+        )
+        self.slider.setToolTip(help_text)
+        self.box.setToolTip(help_text)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.slider, 1)
+        layout.addWidget(self.box)
+        self.changed = self.box.valueChanged
+        self.slider.valueChanged.connect(self._slid)
+        self.box.valueChanged.connect(self._typed)
+        self.set_value(value)
+
+    def value(self) -> float:
+        """Return the number of false alarms."""
+        return self.box.value()
+
+    def set_value(self, value: float) -> None:
+        """Show a number of false alarms."""
+        self.box.setValue(min(max(value, _LOWEST), _HIGHEST))
+
+    def _slid(self, position: int) -> None:
+        value = float(f"{10 ** (position / _PER_DECADE):.2g}")
+        if round(math.log10(self.box.value()) * _PER_DECADE) != position:
+            self.box.setValue(min(max(value, _LOWEST), _HIGHEST))
+
+    def _typed(self, value: float) -> None:
+        was_blocked = self.slider.blockSignals(True)
+        self.slider.setValue(round(math.log10(value) * _PER_DECADE))
+        self.slider.blockSignals(was_blocked)
+
+
+class DetectWidget(Panel):
+    """Find what is not normal, and choose how many false alarms to accept.
+
+    Parameters
+    ----------
+    napari_viewer : Viewer
+        The viewer, given by napari.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self.session: Session = session_of(napari_viewer)
+        self._watch = LayerWatch(napari_viewer, self)
+        self.model_bar = ModelBar(self.session)
+        self.rows.addWidget(self.model_bar)
+
+        self.rows.addWidget(heading("Look at"))
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.image = LayerBox(self._watch, is_picture)
+        self.image.setToolTip(tooltip("The image to look at."))
+        form.addRow("Image", self.image)
+        self.scope = ChoiceBox(_SCOPES)
+        self.scope.setToolTip(
+            tooltip(
+                "This view: what the canvas shows of the image, to try a model quickly. This slice: the plane where "
+                "the sliders stand. The whole layer: all planes. All selected layers: every image that is selected "
+                "in the layer list."
+            )
+        )
+        self.scope.set_value("layer")
+        self.scope.currentIndexChanged.connect(self._refresh)
+        form.addRow("Part", self.scope)
+        self.rows.addLayout(form)
+        self._build_advanced()
+
+        self.job_bar = JobBar(self.session.runner, "Detect", self._start)
+        self.model_bar.failed.connect(self.job_bar.warn)
+        self.rows.addWidget(self.job_bar)
+
+        self.rows.addWidget(heading("At most so many false alarms per image"))
+        self.slider = FalseAlarmSlider(read_settings().false_alarms)
+        self.rows.addWidget(self.slider)
+        self.promise_label = text_label()
+        self.rows.addWidget(self.promise_label)
+        self.count_label = text_label()
+        self.rows.addWidget(self.count_label)
+        self.rows.addStretch()
+
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_MS_AT_LEAST)
+        self._timer.timeout.connect(self._relabel)
+        self.slider.changed.connect(self._slid)
+        self.session.results_changed.connect(self._tell)
+        self.session.model_changed.connect(self._refresh)
+        self._watch.changed.connect(self._refresh)
+        self._refresh()
+        self._tell()
+
+    def _build_advanced(self) -> None:
+        content = QWidget()
+        inside = QVBoxLayout(content)
+        inside.setContentsMargins(0, 0, 0, 0)
+        channel_form = QFormLayout()
+        self.channels = QLineEdit()
+        self.channels.setPlaceholderText("all")
+        self.channels.setToolTip(
+            tooltip("The channels that the model was trained on, by number from 0, such as 0, 2. Empty: all of them.")
+        )
+        self.channel_axis = ChoiceBox({"by its name": None, "axis 0": 0, "axis 1": 1, "axis 2": 2})
+        self.channel_axis.setToolTip(
+            tooltip("The axis of the channels. By its name: an axis called c or channel, where there is one.")
+        )
+        channel_form.addRow("Channels", self.channels)
+        channel_form.addRow("Channel axis", self.channel_axis)
+        inside.addLayout(channel_form)
+        self.form = ConfigForm(DetectionConfig, shown=lambda p: p.advanced, labels={"nfa": "NFA"})
+        inside.addWidget(self.form)
+        self.advanced = QCollapsible("Advanced")
+        self.advanced.setDuration(0)
+        self.advanced.layout().setContentsMargins(0, 0, 0, 0)
+        self.advanced.addWidget(content)
+        self.advanced.collapse(animate=False)
+        self.rows.addWidget(self.advanced)
+
+    def detection_config(self) -> DetectionConfig:
+        """Return how to detect."""
+        return self.form.config().replace(false_alarms=self.slider.value())
+
+    def targets(self) -> list[Target]:
+        """Return what to look at, read from the layers.
+
+        Raises
+        ------
+        ImageError
+            If there is nothing to look at.
+        """
+        scope = self.scope.value()
+        axis, channels = self.channel_axis.value(), chosen_channels(self.channels.text())
+        if scope == "selected":
+            layers = [layer for layer in self._watch.layers(is_picture) if layer in self._viewer.layers.selection]
+            if not layers:
+                raise ImageError("no image is selected in the layer list; select at least one, or look at one layer")
+        else:
+            layers = [self.image.value()] if self.image.value() is not None else []
+            if not layers:
+                raise ImageError("there is no image to look at; open one first")
+        point = self._viewer.dims.point
+        targets = []
+        for layer in layers:
+            if scope == "view":
+                view = visible_field(layer, point, channel_axis=axis, channels=channels)
+                targets.append(target_of_view(layer, view, channel_axis=axis))
+            elif scope == "slice":
+                plane = current_plane(layer, point, channel_axis=axis, channels=channels)
+                targets.append(target_of_planes(layer, [plane], "slice", channel_axis=axis))
+            else:
+                planes = planes_of_layer(layer, channel_axis=axis, channels=channels)
+                targets.append(target_of_planes(layer, planes, "layer", channel_axis=axis))
+        return targets
+
+    def _start(self) -> Job:
+        model = self.session.model
+        if model is None:
+            raise ConfigError("there is no model yet: train one, or open a model file")
+        targets = self.targets()
+        config = self.detection_config()
+        device, weights = read_settings().device, weights_folder()
+        job = self.session.runner.start(
+            lambda: detect_targets_steps(model, targets, config, device=device, weights=weights), title="Detecting"
+        )
+        session, name = self.session, self.session.model_name
+
+        def show(found: Any) -> None:  # by the session's viewer: this widget may be closed by then
+            viewer = session.viewer
+            if viewer is None:
+                return
+            for target, detections in zip(targets, found, strict=True):
+                show_detections(viewer, session, target, detections, model_name=name)
+
+        job.finished.connect(show)
+        job.finished.connect(self._relabel_if_moved)
+        return job
+
+    def _refresh(self) -> None:
+        self.image.setEnabled(self.scope.value() != "selected")
+        self.job_bar.set_ready(self.session.model is not None and self.image.count() > 0)
+
+    def _slid(self) -> None:
+        self._timer.start()
+        self._tell_promise()
+
+    def _relabel_if_moved(self) -> None:
+        """Take over what the slider became while the job ran."""
+        self._relabel()
+
+    def _relabel(self) -> None:
+        began = time.monotonic()
+        wanted = self.slider.value()
+        for result in list(self.session.results.values()):
+            if any(found.false_alarms != wanted for found in result.detections):
+                relabel(self.session, result, wanted)
+        took = 1000 * (time.monotonic() - began)
+        self._timer.setInterval(int(min(max(_MS_AT_LEAST, 2 * took if took > 50 else 0), _MS_AT_MOST)))
+
+    def _tell(self) -> None:
+        lines = []
+        for result in self.session.results.values():
+            counts = [len(found.regions) for found in result.detections]
+            n = sum(counts)
+            where = f" in {sum(count > 0 for count in counts)} of {len(counts)} planes" if len(counts) > 1 else ""
+            lines.append(f"'{result.labels.name}': {n} region{'s' * (n != 1)}{where}")
+        self.count_label.setText("\n".join(lines))
+        self.count_label.setVisible(bool(lines))
+        self._tell_promise()
+
+    def _tell_promise(self) -> None:
+        results = list(self.session.results.values())
+        if results:
+            found = results[-1].planes[0][1]
+            if found.false_alarms == self.slider.value():
+                text = found.promise
+                self.promise_label.setText(f"{text[:1].upper()}{text[1:]}.")
+            return
+        self.promise_label.setText("What this number rests on is said here after a detection.")

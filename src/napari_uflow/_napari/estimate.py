@@ -1,0 +1,152 @@
+"""What a training will take, told before it starts: tiles, memory, time. Nothing of the pictures is read for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from napari_uflow._napari.jobs import in_words
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.image import NormalRegion
+from napari_uflow.tiles import choose_tiles
+
+__all__ = ["TrainingEstimate", "estimate_training"]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What a backbone costs.
+
+    Its coarsest stride, feature values per pixel (of one channel, of each further one), the only tile it takes, and
+    seconds of one core per million pixels for the features and for a step of the flow.
+    """
+
+    stride: int
+    values: float
+    further_values: float
+    fixed_tile: int | None
+    feature_seconds: float
+    step_seconds: float
+
+
+# Values per pixel follow from the channels and strides of the levels (a test compares). Seconds were measured on one
+# core of a 2.1 GHz server, tiles of 256 pixels, 4 steps of the flow; of mcait they are a guess from its size.
+_COSTS = {
+    "scattering": _Cost(16, 8.97, 8.97, None, 4.0, 6.0),
+    "resnet18": _Cost(16, 7.0, 0.0, None, 0.8, 1.8),
+    "wide_resnet50_2": _Cost(16, 28.0, 0.0, None, 6.4, 48.0),
+    "mcait": _Cost(32, 3.375, 0.0, 448, 60.0, 12.0),
+}
+# Bytes a step of the flow holds for each feature value of a batch, measured with 4 steps; and the program itself.
+_BYTES_PER_VALUE = 200
+_BYTES_OF_PROGRAM = 0.6e9
+_SECONDS_PER_STEP = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingEstimate:
+    """What a training will take.
+
+    Attributes
+    ----------
+    n_tiles, n_holdout_tiles : int
+        Tiles to train on, and held out.
+    n_fields, n_holdout_fields : int
+        Independent fields they come from.
+    memory, disk : float
+        Bytes, roughly.
+    seconds : float
+        On the processor, very roughly.
+    """
+
+    n_tiles: int
+    n_holdout_tiles: int
+    n_fields: int
+    n_holdout_fields: int
+    memory: float
+    disk: float
+    seconds: float
+
+    def text(self, speed: float = 1.0) -> str:
+        """Return it in words; `speed` is how much longer the last run took than was said."""
+        disk = f" and {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
+        return (
+            f"{self.n_tiles} tiles to train on, {self.n_holdout_tiles} held out "
+            f"({_fields(self.n_fields)}, {_fields(self.n_holdout_fields)} held out). About {self.memory / 1e9:.1f} GB "
+            f"of memory{disk}, {in_words(self.seconds * speed)} at most without a GPU."
+        )
+
+    def advice(self) -> str:
+        """Return what the held-out fields allow to promise."""
+        if not self.n_holdout_tiles:
+            return "Nothing can be held out: add images of other specimens, or the result will be too optimistic."
+        from napari_uflow.nfa import fields_needed  # loads numba
+
+        needed = fields_needed(1.0)
+        if self.n_holdout_fields < needed:
+            return (
+                f"With {_fields(self.n_holdout_fields)} held out the number of false alarms is an estimate; a promise "
+                f"takes at least {needed}."
+            )
+        return ""
+
+
+def _fields(n: int) -> str:
+    return f"{n} field{'s' * (n != 1)}"
+
+
+class _Unread:
+    """The shape of an array whose pixels nobody looks at."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(np.uint8)
+
+    def __getitem__(self, key: Any) -> Any:
+        raise TypeError("pixels are not read for an estimate")
+
+
+def estimate_training(
+    regions: Sequence[NormalRegion], model: ModelConfig, training: TrainingConfig
+) -> TrainingEstimate:
+    """Return what a training on these regions will take.
+
+    Raises
+    ------
+    ImageError
+        If no tile is normal enough.
+    """
+    cost = _COSTS[model.backbone]
+    tile = cost.fixed_tile or model.tile
+    unread = [
+        NormalRegion(replace(region.plane, data=_Unread(tuple(region.plane.data.shape))), region.mask, region.field)
+        for region in regions
+    ]
+    chosen, held_out = choose_tiles(unread, tile, cost.stride, training, np.random.default_rng(training.seed))
+    n_channels = regions[0].plane.n_channels
+    values = cost.values + cost.further_values * (n_channels - 1)
+    effort = values / cost.values * model.flow_steps / 4
+    pixels = [sum(t.window.height * t.window.width for t in tiles) for tiles in (chosen, held_out)]
+    features = 2 * values * (pixels[0] * training.views + pixels[1])
+    limit = training.cache_memory * 1.25e9
+    batch = training.batch_size * tile * tile * values * _BYTES_PER_VALUE * model.flow_steps / 4
+    overhead = _SECONDS_PER_STEP * training.steps
+    n_looks = training.steps / training.check_every
+    megapixels = (
+        cost.feature_seconds * values / cost.values * (pixels[0] * training.views + 2 * pixels[1])
+        + cost.step_seconds * effort * training.steps * min(training.batch_size * tile * tile, pixels[0] * 1.0)
+        + cost.step_seconds * effort * n_looks * pixels[1] / 3
+    ) / 1e6
+    return TrainingEstimate(
+        len(chosen),
+        len(held_out),
+        len({t.region.field for t in chosen}),
+        len({t.region.field for t in held_out}),
+        _BYTES_OF_PROGRAM + batch + min(features, limit),
+        max(0.0, features - limit),
+        overhead + megapixels / max(1.0, (os.cpu_count() or 1) ** 0.7),
+    )

@@ -1,0 +1,220 @@
+"""Detections out, layers in: heatmap, log10 NFA and anomalies on top of the image they were found in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_uflow._napari.layers import View, frame_of, output_transform
+from napari_uflow._napari.session import LayerDetection, Session, bare
+from napari_uflow.image import Plane
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+    from napari.viewer import Viewer
+
+    from napari_uflow.result import Detection
+
+__all__ = ["Target", "features_of", "relabel", "show_detections", "target_of_planes", "target_of_view"]
+
+_HEATMAP_LIMITS = (0.0, 1.0)
+"""The heatmap's own range, the same for all images: stretched to its image, a clean one would look full of defects."""
+# Normal pixels lie around 0.3; this keeps them dark.
+_HEATMAP_GAMMA = 2.5
+_NFA_LIMITS = (-6.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the results of some planes go; values only, so that the image may go while they are computed.
+
+    Attributes
+    ----------
+    image_name : str
+        Name of the image layer.
+    scope : str
+        What part of it is looked at; a new result of the same scope replaces the old one.
+    planes : tuple of Plane
+        The planes to look at.
+    indices : tuple of tuple of int
+        For each of them where it lies in the result, without rows and columns.
+    shape : tuple of int
+        Shape of the result.
+    transform : dict
+        The fields that put the result on the image.
+    """
+
+    image_name: str
+    scope: str
+    planes: tuple[Plane, ...]
+    indices: tuple[tuple[int, ...], ...]
+    shape: tuple[int, ...]
+    transform: Mapping[str, Any] = field(repr=False)
+
+
+def target_of_planes(layer: Image, planes: Sequence[Plane], scope: str, *, channel_axis: int | None = None) -> Target:
+    """Return where the results of planes of a layer go: all of them, or one."""
+    frame = frame_of(layer, channel_axis)
+    places = [frame.index_of(plane) for plane in planes]
+    if len(planes) == 1 and math.prod(frame.shape[:-2]) > 1:
+        flat = (0,) * (len(frame.shape) - 2)
+        shape = (*(1 for _ in flat), *frame.shape[-2:])
+        transform = output_transform(layer, channel_axis=channel_axis, index=places[0])
+        return Target(layer.name, scope, tuple(planes), (flat,), shape, transform)
+    transform = output_transform(layer, channel_axis=channel_axis)
+    return Target(layer.name, scope, tuple(planes), tuple(places), frame.shape, transform)
+
+
+def target_of_view(layer: Image, view: View, *, channel_axis: int | None = None) -> Target:
+    """Return where the result of the visible part of a layer goes."""
+    offset = (view.window.row, view.window.col)
+    flat = (0,) * len(view.index)
+    transform = output_transform(layer, channel_axis=channel_axis, offset=offset, index=view.index)
+    return Target(layer.name, "view", (view.plane,), (flat,), (*(1 for _ in flat), *view.plane.shape), transform)
+
+
+def show_detections(
+    viewer: Viewer, session: Session, target: Target, detections: Sequence[Detection], *, model_name: str
+) -> LayerDetection:
+    """Add the layers of a detection; those of an earlier one of the same image and scope are replaced.
+
+    Parameters
+    ----------
+    viewer, session
+        Where to.
+    target : Target
+        Where the results lie.
+    detections : sequence of Detection
+        One for each plane of the target.
+    model_name : str
+        What the user calls the model, for the record.
+    """
+    for old in [r for r in session.results.values() if _is_same(r, target)]:
+        for layer in (old.heatmap, old.log10_nfa, old.labels):
+            if layer in viewer.layers:
+                viewer.layers.remove(layer)
+    score = np.full(target.shape, np.nan, np.float32)
+    log10_nfa = np.full(target.shape, np.nan, np.float32)
+    planes = []
+    for index, found in zip(target.indices, detections, strict=True):
+        score[index], log10_nfa[index] = found.score, found.log10_nfa
+        # The stacks are the memory: a detection looks into them.
+        planes.append((index, replace(found, score=score[index], log10_nfa=log10_nfa[index])))
+    record = _record(target, detections, model_name)
+    common = {"metadata": {"napari_uflow": record}, **target.transform}
+    end = {"view": " (view)", "slice": " (slice)"}.get(target.scope, "")
+    heatmap = viewer.add_image(
+        score,
+        name=f"{target.image_name} heatmap{end}",
+        colormap="inferno",
+        contrast_limits=_HEATMAP_LIMITS,
+        blending="additive",
+        opacity=0.7,
+        gamma=_HEATMAP_GAMMA,
+        **common,
+    )
+    nfa = viewer.add_image(
+        log10_nfa,
+        name=f"{target.image_name} log10 NFA{end}",
+        colormap="viridis",
+        contrast_limits=_NFA_LIMITS,
+        visible=False,
+        **{**common, "metadata": {"napari_uflow": dict(record)}},
+    )
+    ids, features = _labels(target.shape, planes, target.transform["axis_labels"])
+    labels = viewer.add_labels(
+        ids,
+        name=f"{target.image_name} anomalies{end}",
+        features=features,
+        **{**common, "metadata": {"napari_uflow": dict(record)}},
+    )
+    labels.contour = 2
+    result = LayerDetection(target.image_name, tuple(planes), bare(heatmap), bare(nfa), bare(labels))
+    session.set_result(result)
+    viewer.layers.selection.active = labels
+    return result
+
+
+def _is_same(result: LayerDetection, target: Target) -> bool:
+    record = result.labels.metadata.get("napari_uflow", {})
+    return result.image_name == target.image_name and record.get("scope") == target.scope
+
+
+def _record(target: Target, detections: Sequence[Detection], model_name: str) -> dict[str, Any]:
+    """Return what a layer's metadata says of where it comes from."""
+    provenance = dict(detections[0].provenance)
+    return {**provenance, "image": target.image_name, "scope": target.scope, "model_name": model_name}
+
+
+def _labels(
+    shape: tuple[int, ...], planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
+) -> tuple[NDArray[np.int32], dict[str, Any]]:
+    """Return ids that are unique over all planes, 1 to N, and their table."""
+    ids = np.zeros(shape, np.int32)
+    n = 0
+    for index, found in planes:
+        ids[index] = np.where(found.labels > 0, found.labels + np.int32(n), 0)
+        n += len(found.regions)
+    return ids, features_of(planes, axis_labels)
+
+
+def features_of(
+    planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Return the features table of a labels layer: row 0 is the background, row i the region with id i.
+
+    Parameters
+    ----------
+    planes : sequence of (tuple of int, Detection)
+        Index of each plane in the layer, and what was found there.
+    axis_labels : sequence of str
+        Of the layer; the place on an axis before rows and columns is a column of the table.
+    """
+    counts = [len(found.regions) for _, found in planes]
+    total = sum(counts)
+    table: dict[str, NDArray[Any]] = {"index": np.arange(total + 1)}
+    for axis, name in enumerate(axis_labels[:-2]):
+        places = np.repeat([index[axis] for index, _ in planes], counts)
+        column = name if name[:1].isalpha() else f"axis {axis}"
+        table[column] = np.concatenate([[-1], places]).astype(np.int64)
+    columns = [found.regions.columns() for _, found in planes]
+    for name in columns[0]:
+        if name == "label":
+            continue
+        values = np.concatenate([column[name] for column in columns])
+        background = np.nan if values.dtype.kind == "f" else 0
+        table[name] = np.concatenate([np.array([background], values.dtype), values])
+    return table
+
+
+def relabel(session: Session, result: LayerDetection, false_alarms: float) -> LayerDetection:
+    """Answer another number of false alarms from what is stored; no network is needed.
+
+    Parameters
+    ----------
+    session : Session
+        Gets the new result.
+    result : LayerDetection
+        What was found.
+    false_alarms : float
+        False alarms accepted per image.
+    """
+    from napari_uflow.detect import resegment
+
+    planes = tuple((index, resegment(found, false_alarms)) for index, found in result.planes)
+    layer = result.labels
+    ids, features = _labels(layer.data.shape, planes, layer.axis_labels)
+    layer.data = ids
+    layer.features = features
+    new = planes[0][1]
+    changes = {"detection": new.provenance["detection"], "promise": new.promise}
+    for shown in (result.heatmap, result.log10_nfa, layer):
+        shown.metadata["napari_uflow"] = {**shown.metadata.get("napari_uflow", {}), **changes}
+    changed = replace(result, planes=planes)
+    session.set_result(changed)
+    return changed

@@ -1,0 +1,249 @@
+"""The parts that all dock widgets are made of: a panel that scrolls, the bar of the model, the bar of the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_uflow._napari.forms import tooltip
+from napari_uflow._napari.jobs import Job, JobRunner, Outcome, Running, State
+from napari_uflow.errors import UFlowError
+from napari_uflow.progress import Message
+
+if TYPE_CHECKING:
+    from napari_uflow._napari.session import Session
+
+__all__ = ["JobBar", "ModelBar", "Panel", "heading", "text_label"]
+
+_MOST_MESSAGES = 8
+
+
+def text_label(text: str = "") -> QLabel:
+    """Return a label whose text is broken into lines and may be copied."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    label.setTextFormat(Qt.TextFormat.PlainText)
+    return label
+
+
+def heading(text: str) -> QLabel:
+    """Return a label in bold."""
+    label = QLabel(text)
+    font = label.font()
+    font.setBold(True)
+    label.setFont(font)
+    return label
+
+
+class Panel(QScrollArea):
+    """A dock widget: its content scrolls where the window is small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(300)
+        inner = QWidget()
+        self.rows = QVBoxLayout(inner)
+        self.rows.setContentsMargins(8, 8, 8, 8)
+        self.rows.setSpacing(6)
+        self.setWidget(inner)
+
+
+class ModelBar(QWidget):
+    """Which model is active: its name, backbone and held-out fields; and buttons to open and to save one."""
+
+    failed = Signal(str)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self.label = text_label()
+        self.open_button = QPushButton("Open...")
+        self.open_button.setToolTip(tooltip("Open a model file (.safetensors). Nothing in it is executed."))
+        self.open_button.clicked.connect(self._open)
+        self.save_button = QPushButton("Save...")
+        self.save_button.setToolTip(tooltip("Save the active model to a file that works on other computers."))
+        self.save_button.clicked.connect(self._save)
+        buttons = QHBoxLayout()
+        buttons.addWidget(heading("Model"))
+        buttons.addStretch()
+        buttons.addWidget(self.open_button)
+        buttons.addWidget(self.save_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(buttons)
+        layout.addWidget(self.label)
+        session.model_changed.connect(self.refresh)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Tell of the active model."""
+        model = self._session.model
+        self.save_button.setEnabled(model is not None)
+        if model is None:
+            self.label.setText("No model yet: train one, or open a model file.")
+            return
+        n_fields = len(model.provenance.get("holdout_fields", ()))
+        place = self._session.model_path
+        self.label.setText(
+            f"{self._session.model_name} ({model.config.backbone}, {n_fields} field{'s' * (n_fields != 1)} held out"
+            f"{'' if place else ', not saved to a file'})"
+        )
+        trained = model.provenance.get("date", "unknown")
+        self.label.setToolTip(tooltip(f"Trained {trained}, {model.provenance.get('outcome', '')}. {place or ''}"))
+
+    def _open(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open a model", "", "Models (*.safetensors)")
+        if path:
+            self._try(lambda: self._session.start_opening(path).failed.connect(self.failed))
+
+    def _save(self) -> None:
+        name = f"{self._session.model_name or 'model'}.safetensors"
+        path, _ = QFileDialog.getSaveFileName(self, "Save the model", name, "Models (*.safetensors)")
+        if path:
+            self._try(lambda: self._session.save_model(Path(path)))
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except UFlowError as error:
+            self.failed.emit(str(error))
+
+
+class JobBar(QWidget):
+    """The button that starts and stops a job, how far it is, and what it has to say.
+
+    Parameters
+    ----------
+    runner : JobRunner
+        Of the viewer. While it runs the job of another widget, the button waits.
+    title : str
+        What the button says while nothing runs.
+    start : callable
+        Starts the job and returns it; what it raises is shown.
+    """
+
+    def __init__(self, runner: JobRunner, title: str, start: Callable[[], Job]) -> None:
+        super().__init__()
+        self._runner = runner
+        self._title = title
+        self._start = start
+        self._job: Job | None = None
+        self._is_ready = True
+        self.button = QPushButton(title)
+        self.button.clicked.connect(self._clicked)
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setFixedHeight(10)
+        self.bar.hide()
+        self.status = text_label()
+        self.status.hide()
+        self.messages = text_label()
+        self.messages.hide()
+        self._texts: list[str] = []
+        self._last_progress = ""
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for widget in (self.button, self.bar, self.status, self.messages):
+            layout.addWidget(widget)
+        runner.state_changed.connect(self._refresh)
+        self._refresh()
+
+    @property
+    def job(self) -> Job | None:
+        """The job that it started last."""
+        return self._job
+
+    def set_ready(self, is_ready: bool) -> None:
+        """Say whether all that a job needs is there."""
+        self._is_ready = is_ready
+        self._refresh()
+
+    def say(self, text: str) -> None:
+        """Show a sentence under the button; "" takes it away."""
+        self.status.setText(text)
+        self.status.setVisible(bool(text))
+
+    def warn(self, text: str) -> None:
+        """Show a sentence that the user should look at twice."""
+        if text not in self._texts:
+            self._texts = [*self._texts, text][-_MOST_MESSAGES:]
+        self.messages.setText("\n".join(f"⚠ {text}" for text in self._texts))
+        self.messages.show()
+
+    def _is_own(self) -> bool:
+        return self._job is not None and self._runner.job is self._job
+
+    def _clicked(self) -> None:
+        if self._runner.state is not State.IDLE:
+            self._runner.stop()
+            return
+        self._texts = []
+        self.messages.hide()
+        self.say("")
+        try:
+            job = self._start()
+        except UFlowError as error:
+            self.say(str(error))
+            return
+        self._job = job
+        job.progress.connect(self._progress)
+        job.message.connect(self._message)
+        job.failed.connect(self.say)
+        job.stopped.connect(self.say)
+        job.ended.connect(self._ended)
+        self.bar.setRange(0, 0)
+        self.bar.show()
+        self.say(f"{job.title} begins...")
+        self._refresh()
+
+    def _progress(self, running: Running) -> None:
+        self.bar.setRange(0, running.total)
+        self.bar.setValue(running.done)
+        if self._runner.state is not State.FINISHING:
+            self._last_progress = running.text
+            self.say(running.text)
+
+    def _message(self, message: Message) -> None:
+        if message.warning:
+            self.warn(message.text)
+        else:
+            self.say(message.text)
+
+    def _ended(self, outcome: Outcome) -> None:
+        self.bar.hide()
+        if outcome is Outcome.DONE and self.status.text() == self._last_progress:
+            self.say("")
+
+    def _refresh(self) -> None:
+        state = self._runner.state
+        if state is State.IDLE:
+            self.button.setText(self._title)
+            self.button.setEnabled(self._is_ready)
+            self.button.setToolTip("")
+        elif self._is_own():
+            self.button.setText("Stop" if state is State.RUNNING else "Stopping...")
+            self.button.setEnabled(state is State.RUNNING)
+        else:
+            running = self._runner.job.title if self._runner.job is not None else "Another job"
+            self.button.setText(f"{self._title} (waits for: {running})")
+            self.button.setEnabled(False)

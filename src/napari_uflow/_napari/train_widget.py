@@ -1,0 +1,333 @@
+"""The Train widget: from layers and what is normal in them to a model."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from superqt import QCollapsible
+
+from napari_uflow._napari.autosave import autosaving, discard, left_behind
+from napari_uflow._napari.estimate import TrainingEstimate, estimate_training
+from napari_uflow._napari.forms import ChoiceBox, ConfigForm, tooltip
+from napari_uflow._napari.jobs import Job, State
+from napari_uflow._napari.layer_choice import LayerBox, LayerChecks, LayerWatch, is_area, is_picture
+from napari_uflow._napari.layers import normal_regions
+from napari_uflow._napari.loss_plot import LossPlot
+from napari_uflow._napari.normal_area import add_normal_area
+from napari_uflow._napari.panel import JobBar, ModelBar, Panel, heading, text_label
+from napari_uflow._napari.session import Session, session_of
+from napari_uflow._napari.settings import data_folder, read_settings, weights_folder
+from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
+from napari_uflow.errors import ImageError, UFlowError
+from napari_uflow.image import NormalRegion
+from napari_uflow.progress import TrainingPoint
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+__all__ = ["TrainWidget", "chosen_channels"]
+
+_MS_TO_ESTIMATE = 400
+
+_FIELD_RULES = {
+    "told by the axis names": "names",
+    "one specimen": "one",
+    "a specimen each": "each",
+}
+
+
+def chosen_channels(text: str) -> list[int | str] | None:
+    """Return the channels that a text names ("0, 2" or "DAPI, GFP"); None for an empty one."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    return [int(name) if name.isdecimal() else name for name in names] or None
+
+
+class TrainWidget(Panel):
+    """Choose what is normal, and train a model on it.
+
+    Parameters
+    ----------
+    napari_viewer : Viewer
+        The viewer, given by napari.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self.session: Session = session_of(napari_viewer)
+        self._estimate: TrainingEstimate | None = None
+        self._speed = 1.0  # how much longer the last run took than was said
+        self._watch = LayerWatch(napari_viewer, self)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_MS_TO_ESTIMATE)
+        self._timer.timeout.connect(self.estimate)
+
+        self._build_pictures()
+        self._build_model()
+        self.estimate_label = text_label()
+        self.rows.addWidget(self.estimate_label)
+        self.job_bar = JobBar(self.session.runner, "Train", self._start)
+        self.rows.addWidget(self.job_bar)
+        self.plot = LossPlot()
+        self.rows.addWidget(self.plot)
+        self.model_bar = ModelBar(self.session)
+        self.model_bar.failed.connect(self.job_bar.warn)
+        self.rows.addWidget(self.model_bar)
+        self._build_rescue()
+        self.rows.addStretch()
+
+        self._watch.changed.connect(self._watch_areas)
+        self._watch_areas()
+        self._soon()
+
+    def _build_pictures(self) -> None:
+        self.rows.addWidget(heading("Normal images"))
+        self.images = LayerChecks(self._watch, is_picture)
+        self.images.setToolTip(tooltip("Images to learn from. Every image that is ticked is used, all of its planes."))
+        self.images.changed.connect(self._soon)
+        self.rows.addWidget(self.images)
+
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.normal = LayerBox(self._watch, is_area, "the whole image")
+        self.normal.setToolTip(
+            tooltip("Only what a labels or shapes layer marks is learned as normal. A flat layer holds for all planes.")
+        )
+        self.normal.currentIndexChanged.connect(self._soon)
+        self.new_area_button = QPushButton("Paint...")
+        self.new_area_button.setToolTip(
+            tooltip(
+                "Make an empty labels layer on top of the first image that is ticked, ready to paint what is normal."
+            )
+        )
+        self.new_area_button.clicked.connect(self._new_area)
+        row = QHBoxLayout()
+        row.addWidget(self.normal, 1)
+        row.addWidget(self.new_area_button)
+        form.addRow("Normal is", row)
+        self.ignore = LayerBox(self._watch, is_area, "nothing")
+        self.ignore.setToolTip(
+            tooltip("What a labels or shapes layer marks is not looked at in training: dirt, text, known structures.")
+        )
+        self.ignore.currentIndexChanged.connect(self._soon)
+        form.addRow("Ignore", self.ignore)
+        self.fields = ChoiceBox(_FIELD_RULES)
+        self.fields.setToolTip(
+            tooltip(
+                "Whether the planes of a stack are one specimen (depth, time) or separate ones. Whole specimens are "
+                "held out of training to count false alarms. Told by the axis names: an axis called field, position, "
+                "sample, specimen, scene, image or well has a specimen at each place."
+            )
+        )
+        self.fields.currentIndexChanged.connect(self._soon)
+        form.addRow("Planes are", self.fields)
+        self.rows.addLayout(form)
+
+    def _build_model(self) -> None:
+        self.rows.addWidget(heading("Model"))
+        self.model_form = ConfigForm(
+            ModelConfig, shown=lambda p: p.name in ("backbone", "tile"), labels={"tile": "Tile size"}
+        )
+        self.model_form.changed.connect(self._soon)
+        form = self.model_form.layout()
+        self.preset = ChoiceBox({"Fast": "fast", "Balanced": "balanced", "Best": "best"})
+        self.preset.set_value("balanced")
+        self.preset.setToolTip(
+            tooltip(
+                "Fast tries something out, Balanced is the usual choice, Best takes its time. Sets the fields under "
+                "Advanced."
+            )
+        )
+        self.preset.currentIndexChanged.connect(self._take_preset)
+        form.insertRow(1, "Preset", self.preset)
+        self.rows.addWidget(self.model_form)
+
+        content = QWidget()
+        inside = QVBoxLayout(content)
+        inside.setContentsMargins(0, 0, 0, 0)
+        channel_form = QFormLayout()
+        self.channels = QLineEdit()
+        self.channels.setPlaceholderText("all")
+        self.channels.setToolTip(tooltip("Up to three channels by number from 0, such as 0, 2. Empty: all of them."))
+        self.channels.textChanged.connect(self._soon)
+        self.channel_axis = ChoiceBox({"by its name": None, "axis 0": 0, "axis 1": 1, "axis 2": 2})
+        self.channel_axis.setToolTip(
+            tooltip("The axis of the channels. By its name: an axis called c or channel, where there is one.")
+        )
+        self.channel_axis.currentIndexChanged.connect(self._soon)
+        channel_form.addRow("Channels", self.channels)
+        channel_form.addRow("Channel axis", self.channel_axis)
+        inside.addLayout(channel_form)
+        self.more_model_form = ConfigForm(ModelConfig, shown=lambda p: p.name not in ("backbone", "tile"))
+        self.training_form = ConfigForm(TrainingConfig, shown=lambda p: p.name != "field_pattern")
+        for more in (self.more_model_form, self.training_form):
+            more.changed.connect(self._soon)
+            inside.addWidget(more)
+        self.advanced = QCollapsible("Advanced")
+        self.advanced.setDuration(0)
+        self.advanced.layout().setContentsMargins(0, 0, 0, 0)
+        self.advanced.addWidget(content)
+        self.advanced.collapse(animate=False)
+        self.rows.addWidget(self.advanced)
+        self._take_preset()
+
+    def _build_rescue(self) -> None:
+        """Offer the model of a training whose program died."""
+        self.rescue = QWidget()
+        layout = QVBoxLayout(self.rescue)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.rescue_label = text_label()
+        buttons = QHBoxLayout()
+        self.rescue_button, self.discard_button = QPushButton("Use it"), QPushButton("Discard")
+        self.rescue_button.clicked.connect(self._rescue)
+        self.discard_button.clicked.connect(self._discard)
+        buttons.addWidget(self.rescue_button)
+        buttons.addWidget(self.discard_button)
+        layout.addWidget(self.rescue_label)
+        layout.addLayout(buttons)
+        self.rows.insertWidget(0, self.rescue)
+        self._left_behind = left_behind(data_folder())
+        self.rescue.setVisible(self._left_behind is not None)
+        self.rescue_label.setText(
+            "A training ended before it was done. The best model up to then was saved, without a calibration of its "
+            "false alarms."
+        )
+
+    def _rescue(self) -> None:
+        if self._left_behind is None:
+            return
+        try:
+            self.session.open_model(self._left_behind)
+        except UFlowError as error:
+            self.job_bar.warn(str(error))
+            return
+        self.session.set_model(self.session.model, "rescued model")
+        self.job_bar.say("The model is in use; save it to keep it.")
+        self._discard()
+
+    def _discard(self) -> None:
+        if self._left_behind is not None:
+            discard(self._left_behind)
+        self._left_behind = None
+        self.rescue.hide()
+
+    def model_config(self) -> ModelConfig:
+        """Return what the model will be made of."""
+        shown = self.model_form.config()
+        return self.more_model_form.config().replace(backbone=shown.backbone, tile=shown.tile)
+
+    def training_config(self) -> TrainingConfig:
+        """Return how it will be trained."""
+        return self.training_form.config()
+
+    def _take_preset(self) -> None:
+        preset = training_preset(self.preset.value())
+        self.training_form.set_config(preset.replace(cache_memory=read_settings().memory_limit))
+
+    def _new_area(self) -> None:
+        images = self.images.layers()
+        if not images:
+            self.job_bar.say("Tick the image whose normal area you want to paint.")
+            return
+        try:
+            layer = add_normal_area(self._viewer, images[0], channel_axis=self.channel_axis.value())
+        except UFlowError as error:
+            self.job_bar.say(str(error))
+            return
+        self.normal.set_layer(layer)
+
+    def regions(self) -> list[NormalRegion]:
+        """Return what is normal in the chosen layers.
+
+        Raises
+        ------
+        ImageError
+            If nothing is.
+        """
+        images = self.images.layers()
+        if not images:
+            raise ImageError("Tick at least one image that is normal.")
+        channels = chosen_channels(self.channels.text())
+        found: list[NormalRegion] = []
+        for image in images:
+            found += normal_regions(
+                image,
+                self.normal.value(),
+                self.ignore.value(),
+                fields=self.fields.value(),
+                channel_axis=self.channel_axis.value(),
+                channels=channels,
+                may_be_empty=len(images) > 1,
+            )
+        if not found:
+            raise ImageError(
+                "nothing is marked as normal in these images: paint over what is, or choose the whole image"
+            )
+        return found
+
+    def _watch_areas(self) -> None:
+        for layer in self._watch.layers(is_area):
+            for name in ("paint", "set_data", "data"):
+                if hasattr(layer.events, name):
+                    getattr(layer.events, name).connect(self._soon)
+        self._soon()
+
+    def _soon(self, event: Any = None) -> None:  # noqa: ARG002 - signals of Qt and of napari come here
+        self._timer.start()
+
+    def estimate(self) -> None:
+        """Say what a training would take."""
+        if self.session.runner.state is not State.IDLE:
+            return
+        self._estimate = None
+        try:
+            self._estimate = estimate_training(self.regions(), self.model_config(), self.training_config())
+        except UFlowError as error:
+            self.estimate_label.setText(str(error))
+        else:
+            advice = self._estimate.advice()
+            self.estimate_label.setText(self._estimate.text(self._speed) + (f"\n{advice}" if advice else ""))
+        self.job_bar.set_ready(bool(self.images.layers()))
+
+    def _start(self) -> Job:
+        regions = self.regions()
+        model, training = self.model_config(), self.training_config()
+        settings = read_settings()
+        device, weights = settings.device, weights_folder()
+        folder = data_folder() if settings.autosave else None
+        images = self.images.layers()
+        name = images[0].name if len(images) == 1 else f"{images[0].name} and {len(images) - 1} more"
+
+        def steps() -> Any:
+            from napari_uflow.train import train_steps
+
+            run = train_steps(regions, model, training, weights=weights, device=device)
+            return run if folder is None else autosaving(run, folder, name)
+
+        self.plot.clear()
+        estimate, began = self._estimate, time.monotonic()
+        job = self.session.runner.start(steps, title="Training")
+        # The session takes the model, so it arrives even if this widget is closed meanwhile.
+        self.session.take_model_of(job, name)
+        job.training_point.connect(self._draw)
+        job.finished.connect(self._trained)
+
+        def compare(model: Any) -> None:
+            n_steps = model.history[-1]["step"] if model.history else 0
+            if estimate is not None and n_steps:
+                said = estimate.seconds * n_steps / training.steps
+                self._speed = min(max((time.monotonic() - began) / max(said, 1e-3), 0.02), 50.0)
+
+        job.finished.connect(compare)
+        return job
+
+    def _draw(self, point: TrainingPoint) -> None:
+        self.plot.add(point.step, point.train_loss, point.holdout_loss, point.is_best)
+
+    def _trained(self, model: Any) -> None:
+        outcome = str(model.provenance.get("outcome", "done"))
+        self.job_bar.say(f"Trained ({outcome}). The best step is kept; next: find anomalies with Detect.")

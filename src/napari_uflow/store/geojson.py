@@ -1,0 +1,210 @@
+"""Regions as GeoJSON, as QuPath reads them: File > Import objects from file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from napari_uflow.errors import ConfigError
+from napari_uflow.result import Detection
+from napari_uflow.store.files import atomic_path
+
+__all__ = ["outline", "write_geojson"]
+
+Ring = list[list[int]]
+"""Corners [x, y] of a closed line, the first one repeated at the end."""
+
+_CLASS = "Anomaly"
+
+_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+"""Right, down, left, up in x and y; going so along a side of a pixel of the region, the pixel is on the right."""
+
+_PIXEL_OF_SIDE = ((0, 0), (0, -1), (-1, -1), (-1, 0))
+"""Row and column of that pixel, seen from the corner where the step begins."""
+
+
+def write_geojson(
+    path: str | os.PathLike[str],
+    detections: Iterable[Detection],
+    places: Iterable[Mapping[str, int]] | None = None,
+    *,
+    classification: str = _CLASS,
+) -> None:
+    """Write the regions of one or many planes to one GeoJSON file, as a whole or not at all.
+
+    Each region is an annotation whose outline runs along the borders of its pixels; (0, 0) is the upper left corner of
+    the picture, x goes right and y down, in pixels, which is how QuPath counts. Measurements are the area, log10 NFA,
+    and peak and mean score.
+
+    Parameters
+    ----------
+    path : path-like
+        Customary ending: ``.geojson``. A file that exists is replaced.
+    detections : iterable of Detection
+        What was found.
+    places : iterable of mapping, optional
+        Where each plane lies in its stack: its position on "z" and "t", and the "row" and "col" of its first pixel
+        where it is a part of a picture; from 0, and 0 where it is not named.
+    classification : str
+        Name of the class of all regions.
+
+    Raises
+    ------
+    ConfigError
+        If there are not as many places as detections.
+    UFlowError
+        If the file cannot be written.
+
+    References
+    ----------
+    Butler et al. (2016), The GeoJSON Format, RFC 7946, doi 10.17487/RFC7946.
+    """
+    found = list(detections)
+    at: list[Mapping[str, int]] = [{} for _ in found] if places is None else list(places)
+    if len(at) != len(found):
+        raise ConfigError(f"places must be one for each of the {len(found)} detections, not {len(at)}")
+    features = [
+        _feature(detection, row, place, classification)
+        for detection, place in zip(found, at, strict=True)
+        for row in detection.regions.rows()
+    ]
+    collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    if found:
+        collection["napari_uflow"] = dict(found[0].provenance)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(collection, ensure_ascii=False), encoding="utf-8")
+
+
+def _feature(
+    detection: Detection, row: Mapping[str, int | float], place: Mapping[str, int], classification: str
+) -> dict[str, Any]:
+    first_row, first_col = int(row["first_row"]), int(row["first_col"])
+    box = detection.labels[first_row : int(row["stop_row"]), first_col : int(row["stop_col"])]
+    place = {name: int(place.get(name, 0)) for name in ("z", "t", "row", "col")}
+    polygons = outline(box == row["label"], first_row + place["row"], first_col + place["col"])
+    geometry: dict[str, Any] = (
+        {"type": "Polygon", "coordinates": polygons[0]}
+        if len(polygons) == 1
+        else {"type": "MultiPolygon", "coordinates": polygons}
+    )
+    if place["z"] or place["t"]:  # a member that QuPath adds; without it, the first plane is meant
+        geometry["plane"] = {"c": -1, "z": place["z"], "t": place["t"]}
+    return {
+        "type": "Feature",
+        "geometry": geometry,
+        "properties": {
+            "objectType": "annotation",
+            "name": f"{detection.name} {row['label']}",
+            "classification": {"name": classification},
+            "measurements": _measurements(detection, row),
+        },
+    }
+
+
+def _measurements(detection: Detection, row: Mapping[str, int | float]) -> dict[str, int | float]:
+    values = {
+        "Area px^2": row["area_px"],
+        f"Area {(detection.unit or '').replace('um', 'µm')}^2": row["area"] if detection.unit else math.nan,
+        "log10 NFA": row["log10_nfa"],
+        "Peak score": row["peak_score"],
+        "Mean score": row["mean_score"],
+    }
+    # JSON knows no NaN, and float32 would be written with digits that mean nothing
+    return {name: float(f"{value:.6g}") for name, value in values.items() if math.isfinite(value)}
+
+
+def outline(mask: ArrayLike, row: int = 0, col: int = 0) -> list[list[Ring]]:
+    """Return the outline of a region along the borders of its pixels.
+
+    Parameters
+    ----------
+    mask : (M, N) array, bool
+        True inside.
+    row, col : int
+        Where the mask lies in the picture.
+
+    Returns
+    -------
+    list of polygons
+        One for each part that hangs together by sides of pixels. A polygon is a list of rings: first its outer border,
+        then its holes. A ring is a list of corners [x, y] whose last one is the first; no other corner comes twice,
+        and only the first may lie on a straight line. Outer borders have a positive area (the sum of x dy - y dx, over
+        2), holes a negative one. Rings touch in corners only.
+    """
+    inside = np.pad(np.asarray(mask, dtype=bool), 1)
+    part, n_parts = ndimage.label(inside)  # parts that touch in a corner only are different polygons
+    sides = _sides(inside)
+    polygons: list[list[Ring]] = [[] for _ in range(n_parts)]
+    while sides:
+        start = next(iter(sides))
+        pixel = _PIXEL_OF_SIDE[sides[start][0]]
+        number = int(part[start[1] + pixel[0], start[0] + pixel[1]]) - 1
+        for corners in _simple_rings(_walk(sides, start)):
+            ring = [[x - 1 + col, y - 1 + row] for x, y in corners]
+            is_outer = sum(x * v - u * y for (x, y), (u, v) in pairwise(ring)) > 0
+            polygons[number].insert(0 if is_outer else len(polygons[number]), ring)
+    return polygons
+
+
+def _sides(inside: NDArray[np.bool_]) -> dict[tuple[int, int], list[int]]:
+    """Return the steps along the border that begin in each corner (x, y)."""
+    sides: dict[tuple[int, int], list[int]] = {}
+    # the neighbour across the side above, right, below and left of a pixel, and the corner where the step begins
+    for step, (axis, shift, y, x) in enumerate(((0, 1, 0, 0), (1, -1, 0, 1), (0, -1, 1, 1), (1, 1, 1, 0))):
+        rows, cols = np.nonzero(inside & ~np.roll(inside, shift, axis))
+        for corner in zip((cols + x).tolist(), (rows + y).tolist(), strict=True):
+            sides.setdefault(corner, []).append(step)
+    return sides
+
+
+def _walk(sides: dict[tuple[int, int], list[int]], start: tuple[int, int]) -> list[tuple[int, int]]:
+    """Follow the border from a corner back to it, and take its steps away; return the corners, the first one twice."""
+    corners = [start]
+    here, last = start, None
+    while here != start or last is None:
+        steps = sides[here]
+        # where two pixels touch in a corner, turning right stays with the pixel
+        step = steps[0] if last is None or len(steps) == 1 else (last + 1) % 4
+        steps.remove(step)
+        if not steps:
+            del sides[here]
+        here = (here[0] + _STEPS[step][0], here[1] + _STEPS[step][1])
+        last = step
+        corners.append(here)
+    return corners
+
+
+def _simple_rings(corners: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Split a closed line where it comes to a corner again: a ring must not touch itself."""
+    rings: list[list[tuple[int, int]]] = []
+    path: list[tuple[int, int]] = []
+    place: dict[tuple[int, int], int] = {}
+    for corner in corners:
+        if corner in place:
+            first = place[corner]
+            rings.append(_without_straight([*path[first:], corner]))
+            for gone in path[first + 1 :]:
+                del place[gone]
+            del path[first + 1 :]
+        else:
+            place[corner] = len(path)
+            path.append(corner)
+    return rings
+
+
+def _without_straight(ring: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Leave out the corners where the line goes straight on; the ends stay."""
+    kept = [
+        here
+        for before, here, after in zip(ring, ring[1:], ring[2:], strict=False)
+        if (here[0] - before[0], here[1] - before[1]) != (after[0] - here[0], after[1] - here[1])
+    ]
+    return [ring[0], *kept, ring[-1]]

@@ -1,0 +1,157 @@
+"""Many files in the window: the list says what became of each, and what was written can be opened again."""
+
+import csv
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
+from qtpy.QtGui import QDropEvent
+
+from napari_uflow._napari import dialogs
+from napari_uflow._napari.batch_widget import BatchWidget
+from napari_uflow._napari.jobs import State
+from napari_uflow._napari.session import session_of
+from napari_uflow.samples import fibre_field
+from napari_uflow.store import read_planes, write_tiff
+
+WAIT = 60_000
+
+
+@pytest.fixture
+def widget(viewer, tiny_model, qtbot):
+    session_of(viewer).set_model(tiny_model, "tiny")
+    widget = BatchWidget(viewer)
+    qtbot.addWidget(widget)
+    return widget
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    image = fibre_field(0, shape=(128, 128)).image.copy()
+    image[40:88, 40:88] = np.random.default_rng(0).integers(0, 256, (48, 48))
+    write_tiff(folder / "a.tif", image, "YX", pixel_size=(0.5, 0.5), unit="um")
+    (folder / "b.tif").write_text("no picture")
+    write_tiff(folder / "c.tif", np.full((96, 128), 100, np.uint8), "YX")
+    return folder
+
+
+def results(widget):
+    return [widget.files.topLevelItem(i).text(1) for i in range(widget.files.topLevelItemCount())]
+
+
+def run(widget, qtbot):
+    widget.job_bar.button.click()
+    runner = widget._session.runner
+    with qtbot.waitSignal(runner.job.ended, timeout=WAIT):
+        pass
+    assert runner.state is State.IDLE
+
+
+def test_a_folder_is_worked_off(widget, folder, qtbot):
+    assert not widget.job_bar.button.isEnabled()
+    widget.add([folder])
+    assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
+    assert widget.output.text() == str(folder / "anomalies")
+    assert widget.job_bar.button.isEnabled()
+    run(widget, qtbot)
+    a, b, c = results(widget)
+    assert a.endswith(("anomaly", "anomalies"))
+    assert b.startswith("cannot be read; ")
+    assert c == "nothing unusual" or c.endswith(("anomaly", "anomalies"))
+    assert widget.files_line.text().startswith("2 pictures looked at, ")
+    assert "1 file failed; the list says why." in widget.files_line.text()
+    assert (folder / "anomalies" / "overview.png").is_file()
+    (plane,) = read_planes(folder / "anomalies" / "a_labels.tif")
+    assert plane.pixel_size == pytest.approx((0.5, 0.5))
+    with open(folder / "anomalies" / "regions.csv", newline="", encoding="utf-8") as file:
+        n = sum(row["plane"] == "a" for row in csv.DictReader(file))
+    assert a == f"{n} anomal{'y' if n == 1 else 'ies'}"
+
+
+def test_a_double_click_opens_picture_and_labels(widget, viewer, folder, qtbot):
+    widget.add([folder / "a.tif"])
+    widget.files.itemDoubleClicked.emit(widget.files.topLevelItem(0), 0)
+    assert [layer.name for layer in viewer.layers] == ["a"]
+    viewer.layers.clear()
+    run(widget, qtbot)
+    widget.files.itemDoubleClicked.emit(widget.files.topLevelItem(0), 0)
+    assert [layer.name for layer in viewer.layers] == ["a", "a_labels"]
+    assert viewer.layers[1].as_layer_data_tuple()[2] == "labels"
+
+
+def test_stopping_keeps_what_is_done(widget, folder, qtbot):
+    for i in range(6):
+        write_tiff(folder / f"more {i}.tif", np.full((256, 256), 100 + i, np.uint8), "YX")
+    widget.add([folder])
+    widget.job_bar.button.click()
+    runner = widget._session.runner
+    qtbot.waitUntil(lambda: results(widget)[0] == "done", timeout=WAIT)
+    with qtbot.waitSignal(runner.job.ended, timeout=WAIT):
+        widget.job_bar.button.click()
+        assert not widget.job_bar.button.isEnabled()
+    assert widget.files_line.text().startswith("Stopped; what was done is kept.")
+    assert results(widget)[-1] == "not looked at"
+    assert not results(widget)[0].startswith("not")
+    assert "..." not in results(widget)
+    assert widget.add_files.isEnabled()
+    assert widget.job_bar.button.text() == "Detect in all files"
+
+
+def test_two_files_of_one_name_are_refused_in_a_sentence(widget, folder, qtbot):
+    other = folder / "other"
+    other.mkdir()
+    write_tiff(other / "a.tif", np.zeros((64, 64), np.uint8), "YX")
+    widget.add([folder / "a.tif", other / "a.tif"])
+    run(widget, qtbot)
+    assert "would be written to the same files" in widget.job_bar.status.text()
+    assert not widget.job_bar.status.isHidden()
+
+
+def test_the_list_is_filled_and_emptied(widget, folder, monkeypatch, qtbot):
+    monkeypatch.setattr(dialogs, "ask_for_files", lambda *args, **options: [str(folder / "a.tif")])
+    monkeypatch.setattr(dialogs, "ask_for_folder", lambda *args, **options: str(folder))
+    widget.add_files.click()
+    assert len(widget.paths()) == 1
+    widget.add_folder.click()
+    assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
+    widget.choose_output.click()
+    assert widget.output.text() == str(folder)
+    widget.files.topLevelItem(1).setSelected(True)
+    widget.remove.click()
+    assert [path.name for path in widget.paths()] == ["a.tif", "c.tif"]
+    widget.remove.click()
+    assert widget.paths() == []
+    (folder / "empty").mkdir()
+    widget.add([folder / "empty"])
+    assert "has no pictures" in widget.job_bar.status.text()
+
+
+def test_files_are_dropped(widget, folder):
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(folder))])
+    event = QDropEvent(
+        QPoint(5, 5).toPointF(),
+        Qt.DropAction.CopyAction,
+        data,
+        Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier,
+    )
+    widget.dropEvent(event)
+    assert len(widget.paths()) == 3
+
+
+def test_the_forms_make_one_configuration(widget):
+    widget.form.set_config(widget.config().replace(false_alarms=0.01))
+    widget.advanced.set_config(widget.config().replace(nfa="paper", tile=512))
+    config = widget.config()
+    assert (config.false_alarms, config.nfa, config.tile) == (0.01, "paper", 512)
+
+
+def test_it_needs_a_model(viewer, folder, qtbot):
+    widget = BatchWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.add([folder])
+    assert not widget.job_bar.button.isEnabled()
+    assert "No model yet" in widget.model_bar.label.text()

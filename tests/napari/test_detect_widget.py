@@ -1,0 +1,253 @@
+"""The Detect widget in a viewer: results land on their images, and the slider answers from what is stored."""
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from napari_uflow._napari.detect_widget import DetectWidget, FalseAlarmSlider
+from napari_uflow._napari.jobs import Outcome, State
+from napari_uflow._napari.session import session_of
+from napari_uflow.samples import fibre_field
+
+WAIT = 60_000
+
+
+def odd_picture(seed=11, shape=(128, 160)):
+    image = fibre_field(seed, shape=shape).image.copy()
+    image[40:80, 88:128] = np.random.default_rng(0).integers(0, 256, (40, 40))
+    return image
+
+
+@pytest.fixture
+def widget(viewer, tiny_model, qtbot):
+    session_of(viewer).set_model(tiny_model, "tiny")
+    widget = DetectWidget(viewer)
+    qtbot.addWidget(widget)
+    yield widget
+    widget.session.runner.stop()
+    qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
+
+
+def run(widget, qtbot):
+    widget.job_bar.button.click()
+    qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
+    assert widget.session.runner.job.outcome is Outcome.DONE, widget.job_bar.status.text()
+    return list(widget.session.results.values())[-1]
+
+
+def lies_on(output, image):
+    """Whether the corners of an output are those of its image, in the world."""
+    corners = [(0,) * output.ndim, tuple(n - 1 for n in output.data.shape)]
+    tail = image.ndim - output.ndim
+    data = image.data[0] if image.multiscale else image.data
+    of_image = [(0,) * image.ndim, (*(0,) * tail, *(n - 1 for n in data.shape[tail : image.ndim]))]
+    return all(
+        np.allclose(output.data_to_world(a), image.data_to_world(b)[tail:])
+        for a, b in zip(corners, of_image, strict=True)
+    )
+
+
+SCALED = {"scale": (2, 0.5, 0.5), "units": ("um", "um", "um"), "translate": (1, 2, 3), "axis_labels": ("z", "y", "x")}
+PICTURE = odd_picture()
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (PICTURE, {}),
+        (PICTURE[None], {}),
+        (np.stack([PICTURE, PICTURE]), SCALED),
+        (np.stack([PICTURE.astype(np.uint16) * 256] * 2)[None], {}),
+        (odd_picture(shape=(110, 2048)), {"scale": (0.1, 0.2), "rotate": 20}),
+        (da.from_array(np.stack([PICTURE] * 2), chunks=64), {}),
+        ([np.stack([PICTURE] * 2), np.stack([PICTURE[::2, ::2]] * 2)], {"multiscale": True, **SCALED}),
+    ],
+    ids=["YX", "1YX", "scaled", "TZYX 16 bit", "strip", "dask", "multiscale"],
+)
+def test_outputs_land_on_the_image(widget, viewer, qtbot, data, options):
+    image = viewer.add_image(data, name="odd", **options)
+    result = run(widget, qtbot)
+    shape = data[0].shape if options.get("multiscale") else data.shape
+    for layer in (result.heatmap, result.log10_nfa, result.labels):
+        assert layer.data.shape == shape
+        assert lies_on(layer, image)
+        assert layer.units == image.units
+        assert layer.axis_labels == image.axis_labels
+        assert layer.metadata["napari_uflow"]["promise"]
+        assert layer.metadata["napari_uflow"]["model_name"] == "tiny"
+    assert tuple(result.heatmap.contrast_limits) == (0, 1)
+    assert not result.log10_nfa.visible
+    assert len(result.planes) == int(np.prod(shape[:-2]))
+
+
+@pytest.mark.parametrize("model_channels", [3])
+def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_config, model_channels):
+    from napari_uflow.image import NormalRegion, Plane
+    from napari_uflow.train import train
+
+    stack = np.stack([fibre_field(seed, shape=(128, 128)).image for seed in range(3)])
+    regions = [NormalRegion(Plane(data=np.stack([p] * 3), axes="CYX", name=str(i))) for i, p in enumerate(stack)]
+    model = train(regions, tiny_model_config, tiny_training_config, device="cpu")
+    session_of(viewer).set_model(model, "colours")
+    widget = DetectWidget(viewer)
+    qtbot.addWidget(widget)
+    image = viewer.add_image(np.stack([PICTURE] * 3, axis=-1), rgb=True, name="rgb")
+    result = run(widget, qtbot)
+    assert result.labels.data.shape == PICTURE.shape
+    assert lies_on(result.labels, image)
+
+    image = viewer.add_image(np.stack([PICTURE] * 3), axis_labels=("channel", "y", "x"), name="channels")
+    widget.image.set_layer(image)
+    result = run(widget, qtbot)
+    assert result.labels.data.shape == PICTURE.shape
+    assert lies_on(result.labels, image)
+
+    viewer.add_image(PICTURE, name="gray")
+    widget.image.set_layer(viewer.layers["gray"])
+    widget.job_bar.button.click()
+    qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
+    assert "has 1 channels, but the model was trained on 3" in widget.job_bar.status.text()
+
+
+def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
+    viewer.add_image(np.stack([PICTURE, odd_picture(12)]), name="odd", axis_labels=("field", "y", "x"))
+    widget.slider.set_value(10)
+    result = run(widget, qtbot)
+    ids, features = result.labels.data, result.labels.features
+    n = int(ids.max())
+    assert n > 1
+    assert set(np.unique(ids)) == set(range(n + 1))
+    assert len(features) == n + 1
+    assert list(features["index"]) == list(range(n + 1))
+    for number in range(1, n + 1):
+        places = np.nonzero(ids == number)
+        assert set(places[0]) == {features["field"][number]}
+        assert len(places[0]) == features["area_px"][number]
+    assert [row[0] for row in result.rows()] == list(range(1, n + 1))
+
+
+def test_the_slider_answers_at_once(widget, viewer, qtbot):
+    viewer.add_image(PICTURE, name="odd")
+    result = run(widget, qtbot)
+    layer = result.labels
+    widget.slider.set_value(10)
+    qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 10)
+    many = int(layer.data.max())
+    assert widget.promise_label.text().startswith("10 false alarms per image is an estimate")
+    widget.slider.set_value(0.001)
+    qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 0.001)
+    assert int(layer.data.max()) <= many
+    assert len(layer.features) == int(layer.data.max()) + 1
+    assert widget.promise_label.text().startswith("0.001 false alarms per image")
+    new = widget.session.result_of(layer)
+    assert new.planes[0][1].false_alarms == 0.001
+    assert widget.session.result_of(new.heatmap) is new
+
+
+def test_a_view_and_a_slice_lie_where_they_are(widget, viewer, qtbot):
+    image = viewer.add_image(np.stack([PICTURE] * 3), name="odd", **SCALED)
+    viewer.dims.set_current_step(0, 2)
+    image.corner_pixels = np.array([[0, 16, 32], [0, 111, 143]])
+    widget.scope.set_value("view")
+    result = run(widget, qtbot)
+    assert result.labels.data.shape == (1, 96, 112)
+    assert np.allclose(result.labels.data_to_world((0, 0, 0)), image.data_to_world((2, 16, 32)))
+    assert result.heatmap.name == "odd heatmap (view)"
+
+    widget.scope.set_value("slice")
+    result = run(widget, qtbot)
+    assert result.labels.data.shape == (1, 128, 160)
+    assert np.allclose(result.labels.data_to_world((0, 0, 0)), image.data_to_world((2, 0, 0)))
+    assert len(widget.session.results) == 2
+
+    run(widget, qtbot)  # again: it replaces
+    assert len(widget.session.results) == 2
+    assert len(viewer.layers) == 7
+
+
+def test_selected_layers(widget, viewer, qtbot):
+    first = viewer.add_image(PICTURE, name="first")
+    second = viewer.add_image(PICTURE, name="second")
+    widget.scope.set_value("selected")
+    viewer.layers.selection = {first, second}
+    run(widget, qtbot)
+    assert {result.image_name for result in widget.session.results.values()} == {"first", "second"}
+    viewer.layers.selection.clear()
+    widget.job_bar.button.click()
+    assert "no image is selected" in widget.job_bar.status.text()
+
+
+def test_the_image_may_go_while_it_runs(widget, viewer, qtbot):
+    viewer.add_image(PICTURE, name="odd")
+    widget.job_bar.button.click()
+    viewer.layers.remove("odd")
+    qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
+    assert [layer.name for layer in viewer.layers] == ["odd heatmap", "odd log10 NFA", "odd anomalies"]
+
+
+def test_removed_layers_are_forgotten(widget, viewer, qtbot):
+    viewer.add_image(PICTURE, name="odd")
+    run(widget, qtbot)
+    viewer.layers.remove("odd anomalies")
+    assert not widget.session.results
+    assert widget.count_label.isHidden()
+
+
+def test_without_a_model(widget, viewer):
+    widget.session.set_model(None)
+    assert not widget.job_bar.button.isEnabled()
+    assert widget.model_bar.label.text().startswith("No model yet")
+
+
+def test_a_model_file(widget, tiny_model_file, qtbot, tmp_path):
+    session = widget.session
+    session.set_model(None)
+    with qtbot.waitSignal(session.model_changed, timeout=WAIT):
+        session.start_opening(tiny_model_file)
+    assert (session.model_name, session.model_path) == ("tiny", tiny_model_file)
+    assert widget.model_bar.label.text() == "tiny (scattering, 1 field held out)"
+    assert session.save_model(tmp_path / "other") == tmp_path / "other.safetensors"
+    assert session.model_name == "other"
+    qtbot.waitUntil(lambda: session.runner.state is State.IDLE)
+
+
+def test_a_file_that_is_no_model(widget, tiny_model, qtbot, tmp_path):
+    path = tmp_path / "no.safetensors"
+    path.write_bytes(b"nothing")
+    job = widget.session.start_opening(path)
+    said = []
+    job.failed.connect(said.append)
+    qtbot.waitUntil(lambda: bool(said))
+    assert "not a model" in said[0]
+    assert widget.session.model is tiny_model
+
+
+@pytest.mark.parametrize("value", [0.001, 0.1, 0.5, 1, 10])
+def test_slider_and_box_agree(qtbot, value):
+    slider = FalseAlarmSlider(value)
+    qtbot.addWidget(slider)
+    assert slider.value() == value
+    slider.slider.setValue(slider.slider.minimum())
+    assert slider.value() == 0.001
+    slider.slider.setValue(slider.slider.maximum())
+    assert slider.value() == 10
+    slider.set_value(value)
+    assert slider.value() == value
+
+
+def test_preferences(npe2pm, plugin_settings):
+    from pathlib import Path
+
+    from napari.settings import get_plugin_settings
+
+    from napari_uflow._napari.settings import Settings, read_settings
+
+    assert read_settings() == Settings()
+    with npe2pm.tmp_plugin(manifest=str(Path(__file__).parents[2] / "napari.yaml")):
+        assert read_settings() == Settings()
+        own = get_plugin_settings("napari-uflow")
+        own.detection.false_alarms = 0.1
+        own.computing.device = "cpu"
+        assert read_settings() == Settings(false_alarms=0.1, device="cpu")
+        with pytest.raises(ValueError, match="enum"):
+            own.computing.device = "tpu"

@@ -1,0 +1,417 @@
+"""The table of anomalies as a user meets it: go to one, say that it is none, take the result along."""
+
+import csv
+import json
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtWidgets import QApplication
+
+from napari_uflow._napari import dialogs
+from napari_uflow._napari.export import EXPORTS
+from napari_uflow._napari.known_normal import known_normal_of
+from napari_uflow._napari.layers import View, current_plane, planes_of_layer
+from napari_uflow._napari.navigate import camera_of
+from napari_uflow._napari.outputs import relabel, show_detections, target_of_planes, target_of_view
+from napari_uflow._napari.regions_widget import RegionsWidget
+from napari_uflow._napari.session import session_of
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detect import detect
+from napari_uflow.image import Window
+from napari_uflow.store import read_planes, write_tiff
+
+
+def drawn():
+    """Three fields of grey, 160 x 192: noise in two corners of the first, none in the second, one in the third."""
+    stack = np.full((3, 160, 192), 100, np.uint8)
+    rng = np.random.default_rng(0)
+    stack[0, :48, :48] = rng.integers(0, 256, (48, 48))
+    stack[0, 96:144, 128:176] = rng.integers(0, 256, (48, 48))
+    stack[2, 64:112, 32:80] = rng.integers(0, 256, (48, 48))
+    return stack
+
+
+@pytest.fixture(scope="module")
+def detections(tiny_model):
+    from napari_uflow.image import planes_of
+
+    planes = planes_of(drawn(), "ZYX", name="drawn", pixel_size=(0.5, 0.5), unit="um")
+    found = [detect(tiny_model, plane, DetectionConfig(nfa="paper"), device="cpu") for plane in planes]
+    assert len(found[0].regions) >= 2
+    assert len(found[2].regions) >= 1
+    return found
+
+
+GEOMETRY = {"scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um"), "axis_labels": ("field", "y", "x")}
+
+
+def show(viewer, detections, scope="layer", **options):
+    """Add the image and its result; with scope "slice" only of the last plane."""
+    image = viewer.add_image(drawn(), name="drawn", **{**GEOMETRY, **options})
+    planes = planes_of_layer(image)
+    if scope == "slice":
+        planes, detections = planes[2:], detections[2:]
+    target = target_of_planes(image, planes, scope)
+    return show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")
+
+
+@pytest.fixture
+def result(viewer, detections):
+    return show(viewer, detections)
+
+
+@pytest.fixture
+def widget(viewer, result, qtbot):
+    widget = RegionsWidget(viewer)
+    qtbot.addWidget(widget)
+    return widget
+
+
+def numbers(widget):
+    return [row.number for row in widget.table.rows()]
+
+
+def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result, detections):
+    rows = widget.table.rows()
+    assert len(rows) == sum(len(found.regions) for found in detections)
+    nfa = [row.values["log10_nfa"] for row in rows]
+    assert nfa == sorted(nfa)
+    model = widget.table.model()
+    titles = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
+    assert titles == ["#", "Plane", "log10 NFA", "px", "µm²", "Peak", "Mean", "Row", "Col"]
+    for i, row in enumerate(rows):
+        texts = [model.index(i, column).data() for column in range(model.columnCount())]
+        assert texts[0] == str(row.number)
+        assert texts[1] == f"field {row.index[0]}"
+        inside = result.labels.data[row.index] == row.number
+        assert texts[3] == str(np.count_nonzero(inside))
+        assert float(texts[4]) == pytest.approx(np.count_nonzero(inside) / 4, rel=0.01)
+    n_planes = len({row.index for row in rows})
+    expected = f"{len(rows)} anomalies in {n_planes} of 3 planes; 1 false alarm per image accepted."
+    assert widget.summary.text() == expected
+    widget.table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
+    areas = [row.values["area_px"] for row in widget.table.rows()]
+    assert areas == sorted(areas, reverse=True)
+    widget.table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
+    assert [row.index[0] for row in widget.table.rows()] == sorted(row.index[0] for row in rows)
+
+
+def test_a_click_on_a_row_moves_the_view_to_it(widget, viewer, result, qtbot):
+    camera = camera_of(viewer)
+    viewer.dims.set_point(0, 1)
+    for i, row in enumerate(widget.table.rows()):
+        camera.zoom = 0.01
+        index = widget.table.model().index(i, 0)
+        qtbot.mouseClick(
+            widget.table.viewport(), Qt.MouseButton.LeftButton, pos=widget.table.visualRect(index).center()
+        )
+        assert viewer.dims.current_step[0] == row.index[0]
+        rows, cols = np.nonzero(result.labels.data[row.index] == row.number)
+        centre = (rows.min() + rows.max()) / 2 * 0.5, (cols.min() + cols.max()) / 2 * 0.5
+        assert camera.center[-2:] == pytest.approx(centre)
+        assert camera.zoom > 0.1
+        assert result.labels.selected_label == row.number
+    zoom = camera.zoom  # one that is well seen is not zoomed at
+    widget.table.setFocus()
+    qtbot.keyClick(widget.table, Qt.Key.Key_Up)
+    assert camera.zoom == zoom
+    assert result.labels.selected_label == widget.table.rows()[-2].number
+
+
+def test_a_region_picked_in_the_view_finds_its_row(widget, result, viewer):
+    center = camera_of(viewer).center
+    for number in (2, 1, 3):
+        result.labels.selected_label = number
+        assert widget.table.current().number == number
+    assert camera_of(viewer).center == center  # the user is there already
+    result.labels.selected_label = 0
+    assert widget.table.current() is None
+    assert not widget.normal_button.isEnabled()
+
+
+def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, qtbot, detections):
+    session, known = session_of(viewer), known_normal_of(session_of(viewer))
+    n = len(widget.table.rows())
+    number = next(row.number for row in widget.table.rows() if row.index == (2,))
+    inside = result.labels.data == number
+    result.labels.selected_label = number
+    with qtbot.waitSignals([known.changed, session.results_changed]):
+        widget.normal_button.click()
+    assert not result.labels.data[inside].any()
+    assert sorted(numbers(widget)) == list(range(1, n))
+    assert set(np.unique(result.labels.data)) == set(range(n))
+    assert len(result.labels.features) == n
+    relabel(session, widget.result, 5.0)
+    assert not result.labels.data[inside].any()
+    assert (result.log10_nfa.data[inside] > 1).all()
+    np.testing.assert_array_equal(result.heatmap.data[2], detections[2].score)
+
+    (normal,) = known.regions
+    assert normal.field == "drawn field=2"
+    assert normal.plane.index == {"Z": 2}
+    assert normal.normal()[inside[2]].all()
+    assert "1 region called normal" in widget.normal_line.text()
+    assert not widget.refine_button.isEnabled()
+
+
+def test_a_changed_result_keeps_the_choice(widget, viewer, result):
+    """The regions of the first plane go, so the others get other numbers."""
+    last = next(i for i, row in enumerate(widget.table.rows()) if row.index == (2,))
+    widget.table.choose(last)
+    before, center = widget.table.current(), camera_of(viewer).center
+    (index, found), *others = result.planes
+    clean = replace(found, log10_nfa=np.full_like(found.log10_nfa, 2.0))
+    relabel(session_of(viewer), replace(result, planes=((index, clean), *others)), 1.0)
+    after = widget.table.current()
+    assert after.number == before.number - len(found.regions)
+    assert after.index == before.index
+    assert after.values["log10_nfa"] == before.values["log10_nfa"]
+    assert result.labels.selected_label == after.number
+    assert camera_of(viewer).center == center
+    relabel(session_of(viewer), replace(result, planes=((index, clean),)), 1.0)
+    assert widget.table.current() is None
+    assert widget.summary.text() == "No anomalies; 1 false alarm per image accepted."
+
+
+def test_the_key_does_it_on_the_table_and_on_the_canvas(widget, viewer, result, qtbot):
+    n = len(widget.table.rows())
+    widget.show()
+    widget.table.setFocus()
+    widget.table.choose(0)
+    widget.table.activateWindow()
+    qtbot.waitUntil(lambda: widget.table.hasFocus(), timeout=5000)
+    qtbot.keyClick(widget.table, Qt.Key.Key_Delete)
+    assert len(widget.table.rows()) == n - 1
+    assert widget.table.current() is not None  # the next one, to go on with
+    assert result.labels.selected_label == widget.table.current().number
+    assert viewer.dims.current_step[0] == widget.table.current().index[0]
+    keys = {str(key): action for key, action in result.labels.keymap.items()}
+    keys["Backspace"](result.labels)
+    assert len(widget.table.rows()) == n - 2
+
+
+def test_it_is_taken_back(widget, viewer, result):
+    before = result.labels.data.copy()
+    for _ in range(2):
+        widget.table.choose(0)
+        widget.call_normal()
+    assert len(known_normal_of(session_of(viewer))) == 2
+    widget.back_button.click()
+    widget.back_button.click()
+    np.testing.assert_array_equal(result.labels.data, before)
+    assert len(known_normal_of(session_of(viewer))) == 0
+    assert not widget.back_button.isEnabled()
+    assert widget.normal_line.isHidden()
+
+
+def test_a_result_of_one_slice(viewer, detections, qtbot):
+    result = show(viewer, detections, "slice")
+    viewer.dims.set_point(0, 0)
+    widget = RegionsWidget(viewer)
+    qtbot.addWidget(widget)
+    assert widget.table.isColumnHidden(1)
+    widget.table.choose(0)
+    assert viewer.dims.current_step[0] == 2
+    widget.call_normal()
+    (normal,) = known_normal_of(session_of(viewer)).regions
+    assert normal.plane.index == {"Z": 2}
+    assert widget.result.labels is result.labels
+
+
+def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path, qtbot, monkeypatch):
+    image = viewer.add_image(drawn(), name="drawn", **GEOMETRY)
+    plane = planes_of_layer(image)[2]
+    window = Window(32, 16, 112, 96)
+    part = replace(plane, data=plane.data[2][window.slices()], axes="YX", index={})
+    found = detect(tiny_model, part, DetectionConfig(nfa="paper"), device="cpu")
+    target = target_of_view(image, View(part, window, (2,)))
+    result = show_detections(viewer, session_of(viewer), target, [found], model_name="tiny")
+    widget = RegionsWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.table.choose(0)
+    row = widget.table.current()
+    assert viewer.dims.current_step[0] == 2
+    centre = [(row.values[f"first_{a}"] + row.values[f"stop_{a}"] - 1) / 2 for a in ("row", "col")]
+    expected = [(value + start) / 2 for value, start in zip(centre, (32, 16), strict=True)]
+    assert camera_of(viewer).center[-2:] == pytest.approx(expected)
+
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "a"))
+    widget.export("geojson")
+    feature = json.loads((tmp_path / "a.geojson").read_text(encoding="utf-8"))["features"][row.number - 1]
+    assert feature["geometry"]["plane"]["z"] == 2
+    rings = feature["geometry"]["coordinates"]
+    corners = np.array(rings[0] if feature["geometry"]["type"] == "Polygon" else rings[0][0])
+    assert corners[:, 0].min() >= 16 + row.values["first_col"]
+    assert corners[:, 1].min() >= 32 + row.values["first_row"]
+    widget.copy_python.trigger()
+    script = QApplication.clipboard().text()
+    assert "# Only a part of the picture was looked at in napari" in script
+    assert "for i in [2]]" in script
+
+    widget.call_normal()
+    (normal,) = known_normal_of(session_of(viewer)).regions
+    np.testing.assert_array_equal(normal.plane.read(), part.read())
+    assert normal.field == "drawn field=2"
+    assert widget.result.labels is result.labels
+
+
+def test_the_widget_follows_the_results(viewer, detections, qtbot):
+    widget = RegionsWidget(viewer)
+    qtbot.addWidget(widget)
+    assert "Nothing yet" in widget.summary.text()
+    assert not widget.export_button.isEnabled()
+    result = show(viewer, detections)
+    assert len(widget.table.rows()) >= 3
+    other = show(viewer, detections, "slice")
+    assert widget.result.labels is other.labels
+    viewer.layers.selection.active = result.labels
+    assert widget.result.labels is result.labels
+    relabel(session_of(viewer), widget.result, 1e-12)
+    assert len(widget.table.rows()) == len(np.unique(result.labels.data)) - 1
+    viewer.layers.remove(result.labels)
+    assert widget.result.labels is other.labels
+    viewer.layers.clear()
+    assert widget.table.rows() == []
+    assert widget.results.count() == 0
+
+
+def test_a_closed_widget_does_nothing_more(viewer, result):
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-uflow", "Anomalies")
+    result.labels.selected_label = 3
+    assert widget.table.current().number == 3
+    keys = {str(key): action for key, action in result.labels.keymap.items()}
+    viewer.window.remove_dock_widget(dock)
+    del dock, widget
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
+    QApplication.processEvents()
+    before = result.labels.data.copy()
+    result.labels.selected_label = 2
+    keys["Delete"](result.labels)
+    viewer.layers.selection.active = None
+    viewer.layers.selection.active = result.labels
+    relabel(session_of(viewer), session_of(viewer).result_of(result.labels), 1.0)
+    np.testing.assert_array_equal(result.labels.data, before)
+
+
+def test_an_image_that_is_gone_is_said(widget, viewer):
+    viewer.layers.remove("drawn")
+    n = len(widget.table.rows())
+    widget.table.choose(0)
+    widget.call_normal()
+    assert widget.status.text().startswith("The image 'drawn' is gone")
+    assert len(widget.table.rows()) == n
+
+
+@pytest.fixture
+def export(widget, tmp_path, monkeypatch):
+    def answer(kind):
+        asked = []
+        monkeypatch.setattr(
+            dialogs, "ask_to_save", lambda title, name, kinds, parent=None: asked.append(name) or str(tmp_path / name)
+        )
+        widget.export_actions[kind].trigger()
+        assert asked == ["drawn" + EXPORTS[kind][1]]
+        assert widget.status.text() == f"Saved '{tmp_path / asked[0]}'."
+        return tmp_path / asked[0]
+
+    return answer
+
+
+def test_the_table_is_exported_with_the_numbers_of_the_layer(widget, export, result):
+    with open(export("csv"), newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["label"]) for row in rows] == sorted(numbers(widget))
+    for row in rows:
+        assert np.count_nonzero(result.labels.data == int(row["label"])) == int(row["area_px"])
+
+
+def test_outlines_are_exported_with_their_planes(export, result):
+    features = json.loads(export("geojson").read_text(encoding="utf-8"))["features"]
+    for number, feature in enumerate(features, start=1):
+        plane = feature["geometry"].get("plane", {"z": 0})["z"]
+        assert (result.labels.data[plane] == number).any()
+        rings = feature["geometry"]["coordinates"]
+        corners = np.array(rings[0] if feature["geometry"]["type"] == "Polygon" else rings[0][0])
+        rows, cols = np.nonzero(result.labels.data[plane] == number)
+        assert corners[:, 0].min() >= cols.min()
+        assert corners[:, 1].max() <= rows.max() + 1
+
+
+@pytest.mark.parametrize("kind", ["labels", "mask", "heatmap"])
+def test_layers_are_exported_with_pixel_size(kind, export, result):
+    planes = read_planes(export(kind))
+    written = np.stack([plane.read()[0] for plane in planes])
+    expected = {
+        "labels": result.labels.data,
+        "mask": np.where(result.labels.data > 0, 255, 0),
+        "heatmap": result.heatmap.data,
+    }[kind]
+    np.testing.assert_array_equal(written, expected)
+    assert planes[0].pixel_size == pytest.approx((0.5, 0.5))
+    assert planes[0].unit == "um"
+
+
+def test_a_file_that_cannot_be_written_is_said(widget, tmp_path, monkeypatch):
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "none" / "a.csv"))
+    widget.export("csv")
+    assert "cannot be written: there is no folder" in widget.status.text()
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: "")
+    widget.export("csv")
+
+
+def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, tmp_path, qtbot, monkeypatch):
+    path = tmp_path / "stack.tif"
+    write_tiff(path, drawn(), "ZYX", pixel_size=(0.5, 0.5), unit="um")
+    session = session_of(viewer)
+    session.open_model(tiny_model_file)
+    (found,) = [replace(d, provenance={**d.provenance, "source": str(path)}) for d in detections[2:]]
+    show(viewer, [*detections[:2], found], "slice")
+    widget = RegionsWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.copy_python.trigger()
+    assert widget.status.text() == "The script is in the clipboard."
+    script = QApplication.clipboard().text()
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (again,) = runpy.run_path("script.py")["detections"]
+    np.testing.assert_array_equal(again.labels, found.labels)
+
+
+def test_the_paragraph_in_the_clipboard(widget, viewer, tiny_model):
+    widget.copy_methods.trigger()
+    assert "there is no model" in widget.status.text().lower()
+    session_of(viewer).set_model(tiny_model, "tiny")
+    widget.copy_methods.trigger()
+    text = QApplication.clipboard().text()
+    assert "10.1007/s10851-024-01193-y" in text
+    assert "as in the cited paper" in text
+
+
+def test_channels_before_the_stack(viewer, detections, qtbot):
+    stack = np.stack([drawn(), drawn()])
+    image = viewer.add_image(stack, name="two", axis_labels=("c", "field", "y", "x"))
+    plane = current_plane(image, viewer.dims.point, channels=[1])
+    target = target_of_planes(image, planes_of_layer(image, channels=[1]), "layer")
+    result = show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")
+    result.labels.metadata["napari_uflow"]["channels"] = [1]
+    widget = RegionsWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.table.choose(0)
+    row = widget.table.current()
+    widget.call_normal()
+    (normal,) = known_normal_of(session_of(viewer)).regions
+    assert normal.plane.channels == plane.channels == (1,)
+    assert normal.plane.index == {"Z": row.index[-1]}
+
+
+def test_the_widgets_are_light_to_import():
+    modules = ("regions_widget", "batch_widget", "io", "dialogs", "export", "known_normal", "navigate")
+    names = ", ".join(f"napari_uflow._napari.{name}" for name in modules)
+    code = f"import sys; import {names}; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]

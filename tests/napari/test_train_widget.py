@@ -1,0 +1,291 @@
+"""The Train widget in a viewer: what it asks, what it says, and what becomes of a run."""
+
+import subprocess
+import sys
+import time
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from napari_uflow._napari import autosave
+from napari_uflow._napari.estimate import _COSTS, estimate_training
+from napari_uflow._napari.jobs import Outcome, State
+from napari_uflow._napari.session import session_of
+from napari_uflow._napari.train_widget import TrainWidget, chosen_channels
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.errors import UFlowError
+from napari_uflow.image import NormalRegion, Plane
+from napari_uflow.progress import FINISH, Progress, Snapshot
+from napari_uflow.samples import fibre_field
+
+WAIT = 60_000
+
+
+@pytest.fixture
+def images(viewer):
+    stack = np.stack([fibre_field(seed, shape=(128, 128)).image for seed in range(3)])
+    return viewer.add_image(stack, name="fibres", axis_labels=("field", "y", "x"))
+
+
+@pytest.fixture
+def widget(viewer, images, qtbot, tiny_model_config, tiny_training_config):
+    widget = TrainWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.model_form.set_config(tiny_model_config)
+    widget.more_model_form.set_config(tiny_model_config)
+    widget.training_form.set_config(tiny_training_config)
+    yield widget
+    session_of(viewer).runner.stop()
+    idle(qtbot, widget)
+
+
+def idle(qtbot, widget):
+    qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
+
+
+def endless(*args, **kwargs):
+    """A training that goes on until it is stopped, and has nothing to keep."""
+    from napari_uflow.progress import or_stop
+
+    while True:
+        yield from or_stop(Progress("Training", 1, 2))
+        time.sleep(0.01)
+
+
+def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path):
+    assert widget.model_config() == tiny_model_config
+    assert widget.training_config() == tiny_training_config
+    session = widget.session
+    with qtbot.waitSignal(session.model_changed, timeout=WAIT):
+        widget.job_bar.button.click()
+        assert widget.job_bar.button.text() == "Stop"
+    idle(qtbot, widget)
+    assert session.runner.job.outcome is Outcome.DONE
+    asked = tiny_model_config.replace(border=session.model.config.border)  # training may decide about the border
+    assert session.model.config == asked
+    assert session.model_name == "fibres"
+    assert len(session.model.provenance["fields"]) + len(session.model.provenance["holdout_fields"]) == 3
+    assert [point[0] for point in widget.plot.points] == [2, 4]
+    assert widget.job_bar.button.text() == "Train"
+    assert widget.job_bar.status.text().startswith("Trained (done")
+    assert "fibres (scattering, 1 field held out, not saved to a file)" in widget.model_bar.label.text()
+    (saved,) = tmp_path.glob("*.safetensors")
+    assert saved.name.startswith("fibres ")
+    widget.plot.grab()
+
+
+def test_stop_keeps_the_best_model(widget, qtbot):
+    widget.training_form.set_config(widget.training_config().replace(steps=100_000, patience=10_000))
+    widget.job_bar.button.click()
+    qtbot.waitUntil(lambda: len(widget.plot.points) > 0, timeout=WAIT)
+    widget.job_bar.button.click()
+    assert widget.job_bar.button.text() == "Stopping..."
+    assert not widget.job_bar.button.isEnabled()
+    idle(qtbot, widget)
+    assert widget.session.runner.job.outcome is Outcome.STOPPED
+    assert widget.session.model.provenance["outcome"].startswith("stopped at step")
+    assert "stopped at step" in widget.job_bar.status.text()
+
+
+def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, tiny_model, monkeypatch):
+    widget.session.set_model(tiny_model, "good")
+    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", endless)
+    widget.job_bar.button.click()
+    widget.job_bar.button.click()
+    idle(qtbot, widget)
+    assert "stopped before" in widget.job_bar.status.text()
+    assert (widget.session.model, widget.session.model_name) == (tiny_model, "good")
+
+    def failing(*args, **kwargs):
+        yield Progress("Training", 0, 1)
+        raise UFlowError("nothing works; try again")
+
+    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", failing)
+    widget.job_bar.button.click()
+    idle(qtbot, widget)
+    assert widget.job_bar.status.text() == "nothing works; try again"
+    assert widget.session.model is tiny_model
+
+
+def test_the_layer_may_go_while_it_runs(widget, viewer, qtbot):
+    widget.job_bar.button.click()
+    viewer.layers.clear()
+    idle(qtbot, widget)
+    assert widget.session.model is not None
+
+
+def test_the_widget_may_go_while_it_runs(viewer, images, qtbot, tiny_model_config, tiny_training_config):
+    widget = TrainWidget(viewer)
+    widget.model_form.set_config(tiny_model_config)
+    widget.training_form.set_config(tiny_training_config)
+    session = widget.session
+    viewer.window.add_dock_widget(widget, name="Train")
+    with qtbot.waitSignal(session.model_changed, timeout=WAIT):
+        widget.job_bar.button.click()
+        viewer.window.remove_dock_widget(widget)
+        widget.deleteLater()
+        del widget
+    qtbot.waitUntil(lambda: session.runner.state is State.IDLE, timeout=WAIT)
+    assert session.model is not None
+
+
+def test_it_says_what_a_run_will_take(widget, viewer):
+    widget.estimate()
+    assert widget.estimate_label.text().startswith("8 tiles to train on, 4 held out (2 fields, 1 field held out).")
+    assert "a promise takes at least 3" in widget.estimate_label.text()
+    widget.images.set_layers([])
+    widget.estimate()
+    assert widget.estimate_label.text() == "Tick at least one image that is normal."
+    assert not widget.job_bar.button.isEnabled()
+
+
+def test_an_area_to_paint(widget, viewer):
+    widget.new_area_button.click()
+    layer = viewer.layers[-1]
+    assert layer.name == "fibres, normal area"
+    assert layer.mode == "paint"
+    assert viewer.layers.selection.active == layer
+    assert layer.axis_labels == viewer.layers["fibres"].axis_labels
+    assert widget.normal.value() is not None
+    widget.estimate()
+    assert "nothing normal in 'fibres'" in widget.estimate_label.text()
+    layer.data[1, :64] = 1
+    widget.estimate()
+    assert widget.estimate_label.text().startswith("2 tiles to train on, 0 held out")
+
+
+def test_a_shape_of_the_menu_command(viewer, images):
+    from napari._app_model import get_app_model
+
+    get_app_model().commands.execute_command("napari-uflow.new_normal_area").result()
+    assert viewer.layers[-1].name == "fibres, normal area"
+
+
+def test_layers_come_and_go(widget, viewer):
+    assert [layer.name for layer in widget.images.layers()] == ["fibres"]
+    second = viewer.add_image(np.zeros((128, 128)), name="second")
+    assert [layer.name for layer in widget.images.layers()] == ["fibres"]
+    widget.images.set_layers([second])
+    second.name = "renamed"
+    assert widget.images.item(0).text() == "renamed"
+    assert [layer.name for layer in widget.images.layers()] == ["renamed"]
+    viewer.layers.remove("renamed")
+    assert widget.images.layers() == []
+
+
+def test_what_it_found_is_not_what_it_learns_from(widget, viewer):
+    viewer.add_image(np.zeros((128, 128)), name="heatmap", metadata={"napari_uflow": {}})
+    assert widget.images.count() == 1
+
+
+@pytest.mark.parametrize(("preset", "steps"), [("fast", 60), ("balanced", 200), ("best", 1000)])
+def test_presets(widget, preset, steps):
+    widget.preset.set_value("fast" if preset != "fast" else "best")
+    widget.preset.set_value(preset)
+    assert widget.training_config().steps == steps
+
+
+def test_only_one_job(widget, viewer, qtbot, monkeypatch):
+    from napari_uflow._napari.detect_widget import DetectWidget
+
+    other = DetectWidget(viewer)
+    qtbot.addWidget(other)
+    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", endless)
+    widget.job_bar.button.click()
+    assert other.job_bar.button.text() == "Detect (waits for: Training)"
+    assert not other.job_bar.button.isEnabled()
+    widget.session.runner.stop()
+    idle(qtbot, widget)
+    assert other.job_bar.button.text() == "Detect"
+
+
+@pytest.mark.parametrize(
+    ("text", "channels"), [("", None), ("0, 2", [0, 2]), ("DAPI,GFP", ["DAPI", "GFP"]), (" 1 ,", [1])]
+)
+def test_channels_as_text(text, channels):
+    assert chosen_channels(text) == channels
+
+
+@pytest.mark.parametrize("name", ["scattering", "resnet18", "wide_resnet50_2"])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_costs_follow_from_the_backbones(name, n_channels):
+    from napari_uflow.model.backbone import create_backbone
+
+    backbone = create_backbone(name, n_channels)
+    values = sum(c / s**2 for c, s in zip(backbone.channels, backbone.strides, strict=True))
+    cost = _COSTS[name]
+    assert cost.values + cost.further_values * (n_channels - 1) == pytest.approx(values, rel=0.01)
+    assert (cost.stride, cost.fixed_tile) == (max(backbone.strides), backbone.fixed_size)
+
+
+def test_an_estimate_reads_no_pixels():
+    class Watched:
+        shape, dtype = (512, 512), np.dtype(np.float32)
+
+        def __getitem__(self, key):
+            raise AssertionError("pixels were read")
+
+    found = estimate_training([NormalRegion(Plane(data=Watched()))], ModelConfig(), TrainingConfig())
+    assert (found.n_tiles, found.n_holdout_tiles) == (3, 1)
+
+
+def test_a_model_is_saved_while_it_is_trained_and_when_it_is_done(tmp_path, tiny_model):
+    def training():
+        yield Snapshot(tiny_model)
+        answer = yield Progress("Training", 1, 2)
+        assert answer is FINISH
+        return tiny_model
+
+    steps = autosave.autosaving(training(), tmp_path, "a/b")
+    assert next(steps) == Progress("Training", 1, 2)
+    (unfinished,) = tmp_path.iterdir()
+    assert unfinished.name.startswith("unfinished-")
+    assert autosave.left_behind(tmp_path) is None  # this program is alive
+    with pytest.raises(StopIteration) as stop:
+        steps.send(FINISH)
+    assert stop.value.value is tiny_model
+    (saved,) = tmp_path.iterdir()
+    assert saved.name.startswith("a_b ")
+
+
+def test_old_models_are_removed(tmp_path):
+    for i in range(8):
+        (tmp_path / f"model {i}.safetensors").touch()
+    autosave._remove_old(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_model_that_was_left_behind_is_offered(viewer, qtbot, tmp_path, tiny_model):
+    from napari_uflow.store import save_model
+
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    save_model(tmp_path / f"unfinished-{process.pid}.safetensors", tiny_model)
+    widget = TrainWidget(viewer)
+    qtbot.addWidget(widget)
+    assert not widget.rescue.isHidden()
+    widget.rescue_button.click()
+    assert widget.session.model is not None
+    assert widget.rescue.isHidden()
+    assert not list(tmp_path.iterdir())
+
+
+def test_opening_the_widgets_is_quick_and_loads_no_torch():
+    code = """
+import sys, time
+import napari, qtpy.QtWidgets
+app = qtpy.QtWidgets.QApplication([])
+viewer = napari.components.ViewerModel()
+began = time.monotonic()
+from napari_uflow._napari.train_widget import TrainWidget
+from napari_uflow._napari.detect_widget import DetectWidget
+widgets = TrainWidget(viewer), DetectWidget(viewer)
+took = time.monotonic() - began
+heavy = {"torch", "timm", "napari_uflow.nfa", "napari_uflow.detect"}
+print(took, sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, loaded = done.stdout.strip().split(" ", 1)
+    assert loaded == "[]"
+    assert float(seconds) < 5  # a busy machine; on a quiet one it is below one
