@@ -195,6 +195,19 @@ def test_train_detect_evaluate_show(here, capsys):
     assert json.loads(out) == read_card("new/model.safetensors")
 
 
+def test_training_goes_on(here, capsys):
+    """Without a flag of the model's own, the new one is made of what the old one is made of."""
+    goes_on = "train data/train/good --start model.safetensors -o more.safetensors --steps 1 --views 1 --device cpu"
+    assert call(capsys, goes_on)[0] == 0
+    first, more = load_model("model.safetensors"), load_model("more.safetensors")
+    assert more.config == first.config
+    assert more.intensity == first.intensity
+    code, _, err = call(capsys, f"{goes_on} --flow-steps 3")
+    assert code == 2
+    assert "flow_steps 2 (not 3)" in err
+    assert call(capsys, "train data/train/good --start nothing.safetensors")[0] == 2
+
+
 def test_trust(here, capsys):
     code, out, err = call(capsys, "trust model.safetensors")
     assert (code, err) == (0, "")

@@ -456,7 +456,7 @@ def test_training_goes_on_where_it_was():
     first = run(regions, training=TRAINING.replace(steps=10, check_every=5, learning_rate=3e-3))
     more = [*regions, NormalRegion(Plane(data=texture((64, 128), 99), name="more"))]
     events = []
-    training = TRAINING.replace(steps=2, check_every=1, learning_rate=1e-6)
+    training = TRAINING.replace(steps=2, check_every=1, learning_rate=1e-6, holdout=0.2)
     again = train(more, training=training, device="cpu", start=first, on_event=events.append)
     assert again.intensity == first.intensity
     assert again.config == first.config
@@ -480,3 +480,73 @@ def test_training_goes_on_only_with_the_same_parts(tiny_model):
     colour = [NormalRegion(Plane(data=np.zeros((64, 64, 3), np.uint8), axes="YXS", name="colour"))]
     with pytest.raises(ImageError, match="have 3 channels, but the model was trained on 1"):
         train(colour, training=TRAINING, device="cpu", start=first)
+
+
+def held_and_trained(model):
+    return set(model.provenance["holdout_fields"]), set(model.provenance["fields"])
+
+
+def test_nothing_that_was_trained_on_is_held_out_later():
+    regions = fields(4)
+    first = run(regions)
+    held, trained = held_and_trained(first)
+    # the field that was held out is gone, a new one has come: only that may be held out
+    others = [region for region in regions if region.field not in held]
+    new = NormalRegion(Plane(data=texture((64, 128), 99), name="new"))
+    again = train([*others, new], training=TRAINING, device="cpu", start=first)
+    assert held_and_trained(again) == ({"new"}, trained)
+    # a third run knows what the first one was trained on
+    third = train(others, training=TRAINING, device="cpu", start=again)
+    assert held_and_trained(third) == (set(), trained)
+    assert third.provenance["started_from"]["started_from"]["steps"] == 4
+
+
+def test_new_fields_join_those_held_out():
+    first = run(fields(3))
+    more = [NormalRegion(Plane(data=texture((64, 128), 50 + i), name=f"more {i}")) for i in range(9)]
+    again = train([*fields(3), *more], training=TRAINING, device="cpu", start=first)
+    held, _ = held_and_trained(again)
+    assert held > held_and_trained(first)[0]
+    assert len(held) == 4  # 0.3 of 12
+    assert not held & held_and_trained(first)[1]
+    none = train(fields(3), training=TRAINING.replace(holdout=0.0), device="cpu", start=first)
+    assert held_and_trained(none)[0] == set()
+
+
+def test_a_single_field_that_was_split_by_place_and_another():
+    first = run(fields(1, (128, 256)))
+    assert held_and_trained(first) == ({"field 0"}, {"field 0"})
+    again = train(fields(2, (128, 256)), training=TRAINING, device="cpu", start=first)
+    assert held_and_trained(again) == ({"field 1"}, {"field 0"})
+
+
+def test_a_region_given_several_times_is_held_out_and_counted_once():
+    regions = fields(4)
+    first = run(regions)
+    (held,) = first.provenance["holdout_fields"]
+    (region,) = [region for region in regions if region.field == held]
+    again = train([*regions, *[region] * 5], training=TRAINING, device="cpu", start=first)
+    assert again.provenance["n_holdout_tiles"] == first.provenance["n_holdout_tiles"]
+    assert again.provenance["n_pictures"] == 4
+
+
+def test_a_model_that_went_astray_is_not_kept():
+    first = run(fields(), training=TRAINING.replace(steps=10, check_every=5))
+    again = train(fields(), training=TRAINING.replace(learning_rate=1.0), device="cpu", start=first)
+    assert "the model is the one it started from" in again.provenance["outcome"]
+    assert all(torch.equal(again.state[key], first.state[key]) for key in first.state)
+
+
+def test_too_few_positions_are_known_where_the_border_is_held():
+    """Every missing pixel costs the positions that have their features from there too."""
+    images = [texture((128, 128), i).astype(np.float32) for i in range(2)]
+    for image in images:
+        for row, col in ((40, 40), (40, 85), (85, 40)):
+            image[row, col] = np.nan
+    regions = [NormalRegion(Plane(data=image, name=f"holes {i}")) for i, image in enumerate(images)]
+    training = TRAINING.replace(holdout=0.5, min_normal=0.1)
+    for border in ("keep", "hold"):
+        events = []
+        model = run(regions, MODEL.replace(border=border), training, events)
+        warned = any(isinstance(event, Message) and "too few normal" in event.text for event in events)
+        assert (model.calibration is None) is warned is (border == "hold")

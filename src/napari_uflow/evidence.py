@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_uflow.image import IntensityRange, Mosaic, Plane, TileGrid, Window
-from napari_uflow.model.border import NO_SIDES, Sides, hold
+from napari_uflow.model.border import hold
 from napari_uflow.model.energy import bounded_energy, energy, ln_spread
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, or_stop
@@ -45,8 +45,8 @@ class Evidence:
     outside : float
         Part of the measured pixels, 0 to 1, that are darker or brighter than the model's intensity range, in the
         channel that has most of them.
-    sides : Sides
-        Where positions at the picture's border have the features of others.
+    frame : Window or None
+        Where the picture lies as seen from the maps, in pixels, if positions at its border have the features of others.
     """
 
     energies: Maps
@@ -55,7 +55,7 @@ class Evidence:
     candidates: Maps
     strides: tuple[int, ...]
     outside: float
-    sides: Sides = NO_SIDES
+    frame: Window | None = None
 
     @property
     def tested(self) -> Maps:
@@ -81,7 +81,7 @@ class Evidence:
                 size = (values.shape[0] * stride, values.shape[1] * stride)
                 missing = [(0, n - m) for n, m in zip(size, is_normal.shape, strict=True)]
                 inside = all_in_cells(np.pad(is_normal, missing, mode="edge"), stride)
-                inside &= hold(inside, self.sides)
+                inside &= hold(inside, self.frame, stride)
                 kept.append(np.where(inside, values, np.float32(np.nan)))
             return tuple(kept)
 
@@ -150,24 +150,24 @@ def evidence_steps(
         n_measured += np.isfinite(pixels).sum(axis=1)
         n_outside += ((pixels < low) | (pixels > high)).sum(axis=1)
         picture = torch.from_numpy(intensity.apply(values))[None].to(device)
-        sides = _held_sides(network, wanted, plane)
-        kinds = _evidence(network, picture, outer, wanted, sides, candidate_threshold)
+        frame = _held_frame(network, wanted, plane)
+        kinds = _evidence(network, picture, outer, wanted, frame, candidate_threshold)
         for kind, maps in zip(mosaics, kinds, strict=True):
             for mosaic, values_at, stride in zip(kind, maps, strides, strict=True):
                 if not is_valid.all():
                     inside = all_in_cells(is_valid[wanted.shifted(-outer.row, -outer.col).slices()], stride)
-                    values_at[~(inside & hold(inside, sides))] = np.nan
+                    values_at[~(inside & hold(inside, frame, stride))] = np.nan
                 mosaic.put(part, values_at)
     if phase is not None:
         yield from or_stop(Progress(phase, len(grid), len(grid)))
     outside = float(np.max(n_outside / np.maximum(n_measured, 1)))
-    sides = _held_sides(network, window, plane)
+    frame = _held_frame(network, window, plane)
     energies, bounded, spreads, *candidates = [tuple(mosaic.values for mosaic in kind) for kind in mosaics]
-    return Evidence(energies, bounded, spreads, candidates[0] if candidates else (), strides, outside, sides)
+    return Evidence(energies, bounded, spreads, candidates[0] if candidates else (), strides, outside, frame)
 
 
-def _held_sides(network: UFlow, window: Window, plane: Plane) -> Sides:
-    return network.border_sides(window, plane.shape) if network.holds_border else NO_SIDES
+def _held_frame(network: UFlow, window: Window, plane: Plane) -> Window | None:
+    return network.frame(window, plane.shape) if network.holds_border else None
 
 
 def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileGrid:
@@ -187,7 +187,7 @@ def _evidence(
     picture: torch.Tensor,
     outer: Window,
     kept: Window,
-    sides: Sides,
+    frame: Window | None,
     candidate_threshold: float | None,
 ) -> list[list[NDArray[np.float32]]]:
     """Return energies, bounded energies, spreads and, with a threshold, counts of candidates, all levels of each."""
@@ -198,7 +198,7 @@ def _evidence(
             x[:, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
             for x, s in zip(features, network.strides, strict=True)
         ]
-    latents = network.latents([hold(x, sides) for x in features])
+    latents = network.latents([hold(x, frame, s) for x, s in zip(features, network.strides, strict=True)])
     kinds = [
         [energy(z) for z in latents.z],
         [bounded_energy(z) for z in latents.z],

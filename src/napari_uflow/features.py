@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from napari_uflow.image import IntensityRange, NormalRegion, Window
-from napari_uflow.model.border import viewed_sides
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, or_stop
@@ -67,13 +66,15 @@ def fill_cache(
             turned_normal = viewed(normal, view)
             for window in windows:
                 inner = viewed_window(window.shifted(-outer.row, -outer.col), outer.shape, view)
-                sides = viewed_sides(network.border_sides(window, region.plane.shape), view)
+                frame = network.frame(window, region.plane.shape)
+                if frame is not None:
+                    frame = viewed_window(frame, window.shape, view)
                 features = [
                     x[0, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
                     for x, s in zip(levels, network.strides, strict=True)
                 ]
                 masks = [_all_in_cells(turned_normal[inner.slices()], s) for s in network.strides]
-                cache.add(features, masks, sides)
+                cache.add(features, masks, frame)
             done += len(windows)
     yield from or_stop(Progress(phase, total, total))
 

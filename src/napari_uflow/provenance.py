@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from napari_uflow.config import DetectionConfig, parameters_of
+from napari_uflow.nfa import fields_needed
 from napari_uflow.result import Detection
 
 if TYPE_CHECKING:
@@ -178,6 +179,12 @@ def _training(model: TrainedModel) -> list[str]:
         else:
             text += "; nothing was held out of training"
         sentences.append(text + ".")
+    started = known.get("started_from")
+    if started:
+        sentences.append(
+            f"Training went on from a model of {str(started.get('date'))[:10]} that had been trained for "
+            f"{_count(int(started.get('steps') or 0), 'step')}."
+        )
     size, unit = known.get("pixel_size"), known.get("unit")
     if size and unit:
         pixel = f"{size[0]:g}" if size[0] == size[1] else f"{size[0]:g} × {size[1]:g}"
@@ -196,11 +203,19 @@ def _training(model: TrainedModel) -> list[str]:
 
 def _detection(detection: Detection) -> list[str]:
     config = DetectionConfig.from_dict(detection.provenance.get("detection", {"false_alarms": detection.false_alarms}))
-    rests = f", {_CALIBRATIONS[config.calibration]}" if config.nfa == "size-conditional" else ""
+    n_fields = detection.provenance.get("n_held_out_fields")
+    rests = ""
+    if config.nfa == "size-conditional":
+        is_kept = config.calibration != "promised" or (n_fields or 0) >= fields_needed(config.false_alarms)
+        calibration = config.calibration if is_kept else "tails"
+        rests = f", {_CALIBRATIONS['none' if n_fields is None else calibration]}"
     sentences = [
         f"A region was called anomalous where its number of false alarms (NFA: how many regions as strange as it are "
         f"expected in one normal image) was at most {config.false_alarms:g}. The NFA was {_METHODS[config.nfa]}{rests}."
     ]
+    n_called = int(detection.provenance.get("called_normal") or 0)
+    if n_called:
+        sentences.append(f"{_count(n_called, 'region')} that had been reported were judged normal by eye and left out.")
     if detection.promise:
         sentences.append(f"What this threshold is worth: {detection.promise}.")
     return sentences

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image import NormalRegion, Window, hold_out_fields, sample_windows
 
-__all__ = ["TrainingTile", "choose_tiles", "regions_of"]
+__all__ = ["FieldsBefore", "TrainingTile", "choose_tiles", "regions_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,39 @@ class TrainingTile:
 
     region: NormalRegion
     window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class FieldsBefore:
+    """The fields that a model has seen whose training goes on.
+
+    Attributes
+    ----------
+    trained, held_out : frozenset of str
+        Fields it was trained on, in any run, and those that were held out. A single field is in both.
+    """
+
+    trained: frozenset[str]
+    held_out: frozenset[str]
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any]) -> Self:
+        """Read them from a model's provenance."""
+        return cls(frozenset(provenance.get("fields", ())), frozenset(provenance.get("holdout_fields", ())))
+
+    def hold_out(self, names: Collection[str], training: TrainingConfig) -> frozenset[str]:
+        """Choose what to hold out among fields: never one that the model was trained on.
+
+        Fields that were held out stay so; new ones join them until they are as many as of a new model.
+        """
+        chosen = hold_out_fields(names, training.holdout, training.seed)
+        if not chosen:
+            return chosen
+        kept = self.held_out.intersection(names) - self.trained
+        new = sorted(set(names) - self.trained - self.held_out)
+        n_left = max(0, min(len(chosen) - len(kept), len(new) - (not self.trained.intersection(names))))
+        order = np.random.default_rng(training.seed).permutation(len(new))
+        return kept | {new[i] for i in order[:n_left]}
 
 
 def regions_of(tiles: Sequence[TrainingTile]) -> list[NormalRegion]:
@@ -34,7 +68,7 @@ def choose_tiles(
     align: int,
     training: TrainingConfig,
     rng: np.random.Generator,
-    held_out: Collection[str] = (),
+    before: FieldsBefore | None = None,
 ) -> tuple[list[TrainingTile], list[TrainingTile]]:
     """Choose the tiles to train on and the tiles that are held out.
 
@@ -51,9 +85,8 @@ def choose_tiles(
         How many tiles, how much of them held out, and how much of a tile must be normal.
     rng : Generator
         Draws tiles where there are too many.
-    held_out : collection of str
-        Fields to hold out, those of a model whose training goes on; where none of them is among the regions, fields are
-        chosen anew.
+    before : FieldsBefore, optional
+        What a model has seen whose training goes on: nothing of that is held out that it was trained on.
 
     Returns
     -------
@@ -66,7 +99,10 @@ def choose_tiles(
         If no tile is normal enough.
     """
     names = [region.field for region in regions]
-    held_out = frozenset(held_out).intersection(names) or hold_out_fields(names, training.holdout, training.seed)
+    if before is None:
+        held_out = hold_out_fields(names, training.holdout, training.seed)
+    else:
+        held_out = before.hold_out(set(names), training)
     tiles: list[TrainingTile] = []
     for region in regions:
         windows = sample_windows(region, tile, align=align, min_normal=training.min_normal)
@@ -77,10 +113,11 @@ def choose_tiles(
             f"mark more as normal, or lower min_normal or the tile size"
         )
     train_tiles = [t for t in tiles if t.region.field not in held_out]
-    holdout_tiles = [t for t in tiles if t.region.field in held_out]
+    # A region that was given several times to weigh more is held out once.
+    holdout_tiles = list(dict.fromkeys(t for t in tiles if t.region.field in held_out))
     if not train_tiles:  # the fields left have no tile that is normal enough
         train_tiles, holdout_tiles = tiles, []
-    if not holdout_tiles and training.holdout > 0:
+    if not holdout_tiles and training.holdout > 0 and (before is None or before.trained == before.held_out):
         train_tiles, holdout_tiles = _split_by_place(tiles, training.holdout)
     if len(train_tiles) > training.max_tiles:
         chosen = np.sort(rng.choice(len(train_tiles), training.max_tiles, replace=False))

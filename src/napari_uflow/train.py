@@ -24,13 +24,20 @@ from napari_uflow.evidence import all_in_cells, evidence_steps
 from napari_uflow.features import fill_cache
 from napari_uflow.image import IntensityRange, NormalRegion, Window, common_channels
 from napari_uflow.model.backbone import load_pretrained
-from napari_uflow.model.border import border_excess
+from napari_uflow.model.border import border_excess, hold
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.energy import energy, negative_log_likelihood
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.nfa import FEWEST_POSITIONS, Calibration, CalibrationPicture, ConformalOffset, fields_needed
+from napari_uflow.nfa import (
+    FEWEST_POSITIONS,
+    Calibration,
+    CalibrationPicture,
+    ConformalOffset,
+    TooFewPositionsError,
+    fields_needed,
+)
 from napari_uflow.progress import FINISH, Event, Message, Progress, Snapshot, Steps, TrainingPoint, drain, or_stop
-from napari_uflow.tiles import TrainingTile, choose_tiles, regions_of
+from napari_uflow.tiles import FieldsBefore, TrainingTile, choose_tiles, regions_of
 
 __all__ = ["calibrate_steps", "train", "train_steps"]
 
@@ -40,6 +47,12 @@ T = TypeVar("T")
 _WATCHED_QUANTILE = 0.999
 # A step whose loss or gradient is not finite is left out; after so many in a row training has failed for good.
 _MAX_BAD_STEPS = 20
+_TOO_FEW_POSITIONS = (
+    "there are too few normal positions to tell how energies are distributed: the number of false alarms will hold "
+    "only if the model were perfect; add pictures"
+)
+# A model that goes on may lose this much of its held-out likelihood (nats per dimension) for what it learns.
+_WORSE_BY = 0.02
 # The border is strange where its corners' energies are so many spreads above those of the inside; tiles looked at.
 _STRANGE_BORDER = 2.5
 _MOST_LOOKED_AT = 64
@@ -134,8 +147,8 @@ def train_steps(
         network = start.network(torch_device, weights)
         source = start.provenance.get("backbone_weights", "")
 
-    held_before = () if start is None else start.provenance.get("holdout_fields", ())
-    train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng, held_before)
+    seen_before = None if start is None else FieldsBefore.of(start.provenance)
+    train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng, seen_before)
     fields = {tile.region.field for tile in train_tiles}
     holdout_fields = {tile.region.field for tile in holdout_tiles}
     yield from or_stop(
@@ -177,16 +190,8 @@ def train_steps(
         yield from fill_cache(holdout_cache, network, holdout_tiles, intensity, 1, "Computing held-out features")
         if train_cache.n_bytes_on_disk:
             yield from or_stop(Message(f"{train_cache.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
-        has_calibration = _n_positions(holdout_tiles or train_tiles, max(network.strides)) >= FEWEST_POSITIONS
-        if not has_calibration:
-            yield from or_stop(
-                Message(
-                    "there are too few normal positions to tell how energies are distributed: the number of false "
-                    "alarms will hold only if the model were perfect; add pictures",
-                    warning=True,
-                )
-            )
-        train_cache.holds_border = holdout_cache.holds_border = model.border == "hold"
+        if model.border == "hold":
+            train_cache.held_strides = holdout_cache.held_strides = network.strides
         if start is None:
             yield from _fit_norm(network, train_cache)
         if start is None and model.border == "auto":
@@ -194,7 +199,7 @@ def train_steps(
             model = model.replace(border="keep" if excess <= _STRANGE_BORDER else "hold")
             network.config = model
             if model.border == "hold":
-                train_cache.holds_border = holdout_cache.holds_border = True
+                train_cache.held_strides = holdout_cache.held_strides = network.strides
                 yield from _fit_norm(network, train_cache, "Fitting the feature normalisation without the border")
             if excess > _STRANGE_BORDER:
                 yield from or_stop(
@@ -203,20 +208,28 @@ def train_steps(
                         f"what lies at the border is judged by what is further in"
                     )
                 )
+        has_calibration = _n_positions(holdout_tiles or train_tiles, network) >= FEWEST_POSITIONS
+        if not has_calibration:
+            yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
 
         def model_so_far(history: Sequence[dict[str, float]], outcome: str) -> TrainedModel:
-            provenance = _provenance(regions, train_tiles, holdout_tiles)
+            provenance = _provenance(regions, train_tiles, holdout_tiles, start)
             provenance |= {"outcome": outcome, "backbone_weights": source, "device": str(torch_device)}
             state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
             return TrainedModel(model, training, intensity, state, None, tuple(history), provenance)
 
-        history, outcome = yield from _optimise(network, train_cache, holdout_cache, training, rng, model_so_far)
+        history, outcome = yield from _optimise(
+            network, train_cache, holdout_cache, training, rng, model_so_far, goes_on=start is not None
+        )
 
-    calibration = None
+    calibration: Calibration | None = None
     if has_calibration:
         # Not to be stopped: it takes a moment, and a run that was stopped keeps a model that is as good as it can be.
-        calibration = yield from _to_the_end(calibrate_steps(network, intensity, holdout_tiles or train_tiles))
-        if not holdout_tiles:  # tested on what it was trained on, nothing can be promised
+        try:
+            calibration = yield from _to_the_end(calibrate_steps(network, intensity, holdout_tiles or train_tiles))
+        except TooFewPositionsError:  # a model without it is worth more than none
+            yield from _to_the_end(or_stop(Message(_TOO_FEW_POSITIONS, warning=True)))
+        if calibration is not None and not holdout_tiles:  # tested on what it was trained on, nothing can be promised
             calibration = replace(calibration, offset=ConformalOffset(), observed=())
     return replace(model_so_far(history, outcome), calibration=calibration)
 
@@ -238,15 +251,28 @@ def _config_to_go_on(model: ModelConfig, start: TrainedModel, n_channels: int) -
 
 
 def _provenance(
-    regions: Sequence[NormalRegion], train_tiles: Sequence[TrainingTile], holdout_tiles: Sequence[TrainingTile]
+    regions: Sequence[NormalRegion],
+    train_tiles: Sequence[TrainingTile],
+    holdout_tiles: Sequence[TrainingTile],
+    start: TrainedModel | None,
 ) -> dict[str, Any]:
     """Say what a model was trained on, when, and with which versions."""
-    planes = [region.plane for region in regions]
-    return {
+    planes = [region.plane for region in dict.fromkeys(regions)]
+    fields = {tile.region.field for tile in train_tiles}
+    before: dict[str, Any] = {}
+    if start is not None:
+        fields |= set(start.provenance.get("fields", ()))
+        steps = [point["step"] for point in start.history]
+        before["started_from"] = {
+            "date": start.provenance.get("date"),
+            "steps": int(max(steps, default=0)),
+            "started_from": start.provenance.get("started_from"),
+        }
+    return before | {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "n_pictures": len(regions),
+        "n_pictures": len(planes),
         "pictures": [plane.title for plane in planes][:1000],
-        "fields": sorted({tile.region.field for tile in train_tiles}),
+        "fields": sorted(fields),
         "holdout_fields": sorted({tile.region.field for tile in holdout_tiles}),
         "n_tiles": len(train_tiles),
         "n_holdout_tiles": len(holdout_tiles),
@@ -281,20 +307,28 @@ def _fit_norm(network: UFlow, cache: FeatureCache, phase: str = "Fitting the fea
 def _border_excess(network: UFlow, cache: FeatureCache) -> float:
     """Return how much stranger the pictures' corners look than their inside, on the level where it is most.
 
-    NaN where no tile has a border of its picture.
+    That of their borders where no tile has a corner that is normal; NaN where none has a border either.
     """
     device = next(network.flow.parameters()).device
-    tiles = [cache[i] for i in range(0, len(cache), -(-len(cache) // _MOST_LOOKED_AT))]
-    of_levels = []
-    for level in range(len(network.strides)):
-        excesses = []
-        for tile in tiles:
+    chosen = np.unique(np.linspace(0, len(cache) - 1, min(len(cache), _MOST_LOOKED_AT)).astype(int))
+    of_corners: list[float] = []
+    of_borders: list[float] = []
+    for level, stride in enumerate(network.strides):
+        excesses: dict[bool, list[float]] = {True: [], False: []}
+        for i in chosen:
+            tile = cache[int(i)]
+            if tile.frame is None:
+                continue
             x = network.norm.level(level, tile.features[level][None].float().to(device))
-            excesses.append(border_excess(energy(x)[0].cpu(), tile.is_normal[level], tile.sides))
-        known = [x for x in excesses if math.isfinite(x)]
-        if known:
-            of_levels.append(float(np.mean(known)))
-    return max(of_levels, default=math.nan)
+            for corners, found in excesses.items():
+                found.append(
+                    border_excess(energy(x)[0].cpu(), tile.is_normal[level], tile.frame, stride, corners=corners)
+                )
+        for found, of_levels in ((excesses[True], of_corners), (excesses[False], of_borders)):
+            known = [value for value in found if math.isfinite(value)]
+            if known:
+                of_levels.append(float(np.mean(known)))
+    return max(of_corners or of_borders, default=math.nan)
 
 
 def _samples(cache: FeatureCache, level: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -326,6 +360,8 @@ def _optimise(
     training: TrainingConfig,
     rng: np.random.Generator,
     model_so_far: Callable[[Sequence[dict[str, float]], str], TrainedModel],
+    *,
+    goes_on: bool = False,
 ) -> Steps[tuple[tuple[dict[str, float], ...], str]]:
     """Train the flow on cached features; leave the network with its best weights."""
     device = next(network.flow.parameters()).device
@@ -341,6 +377,10 @@ def _optimise(
     losses: list[float] = []
     outcome = "done"
     phase = "Training"
+    first_loss = math.nan
+    first_state = {key: value.detach().clone() for key, value in network.flow.state_dict().items()} if goes_on else {}
+    if goes_on and len(holdout_cache):
+        first_loss, _ = _look(network, holdout_cache, device, training.batch_size)
     last_snapshot = time.monotonic()
 
     for step in range(1, training.steps + 1):
@@ -404,6 +444,9 @@ def _optimise(
             "training failed: the loss was never finite; lower the learning rate, or look for pixels that are not "
             "really normal"
         )
+    if best_loss > first_loss + _WORSE_BY:
+        best_state = first_state
+        outcome = "done: what was learned made it worse on what was held out; the model is the one it started from"
     network.flow.load_state_dict(best_state)
     return tuple(history), outcome
 
@@ -480,13 +523,16 @@ def _calibration_windows(tiles: Sequence[TrainingTile], align: int) -> list[tupl
     return chosen
 
 
-def _n_positions(tiles: Sequence[TrainingTile], stride: int) -> int:
+def _n_positions(tiles: Sequence[TrainingTile], network: UFlow) -> int:
     """Count the normal positions of the coarsest level that a calibration would see."""
+    stride = max(network.strides)
     n = 0
     for region, window in _calibration_windows(tiles, stride):
         rows, cols = (-(-size // stride) * stride for size in window.shape)
-        normal = region.normal(Window(window.row, window.col, rows, cols))
-        n += int(all_in_cells(normal, stride).sum())
+        normal = all_in_cells(region.normal(Window(window.row, window.col, rows, cols)), stride)
+        if network.holds_border:
+            normal &= hold(normal, network.frame(window, region.plane.shape), stride)
+        n += int(normal.sum())
         if n >= FEWEST_POSITIONS:
             break
     return n

@@ -1,8 +1,6 @@
 """At the picture's border nothing is judged by pixels that are not there."""
 
-import dataclasses
 import importlib
-import itertools
 import math
 
 import numpy as np
@@ -10,58 +8,71 @@ import pytest
 import torch
 
 from napari_uflow.config import ModelConfig
-from napari_uflow.evidence import Evidence
-from napari_uflow.features import fill_cache, viewed
+from napari_uflow.evidence import evidence_steps
+from napari_uflow.features import fill_cache, viewed, viewed_window
 from napari_uflow.image import IntensityRange, NormalRegion, Plane, Window
-from napari_uflow.model.border import NO_SIDES, border_excess, hold, sides_of, viewed_sides
+from napari_uflow.model.border import border_excess, frame_of, hold
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, drain
 from napari_uflow.tiles import TrainingTile
 
-ALL = (True,) * 4
 # 0 1 2 3 4        2 2 2 2 2
 # of a row of five positions, two held at both ends
 
 
+def whole(*shape):
+    """The frame of a picture that is the window."""
+    return Window(0, 0, *shape)
+
+
 def test_the_outermost_positions_take_what_is_further_in():
     x = torch.arange(42).reshape(6, 7)
-    held = hold(x, ALL)
+    held = hold(x, whole(6, 7), 1)
     assert held[0].tolist() == held[1].tolist() == held[2].tolist() == [16, 16, 16, 17, 18, 18, 18]
     assert held[5].tolist() == held[4].tolist() == held[3].tolist() == [23, 23, 23, 24, 25, 25, 25]
-    np.testing.assert_array_equal(hold(x.numpy(), ALL), held.numpy())
+    np.testing.assert_array_equal(hold(x.numpy(), whole(6, 7), 1), held.numpy())
 
 
 def test_other_sides_are_left_alone():
     x = torch.arange(42).reshape(6, 7)
-    assert torch.equal(hold(x, (False,) * 4), x)
-    top = hold(x, (True, False, False, False))
+    assert torch.equal(hold(x, None, 1), x)
+    assert torch.equal(hold(x, frame_of(Window(20, 20, 6, 7), (100, 100)), 1), x)
+    top = hold(x, frame_of(Window(0, 20, 6, 7), (100, 100)), 1)
     assert torch.equal(top[2:], x[2:])
     assert torch.equal(top[0], x[2])
-    right = hold(x, (False, False, False, True))
+    right = hold(x, frame_of(Window(20, 93, 6, 7), (100, 100)), 1)
     assert torch.equal(right[:, :5], x[:, :5])
     assert torch.equal(right[:, 6], x[:, 4])
 
 
+def test_positions_that_stick_out_are_not_the_outermost():
+    """A picture of 22 pixels has five whole positions of 4; a window of 32 has three more."""
+    x = torch.arange(8)[:, None].expand(8, 8)
+    assert hold(x, whole(22, 32), 4)[:, 0].tolist() == [2, 2, 2, 2, 2, 2, 2, 2]
+    assert hold(x, whole(27, 32), 4)[:, 0].tolist() == [2, 2, 2, 3, 3, 3, 3, 3]
+
+
+def test_a_window_that_begins_within_what_is_held():
+    x = torch.arange(6)[:, None].expand(6, 6)
+    assert hold(x, frame_of(Window(4, 40, 24, 24), (100, 100)), 4)[:, 0].tolist() == [1, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
-def test_small_levels_keep_something_of_their_own(n):
-    for sides in itertools.product((False, True), repeat=4):
-        held = hold(torch.arange(n)[:, None].expand(n, n), sides)
-        assert held.shape == (n, n)
-        assert set(held.flatten().tolist()) <= set(range(n))
+def test_small_pictures_keep_something_of_their_own(n):
+    x = torch.arange(n * n).reshape(n, n)
+    held = hold(x, whole(4 * n, 4 * n), 4)
+    assert (held == x).any()
+    assert held.shape == (n, n)
+    assert torch.equal(hold(x, whole(3, 3), 4), x)  # no position is wholly inside
 
 
 @pytest.mark.parametrize("view", range(8))
-def test_views_and_borders_commute(view):
+@pytest.mark.parametrize("frame", [whole(32, 36), whole(29, 34), Window(-4, 0, 100, 36), Window(0, -40, 30, 76)])
+def test_views_and_borders_commute(view, frame):
     x = torch.arange(72).reshape(8, 9)
-    for sides in itertools.product((False, True), repeat=4):
-        assert torch.equal(hold(viewed(x, view), viewed_sides(sides, view)), viewed(hold(x, sides), view))
-
-
-def test_where_the_border_is():
-    assert sides_of(Window(0, 0, 112, 2048), (110, 2040), 16) == ALL
-    assert sides_of(Window(0, 16, 64, 64), (110, 2040), 16) == (True, False, False, False)
-    assert sides_of(Window(48, 1984, 64, 64), (110, 2040), 16) == (False, True, False, True)
+    held = hold(viewed(x, view), viewed_window(frame, (32, 36), view), 4)
+    assert torch.equal(held, viewed(hold(x, frame, 4), view))
 
 
 def stripes(shape=(160, 176)):
@@ -73,23 +84,25 @@ def cached(region, window, holds):
     """The features of one tile as training gets them."""
     network = UFlow(ModelConfig(tile=64), 1)
     with FeatureCache(1e9) as cache:
-        cache.holds_border = holds
+        cache.held_strides = network.strides if holds else ()
         drain(
             fill_cache(cache, network, [TrainingTile(region, window)], IntensityRange((-1.0,), (1.0,)), 1, "features")
         )
         return cache[0]
 
 
+@pytest.mark.parametrize("shape", [(160, 176), (164, 180), (161, 177), (155, 171)])
 @pytest.mark.parametrize("holds", [True, False])
-def test_stripes_look_at_the_border_as_they_do_inside(holds):
+def test_stripes_look_at_the_border_as_they_do_inside(holds, shape):
     """Reflection alone folds them at the border and crosses them in the corners."""
-    plane = stripes()
-    for x in cached(NormalRegion(plane), Window(0, 0, *plane.shape), holds).features:
+    window = Window(0, 0, *(-(-n // 16) * 16 for n in shape))
+    for x, stride in zip(cached(NormalRegion(stripes(shape)), window, holds).features, (4, 8, 16), strict=True):
         x = x.float()
         inside = x[:, x.shape[1] // 2, x.shape[2] // 2]
         spread = x[:, x.shape[1] // 3 : -x.shape[1] // 3].std()
-        corner = (x[:, 0, 0] - inside).square().mean().sqrt()
-        assert bool(corner < 0.3 * spread) is holds
+        for row, col in ((0, 0), (shape[0] // stride - 1, shape[1] // stride - 1)):
+            corner = (x[:, row, col] - inside).square().mean().sqrt()
+            assert bool(corner < 0.3 * spread) is holds
 
 
 @pytest.mark.parametrize("holds", [True, False])
@@ -101,14 +114,17 @@ def test_a_position_is_normal_where_its_features_come_from_is(holds):
     assert rows == ([False] * 3 + [True] * 13 if holds else [True, True, False] + [True] * 13)
 
 
-def test_evidence_is_left_out_where_its_features_come_from_something_else():
-    maps = (np.ones((16, 16), np.float32),)
-    mask = np.ones((64, 64), bool)
-    mask[8:12] = False
-    evidence = Evidence(maps, maps, maps, (), (4,), 0.0, ALL)
-    assert np.isfinite(evidence.only(mask).energies[0]).all(axis=1).tolist() == [False] * 3 + [True] * 13
-    kept = dataclasses.replace(evidence, sides=NO_SIDES).only(mask)
-    assert np.isfinite(kept.energies[0]).all(axis=1).tolist() == [True, True, False] + [True] * 13
+@pytest.mark.parametrize("height", [60, 64])
+@pytest.mark.parametrize("holds", [True, False])
+def test_evidence_is_left_out_where_its_features_come_from_something_else(holds, height):
+    network = UFlow(ModelConfig(tile=64, border="hold" if holds else "keep"), 1).eval()
+    plane = stripes((height, 64))
+    evidence = drain(evidence_steps(network, IntensityRange((-1.0,), (1.0,)), plane))
+    mask = np.ones((height, 64), bool)
+    n = height // 4
+    mask[4 * (n - 3) : 4 * (n - 2)] = False  # the last two rows take their features from it
+    known = np.isfinite(evidence.only(mask).energies[0]).all(axis=1).tolist()
+    assert known == [True] * (n - 3) + ([False] * 3 if holds else [False, True, True])
 
 
 # Whether the border is strange
@@ -118,18 +134,31 @@ def test_the_excess_of_corners():
     rng = torch.Generator().manual_seed(0)
     energy = torch.randn(32, 32, generator=rng)
     everywhere = torch.ones(32, 32, dtype=torch.bool)
-    assert abs(border_excess(energy, everywhere, ALL)) < 1.5
+    frame = whole(32, 32)
+    assert abs(border_excess(energy, everywhere, frame, 1)) < 1.5
     for row, col in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
         energy[row, col] = 10
-    assert border_excess(energy, everywhere, ALL) == pytest.approx(10, rel=0.1)
-    # a window with a single border has no corner: the border's positions
-    assert abs(border_excess(energy, everywhere, (True, False, False, False))) < 1.5
-    assert math.isnan(border_excess(energy, everywhere, NO_SIDES))
-    assert math.isnan(border_excess(energy[:5, :5], everywhere[:5, :5], ALL))
+    assert border_excess(energy, everywhere, frame, 1) == pytest.approx(10, rel=0.1)
+    assert border_excess(energy, everywhere, frame, 1, corners=False) < 2
+    # a window with a single border has no corner
+    top = frame_of(Window(0, 40, 32, 32), (200, 200))
+    assert math.isnan(border_excess(energy, everywhere, top, 1))
+    assert abs(border_excess(energy, everywhere, top, 1, corners=False)) < 2
+    assert math.isnan(border_excess(energy, everywhere, frame_of(Window(40, 40, 32, 32), (200, 200)), 1, corners=False))
+    assert math.isnan(border_excess(energy[:5, :5], everywhere[:5, :5], whole(5, 5), 1))
     # corners that are not normal do not count
     normal = everywhere.clone()
     normal[[0, 0, -1, -1], [0, -1, 0, -1]] = False
-    assert abs(border_excess(energy, normal, ALL)) < 1.5
+    assert math.isnan(border_excess(energy, normal, frame, 1))
+
+
+def test_the_excess_of_a_picture_that_is_no_multiple():
+    """The outermost whole position is what counts, not what sticks out."""
+    energy = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    energy[14, 14] = 40
+    everywhere = torch.ones(16, 16, dtype=torch.bool)
+    assert border_excess(energy, everywhere, whole(62, 62), 4) > 5
+    assert border_excess(energy, everywhere, whole(64, 64), 4) < 2
 
 
 def striped_fields(n=4):

@@ -155,6 +155,22 @@ def test_pictures_of_a_field_are_one_observation():
     assert fitted.unlike(heavy(rng) + 8) > 50 * MapCalibration.fit(values).unlike(heavy(rng) + 8)
 
 
+def test_what_varies_within_a_field_is_normal_too():
+    """Ten pictures of each of ten fields; medians vary by 0.3 between fields and by 1 within them."""
+    rng = np.random.default_rng(0)
+    n_called, n = 0, 0
+    for _ in range(30):
+        names = [str(i) for i in range(10) for _ in range(10)]
+        fields = dict(zip(map(str, range(10)), 0.3 * rng.normal(size=10), strict=True))
+        maps = [np.full((8, 8), fields[name] + rng.normal()) + 1e-3 * rng.normal(size=(8, 8)) for name in names]
+        fitted = MapCalibration.fit(maps, names)
+        assert fitted.median_spread == pytest.approx(np.hypot(0.3, 1), rel=0.5)
+        for _ in range(50):
+            n_called += fitted.unlike(np.full((8, 8), 0.3 * rng.normal() + rng.normal())) < 0.02
+            n += 1
+    assert n_called / n < 0.03
+
+
 # What there is to fit
 
 

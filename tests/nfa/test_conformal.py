@@ -96,6 +96,41 @@ def test_a_threshold_on_promised_values_is_the_threshold_on_nominal_ones(n):
         assert (np.abs(values[wrong] - offset.threshold(epsilon)) < 0.011).all()
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_promised_values_keep_the_order_with_several_pictures_in_a_field(seed):
+    """Promises are as near to each other as 1 / (n + 1) over the pictures of a field."""
+    rng = np.random.default_rng(seed)
+    offset = ConformalOffset(
+        tuple(
+            HeldOutField(str(i), tuple(tuple(np.sort(rng.normal(-1, 1, rng.poisson(4)))) for _ in range(7)))
+            for i in range(rng.integers(3, 40))
+        )
+    )
+    values = np.sort(rng.uniform(-6, 3, 2000))
+    promised = offset.promised(values)
+    assert (np.diff(promised) >= 0).all()
+    for epsilon in (0.05, 0.1, 0.3, 1.0):
+        reported = values[promised <= math.log10(epsilon)]
+        # within 0.5 %: what is reported at epsilon is promised for 1.005 times as many
+        assert reported.max(initial=-9) <= offset.threshold(1.005 * epsilon) + 1e-9
+
+
+def test_many_fields_take_no_time(monkeypatch):
+    """The threshold is found by halving, not by looking at every region for every number of false alarms."""
+    rng = np.random.default_rng(0)
+    offset = ConformalOffset(tuple(HeldOutField(str(i), (tuple(np.sort(rng.normal(size=40))),)) for i in range(400)))
+    looked_at = []
+    loss = ConformalOffset._loss
+
+    def watched(self, counts, bound):
+        looked_at.append(counts.size)
+        return loss(self, counts, bound)
+
+    monkeypatch.setattr(ConformalOffset, "_loss", watched)
+    offset.promised(np.zeros(1))
+    assert sum(looked_at) < 400 * (16_001 + 2000 * 20)
+
+
 def test_promised_values_keep_the_order():
     offset = fields(-1.0, 0.0, 1.0, 2.0)
     values = np.sort(np.random.default_rng(0).uniform(-300, 3, 1000))

@@ -11,6 +11,7 @@ outermost positions of each level are given the features of the first one furthe
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from napari_uflow.image import Window
 
-__all__ = ["NO_SIDES", "N_HELD", "Sides", "border_excess", "hold", "sides_of", "viewed_sides"]
+__all__ = ["N_HELD", "border_excess", "frame_of", "hold"]
 
 N_HELD = 2
 """Positions of each level, from the border on, that take the features of the next one."""
@@ -27,93 +28,96 @@ N_HELD = 2
 # Positions without which quantiles say nothing.
 _FEWEST_INSIDE = 16
 
-Sides = tuple[bool, bool, bool, bool]
-"""Whether a window ends at the picture's border: at the top, at the bottom, on the left, on the right."""
-
-NO_SIDES: Sides = (False, False, False, False)
-"""Those of a window inside of the picture."""
-
 Array = TypeVar("Array", torch.Tensor, NDArray[np.bool_])
 
 
-def sides_of(window: Window, shape: tuple[int, int], align: int) -> Sides:
-    """Return at which sides a window reaches the border of a picture.
+def frame_of(window: Window, shape: tuple[int, int]) -> Window:
+    """Return where the picture lies as seen from a window of it: its frame, in pixels from the window's corner.
 
     Parameters
     ----------
     window : Window
-        Its borders are multiples of `align`.
+        A part of the picture, or one that sticks out of it.
     shape : (int, int)
         Rows and columns of the picture.
-    align : int
-        The picture counts as so large that its sides are multiples of this.
     """
-    height, width = (-(-size // align) * align for size in shape)
-    return window.row <= 0, window.stop_row >= height, window.col <= 0, window.stop_col >= width
+    return Window(-window.row, -window.col, *shape)
 
 
-def viewed_sides(sides: Sides, view: int) -> Sides:
-    """Return where the borders are in a turned or mirrored copy, views as in `napari_uflow.features.viewed`."""
-    top, bottom, left, right = sides
-    if view & 1:
-        left, right = right, left
-    if view & 2:
-        top, bottom = bottom, top
-    return (left, right, top, bottom) if view & 4 else (top, bottom, left, right)
-
-
-def hold(values: Array, sides: Sides, n_held: int = N_HELD) -> Array:
-    """Replace the outermost positions at the picture's border by the nearest ones further in.
+def hold(values: Array, frame: Window | None, stride: int, n_held: int = N_HELD) -> Array:
+    """Replace the outermost positions inside the picture's border, and all beyond, by the nearest ones further in.
 
     Parameters
     ----------
     values : Tensor or array (..., M, N)
-        Values of one level.
-    sides : Sides
-        Where the border is; other sides are left as they are.
+        Values of one level in a window.
+    frame : Window or None
+        Where the picture lies as seen from the window; None to leave all as it is.
+    stride : int
+        Pixels per position.
     n_held : int
-        Positions that are replaced at each of them; fewer where a level is so small that none would be left.
+        Positions that are replaced at each border, counted from the outermost one that is wholly inside; fewer where a
+        picture is so small that none would be left. What a window does not have is taken from the nearest it has.
     """
-    top, bottom, left, right = sides
-    rows = _nearest(values.shape[-2], n_held * top, n_held * bottom)
-    cols = _nearest(values.shape[-1], n_held * left, n_held * right)
+    if frame is None:
+        return values
+    rows = _nearest(values.shape[-2], frame.row, frame.stop_row, stride, n_held)
+    cols = _nearest(values.shape[-1], frame.col, frame.stop_col, stride, n_held)
     return values[..., rows[:, None], cols]
 
 
-def _nearest(n: int, first: int, last: int) -> NDArray[np.int64]:
-    """Positions 0 to n - 1, each moved to the nearest that is `first` from the start and `last` from the end."""
-    spare = (n - 1) // max(1, (first > 0) + (last > 0))
-    first, last = min(first, spare), min(last, spare)
-    return np.clip(np.arange(n), first, n - 1 - last)
+def _whole(start: int, stop: int, stride: int) -> tuple[int, int]:
+    """First and last position that lie wholly in the pixels from `start` to before `stop`."""
+    return -(-start // stride), stop // stride - 1
 
 
-def border_excess(energy: torch.Tensor, is_normal: torch.Tensor, sides: Sides) -> float:
-    """Return how much stranger the corners of one level look than its inside.
+def _nearest(n: int, start: int, stop: int, stride: int, n_held: int) -> NDArray[np.int64]:
+    """Positions 0 to n - 1, each moved to the nearest that is `n_held` positions inside of a picture's border."""
+    first, last = _whole(start, stop, stride)
+    if last < first:  # no position is wholly inside
+        return np.arange(n)
+    held = min(n_held, (last - first) // 2)
+    return np.clip(np.clip(np.arange(n), first + held, last - held), 0, n - 1)
+
+
+def border_excess(
+    energy: torch.Tensor, is_normal: torch.Tensor, frame: Window, stride: int, *, corners: bool = True
+) -> float:
+    """Return how much stranger the corners, or the borders, of a picture look on one level than its inside.
 
     Parameters
     ----------
     energy : Tensor (M, N), float32
-        How strange each position is, by statistics of all of them.
+        How strange each position of a window is, by statistics of all positions.
     is_normal : Tensor (M, N), bool
         Positions that count.
-    sides : Sides
-        Where the picture's border is.
+    frame : Window
+        Where the picture lies as seen from the window.
+    stride : int
+        Pixels per position.
+    corners : bool
+        Corners, or all of the border.
 
     Returns
     -------
     float
-        Mean of the corner positions, less the median of the inside, in units of half the distance between its 16 % and
-        84 % quantiles. Where the window has no corner of the picture, of the positions along its border instead. NaN
-        where there is no border, or hardly an inside.
+        Mean of these positions, less the median of the inside, in units of half the distance between its 16 % and
+        84 % quantiles. NaN where the window has none of them, or hardly an inside.
     """
     m, n = energy.shape
-    is_row, is_col = (torch.zeros(size, dtype=torch.bool, device=energy.device) for size in (m, n))
-    top, bottom, left, right = sides
-    is_row[0], is_row[-1], is_col[0], is_col[-1] = top, bottom, left, right
-    corner = is_normal & is_row[:, None] & is_col
-    border = corner if corner.any() else is_normal & (is_row[:, None] | is_col)
-    inside = energy[N_HELD:-N_HELD, N_HELD:-N_HELD][is_normal[N_HELD:-N_HELD, N_HELD:-N_HELD]]
+    is_row, is_inner_row = _places(m, frame.row, frame.stop_row, stride)
+    is_col, is_inner_col = _places(n, frame.col, frame.stop_col, stride)
+    where = is_row[:, None] & is_col if corners else is_row[:, None] | is_col
+    border = torch.from_numpy(where) & is_normal
+    inside = energy[torch.from_numpy(is_inner_row[:, None] & is_inner_col) & is_normal]
     if not border.any() or inside.numel() < _FEWEST_INSIDE:
-        return float("nan")
-    low, middle, high = torch.quantile(inside, torch.tensor([0.16, 0.5, 0.84], device=energy.device)).tolist()
+        return math.nan
+    low, middle, high = torch.quantile(inside, torch.tensor([0.16, 0.5, 0.84])).tolist()
     return float((energy[border].mean() - middle) / max((high - low) / 2, 1e-12))
+
+
+def _places(n: int, start: int, stop: int, stride: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which positions 0 to n - 1 are the outermost in the picture, and which are inside of those held."""
+    first, last = _whole(start, stop, stride)
+    at = np.arange(n)
+    return (at == first) | (at == last), (at >= first + N_HELD) & (at <= last - N_HELD)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_uflow.model.border import NO_SIDES, Sides, hold
+from napari_uflow.image import Window
+from napari_uflow.model.border import hold
 
 __all__ = ["CachedTile", "FeatureCache"]
 
@@ -30,26 +31,29 @@ class CachedTile:
         Finest level first.
     is_normal : tuple of Tensor, each (M_l, N_l), bool
         Positions that count.
-    sides : Sides
-        Where the tile ends at the picture's border.
+    frame : Window or None
+        Where the picture lies as seen from the tile, in pixels; None where its border is of no importance.
     """
 
     features: tuple[Tensor, ...]
     is_normal: tuple[Tensor, ...]
-    sides: Sides = NO_SIDES
+    frame: Window | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the finest level."""
         return self.features[0].shape[-2], self.features[0].shape[-1]
 
-    def held(self) -> CachedTile:
+    def held(self, strides: Sequence[int]) -> CachedTile:
         """Return the tile with the features at the picture's border replaced by those further in.
 
         A position is normal only where the one that it has its features from is normal too.
         """
-        features = tuple(hold(x, self.sides) for x in self.features)
-        return replace(self, features=features, is_normal=tuple(x & hold(x, self.sides) for x in self.is_normal))
+        held = [
+            (hold(x, self.frame, stride), normal & hold(normal, self.frame, stride))
+            for x, normal, stride in zip(self.features, self.is_normal, strides, strict=True)
+        ]
+        return replace(self, features=tuple(x for x, _ in held), is_normal=tuple(normal for _, normal in held))
 
 
 class FeatureCache:
@@ -62,12 +66,13 @@ class FeatureCache:
 
     Attributes
     ----------
-    holds_border : bool
-        Whether tiles are handed out with what is at the picture's border replaced; may be changed at any time.
+    held_strides : tuple of int
+        Pixels per position of each level, for tiles to be handed out with what is at the picture's border replaced;
+        empty for tiles as they were given. May be changed at any time.
     """
 
     def __init__(self, memory_limit: float):
-        self.holds_border = False
+        self.held_strides: tuple[int, ...] = ()
         self._memory_limit = memory_limit
         self._tiles: list[CachedTile] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -79,9 +84,9 @@ class FeatureCache:
 
     def __getitem__(self, index: int) -> CachedTile:
         tile = self._tiles[index]
-        return tile.held() if self.holds_border else tile
+        return tile.held(self.held_strides) if self.held_strides else tile
 
-    def add(self, features: Sequence[Tensor], is_normal: Sequence[Tensor], sides: Sides = NO_SIDES) -> None:
+    def add(self, features: Sequence[Tensor], is_normal: Sequence[Tensor], frame: Window | None = None) -> None:
         """Keep the features of one tile, each (C_l, M_l, N_l); values beyond float16 are clipped."""
         halves = [x.detach().clamp(-_LARGEST, _LARGEST).to("cpu", torch.float16) for x in features]
         size = sum(x.numel() * x.element_size() for x in halves)
@@ -91,7 +96,7 @@ class FeatureCache:
         else:
             self.n_bytes_on_disk += size
             kept = tuple(self._on_disk(x, level) for level, x in enumerate(halves))
-        self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal), sides))
+        self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal), frame))
 
     def _on_disk(self, x: Tensor, level: int) -> Tensor:
         if self._folder is None:

@@ -14,7 +14,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ModelFileError
 from napari_uflow.image import IntensityRange, Window
 from napari_uflow.model.backbone import create_backbone, load_pretrained
-from napari_uflow.model.border import NO_SIDES, Sides, sides_of
+from napari_uflow.model.border import frame_of
 from napari_uflow.model.energy import energy
 from napari_uflow.model.flow import Latents, UShapedFlow
 from napari_uflow.model.norm import FeatureNorm
@@ -131,8 +131,10 @@ class UFlow(nn.Module):
         """Whether positions at the picture's border take the features of others (see `napari_uflow.model.border`)."""
         return self.config.border == "hold"
 
-    def border_sides(self, window: Window, shape: tuple[int, int]) -> Sides:
-        """Return at which sides a window reaches the picture's border, as far as that is of importance.
+    def frame(self, window: Window, shape: tuple[int, int]) -> Window | None:
+        """Return where the picture lies as seen from a window, for what is done at its border.
+
+        None for a backbone of fixed size: it has learned what the border of its square looks like.
 
         Parameters
         ----------
@@ -141,9 +143,7 @@ class UFlow(nn.Module):
         shape : (int, int)
             Rows and columns of the picture.
         """
-        if self.backbone.fixed_size is not None:  # it has learned what the border of its square looks like
-            return NO_SIDES
-        return sides_of(window, shape, max(self.strides))
+        return None if self.backbone.fixed_size is not None else frame_of(window, shape)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Raw features of pictures (B, C, M, N) float32 in the model's intensity range; finest level first."""

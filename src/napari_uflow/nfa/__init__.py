@@ -7,7 +7,7 @@ from napari_uflow.nfa.binomial import (
     candidate_threshold,
 )
 from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationPicture
-from napari_uflow.nfa.calibration import FEWEST_POSITIONS, MapCalibration, Tail
+from napari_uflow.nfa.calibration import FEWEST_POSITIONS, MapCalibration, Tail, TooFewPositionsError
 from napari_uflow.nfa.conformal import ConformalOffset, HeldOutField, counts_pictures, fields_needed
 from napari_uflow.nfa.counts import ALPHA, BETA, LOG10_BETA, log10_tests_for_any_size, log10_tests_published
 from napari_uflow.nfa.segment import (
@@ -34,6 +34,7 @@ __all__ = [
     "MapCalibration",
     "QQ_LEVELS",
     "Tail",
+    "TooFewPositionsError",
     "best_regions",
     "binomial_log10_nfa",
     "binomial_log10_tail",

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_uflow.nfa.calibration import MapCalibration
+from napari_uflow.nfa.calibration import MapCalibration, TooFewPositionsError
 from napari_uflow.nfa.conformal import HIGHEST, ConformalOffset, HeldOutField
 from napari_uflow.nfa.counts import log10_tests_for_any_size
 from napari_uflow.nfa.segment import LevelRegions, combine_levels, count_thresholds, significant_regions
@@ -100,7 +100,7 @@ class Calibration:
             others = [picture for picture in pictures if picture.field not in fold]
             try:
                 without = replace(full, maps=fit_maps(others, maps))
-            except ValueError:  # one field alone holds nearly all positions
+            except TooFewPositionsError:  # one field alone holds nearly all positions
                 return full
             for name in fold:
                 events = []

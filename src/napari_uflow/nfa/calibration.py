@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.special import ndtri, stdtr
 
-__all__ = ["FEWEST_POSITIONS", "MapCalibration", "Tail", "correlation_area"]
+__all__ = ["FEWEST_POSITIONS", "MapCalibration", "Tail", "TooFewPositionsError", "correlation_area"]
 
 # Above this quantile the empirical distribution is replaced by a generalised Pareto distribution.
 _TAIL_QUANTILE = 0.98
@@ -36,6 +36,10 @@ FEWEST_POSITIONS = 50
 _FEWEST_EXCESSES = 5
 # Pictures that the correlation is taken from; more say hardly more.
 _MOST_CORRELATED = 24
+
+
+class TooFewPositionsError(ValueError):
+    """There are too few normal positions to calibrate on."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Tail:
         ordered = np.sort(np.asarray(values, dtype=np.float64))
         n = len(ordered)
         if n < FEWEST_POSITIONS:
-            raise ValueError(f"at least {FEWEST_POSITIONS} held-out positions are needed, not {n}")
+            raise TooFewPositionsError(f"at least {FEWEST_POSITIONS} held-out positions are needed, not {n}")
         survival = np.concatenate(([1.0], np.geomspace(0.999, 1 - _TAIL_QUANTILE, 63)))
         knots = np.quantile(ordered, 1 - survival)
         # Equal values keep the larger probability, so that the tail decreases strictly.
@@ -139,8 +143,8 @@ class MapCalibration:
     correlation_area : float
         Positions that together count as one independent observation, 1 or more.
     median, median_spread : float
-        Mean and standard deviation over the fields of the mean of the medians of their pictures; the latter is 0 for
-        a single field.
+        Mean over the fields of the mean of the medians of their pictures, and standard deviation of the median of one
+        picture of any field; the latter is 0 for a single field.
     n_fields : int
         Independent fields it was fitted to.
     """
@@ -191,8 +195,8 @@ class MapCalibration:
             Tail.fit(values, fewest),
             correlation_area(residuals[:: -(-len(residuals) // _MOST_CORRELATED)]),
             float(np.mean(of_fields)),
-            float(np.std(of_fields, ddof=1)) if len(of_fields) > 1 else 0.0,
-            len(of_fields),
+            _spread_of_one(list(by_field.values())) if len(by_field) > 1 else 0.0,
+            len(by_field),
         )
 
     def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -237,6 +241,14 @@ class MapCalibration:
             float(values["median_spread"]),
             int(values["n_fields"]),
         )
+
+
+def _spread_of_one(by_field: Sequence[Sequence[float]]) -> float:
+    """Return the standard deviation of one picture's value: between fields, and what their means hide within them."""
+    between = float(np.var([np.mean(values) for values in by_field], ddof=1))
+    n_within = sum(len(values) - 1 for values in by_field)
+    within = sum(float(np.var(values)) * len(values) for values in by_field) / max(n_within, 1)
+    return float(np.sqrt(between + within * (1 - np.mean([1 / len(values) for values in by_field]))))
 
 
 def _pareto_fit(excess: NDArray[np.float64]) -> tuple[float, float]:

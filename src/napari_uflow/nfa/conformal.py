@@ -120,30 +120,37 @@ class ConformalOffset:
         return np.append(values - _JUST_BELOW, HIGHEST)
 
     @cached_property
-    def _counts(self) -> list[NDArray[np.int64]]:
-        """For each field (pictures, k): regions at or below each of the edges."""
-        return [
-            np.array(
-                [np.searchsorted(picture, self._edges, side="right") for picture in field.pictures], dtype=np.int64
-            )
-            for field in self.fields
-        ]
+    def _counts(self) -> NDArray[np.int16]:
+        """Regions at or below each of the edges, (k, pictures)."""
+        pictures = [picture for field in self.fields for picture in field.pictures]
+        counts = np.zeros((len(self._edges), len(pictures)), dtype=np.int16)
+        for i, picture in enumerate(pictures):
+            counts[:, i] = np.searchsorted(picture, self._edges, side="right")
+        return counts
 
-    def _loss(self, bound: float) -> NDArray[np.float64]:
-        """Sum over the fields of the mean number of false alarms, each at most `bound`, at each of the edges."""
-        total = np.zeros(len(self._edges))
-        for counts in self._counts:
-            if len(counts):
-                total += np.minimum(counts, bound).mean(axis=0)
-        return total
+    @cached_property
+    def _weights(self) -> NDArray[np.float64]:
+        """Weight of each picture, (pictures,): those of a field weigh 1 together."""
+        return np.array([1 / len(field.pictures) for field in self.fields for _ in field.pictures])
+
+    def _loss(self, counts: NDArray[np.int16], bound: float) -> NDArray[np.float64]:
+        """Sum over the fields of the mean number of false alarms, each at most `bound`; counts are (..., pictures)."""
+        loss: NDArray[np.float64] = np.minimum(counts, bound) @ self._weights
+        return loss
 
     def _certified(self, false_alarms: float) -> float:
         """Largest nominal threshold whose promised number is at most `false_alarms`."""
         bound = _bound(false_alarms, self.n_fields)
-        risk = (self._loss(bound) + bound) / (self.n_fields + 1)
+        allowed = false_alarms * (1 + 1e-9) * (self.n_fields + 1) - bound
         # The loss never falls with the threshold; the first edge lies below every region.
-        n_allowed = max(1, int(np.count_nonzero(risk <= false_alarms * (1 + 1e-9))))
-        return float(self._edges[n_allowed - 1])
+        low, high = 0, len(self._edges)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._loss(self._counts[middle], bound) <= allowed:
+                low = middle
+            else:
+                high = middle
+        return float(self._edges[low])
 
     def promised(self, log10_nfa: NDArray[np.floating]) -> NDArray[np.float64]:
         """Turn nominal values into promised ones, so that a threshold on the result keeps its promise.
@@ -158,7 +165,8 @@ class ConformalOffset:
         (...) array, float64
             log10 of the smallest number of false alarms at which a region of this value is reported: exact where a
             promise is about pictures (see :func:`counts_pictures`), in steps of 0.01 elsewhere (from 1e-6 to 100).
-            Values that are reported together keep their order, within 0.002 below that number.
+            Values that are reported together keep their order, within 0.002 below that number (0.5 %), and never at or
+            below the next smaller one.
         """
         values = np.asarray(log10_nfa, dtype=np.float64)
         if not self.n_fields:
@@ -166,7 +174,8 @@ class ConformalOffset:
         nominal, promise = self._curve
         at = np.minimum(np.searchsorted(nominal, values, side="left"), len(nominal) - 1)
         step = np.diff(nominal, prepend=-np.inf)[at]
-        inside = promise[at] - _ROUNDING - _ORDER * np.clip((nominal[at] - values) / step, 0.0, 1.0)
+        room = np.minimum(_ORDER, 0.5 * np.diff(promise, prepend=-np.inf)[at])
+        inside = promise[at] - np.minimum(_ROUNDING, room) - room * np.clip((nominal[at] - values) / step, 0.0, 1.0)
         # Far below a decade is a decade; above the highest threshold nothing is ever reported.
         inside = inside + np.minimum(values - nominal[0], 0.0)
         promised: NDArray[np.float64] = np.where(values > nominal[-1], _MOST_PROMISED + values - nominal[-1], inside)
@@ -177,7 +186,7 @@ class ConformalOffset:
         """Nominal thresholds, strictly increasing, and the smallest promise (log10) that each of them keeps."""
         grid = np.round(np.arange(-600, 100 * _MOST_PROMISED + 1) / 100, 2)
         # Where the bound is 1 the promise jumps where another held-out picture gets a false alarm.
-        jumps = np.log10((np.unique(self._loss(1.0)) + 1.0) / (self.n_fields + 1))
+        jumps = np.log10((np.unique(self._loss(self._counts, 1.0)) + 1.0) / (self.n_fields + 1))
         promise = np.unique(np.append(grid, jumps[jumps < _MOST_PROMISED]))
         nominal = np.maximum.accumulate([self.threshold(10.0**p) for p in promise])
         nominal, first = np.unique(nominal, return_index=True)
