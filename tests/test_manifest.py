@@ -1,5 +1,7 @@
 """The manifest is valid, is found through the installed package, and names objects that exist."""
 
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -18,6 +20,15 @@ def test_the_manifest_is_valid(manifest):
     manifest.validate_imports()
     assert manifest.name == "napari-uflow"
     assert manifest.display_name == "U-Flow anomaly detection"
+
+
+def test_npe2_finds_nothing_to_complain_about():
+    done = subprocess.run(
+        [sys.executable, "-m", "npe2", "validate", str(MANIFEST)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "valid!" in done.stdout
+    assert not done.stderr
 
 
 def test_the_installed_package_leads_to_this_manifest(manifest):

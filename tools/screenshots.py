@@ -1,6 +1,9 @@
 """Draw the pictures of the dock widgets for the documentation: docs/images/NAME.png and NAME_light.png.
 
 Run it where napari can open a window, or under a virtual screen: xvfb-run -a python tools/screenshots.py
+
+It goes the way of docs/napari.md on the sample: paint, train with the settings that a new user finds, detect, slide,
+review, and detect in files. It prints how long things took and what was found.
 """
 
 from __future__ import annotations
@@ -13,22 +16,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtWidgets import QApplication
+import numpy as np
+from PIL import Image
+from qtpy.QtWidgets import QApplication, QDockWidget
 
 # Neither the settings of this user nor a model left behind belong into the pictures; napari reads this once.
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
-from napari_uflow._napari.detect_widget import DetectWidget
-from napari_uflow._napari.jobs import State
+from napari_uflow._napari.jobs import Outcome, State
 from napari_uflow._napari.session import session_of
-from napari_uflow._napari.train_widget import TrainWidget
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
-SIZE = (1240, 860)
+SIZE = (1280, 860)
+PANEL = 400
+COLOURS = 256
+"""Of the palette; a window has few, and a picture of a page is then a third as large."""
 
 
-def wait(done: Callable[[], bool], seconds: float = 600) -> None:
+def wait(done: Callable[[], bool], seconds: float = 1200) -> None:
     """Let the window live until something is done."""
     end = time.monotonic() + seconds
     while not done():
@@ -38,81 +44,182 @@ def wait(done: Callable[[], bool], seconds: float = 600) -> None:
         time.sleep(0.01)
 
 
-def rest(seconds: float = 1.0) -> None:
+def rest(seconds: float = 0.7) -> None:
     """Let the window live for a while."""
     end = time.monotonic() + seconds
     wait(lambda: time.monotonic() > end)
 
 
-def shoot(viewer: napari.Viewer, name: str, folder: Path) -> None:
-    """Save the window in the dark and in the light theme."""
-    for theme, suffix in (("dark", ""), ("light", "_light")):
-        viewer.theme = theme
+class Photographer:
+    """A window of napari, and the pictures that are taken of it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the pictures go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.viewer = napari.Viewer(show=True, show_welcome_screen=False)
+        self.viewer.window.resize(*SIZE)
+        self.session = session_of(self.viewer)
+        self.docks: list[Any] = []
         rest()
-        viewer.screenshot(str(folder / f"{name}{suffix}.png"), canvas_only=False, flash=False)
-    viewer.theme = "dark"
+
+    def shoot(self, name: str) -> None:
+        """Save the window in the dark and in the light theme."""
+        for theme, suffix in (("dark", ""), ("light", "_light")):
+            self.viewer.theme = theme
+            rest()
+            shot = self.viewer.screenshot(canvas_only=False, flash=False)
+            picture = Image.fromarray(np.asarray(shot)[..., :3]).quantize(COLOURS, dither=Image.Dither.NONE)
+            path = self.folder / f"{name}{suffix}.png"
+            picture.save(path, optimize=True)
+            print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+        self.viewer.theme = "dark"
+
+    def open(self, name: str, width: int = PANEL) -> Any:
+        """Open a widget as the menu does, in place of those that are open."""
+        for dock in self.docks:
+            dock.hide()
+        began = time.monotonic()
+        dock, widget = self.viewer.window.add_plugin_dock_widget("napari-uflow", name)
+        print(f"{name} opened in {time.monotonic() - began:.2f} s")
+        dock.show()
+        if dock not in self.docks:
+            self.docks.append(dock)
+        rest(0.2)
+        window = next(w for w in QApplication.topLevelWidgets() if w.findChildren(QDockWidget))
+        window.resizeDocks([dock], [width], napari_orientation())
+        rest(0.3)
+        return widget
+
+    def run(self, bar: Any, halfway: Callable[[], bool] | None = None, name: str = "") -> None:
+        """Press the button of a job and wait for its end, with a picture on the way."""
+        runner = self.session.runner
+        began = time.monotonic()
+        bar.button.click()
+        if halfway is not None:
+            wait(lambda: halfway() or runner.state is State.IDLE)
+            self.shoot(name)
+        wait(lambda: runner.state is State.IDLE)
+        rest(0.3)
+        title = bar.button.text()
+        print(f"{title}: {runner.job.outcome.value} after {time.monotonic() - began:.0f} s; {bar.status.text()}")
+        if bar.messages.text():
+            print(bar.messages.text())
+        if runner.job.outcome is not Outcome.DONE:
+            raise SystemExit("a job failed; there is nothing to take a picture of")
 
 
-def dock(viewer: napari.Viewer, widget: Any, name: str) -> None:
-    """Put a widget at the right side of the window."""
-    viewer.window.add_dock_widget(widget, name=name, area="right")
-    widget.setMinimumWidth(340)
+def napari_orientation() -> Any:
+    """Return Qt's word for side by side."""
+    from qtpy.QtCore import Qt
+
+    return Qt.Orientation.Horizontal
 
 
-def train(viewer: napari.Viewer, folder: Path) -> None:
-    """Train on the sample, with a picture while it runs."""
+def train(at: Photographer, model: Path | None) -> None:
+    """Mark and train, with pictures of both."""
+    viewer = at.viewer
+    began = time.monotonic()
     viewer.open_sample("napari-uflow", "normal_fibres")
-    widget = TrainWidget(viewer)
-    dock(viewer, widget, "Train")
-    widget.preset.set_value("fast")
+    viewer.reset_view()
+    print(f"the sample opened in {time.monotonic() - began:.1f} s")
+    widget = at.open("Train")
+    viewer.dims.set_current_step(0, 0)
+    widget.new_area_button.click()
+    (area,) = [layer for layer in viewer.layers if "normal area" in layer.name]
+    area.brush_size = 90
+    for row, col in ((70, 60), (80, 100), (100, 140), (130, 170), (160, 190)):
+        area.paint((0, row, col), 1)
     widget.model_form.fields["tile"].setValue(128)
-    for name, value in {"steps": 40, "batch_size": 2, "check_every": 2, "patience": 30}.items():
-        widget.training_form.fields[name].setValue(value)
-    rest()
+    rest(1)
     widget.estimate()
-    runner = session_of(viewer).runner
-    widget.job_bar.button.click()
-    wait(lambda: len(widget.plot.points) >= 8 or runner.state is State.IDLE)
-    shoot(viewer, "train", folder)
-    wait(lambda: runner.state is State.IDLE)
-    print("train:", runner.job.outcome, widget.job_bar.status.text(), widget.job_bar.messages.text())
-    viewer.window.remove_dock_widget(widget)
+    at.shoot("mark")
+    widget.model_form.fields["tile"].setValue(256)
+    viewer.layers.remove(area)
+    rest(1)
+    widget.estimate()
+    print(widget.estimate_label.text())
+    if model is not None:
+        at.session.open_model(model)
+        return
+    at.run(widget.job_bar, lambda: len(widget.plot.points) >= 3, "train")
+    at.shoot("trained")
 
 
-def detect(viewer: napari.Viewer, folder: Path) -> None:
-    """Detect in the sample with defects."""
-    viewer.layers.clear()
+def detect(at: Photographer) -> None:
+    """Detect in the sample with defects, and count what was found."""
+    viewer = at.viewer
     viewer.open_sample("napari-uflow", "defective_fibres")
-    viewer.layers["Fibres, truth"].visible = False
-    widget = DetectWidget(viewer)
-    dock(viewer, widget, "Detect")
+    viewer.layers["Fibres, normal"].visible = False
+    viewer.dims.set_current_step(0, 5)
+    widget = at.open("Detect")
+    at.shoot("detect_before")
     widget.image.set_layer(viewer.layers["Fibres, with defects"])
-    runner = session_of(viewer).runner
-    widget.job_bar.button.click()
-    wait(lambda: runner.state is State.IDLE)
-    print("detect:", runner.job.outcome, widget.job_bar.status.text(), widget.job_bar.messages.text())
-    (result,) = session_of(viewer).results.values()
-    counts = [len(found.regions) for found in result.detections]
-    viewer.dims.set_current_step(0, counts.index(max(counts)))
-    shoot(viewer, "detect", folder)
+    at.run(widget.job_bar)
+    (result,) = at.session.results.values()
+    truth = viewer.layers["Fibres, truth"].data
+    for value in (1.0, 0.1):
+        widget.slider.set_value(value)
+        wait(lambda value=value: next(iter(at.session.results.values())).planes[0][1].false_alarms == value)
+        found = result.labels.data
+        n_hit = sum(bool(found[truth == i].any()) for i in range(1, int(truth.max()) + 1))
+        n_false = sum(not truth[found == i].any() for i in range(1, int(found.max()) + 1))
+        print(f"{value:g} false alarms: {n_hit} of {truth.max()} defects, {n_false} false in {len(truth)} fields")
+    widget.slider.set_value(1.0)
+    rest()
+    viewer.dims.set_current_step(0, 5)
+    at.shoot("detect")
+
+
+def review(at: Photographer) -> None:
+    """Go through the table."""
+    widget = at.open("Anomalies", 500)
+    widget.table.choose(2)
+    rest()
+    widget.table.choose(len(widget.table.rows()) - 1)
+    widget.call_normal()
+    widget.table.choose(0)
+    at.shoot("anomalies")
+
+
+def batch(at: Photographer) -> None:
+    """Detect in files."""
+    from napari_uflow.store import write_tiff
+
+    stack = at.viewer.layers["Fibres, with defects"].data
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "fibres"
+        folder.mkdir()
+        for i, picture in enumerate(stack[4:10]):
+            write_tiff(folder / f"fibres {i:02d}.tif", picture, "YX", pixel_size=(0.09, 0.09), unit="um")
+        (folder / "notes.tif").write_text("no picture")
+        widget = at.open("Detect in files")
+        widget.add([folder])
+        at.run(widget.job_bar)
+        widget.output.setText("/data/fibres/anomalies")
+        at.shoot("batch")
 
 
 def main() -> None:
     """Draw all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="folder to write to (%(default)s)")
-    parser.add_argument("--model", type=Path, help="detect with this model, not with the one trained for the picture")
+    parser.add_argument("--model", type=Path, help="do not train; go on with this model")
+    parser.add_argument("--save", type=Path, help="save the model")
     options = parser.parse_args()
-    folder = options.output
-    folder.mkdir(parents=True, exist_ok=True)
-    viewer = napari.Viewer(show=True, show_welcome_screen=False)
-    viewer.window.resize(*SIZE)
-    rest()
-    train(viewer, folder)
-    if options.model is not None:
-        session_of(viewer).open_model(options.model)
-    detect(viewer, folder)
-    viewer.close()
+    options.output.mkdir(parents=True, exist_ok=True)
+    at = Photographer(options.output)
+    train(at, options.model)
+    if options.save is not None:
+        at.session.save_model(options.save)
+    detect(at)
+    review(at)
+    batch(at)
+    at.viewer.close()
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def test_a_folder_is_worked_off(widget, folder, qtbot):
     assert c == "nothing unusual" or c.endswith(("anomaly", "anomalies"))
     assert widget.files_line.text().startswith("2 pictures looked at, ")
     assert "1 file failed; the list says why." in widget.files_line.text()
+    assert widget.job_bar.messages.isHidden()
     assert (folder / "anomalies" / "overview.png").is_file()
     (plane,) = read_planes(folder / "anomalies" / "a_labels.tif")
     assert plane.pixel_size == pytest.approx((0.5, 0.5))
@@ -147,6 +148,21 @@ def test_the_forms_make_one_configuration(widget):
     widget.advanced.set_config(widget.config().replace(nfa="paper", tile=512))
     config = widget.config()
     assert (config.false_alarms, config.nfa, config.tile) == (0.01, "paper", 512)
+
+
+def test_channels_and_axes_are_passed_on(widget, folder, qtbot):
+    picture = fibre_field(0, shape=(112, 128)).image
+    write_tiff(folder / "d.tif", np.stack([np.zeros_like(picture), picture]), "ZYX")
+    widget.add([folder / "d.tif"])
+    widget.axes.setText("cyx")
+    widget.channels.setText("1")
+    run(widget, qtbot)
+    assert widget.files_line.text().startswith("1 picture looked at")
+    (plane,) = read_planes(folder / "anomalies" / "d_labels.tif")
+    assert plane.shape == (112, 128)
+    widget.channels.setText("7")
+    run(widget, qtbot)
+    assert "channel" in results(widget)[0]
 
 
 def test_it_needs_a_model(viewer, folder, qtbot):

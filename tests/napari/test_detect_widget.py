@@ -75,7 +75,7 @@ def test_outputs_land_on_the_image(widget, viewer, qtbot, data, options):
         assert layer.axis_labels == image.axis_labels
         assert layer.metadata["napari_uflow"]["promise"]
         assert layer.metadata["napari_uflow"]["model_name"] == "tiny"
-    assert tuple(result.heatmap.contrast_limits) == (0, 1)
+    assert tuple(result.heatmap.contrast_limits) == (0.4, 1)
     assert not result.log10_nfa.visible
     assert len(result.planes) == int(np.prod(shape[:-2]))
 
@@ -174,7 +174,7 @@ def test_selected_layers(widget, viewer, qtbot):
     assert {result.image_name for result in widget.session.results.values()} == {"first", "second"}
     viewer.layers.selection.clear()
     widget.job_bar.button.click()
-    assert "no image is selected" in widget.job_bar.status.text()
+    assert "no image is selected" in widget.job_bar.status.text().lower()
 
 
 def test_the_image_may_go_while_it_runs(widget, viewer, qtbot):
@@ -251,3 +251,38 @@ def test_preferences(npe2pm, plugin_settings):
         assert read_settings() == Settings(false_alarms=0.1, device="cpu")
         with pytest.raises(ValueError, match="enum"):
             own.computing.device = "tpu"
+
+
+def test_the_sliders_move_where_there_is_something_to_see(widget, viewer, qtbot):
+    viewer.add_image(np.zeros((9, 128, 160), np.uint8), name="long")
+    image = viewer.add_image(np.stack([np.full_like(PICTURE, 100), PICTURE]), name="odd")
+    widget.image.set_layer(image)
+    viewer.dims.set_current_step(0, 7)
+    result = run(widget, qtbot)
+    strangest = min(result.planes, key=lambda item: item[1].lowest_log10_nfa)[0]
+    assert viewer.dims.current_step[0] == strangest[0]
+    other = 1 - strangest[0]
+    viewer.dims.set_current_step(0, other)
+    run(widget, qtbot)
+    assert viewer.dims.current_step[0] == other
+
+
+def test_a_second_detection_is_written_over_the_first(widget, viewer, qtbot):
+    image = viewer.add_image(PICTURE, name="odd")
+    first = run(widget, qtbot)
+    first.heatmap.opacity = 0.3
+    image.scale = (0.5, 0.5)
+    widget.slider.set_value(10)
+    second = run(widget, qtbot)
+    assert (second.heatmap, second.log10_nfa, second.labels) == (first.heatmap, first.log10_nfa, first.labels)
+    assert len(viewer.layers) == 4
+    assert second.heatmap.opacity == 0.3  # what the user chose stays
+    assert tuple(second.labels.scale) == (0.5, 0.5)
+    assert second.labels.data.max() == len(second.planes[0][1].regions)
+    assert second.labels.metadata["napari_uflow"]["detection"]["false_alarms"] == 10
+    np.testing.assert_array_equal(second.heatmap.data, second.planes[0][1].score)
+    viewer.layers.remove("odd heatmap")
+    third = run(widget, qtbot)
+    assert third.labels is not second.labels
+    assert len(viewer.layers) == 4
+    assert len(widget.session.results) == 1

@@ -156,6 +156,28 @@ def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, 
     assert normal.plane.index == {"Z": 2}
     assert normal.normal()[inside[2]].all()
     assert "1 region called normal" in widget.normal_line.text()
+    assert not widget.refine_button.isEnabled()  # there is no model
+
+
+def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot, monkeypatch):
+    from napari_uflow._napari.train_widget import TrainWidget
+
+    session = session_of(viewer)
+    session.set_model(tiny_model, "tiny")
+    assert not widget.refine_button.isEnabled()  # nothing was called normal
+    widget.table.choose(0)
+    widget.call_normal()
+    assert widget.refine_button.isEnabled()
+    widget.refine_button.click()
+    _, train = viewer.window.add_plugin_dock_widget("napari-uflow", "Train")
+    assert isinstance(train, TrainWidget)
+    assert "opened from a file" in train.job_bar.status.text()
+    began = []
+    monkeypatch.setattr(TrainWidget, "refine", lambda self: began.append(self))
+    session.set_model(tiny_model, "tiny", recipe=train.recipe())
+    widget.refine_button.click()
+    assert len(began) == 1
+    widget.back_button.click()
     assert not widget.refine_button.isEnabled()
 
 
@@ -207,6 +229,18 @@ def test_it_is_taken_back(widget, viewer, result):
     assert len(known_normal_of(session_of(viewer))) == 0
     assert not widget.back_button.isEnabled()
     assert widget.normal_line.isHidden()
+
+
+def test_what_was_called_normal_stays_known_in_another_detection(widget, viewer, detections, result):
+    widget.table.choose(0)
+    widget.call_normal()
+    image = viewer.layers["drawn"]
+    target = target_of_planes(image, planes_of_layer(image), "layer")
+    again = show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")
+    assert again.labels is result.labels
+    assert len(widget.table.rows()) == sum(len(found.regions) for found in detections)
+    assert len(known_normal_of(session_of(viewer))) == 1
+    assert not widget.back_button.isEnabled()
 
 
 def test_a_result_of_one_slice(viewer, detections, qtbot):
@@ -396,9 +430,9 @@ def test_channels_before_the_stack(viewer, detections, qtbot):
     stack = np.stack([drawn(), drawn()])
     image = viewer.add_image(stack, name="two", axis_labels=("c", "field", "y", "x"))
     plane = current_plane(image, viewer.dims.point, channels=[1])
-    target = target_of_planes(image, planes_of_layer(image, channels=[1]), "layer")
+    target = target_of_planes(image, planes_of_layer(image, channels=[1]), "layer", channels=[1])
     result = show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")
-    result.labels.metadata["napari_uflow"]["channels"] = [1]
+    assert result.labels.metadata["napari_uflow"]["channels"] == [1]
     widget = RegionsWidget(viewer)
     qtbot.addWidget(widget)
     widget.table.choose(0)

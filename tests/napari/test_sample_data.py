@@ -13,10 +13,10 @@ def test_normal_fibres_open(viewer):
     viewer.open_sample("napari-uflow", "normal_fibres")
     (layer,) = viewer.layers
     assert layer.name == "Fibres, normal"
-    assert layer.data.shape == (6, 512, 512)
+    assert layer.data.shape == (32, 256, 256)
     assert layer.data.dtype == np.uint8
     assert layer.axis_labels == ("field", "y", "x")
-    assert tuple(layer.scale) == (1, 0.05, 0.05)
+    assert tuple(layer.scale) == (1, 0.09, 0.09)
     assert [str(unit) for unit in layer.units] == ["pixel", "micrometer", "micrometer"]
 
 
@@ -24,10 +24,12 @@ def test_defective_fibres_open_with_their_truth(viewer):
     viewer.open_sample("napari-uflow", "defective_fibres")
     images, truth = viewer.layers
     assert (images.name, truth.name) == ("Fibres, with defects", "Fibres, truth")
-    assert images.data.shape == truth.data.shape == (6, 512, 512)
+    assert images.data.shape == truth.data.shape == (12, 256, 256)
     assert images.axis_labels == truth.axis_labels
     assert tuple(images.scale) == tuple(truth.scale)
     assert images.units == truth.units
+    assert not truth.visible  # it is shown when the user wants to compare
+    assert not truth.data[-3:].any()
 
     # dense labels, one row of features each, background first
     n_defects = int(truth.data.max())

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from napari_uflow._napari import autosave
-from napari_uflow._napari.estimate import _COSTS, estimate_training
+from napari_uflow._napari.estimate import _COSTS, _FIELDS_NEEDED, estimate_training
 from napari_uflow._napari.jobs import Outcome, State
+from napari_uflow._napari.known_normal import known_normal_of
+from napari_uflow._napari.recipe import Recipe
 from napari_uflow._napari.session import session_of
-from napari_uflow._napari.train_widget import TrainWidget, chosen_channels
-from napari_uflow.config import ModelConfig, TrainingConfig
-from napari_uflow.errors import UFlowError
+from napari_uflow._napari.train_widget import TrainWidget, chosen_channels, refining
+from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
+from napari_uflow.corrections import Correction
+from napari_uflow.errors import BackboneUnavailableError, UFlowError
 from napari_uflow.image import NormalRegion, Plane
 from napari_uflow.progress import FINISH, Progress, Snapshot
 from napari_uflow.samples import fibre_field
@@ -68,7 +71,7 @@ def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path)
     assert len(session.model.provenance["fields"]) + len(session.model.provenance["holdout_fields"]) == 3
     assert [point[0] for point in widget.plot.points] == [2, 4]
     assert widget.job_bar.button.text() == "Train"
-    assert widget.job_bar.status.text().startswith("Trained (done")
+    assert widget.job_bar.status.text().startswith("Trained. The best step")
     assert "fibres (scattering, 1 field held out, not saved to a file)" in widget.model_bar.label.text()
     (saved,) = tmp_path.glob("*.safetensors")
     assert saved.name.startswith("fibres ")
@@ -94,7 +97,7 @@ def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, 
     widget.job_bar.button.click()
     widget.job_bar.button.click()
     idle(qtbot, widget)
-    assert "stopped before" in widget.job_bar.status.text()
+    assert "topped before" in widget.job_bar.status.text()
     assert (widget.session.model, widget.session.model_name) == (tiny_model, "good")
 
     def failing(*args, **kwargs):
@@ -104,7 +107,7 @@ def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, 
     monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", failing)
     widget.job_bar.button.click()
     idle(qtbot, widget)
-    assert widget.job_bar.status.text() == "nothing works; try again"
+    assert widget.job_bar.status.text() == "Nothing works; try again"
     assert widget.session.model is tiny_model
 
 
@@ -219,6 +222,12 @@ def test_costs_follow_from_the_backbones(name, n_channels):
     assert (cost.stride, cost.fixed_tile) == (max(backbone.strides), backbone.fixed_size)
 
 
+def test_as_many_fields_are_asked_for_as_a_promise_takes():
+    from napari_uflow.nfa import fields_needed
+
+    assert fields_needed(1.0) == _FIELDS_NEEDED
+
+
 def test_an_estimate_reads_no_pixels():
     class Watched:
         shape, dtype = (512, 512), np.dtype(np.float32)
@@ -289,3 +298,133 @@ print(took, sorted(heavy & set(sys.modules)))
     seconds, loaded = done.stdout.strip().split(" ", 1)
     assert loaded == "[]"
     assert float(seconds) < 5  # a busy machine; on a quiet one it is below one
+
+
+def call_normal(viewer, session, n_channels=1):
+    """A region that was reported in a picture of its own, and that the user called normal."""
+    data = np.stack([fibre_field(9, shape=(128, 128)).image] * n_channels)
+    mask = np.zeros((128, 128), bool)
+    mask[:96, :96] = True
+    normal = NormalRegion(Plane(data=data, axes="CYX", name="odd"), mask, "odd")
+    correction = Correction(normal, np.array([3]), np.array([4]), np.zeros(1, np.float32))
+    known_normal_of(session).add(viewer.add_labels(np.zeros((8, 8), np.uint8)), (), correction)
+    return normal
+
+
+def test_what_was_called_normal_is_learned_too(widget, viewer):
+    assert widget.with_known.isHidden()
+    widget.estimate()
+    before = widget.estimate_label.text()
+    normal = call_normal(viewer, widget.session)
+    assert not widget.with_known.isHidden()
+    assert widget.with_known.text() == "and 1 region that you called normal"
+    assert widget.regions()[-1] is normal
+    widget.estimate()
+    assert widget.estimate_label.text() != before
+    widget.with_known.setChecked(False)
+    assert normal not in widget.regions()
+    widget.with_known.setChecked(True)
+    call_normal(viewer, widget.session, n_channels=2)  # of other pictures
+    assert widget.with_known.text() == "and 2 regions that you called normal"
+    assert len(widget.regions()) == 4
+    known_normal_of(widget.session).clear()
+    assert widget.with_known.isHidden()
+
+
+def test_a_model_is_refined(widget, viewer, qtbot):
+    session = widget.session
+    assert widget.refine_button.isHidden()
+    widget.job_bar.button.click()
+    idle(qtbot, widget)
+    old = session.model
+    assert session.recipe.is_open(viewer.layers)
+    assert widget.refine_button.isHidden()
+    call_normal(viewer, session)
+    assert not widget.refine_button.isHidden()
+    began = []
+    session.runner.started.connect(began.append)
+    with qtbot.waitSignal(session.model_changed, timeout=WAIT):
+        widget.refine_button.click()
+        assert widget.job_bar.button.text() == "Stop"
+        assert not widget.refine_button.isEnabled()
+        assert session.model is old
+    idle(qtbot, widget)
+    assert [job.title for job in began] == ["Refining"]
+    new = session.model
+    assert new is not old
+    assert new.config == old.config
+    assert new.training == refining(old.training)
+    assert set(new.provenance["holdout_fields"]) == set(old.provenance["holdout_fields"])
+    assert set(new.provenance["fields"]) == {*old.provenance["fields"], "odd"}
+    assert new.provenance["n_pictures"] == 4
+    assert new.intensity == old.intensity
+    assert (session.model_name, session.model_path) == ("fibres refined", None)
+    assert widget.job_bar.status.text().startswith("Refined with 1 region called normal. Detect")
+    assert widget.refine_button.isEnabled()
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
+def test_a_refinement_is_shorter_and_gentler(preset):
+    training = training_preset(preset)
+    found = refining(training)
+    assert 20 <= found.steps <= training.steps / 2
+    assert found.learning_rate < training.learning_rate / 2
+    assert found.check_every < found.steps
+    assert refining(TrainingConfig(steps=3, check_every=3)).steps == 3
+
+
+def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tiny_model, monkeypatch):
+    widget.session.set_model(tiny_model, "good")
+    call_normal(viewer, widget.session)
+    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", endless)
+    widget.refine_button.click()
+    widget.job_bar.button.click()
+    idle(qtbot, widget)
+    assert (widget.session.model, widget.session.model_name) == (tiny_model, "good")
+
+
+def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbot, tiny_model, monkeypatch):
+    session, given = widget.session, []
+
+    def steps(regions, model, training, *, start, **options):
+        given.append((regions, model, start))
+        yield Progress("Training", 1, 1)
+        return tiny_model
+
+    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", steps)
+    call_normal(viewer, session)
+    session.set_model(tiny_model, "tiny")
+    widget.refine_as_trained()
+    assert "'tiny' was trained on are not known, because it was opened from a file" in widget.job_bar.status.text()
+    assert "tick them above, and press 'Refine the model'" in widget.job_bar.status.text()
+
+    area = viewer.add_labels(np.zeros((3, 128, 128), np.uint8), name="area")
+    area.data[1:] = 1
+    session.set_model(tiny_model, "tiny", recipe=Recipe.of([images], area, fields="each", channels=[0]))
+    other = viewer.add_image(np.zeros((128, 128)), name="other")
+    widget.images.set_layers([other])
+    widget.refine_as_trained()
+    idle(qtbot, widget)
+    ((regions, config, start),) = given
+    assert [region.field for region in regions[:2]] == ["fibres field=1", "fibres field=2"]
+    assert {region.field for region in regions[2:]} == {"odd"}
+    assert (config, start) == (tiny_model.config, tiny_model)
+    assert session.model_name == "tiny refined"
+    assert session.recipe.is_open(viewer.layers)
+
+    viewer.layers.remove("fibres")
+    widget.refine_as_trained()
+    assert "was trained on are no longer open" in widget.job_bar.status.text()
+    assert len(given) == 1
+
+
+def test_missing_weights_are_told_in_terms_of_the_window(widget, qtbot, monkeypatch):
+    def failing(*args, **kwargs):
+        yield Progress("Training", 0, 1)
+        raise BackboneUnavailableError("no weights; save them as a.safetensors, or name it with --weights; or choose")
+
+    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", failing)
+    widget.job_bar.button.click()
+    idle(qtbot, widget)
+    assert "Preferences > U-Flow anomaly detection > Weights folder" in widget.job_bar.status.text()
+    assert "--weights" not in widget.job_bar.status.text()

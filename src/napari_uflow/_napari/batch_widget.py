@@ -10,12 +10,14 @@ from qtpy.QtCore import Qt, QUrl
 from qtpy.QtGui import QDesktopServices, QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QFormLayout,
     QHBoxLayout,
     QHeaderView,
     QLineEdit,
     QPushButton,
     QTreeWidget,
     QTreeWidgetItem,
+    QVBoxLayout,
     QWidget,
 )
 from superqt import QCollapsible
@@ -26,6 +28,7 @@ from napari_uflow._napari.jobs import Job, Running
 from napari_uflow._napari.panel import JobBar, ModelBar, Panel, heading, text_label
 from napari_uflow._napari.session import session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
+from napari_uflow._napari.train_widget import chosen_channels
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import Message
@@ -95,12 +98,36 @@ class BatchWidget(Panel):
         self.form = ConfigForm(DetectionConfig, shown=lambda parameter: not parameter.advanced)
         self.form.set_config(DetectionConfig(false_alarms=read_settings().false_alarms))
         self.advanced = ConfigForm(DetectionConfig, shown=lambda parameter: parameter.advanced)
+        self.channels = QLineEdit()
+        self.channels.setPlaceholderText("all")
+        self.channels.setToolTip(
+            tooltip(
+                "The channels that the model was trained on, by number from 0, such as 0, 2, or by name. Empty: all."
+            )
+        )
+        self.axes = QLineEdit()
+        self.axes.setPlaceholderText("as the file says")
+        self.axes.setToolTip(
+            tooltip(
+                "One letter for each axis of the files, such as ZYX or CYX, where what a file says of them is wrong: Y "
+                "rows, X columns, C channels, S colours, Z depth, T time."
+            )
+        )
+        file_form = QFormLayout()
+        file_form.addRow("Channels", self.channels)
+        file_form.addRow("Axes", self.axes)
+        content = QWidget()
+        inside = QVBoxLayout(content)
+        inside.setContentsMargins(0, 0, 0, 0)
+        inside.addLayout(file_form)
+        inside.addWidget(self.advanced)
         collapsed = QCollapsible("Advanced")
         collapsed.setDuration(0)
-        collapsed.addWidget(self.advanced)
+        collapsed.layout().setContentsMargins(0, 0, 0, 0)
+        collapsed.addWidget(content)
         collapsed.collapse(animate=False)
 
-        self.job_bar = JobBar(self._session.runner, "Detect in all files", self._start)
+        self.job_bar = JobBar(self._session.runner, "Detect in all files", self._start, tells=self._is_of_all)
         self.files_line = text_label()
         self.files_line.hide()
         self.open_output = QPushButton("Show the folder")
@@ -198,13 +225,16 @@ class BatchWidget(Panel):
     def _start(self) -> Job:
         model, paths, output, config = self._session.model, self.paths(), self.output.text().strip(), self.config()
         device, weights = read_settings().device, weights_folder()
+        channels, axes = chosen_channels(self.channels.text()), self.axes.text().strip().upper() or None
         if model is None:
             raise ConfigError("there is no model: train one, or open a model file")
 
         def make_steps() -> Any:
             from napari_uflow.batch import detect_files_steps
 
-            return detect_files_steps(model, paths, output, config, device=device, weights=weights)
+            return detect_files_steps(
+                model, paths, output, config, channels=channels, axes=axes, device=device, weights=weights
+            )
 
         job = self._session.runner.start(make_steps, title="Detecting in files")
         for item in self._items():
@@ -230,12 +260,19 @@ class BatchWidget(Panel):
         if running.done < running.total and not items[running.done].text(1):
             self._set_result(items[running.done], _NOW)
 
+    def _item_of(self, message: Message) -> QTreeWidgetItem | None:
+        """Return the file that a message is about."""
+        return next((item for item in self._items() if message.text.startswith(f"{item.text(0)}: ")), None)
+
+    def _is_of_all(self, message: Message) -> bool:
+        """Return whether a message is not about one file: those stand in the list."""
+        return self._item_of(message) is None
+
     def _hear(self, message: Message) -> None:
-        for item in self._items():
-            start = f"{item.text(0)}: "
-            if message.warning and message.text.startswith(start) and item.text(1) in ("", _NOW):
-                self._set_result(item, _without_path(message.text.removeprefix(start), item.data(0, _PATH)))
-                return
+        item = self._item_of(message)
+        if item is not None and message.warning and item.text(1) in ("", _NOW):
+            reason = message.text.removeprefix(f"{item.text(0)}: ")
+            self._set_result(item, _without_path(reason, item.data(0, _PATH)))
 
     def _show_summary(self, summary: BatchSummary) -> None:
         found = dict(zip(map(str, summary.done), summary.n_regions_by_file, strict=True))
@@ -289,10 +326,9 @@ class BatchWidget(Panel):
     def _refresh(self, *_: object) -> None:
         is_ready = self._session.model is not None and bool(self._items()) and bool(self.output.text().strip())
         self.job_bar.set_ready(is_ready)
-        for widget in (self.add_files, self.add_folder, self.remove, self.output, self.choose_output):
+        inputs = (self.add_files, self.add_folder, self.remove, self.output, self.choose_output)
+        for widget in (*inputs, self.channels, self.axes, self.form, self.advanced):
             widget.setEnabled(not self._is_running)
-        self.form.setEnabled(not self._is_running)
-        self.advanced.setEnabled(not self._is_running)
 
 
 def _in_a_row(*widgets: QWidget) -> QHBoxLayout:

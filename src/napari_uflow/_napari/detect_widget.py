@@ -16,7 +16,7 @@ from napari_uflow._napari.jobs import Job
 from napari_uflow._napari.layer_choice import LayerBox, LayerWatch, is_picture
 from napari_uflow._napari.layers import current_plane, planes_of_layer, visible_field
 from napari_uflow._napari.outputs import Target, relabel, show_detections, target_of_planes, target_of_view
-from napari_uflow._napari.panel import JobBar, ModelBar, Panel, heading, text_label
+from napari_uflow._napari.panel import JobBar, ModelBar, Panel, as_sentence, heading, text_label
 from napari_uflow._napari.session import Session, session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
 from napari_uflow._napari.train_widget import chosen_channels
@@ -202,13 +202,13 @@ class DetectWidget(Panel):
         for layer in layers:
             if scope == "view":
                 view = visible_field(layer, point, channel_axis=axis, channels=channels)
-                targets.append(target_of_view(layer, view, channel_axis=axis))
+                targets.append(target_of_view(layer, view, channel_axis=axis, channels=channels))
             elif scope == "slice":
                 plane = current_plane(layer, point, channel_axis=axis, channels=channels)
-                targets.append(target_of_planes(layer, [plane], "slice", channel_axis=axis))
+                targets.append(target_of_planes(layer, [plane], "slice", channel_axis=axis, channels=channels))
             else:
                 planes = planes_of_layer(layer, channel_axis=axis, channels=channels)
-                targets.append(target_of_planes(layer, planes, "layer", channel_axis=axis))
+                targets.append(target_of_planes(layer, planes, "layer", channel_axis=axis, channels=channels))
         return targets
 
     def _start(self) -> Job:
@@ -272,6 +272,6 @@ class DetectWidget(Panel):
             found = results[-1].planes[0][1]
             if found.false_alarms == self.slider.value():
                 text = found.promise
-                self.promise_label.setText(f"{text[:1].upper()}{text[1:]}.")
+                self.promise_label.setText(f"{as_sentence(text)}.")
             return
         self.promise_label.setText("What this number rests on is said here after a detection.")

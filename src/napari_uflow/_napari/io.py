@@ -146,7 +146,7 @@ def _described(values: NDArray[Any], meta: Mapping[str, Any]) -> _Described:
 
 def _hyperstack(values: NDArray[Any], layer: _Described) -> tuple[NDArray[Any], str, float | None]:
     """Return the values with axes that ImageJ has names for, these axes, and the distance of planes on Z."""
-    from napari_uflow._napari.layers import _unit_text, axis_letters
+    from napari_uflow._napari.layers import axis_letters, unit_text
 
     letters = list(axis_letters(layer))
     kept = [axis for axis, n in enumerate(values.shape) if letters[axis] in "YXS" or n > 1]
@@ -162,15 +162,15 @@ def _hyperstack(values: NDArray[Any], layer: _Described) -> tuple[NDArray[Any], 
                 )
             named[axis] = free.pop()
     z = next((axis for axis in kept if letters[axis] == "Z" and named[axis] == "Z"), None)
-    same_unit = z is not None and _unit_text(layer.units[z]) == _unit_text(layer.units[-1])
+    same_unit = z is not None and unit_text(layer.units[z]) == unit_text(layer.units[-1])
     spacing = abs(float(layer.scale[z])) if z is not None and same_unit else None
     return values, "".join(named[axis] for axis in kept), spacing
 
 
 def _calibration(layer: _Described) -> tuple[tuple[float, float] | None, str | None]:
-    from napari_uflow._napari.layers import _pixel_size
+    from napari_uflow._napari.layers import pixel_size_of
 
-    size, unit = _pixel_size(layer)
+    size, unit = pixel_size_of(layer)
     return (size, unit) if size is not None and unit is not None else (None, None)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_uflow._napari.libraries import make_torch_safe
-from napari_uflow.errors import Stopped, UFlowError
+from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.progress import FINISH, Event, Finish, Message, Progress, Steps, TrainingPoint
 
 __all__ = ["Job", "JobError", "JobRunner", "Outcome", "Running", "State", "in_words"]
@@ -141,6 +141,8 @@ def _steps_in_worker(make_steps: Callable[[], Steps[Any]]) -> Generator[Event | 
         return _Ended(Outcome.STOPPED if asked else Outcome.DONE, stop.value)
     except Stopped as error:
         return _Ended(Outcome.STOPPED, None, str(error))
+    except BackboneUnavailableError as error:
+        return _Ended(Outcome.FAILED, None, _for_the_window(error))
     except UFlowError as error:
         return _Ended(Outcome.FAILED, None, str(error))
     except MemoryError:
@@ -152,6 +154,15 @@ def _steps_in_worker(make_steps: Callable[[], Steps[Any]]) -> Generator[Event | 
     finally:
         if steps is not None:
             steps.close()
+
+
+def _for_the_window(error: BackboneUnavailableError) -> str:
+    """Return a message about missing weights with the place to name them in the window, not on the command line."""
+    place = "name their folder in File > Preferences > U-Flow anomaly detection > Weights folder"
+    text = str(error)
+    if "name it with --weights" in text:
+        return text.replace("name it with --weights", f"put it into a folder of your own and {place}")
+    return f"{text.rstrip('.')}; {place}, or choose the backbone 'scattering', which needs no weights"
 
 
 _OUT_OF_MEMORY = "there is not enough memory: choose smaller tiles or a smaller backbone, or close other programs"

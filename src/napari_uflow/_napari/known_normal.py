@@ -24,9 +24,12 @@ __all__ = ["KnownNormal", "Place", "channel_options", "known_normal_of", "place_
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A region that was called normal: the layer and the plane in which it was reported, and what it was."""
+    """A region that was called normal: the layer and the plane in which it was reported, and what it was.
 
-    labels: Labels
+    The layer is None once it shows another detection, in which the region cannot be brought back.
+    """
+
+    labels: Labels | None
     index: tuple[int, ...]
     correction: Correction
 
@@ -61,6 +64,8 @@ class KnownNormal(QObject):
 
     def last_of(self, labels: Any) -> tuple[tuple[int, ...], Correction] | None:
         """Return plane and region that were called normal last in a layer, or None."""
+        if labels is None:
+            return None
         of_layer = [known for known in self._known if known.labels is bare(labels)]
         return (of_layer[-1].index, of_layer[-1].correction) if of_layer else None
 
@@ -68,6 +73,11 @@ class KnownNormal(QObject):
         """Take a region back."""
         self._known = [known for known in self._known if known.correction is not correction]
         self.changed.emit()
+
+    def let_go(self, labels: Any) -> None:
+        """Keep the regions of a layer that gets another detection, but none of them can be taken back in it."""
+        layer = bare(labels)
+        self._known = [replace(known, labels=None) if known.labels is layer else known for known in self._known]
 
     def clear(self) -> None:
         """Forget all."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QSize, Qt, Signal
 from qtpy.QtWidgets import QListWidget, QListWidgetItem, QSizePolicy
 
@@ -15,9 +17,20 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-__all__ = ["LayerBox", "LayerChecks", "LayerWatch", "is_area", "is_picture"]
+__all__ = ["LayerBox", "LayerChecks", "LayerWatch", "is_area", "is_picture", "while_alive"]
 
 _ROWS_SHOWN = 4
+
+
+def while_alive(method: Callable[[Any, Any], None]) -> Callable[..., None]:
+    """Let a method that napari's events call do nothing once its widget was closed; Python may hold it longer."""
+
+    @wraps(method)
+    def call(self: Any, event: Any = None) -> None:
+        if isalive(self):
+            method(self, event)
+
+    return call
 
 
 def is_picture(layer: Layer) -> bool:
@@ -53,14 +66,17 @@ class LayerWatch(QObject):
         """Return the layers of a kind, the topmost first."""
         return [bare(layer) for layer in reversed(list(self._viewer.layers)) if is_wanted(layer)]
 
+    @while_alive
     def _inserted(self, event: Any) -> None:
         event.value.events.name.connect(self._tell)
         self.changed.emit()
 
+    @while_alive
     def _removed(self, event: Any) -> None:
         event.value.events.name.disconnect(self._tell)
         self.changed.emit()
 
+    @while_alive
     def _tell(self, event: Any = None) -> None:  # noqa: ARG002 - napari's signature
         self.changed.emit()
 

@@ -28,7 +28,9 @@ __all__ = [
     "has_channel_axis",
     "normal_regions",
     "output_transform",
+    "pixel_size_of",
     "planes_of_layer",
+    "unit_text",
     "visible_field",
 ]
 
@@ -174,18 +176,18 @@ def frame_of(layer: Image, channel_axis: int | None = None) -> Frame:
     return Frame(letters, sizes, tuple(kept), channel, 1 if channel is None else shape[channel])
 
 
-def _unit_text(unit: Any) -> str | None:
-    """Return a short name such as "um"; None for pixels."""
+def unit_text(unit: Any) -> str | None:
+    """Return a short name of a unit, such as "um"; None for pixels."""
     text = f"{unit:~}".replace("µ", "u").replace("μ", "u") if hasattr(unit, "dimensionality") else str(unit)
     return None if text in ("", "pixel", "pixels", "px") else text
 
 
-def _pixel_size(layer: Layer) -> tuple[tuple[float, float] | None, str | None]:
+def pixel_size_of(layer: Layer) -> tuple[tuple[float, float] | None, str | None]:
     """Return height and width of a pixel and their unit; None where the layer does not say."""
     height, width = (abs(float(value)) for value in layer.scale[-2:])
     of_rows, of_cols = layer.units[-2:]
-    unit = _unit_text(of_cols)
-    if _unit_text(of_rows) != unit:
+    unit = unit_text(of_cols)
+    if unit_text(of_rows) != unit:
         try:
             height = float((height * of_rows).to(of_cols).magnitude)
         except Exception as error:  # pint's own, which the plugin does not import
@@ -216,7 +218,7 @@ def planes_of_layer(
     ImageError
         If the axes are unclear, there are more than 3 channels and none was chosen, or pixels are no real numbers.
     """
-    pixel_size, unit = _pixel_size(layer)
+    pixel_size, unit = pixel_size_of(layer)
     return planes_of(
         _finest(layer),
         axis_letters(layer, channel_axis),

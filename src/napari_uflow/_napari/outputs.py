@@ -10,22 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_uflow._napari.known_normal import known_normal_of
 from napari_uflow._napari.layers import View, frame_of, output_transform
 from napari_uflow._napari.session import LayerDetection, Session, bare
 from napari_uflow.image import Plane
 
 if TYPE_CHECKING:
-    from napari.layers import Image
+    from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
     from napari_uflow.result import Detection
 
 __all__ = ["Target", "features_of", "relabel", "show_detections", "target_of_planes", "target_of_view"]
 
-_HEATMAP_LIMITS = (0.0, 1.0)
-"""The heatmap's own range, the same for all images: stretched to its image, a clean one would look full of defects."""
-# Normal pixels lie around 0.3; this keeps them dark.
-_HEATMAP_GAMMA = 2.5
+_HEATMAP_LIMITS = (0.4, 1.0)
+"""From what a normal latent has (0.39) to the highest value, the same for all images: stretched to its image, a clean
+one would look full of defects."""
+# Held-out normal pixels reach 0.6; this keeps them dark.
+_HEATMAP_GAMMA = 1.5
+_OUTLINE = (0.0, 0.9, 1.0, 1.0)
+"""Of the anomalies: a colour that neither grey pictures nor the heatmap have."""
 _NFA_LIMITS = (-6.0, 2.0)
 
 
@@ -47,6 +51,8 @@ class Target:
         Shape of the result.
     transform : dict
         The fields that put the result on the image.
+    channel_axis, channels
+        Which channels are looked at, as :func:`~napari_uflow._napari.layers.planes_of_layer` takes them.
     """
 
     image_name: str
@@ -55,33 +61,47 @@ class Target:
     indices: tuple[tuple[int, ...], ...]
     shape: tuple[int, ...]
     transform: Mapping[str, Any] = field(repr=False)
+    channel_axis: int | None = None
+    channels: tuple[int | str, ...] | None = None
 
 
-def target_of_planes(layer: Image, planes: Sequence[Plane], scope: str, *, channel_axis: int | None = None) -> Target:
+def target_of_planes(
+    layer: Image,
+    planes: Sequence[Plane],
+    scope: str,
+    *,
+    channel_axis: int | None = None,
+    channels: Sequence[int | str] | None = None,
+) -> Target:
     """Return where the results of planes of a layer go: all of them, or one."""
     frame = frame_of(layer, channel_axis)
+    looked_at = channel_axis, None if channels is None else tuple(channels)
     places = [frame.index_of(plane) for plane in planes]
     if len(planes) == 1 and math.prod(frame.shape[:-2]) > 1:
         flat = (0,) * (len(frame.shape) - 2)
         shape = (*(1 for _ in flat), *frame.shape[-2:])
         transform = output_transform(layer, channel_axis=channel_axis, index=places[0])
-        return Target(layer.name, scope, tuple(planes), (flat,), shape, transform)
+        return Target(layer.name, scope, tuple(planes), (flat,), shape, transform, *looked_at)
     transform = output_transform(layer, channel_axis=channel_axis)
-    return Target(layer.name, scope, tuple(planes), tuple(places), frame.shape, transform)
+    return Target(layer.name, scope, tuple(planes), tuple(places), frame.shape, transform, *looked_at)
 
 
-def target_of_view(layer: Image, view: View, *, channel_axis: int | None = None) -> Target:
+def target_of_view(
+    layer: Image, view: View, *, channel_axis: int | None = None, channels: Sequence[int | str] | None = None
+) -> Target:
     """Return where the result of the visible part of a layer goes."""
     offset = (view.window.row, view.window.col)
     flat = (0,) * len(view.index)
     transform = output_transform(layer, channel_axis=channel_axis, offset=offset, index=view.index)
-    return Target(layer.name, "view", (view.plane,), (flat,), (*(1 for _ in flat), *view.plane.shape), transform)
+    shape = (*(1 for _ in flat), *view.plane.shape)
+    looked_at = channel_axis, None if channels is None else tuple(channels)
+    return Target(layer.name, "view", (view.plane,), (flat,), shape, transform, *looked_at)
 
 
 def show_detections(
     viewer: Viewer, session: Session, target: Target, detections: Sequence[Detection], *, model_name: str
 ) -> LayerDetection:
-    """Add the layers of a detection; those of an earlier one of the same image and scope are replaced.
+    """Show a detection in layers; those of an earlier one of the same image and scope are written over.
 
     Parameters
     ----------
@@ -94,10 +114,6 @@ def show_detections(
     model_name : str
         What the user calls the model, for the record.
     """
-    for old in [r for r in session.results.values() if _is_same(r, target)]:
-        for layer in (old.heatmap, old.log10_nfa, old.labels):
-            if layer in viewer.layers:
-                viewer.layers.remove(layer)
     score = np.full(target.shape, np.nan, np.float32)
     log10_nfa = np.full(target.shape, np.nan, np.float32)
     planes = []
@@ -105,9 +121,63 @@ def show_detections(
         score[index], log10_nfa[index] = found.score, found.log10_nfa
         # The stacks are the memory: a detection looks into them.
         planes.append((index, replace(found, score=score[index], log10_nfa=log10_nfa[index])))
+    ids, features = _labels(target.shape, planes, target.transform["axis_labels"])
     record = _record(target, detections, model_name)
-    common = {"metadata": {"napari_uflow": record}, **target.transform}
+    old = _room_for(viewer, session, target)
+    if old is None:
+        result = _added(viewer, target, planes, (score, log10_nfa, ids), features)
+    else:
+        known_normal_of(session).let_go(old.labels)
+        result = replace(old, planes=tuple(planes))
+        for layer, data in zip(_layers(result), (score, log10_nfa, ids), strict=True):
+            layer.data = data
+            for name, value in target.transform.items():
+                setattr(layer, name, value)
+        result.labels.features = features
+    for layer in _layers(result):
+        layer.metadata["napari_uflow"] = dict(record)
+    session.set_result(result)
+    viewer.layers.selection.active = result.labels
+    _bring_into_view(viewer, result)
+    return result
+
+
+def _layers(result: LayerDetection) -> tuple[Image, Image, Labels]:
+    return result.heatmap, result.log10_nfa, result.labels
+
+
+def _room_for(viewer: Viewer, session: Session, target: Target) -> LayerDetection | None:
+    """Return an earlier result whose layers can be written over: napari takes a second to replace three layers.
+
+    Layers of earlier results that do not fit are removed.
+    """
+    room = None
+    for old in [r for r in session.results.values() if _is_same(r, target)]:
+        if all(layer in viewer.layers and layer.data.shape == target.shape for layer in _layers(old)):
+            room = old
+            continue
+        for layer in _layers(old):
+            if layer in viewer.layers:
+                viewer.layers.remove(layer)
+    return room
+
+
+def _added(
+    viewer: Viewer,
+    target: Target,
+    planes: Sequence[tuple[tuple[int, ...], Detection]],
+    maps: tuple[NDArray[Any], ...],
+    features: Mapping[str, Any],
+) -> LayerDetection:
+    """Add the three layers of a result."""
+    from napari.utils import CyclicLabelColormap
+
+    score, log10_nfa, ids = maps
     end = {"view": " (view)", "slice": " (slice)"}.get(target.scope, "")
+
+    def common() -> dict[str, Any]:
+        return {"metadata": {"napari_uflow": {}}, **target.transform}  # from the beginning, so that none is a picture
+
     heatmap = viewer.add_image(
         score,
         name=f"{target.image_name} heatmap{end}",
@@ -116,7 +186,7 @@ def show_detections(
         blending="additive",
         opacity=0.7,
         gamma=_HEATMAP_GAMMA,
-        **common,
+        **common(),
     )
     nfa = viewer.add_image(
         log10_nfa,
@@ -124,20 +194,30 @@ def show_detections(
         colormap="viridis",
         contrast_limits=_NFA_LIMITS,
         visible=False,
-        **{**common, "metadata": {"napari_uflow": dict(record)}},
+        **common(),
     )
-    ids, features = _labels(target.shape, planes, target.transform["axis_labels"])
     labels = viewer.add_labels(
         ids,
+        colormap=CyclicLabelColormap(colors=[(0, 0, 0, 0), _OUTLINE]),
+        opacity=1.0,
         name=f"{target.image_name} anomalies{end}",
         features=features,
-        **{**common, "metadata": {"napari_uflow": dict(record)}},
+        **common(),
     )
     labels.contour = 2
-    result = LayerDetection(target.image_name, tuple(planes), bare(heatmap), bare(nfa), bare(labels))
-    session.set_result(result)
-    viewer.layers.selection.active = labels
-    return result
+    return LayerDetection(target.image_name, tuple(planes), bare(heatmap), bare(nfa), bare(labels))
+
+
+def _bring_into_view(viewer: Viewer, result: LayerDetection) -> None:
+    """Move the sliders to the strangest plane where they stand beside the result, as on a shorter stack."""
+    low, high = result.labels.extent.world[:, :-2]
+    first = viewer.dims.ndim - result.labels.ndim
+    point = np.asarray(viewer.dims.point, dtype=float)[first : first + len(low)]
+    step = np.abs(np.asarray(result.labels.scale, dtype=float)[:-2])
+    if len(low) and not np.all((point >= low - step / 2) & (point <= high + step / 2)):
+        index = min(result.planes, key=lambda item: item[1].lowest_log10_nfa)[0]
+        world = np.asarray(result.labels.data_to_world((*index, 0, 0)), dtype=float)[:-2]
+        viewer.dims.set_point([first + axis for axis in range(len(world))], world.tolist())
 
 
 def _is_same(result: LayerDetection, target: Target) -> bool:
@@ -148,7 +228,14 @@ def _is_same(result: LayerDetection, target: Target) -> bool:
 def _record(target: Target, detections: Sequence[Detection], model_name: str) -> dict[str, Any]:
     """Return what a layer's metadata says of where it comes from."""
     provenance = dict(detections[0].provenance)
-    return {**provenance, "image": target.image_name, "scope": target.scope, "model_name": model_name}
+    return {
+        **provenance,
+        "image": target.image_name,
+        "scope": target.scope,
+        "channel_axis": target.channel_axis,
+        "channels": None if target.channels is None else list(target.channels),
+        "model_name": model_name,
+    }
 
 
 def _labels(

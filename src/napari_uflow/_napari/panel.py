@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QFrame,
@@ -28,19 +28,36 @@ from napari_uflow.progress import Message
 if TYPE_CHECKING:
     from napari_uflow._napari.session import Session
 
-__all__ = ["JobBar", "ModelBar", "Panel", "heading", "text_label"]
+__all__ = ["JobBar", "ModelBar", "Panel", "as_sentence", "heading", "text_label"]
 
 _MOST_MESSAGES = 8
 
 
+class _TextLabel(QLabel):
+    """A text that takes the width it is given, and no more height than it then needs."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        policy = QSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Return a line; Qt's own hint is that of a narrow column."""
+        return QSize(0, self.fontMetrics().height())
+
+
 def text_label(text: str = "") -> QLabel:
     """Return a label whose text is broken into lines and may be copied."""
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-    label.setTextFormat(Qt.TextFormat.PlainText)
-    return label
+    return _TextLabel(text)
+
+
+def as_sentence(text: str) -> str:
+    """Return a message with a capital letter at its start."""
+    return text[:1].upper() + text[1:]
 
 
 def heading(text: str) -> QLabel:
@@ -84,7 +101,7 @@ class ModelBar(QWidget):
         self.save_button.setToolTip(tooltip("Save the active model to a file that works on other computers."))
         self.save_button.clicked.connect(self._save)
         buttons = QHBoxLayout()
-        buttons.addWidget(heading("Model"))
+        buttons.addWidget(heading("Active model"))
         buttons.addStretch()
         buttons.addWidget(self.open_button)
         buttons.addWidget(self.save_button)
@@ -140,16 +157,29 @@ class JobBar(QWidget):
         What the button says while nothing runs.
     start : callable
         Starts the job and returns it; what it raises is shown.
+    tells : callable, optional
+        Whether it shows a message of the job; all of them by default.
     """
 
-    def __init__(self, runner: JobRunner, title: str, start: Callable[[], Job]) -> None:
+    def __init__(
+        self,
+        runner: JobRunner,
+        title: str,
+        start: Callable[[], Job],
+        tells: Callable[[Message], bool] = lambda message: True,  # noqa: ARG005
+    ) -> None:
         super().__init__()
+        self._tells = tells
         self._runner = runner
         self._title = title
         self._start = start
         self._job: Job | None = None
         self._is_ready = True
         self.button = QPushButton(title)
+        font = self.button.font()
+        font.setBold(True)
+        self.button.setFont(font)
+        self.button.setMinimumHeight(32)
         self.button.clicked.connect(self._clicked)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -180,11 +210,12 @@ class JobBar(QWidget):
 
     def say(self, text: str) -> None:
         """Show a sentence under the button; "" takes it away."""
-        self.status.setText(text)
+        self.status.setText(as_sentence(text))
         self.status.setVisible(bool(text))
 
     def warn(self, text: str) -> None:
         """Show a sentence that the user should look at twice."""
+        text = as_sentence(text)
         if text not in self._texts:
             self._texts = [*self._texts, text][-_MOST_MESSAGES:]
         self.messages.setText("\n".join(f"⚠ {text}" for text in self._texts))
@@ -196,12 +227,16 @@ class JobBar(QWidget):
     def _clicked(self) -> None:
         if self._runner.state is not State.IDLE:
             self._runner.stop()
-            return
+        else:
+            self.run(self._start)
+
+    def run(self, start: Callable[[], Job]) -> None:
+        """Start a job and follow it; what `start` raises is shown."""
         self._texts = []
         self.messages.hide()
         self.say("")
         try:
-            job = self._start()
+            job = start()
         except UFlowError as error:
             self.say(str(error))
             return
@@ -224,6 +259,8 @@ class JobBar(QWidget):
             self.say(running.text)
 
     def _message(self, message: Message) -> None:
+        if not self._tells(message):
+            return
         if message.warning:
             self.warn(message.text)
         else:

@@ -67,7 +67,7 @@ _COLUMNS = (
         "log10 of the number of false alarms: how many regions as strange as this one a normal image has. -3 is one in "
         "a thousand images. The most significant come first.",
         _nfa,
-        "{:.1f}".format,
+        lambda value: f"{value:.1f}" if value <= -1 else f"{value:.2f}".replace("-0.00", "0.00"),
     ),
     _Column("px", "Area in pixels.", lambda row: row.values["area_px"], str),
     _Column("Area", "Area.", lambda row: row.values["area"], _short),

@@ -18,11 +18,12 @@ from qtpy.QtWidgets import QApplication, QHBoxLayout, QMenu, QPushButton, QShort
 from napari_uflow._napari import dialogs
 from napari_uflow._napari.export import EXPORTS, as_methods_text, as_python, export
 from napari_uflow._napari.forms import ChoiceBox, tooltip
+from napari_uflow._napari.jobs import State
 from napari_uflow._napari.known_normal import known_normal_of, place_of
-from napari_uflow._napari.layer_choice import LayerWatch
+from napari_uflow._napari.layer_choice import LayerWatch, while_alive
 from napari_uflow._napari.navigate import go_to
 from napari_uflow._napari.outputs import relabel
-from napari_uflow._napari.panel import Panel, heading, text_label
+from napari_uflow._napari.panel import Panel, as_sentence, heading, text_label
 from napari_uflow._napari.regions_table import RegionRow, RegionsTable
 from napari_uflow._napari.session import LayerDetection, bare, session_of
 from napari_uflow.errors import ImageError, UFlowError
@@ -83,8 +84,13 @@ class RegionsWidget(Panel):
         self.back_button.clicked.connect(self.take_back)
         self.normal_line = text_label()
         self.refine_button = QPushButton("Refine model")
-        self.refine_button.setEnabled(False)
-        self.refine_button.setToolTip(tooltip("Training cannot go on from a model yet; train anew in Train."))
+        self.refine_button.setToolTip(
+            tooltip(
+                "Train the model a little more, on the images it was trained on and on what you called normal. Train "
+                "opens and shows how it goes. The model stays as it is until the refined one is done."
+            )
+        )
+        self.refine_button.clicked.connect(self.refine)
         for key in _KEYS:
             shortcut = QShortcut(QKeySequence(key), self.table)
             shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)
@@ -127,6 +133,8 @@ class RegionsWidget(Panel):
 
         self._session.results_changed.connect(self._refresh)
         self._known.changed.connect(self._refresh)
+        self._session.model_changed.connect(self._enable)
+        self._session.runner.state_changed.connect(self._enable)
         self._watch.changed.connect(self._refresh)
         napari_viewer.layers.selection.events.active.connect(self._follow_active)
         self._refresh()
@@ -180,6 +188,8 @@ class RegionsWidget(Panel):
 
     def _enable(self) -> None:
         self.normal_button.setEnabled(self.table.current() is not None)
+        is_idle = self._session.runner.state is State.IDLE
+        self.refine_button.setEnabled(self._session.model is not None and len(self._known) > 0 and is_idle)
 
     def _bind(self) -> None:
         if self._labels is None:
@@ -195,6 +205,7 @@ class RegionsWidget(Panel):
         for key in _KEYS:
             self._labels.bind_key(key, None)
 
+    @while_alive
     def _follow_active(self, event: Any = None) -> None:  # noqa: ARG002 - napari's signature
         result = self._session.result_of(self._viewer.layers.selection.active)
         if result is not None:
@@ -227,6 +238,7 @@ class RegionsWidget(Panel):
         finally:
             self._is_moving = False
 
+    @while_alive
     def _follow_label(self, event: Any = None) -> None:  # noqa: ARG002 - napari's signature
         if not self._is_moving and self._labels is not None:
             self.table.follow(int(self._labels.selected_label))
@@ -276,6 +288,13 @@ class RegionsWidget(Panel):
         for i, row in enumerate(self.table.rows()):
             if row.number == number:
                 self.table.choose(i)
+
+    def refine(self) -> None:
+        """Open the Train widget, and let it refine the model with what was called normal."""
+        dock, train = self._viewer.window.add_plugin_dock_widget("napari-uflow", "Train", tabify=True)
+        dock.show()
+        dock.raise_()
+        train.refine_as_trained()
 
     def _change(self, result: LayerDetection, index: tuple[int, ...], found: Any) -> None:
         """Put another detection in place of a plane's, in the layers and in the session."""
@@ -336,7 +355,7 @@ class RegionsWidget(Panel):
 
     def say(self, text: str) -> None:
         """Show a sentence at the end; "" takes it away."""
-        self.status.setText(text[:1].upper() + text[1:])
+        self.status.setText(as_sentence(text))
         self.status.setVisible(bool(text))
 
 

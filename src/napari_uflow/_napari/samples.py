@@ -1,57 +1,62 @@
 """The sample data of the plugin: stacks of drawn fibre fields as layers."""
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_uflow.samples import DefectKind, FibreField, fibre_field
+from napari_uflow.samples import FibreField, fibre_dataset
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple
 
 __all__ = ["open_defective_fibres", "open_normal_fibres"]
 
-_SHAPE = (512, 512)
+_SHAPE = (256, 256)
 
-_PIXEL_UM = 0.05
-"""Micrometres per pixel: a fibre of 9 pixels is then 450 nm thick, an ordinary one for electrospinning."""
+# As in the demo: a training with the defaults of the widget, which takes a minute or two, learns this.
+_DRAWING: dict[str, Any] = {"aligned": True, "diameter_px": 5.0, "severity": (0.8, 1.0)}
+_N_NORMAL = 32
+_N_DEFECTIVE, _N_CLEAN = 9, 3
+
+_PIXEL_UM = 0.09
+"""Micrometres per pixel: a fibre of 5 pixels is then 450 nm thick, an ordinary one for electrospinning."""
 
 
 def open_normal_fibres() -> "list[LayerDataTuple]":
-    """Draw six normal fields of electrospun fibres, to train on.
+    """Draw normal fields of electrospun fibres, to train on.
 
     Returns
     -------
     list of LayerDataTuple
-        One image layer, uint8 of shape (6, 512, 512), with its pixel size.
+        One image layer, uint8 of shape (32, 256, 256), with its pixel size.
     """
-    fields = [fibre_field(seed, shape=_SHAPE) for seed in range(6)]
-    return [_images(fields, "Fibres, normal")]
+    return [_images(fibre_dataset(_N_NORMAL, 0, shape=_SHAPE, **_DRAWING), "Fibres, normal")]
 
 
 def open_defective_fibres() -> "list[LayerDataTuple]":
-    """Draw six fields with defects, two for each kind, and where the defects are.
+    """Draw fields with defects, a few without, and where the defects are.
 
     Returns
     -------
     list of LayerDataTuple
-        An image layer, uint8 of shape (6, 512, 512), and a labels layer of the same shape whose features say of what
-        kind each defect is. Labels are unique over the stack; row 0 of the features is the background.
+        An image layer, uint8 of shape (12, 256, 256), of which the last three fields are normal; and a labels layer of
+        the same shape whose features say of what kind each defect is. Labels are unique over the stack; row 0 of the
+        features is the background.
     """
-    fields = [
-        fibre_field(100 + i, shape=_SHAPE, defects=3, kinds=(kind,), severity=(0.3, 1.0))
-        for i, kind in enumerate(get_args(DefectKind) * 2)
-    ]
+    # another seed: none of these fields is among those to train on
+    fields = fibre_dataset(_N_CLEAN, _N_DEFECTIVE, shape=_SHAPE, seed=1, **_DRAWING)
+    fields = fields[_N_CLEAN:] + fields[:_N_CLEAN]
     truth = np.zeros((len(fields), *_SHAPE), np.int32)
-    kinds, frames = ["background"], [-1]
-    for frame, drawn in enumerate(fields):
-        truth[frame] = np.where(drawn.labels > 0, drawn.labels + np.int32(len(kinds) - 1), 0)
+    kinds, places = ["background"], [-1]
+    for place, drawn in enumerate(fields):
+        truth[place] = np.where(drawn.labels > 0, drawn.labels + np.int32(len(kinds) - 1), 0)
         kinds += drawn.kinds
-        frames += [frame] * len(drawn.kinds)
+        places += [place] * len(drawn.kinds)
     options: dict[str, Any] = {
         "name": "Fibres, truth",
-        "features": {"index": np.arange(len(kinds)), "kind": kinds, "field": frames},
+        "features": {"index": np.arange(len(kinds)), "kind": kinds, "field": places},
         "opacity": 0.5,
+        "visible": False,
         **_geometry(),
     }
     return [_images(fields, "Fibres, with defects"), (truth, options, "labels")]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
+    from napari_uflow._napari.recipe import Recipe
     from napari_uflow.model.uflow import TrainedModel
     from napari_uflow.result import Detection
 
@@ -94,6 +95,7 @@ class Session(QObject):
         self._model: TrainedModel | None = None
         self._model_name = ""
         self._model_path: Path | None = None
+        self._recipe: Recipe | None = None
         self._results: dict[Labels, LayerDetection] = {}
         viewer.layers.events.removed.connect(self._forget_removed)
 
@@ -117,16 +119,28 @@ class Session(QObject):
         """The file of the model; None for one that was not saved."""
         return self._model_path
 
-    def set_model(self, model: TrainedModel | None, name: str = "", path: str | Path | None = None) -> None:
+    @property
+    def recipe(self) -> Recipe | None:
+        """What the model was trained on in this viewer; None for one from a file."""
+        return self._recipe
+
+    def set_model(
+        self,
+        model: TrainedModel | None,
+        name: str = "",
+        path: str | Path | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:
         """Make a model the active one."""
         self._model = model
         self._model_name = name if model is not None else ""
         self._model_path = Path(path) if path is not None and model is not None else None
+        self._recipe = recipe if model is not None else None
         self.model_changed.emit()
 
-    def take_model_of(self, job: Job, name: str) -> None:
+    def take_model_of(self, job: Job, name: str, recipe: Recipe | None = None) -> None:
         """Make the model that a job will return the active one; the previous one stays if it returns none."""
-        job.finished.connect(lambda model: self.set_model(model, name))
+        job.finished.connect(lambda model: self.set_model(model, name, recipe=recipe))
 
     def open_model(self, path: str | Path) -> None:
         """Read a model file and make it the active model; the previous one stays if that fails.

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 from napari_uflow._napari.autosave import autosaving, discard, left_behind
 from napari_uflow._napari.estimate import TrainingEstimate, estimate_training
 from napari_uflow._napari.forms import ChoiceBox, ConfigForm, tooltip
 from napari_uflow._napari.jobs import Job, State
-from napari_uflow._napari.layer_choice import LayerBox, LayerChecks, LayerWatch, is_area, is_picture
-from napari_uflow._napari.layers import normal_regions
+from napari_uflow._napari.known_normal import known_normal_of
+from napari_uflow._napari.layer_choice import LayerBox, LayerChecks, LayerWatch, is_area, is_picture, while_alive
 from napari_uflow._napari.loss_plot import LossPlot
 from napari_uflow._napari.normal_area import add_normal_area
-from napari_uflow._napari.panel import JobBar, ModelBar, Panel, heading, text_label
+from napari_uflow._napari.panel import JobBar, ModelBar, Panel, as_sentence, heading, text_label
+from napari_uflow._napari.recipe import Recipe
 from napari_uflow._napari.session import Session, session_of
 from napari_uflow._napari.settings import data_folder, read_settings, weights_folder
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
-from napari_uflow.errors import ImageError, UFlowError
+from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.image import NormalRegion
-from napari_uflow.progress import TrainingPoint
+from napari_uflow.progress import Steps, TrainingPoint
 
 if TYPE_CHECKING:
     import napari.viewer
 
-__all__ = ["TrainWidget", "chosen_channels"]
+    from napari_uflow.model.uflow import TrainedModel
+
+__all__ = ["TrainWidget", "chosen_channels", "refining"]
 
 _MS_TO_ESTIMATE = 400
+
+# A refinement takes this part of the steps at this part of the learning rate: the flow is to learn a little more, not
+# to forget. Regions that were called normal make up a tenth of its tiles, by repetition if they are few.
+_REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
+_FEWEST_STEPS = 20
+_KNOWN_PART, _MOST_COPIES = 0.1, 20
 
 _FIELD_RULES = {
     "told by the axis names": "names",
@@ -43,6 +53,30 @@ def chosen_channels(text: str) -> list[int | str] | None:
     """Return the channels that a text names ("0, 2" or "DAPI, GFP"); None for an empty one."""
     names = [part.strip() for part in text.split(",") if part.strip()]
     return [int(name) if name.isdecimal() else name for name in names] or None
+
+
+def refining(training: TrainingConfig) -> TrainingConfig:
+    """Return how a model is refined that was trained like this: fewer steps, smaller ones."""
+    steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
+    return training.replace(
+        steps=steps,
+        learning_rate=training.learning_rate * _REFINING_RATE,
+        check_every=min(training.check_every, max(1, steps // 5)),
+        max_tiles=min(training.max_tiles, 10 * steps),
+    )
+
+
+def _how(model: TrainedModel) -> str:
+    """Return how a training ended, where it did not run to its last step."""
+    outcome = str(model.provenance.get("outcome", "done"))
+    return "" if outcome == "done" else f" ({outcome.removeprefix('done: ')})"
+
+
+def _counting_once(run: Steps[TrainedModel], regions: set[NormalRegion]) -> Steps[TrainedModel]:
+    """Let a model say how many pictures it was trained on where some were given several times."""
+    model = yield from run
+    known = {"n_pictures": len(regions), "pictures": list(dict.fromkeys(model.provenance["pictures"]))}
+    return replace(model, provenance={**model.provenance, **known})
 
 
 class TrainWidget(Panel):
@@ -60,6 +94,7 @@ class TrainWidget(Panel):
         self.session: Session = session_of(napari_viewer)
         self._estimate: TrainingEstimate | None = None
         self._speed = 1.0  # how much longer the last run took than was said
+        self._known = known_normal_of(self.session)
         self._watch = LayerWatch(napari_viewer, self)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -72,7 +107,17 @@ class TrainWidget(Panel):
         self.rows.addWidget(self.estimate_label)
         self.job_bar = JobBar(self.session.runner, "Train", self._start)
         self.rows.addWidget(self.job_bar)
+        self.refine_button = QPushButton("Refine the model")
+        self.refine_button.setToolTip(
+            tooltip(
+                "Train the active model a little more, on the images above and on what was called normal. Takes a "
+                "quarter of the time. The model stays as it is until the refined one is done."
+            )
+        )
+        self.refine_button.clicked.connect(self.refine)
+        self.rows.addWidget(self.refine_button)
         self.plot = LossPlot()
+        self.plot.hide()
         self.rows.addWidget(self.plot)
         self.model_bar = ModelBar(self.session)
         self.model_bar.failed.connect(self.job_bar.warn)
@@ -81,7 +126,11 @@ class TrainWidget(Panel):
         self.rows.addStretch()
 
         self._watch.changed.connect(self._watch_areas)
+        self._known.changed.connect(self._tell_known)
+        self.session.model_changed.connect(self._tell_known)
+        self.session.runner.state_changed.connect(self._tell_known)
         self._watch_areas()
+        self._tell_known()
         self._soon()
 
     def _build_pictures(self) -> None:
@@ -126,20 +175,30 @@ class TrainWidget(Panel):
         self.fields.currentIndexChanged.connect(self._soon)
         form.addRow("Planes are", self.fields)
         self.rows.addLayout(form)
+        self.with_known = QCheckBox()
+        self.with_known.setChecked(True)
+        self.with_known.setToolTip(
+            tooltip(
+                "Regions that were reported and that you called normal under Anomalies, with their surroundings, are "
+                "learned together with the images that are ticked."
+            )
+        )
+        self.with_known.toggled.connect(self._soon)
+        self.rows.addWidget(self.with_known)
 
     def _build_model(self) -> None:
-        self.rows.addWidget(heading("Model"))
+        self.rows.addWidget(heading("New model"))
         self.model_form = ConfigForm(
             ModelConfig, shown=lambda p: p.name in ("backbone", "tile"), labels={"tile": "Tile size"}
         )
         self.model_form.changed.connect(self._soon)
         form = self.model_form.layout()
         self.preset = ChoiceBox({"Fast": "fast", "Balanced": "balanced", "Best": "best"})
-        self.preset.set_value("balanced")
+        self.preset.set_value("fast")
         self.preset.setToolTip(
             tooltip(
-                "Fast tries something out, Balanced is the usual choice, Best takes its time. Sets the fields under "
-                "Advanced."
+                "Fast tries something out in a minute or two, Balanced is the usual choice for a model to keep, Best "
+                "takes its time. Sets the fields under Advanced."
             )
         )
         self.preset.currentIndexChanged.connect(self._take_preset)
@@ -240,34 +299,41 @@ class TrainWidget(Panel):
             return
         self.normal.set_layer(layer)
 
+    def recipe(self) -> Recipe:
+        """Return which layers are chosen, and what is normal in them."""
+        return Recipe.of(
+            self.images.layers(),
+            self.normal.value(),
+            self.ignore.value(),
+            fields=self.fields.value(),
+            channel_axis=self.channel_axis.value(),
+            channels=chosen_channels(self.channels.text()),
+        )
+
     def regions(self) -> list[NormalRegion]:
-        """Return what is normal in the chosen layers.
+        """Return what is normal in the chosen layers, and what was called normal in results.
 
         Raises
         ------
         ImageError
             If nothing is.
         """
-        images = self.images.layers()
-        if not images:
-            raise ImageError("Tick at least one image that is normal.")
-        channels = chosen_channels(self.channels.text())
-        found: list[NormalRegion] = []
-        for image in images:
-            found += normal_regions(
-                image,
-                self.normal.value(),
-                self.ignore.value(),
-                fields=self.fields.value(),
-                channel_axis=self.channel_axis.value(),
-                channels=channels,
-                may_be_empty=len(images) > 1,
-            )
-        if not found:
-            raise ImageError(
-                "nothing is marked as normal in these images: paint over what is, or choose the whole image"
-            )
-        return found
+        found = self.recipe().regions()
+        return found + self._known_like(found)
+
+    def _known_like(self, regions: list[NormalRegion]) -> list[NormalRegion]:
+        """Return what was called normal in pictures with as many channels, where it is to be learned."""
+        n_channels = regions[0].plane.n_channels
+        known = self._known.regions if self.with_known.isChecked() else []
+        return [region for region in known if region.plane.n_channels == n_channels]
+
+    def _tell_known(self) -> None:
+        n = len(self._known)
+        self.with_known.setText(f"and {n} region{'s' * (n != 1)} that you called normal")
+        self.with_known.setVisible(n > 0)
+        self.refine_button.setVisible(n > 0 and self.session.model is not None)
+        self.refine_button.setEnabled(self.session.runner.state is State.IDLE)
+        self._soon()
 
     def _watch_areas(self) -> None:
         for layer in self._watch.layers(is_area):
@@ -276,6 +342,7 @@ class TrainWidget(Panel):
                     getattr(layer.events, name).connect(self._soon)
         self._soon()
 
+    @while_alive
     def _soon(self, event: Any = None) -> None:  # noqa: ARG002 - signals of Qt and of napari come here
         self._timer.start()
 
@@ -287,7 +354,7 @@ class TrainWidget(Panel):
         try:
             self._estimate = estimate_training(self.regions(), self.model_config(), self.training_config())
         except UFlowError as error:
-            self.estimate_label.setText(str(error))
+            self.estimate_label.setText(as_sentence(str(error)))
         else:
             advice = self._estimate.advice()
             self.estimate_label.setText(self._estimate.text(self._speed) + (f"\n{advice}" if advice else ""))
@@ -295,39 +362,103 @@ class TrainWidget(Panel):
 
     def _start(self) -> Job:
         regions = self.regions()
-        model, training = self.model_config(), self.training_config()
-        settings = read_settings()
-        device, weights = settings.device, weights_folder()
-        folder = data_folder() if settings.autosave else None
         images = self.images.layers()
         name = images[0].name if len(images) == 1 else f"{images[0].name} and {len(images) - 1} more"
-
-        def steps() -> Any:
-            from napari_uflow.train import train_steps
-
-            run = train_steps(regions, model, training, weights=weights, device=device)
-            return run if folder is None else autosaving(run, folder, name)
-
-        self.plot.clear()
-        estimate, began = self._estimate, time.monotonic()
-        job = self.session.runner.start(steps, title="Training")
-        # The session takes the model, so it arrives even if this widget is closed meanwhile.
-        self.session.take_model_of(job, name)
-        job.training_point.connect(self._draw)
+        job = self._run(regions, self.model_config(), self.training_config(), name)
         job.finished.connect(self._trained)
+        estimate, steps, began = self._estimate, self.training_config().steps, time.monotonic()
 
         def compare(model: Any) -> None:
             n_steps = model.history[-1]["step"] if model.history else 0
             if estimate is not None and n_steps:
-                said = estimate.seconds * n_steps / training.steps
+                said = estimate.seconds * n_steps / steps
                 self._speed = min(max((time.monotonic() - began) / max(said, 1e-3), 0.02), 50.0)
 
         job.finished.connect(compare)
+        return job
+
+    def _run(
+        self,
+        regions: list[NormalRegion],
+        model: ModelConfig,
+        training: TrainingConfig,
+        name: str,
+        start: TrainedModel | None = None,
+    ) -> Job:
+        settings = read_settings()
+        device, weights = settings.device, weights_folder()
+        folder = data_folder() if settings.autosave else None
+
+        def steps() -> Any:
+            from napari_uflow.train import train_steps
+
+            run = train_steps(regions, model, training, weights=weights, device=device, start=start)
+            if len(set(regions)) < len(regions):
+                run = _counting_once(run, set(regions))
+            return run if folder is None else autosaving(run, folder, name)
+
+        recipe = self.recipe()
+        job = self.session.runner.start(steps, title="Training" if start is None else "Refining")
+        self.plot.clear()
+        self.plot.show()
+        # The session takes the model, so it arrives even if this widget is closed meanwhile.
+        self.session.take_model_of(job, name, recipe)
+        job.training_point.connect(self._draw)
         return job
 
     def _draw(self, point: TrainingPoint) -> None:
         self.plot.add(point.step, point.train_loss, point.holdout_loss, point.is_best)
 
     def _trained(self, model: Any) -> None:
-        outcome = str(model.provenance.get("outcome", "done"))
-        self.job_bar.say(f"Trained ({outcome}). The best step is kept; next: find anomalies with Detect.")
+        self.job_bar.say(f"Trained{_how(model)}. The best step is kept. Next: find anomalies with Detect.")
+
+    def refine(self) -> None:
+        """Train the active model a little more, on the chosen images and on what was called normal."""
+        self.with_known.setChecked(True)
+        self.job_bar.run(self._start_refining)
+
+    def refine_as_trained(self) -> None:
+        """Choose the layers that the active model was trained on, and refine it; say so where they are gone."""
+        recipe = self.session.recipe
+        if recipe is not None and recipe.is_open(self._viewer.layers):
+            self._choose(recipe)
+            self.refine()
+            return
+        gone = "are no longer open" if recipe is not None else "are not known, because it was opened from a file"
+        self.job_bar.say(
+            f"The images that '{self.session.model_name}' was trained on {gone}. Open them, tick them above, and press "
+            f"'{self.refine_button.text()}': without them it would forget what it knows."
+        )
+
+    def _choose(self, recipe: Recipe) -> None:
+        self.images.set_layers([ref() for ref in recipe.images])
+        self.normal.set_layer(recipe.normal and recipe.normal())
+        self.ignore.set_layer(recipe.ignore and recipe.ignore())
+        self.fields.set_value(recipe.fields)
+        self.channel_axis.set_value(recipe.channel_axis)
+        self.channels.setText(", ".join(map(str, recipe.channels or ())))
+
+    def _start_refining(self) -> Job:
+        model = self.session.model
+        if model is None:
+            raise ConfigError("there is no model to refine: train one, or open a model file")
+        old = self.recipe().regions()
+        known = self._known_like(old)
+        if not known:
+            raise ImageError(
+                "nothing like the ticked images was called normal: choose a region in Anomalies and press 'Not an "
+                "anomaly'"
+            )
+        training = refining(model.training).replace(cache_memory=read_settings().memory_limit)
+        n_tiles = estimate_training(old, model.config, training).n_tiles
+        n_copies = min(max(1, round(_KNOWN_PART * n_tiles / len(known))), _MOST_COPIES)
+        name = self.session.model_name
+        name = name if name.endswith(" refined") else f"{name} refined"
+        job = self._run([*old, *known * n_copies], model.config, training, name, start=model)
+
+        def refined(model: Any) -> None:
+            n = f"{len(known)} region{'s' * (len(known) != 1)}"
+            self.job_bar.say(f"Refined with {n} called normal{_how(model)}. Detect again to see what is left.")
+
+        job.finished.connect(refined)
+        return job
