@@ -137,13 +137,15 @@ def train_steps(
     torch_device = choose_device(device)
     rng = np.random.default_rng(training.seed)
     n_channels = common_channels(regions)
-    yield from or_stop(Message(f"Loading the backbone {model.backbone}"))
     if start is None:
         network = UFlow(model, n_channels, training.seed)
+    else:
+        model = _config_to_go_on(model, start, n_channels)
+    yield from or_stop(Message(f"Loading the backbone {model.backbone}"))
+    if start is None:
         source = load_pretrained(network.backbone, weights)
         network.to(torch_device).eval()
     else:
-        model = _config_to_go_on(model, start, n_channels)
         network = start.network(torch_device, weights)
         source = start.provenance.get("backbone_weights", "")
 
