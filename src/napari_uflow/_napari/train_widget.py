@@ -458,7 +458,10 @@ class TrainWidget(Panel):
 
         def refined(model: Any) -> None:
             n = f"{len(known)} region{'s' * (len(known) != 1)}"
-            self.job_bar.say(f"Refined with {n} called normal{_how(model)}. Detect again to see what is left.")
+            held = set(model.provenance.get("holdout_fields", ()))
+            n_held = sum(region.field in held for region in known)
+            aside = f", {n_held} of them in fields that are held out: counted, not learned" if n_held else ""
+            self.job_bar.say(f"Refined with {n} called normal{aside}{_how(model)}. Detect again to see what is left.")
 
         job.finished.connect(refined)
         return job
