@@ -208,6 +208,32 @@ def test_training_goes_on(here, capsys):
     assert call(capsys, "train data/train/good --start nothing.safetensors")[0] == 2
 
 
+def test_same_names_in_two_folders_are_two_fields(here, capsys):
+    for seed, folder in enumerate(("monday", "tuesday")):
+        Path(folder).mkdir()
+        for i in range(2):
+            image = np.random.default_rng(10 * seed + i).integers(0, 256, (64, 64)).astype(np.uint8)
+            write_tiff(f"{folder}/img_{i}.tif", image, "YX")
+    command = f"train monday tuesday -o m.safetensors --steps 1 {FAST}"
+    assert call(capsys, command)[0] == 0
+    card = read_card("m.safetensors")["provenance"]
+    assert len({*card["fields"], *card["holdout_fields"]}) == 4
+    assert "monday/img_0" in {*card["fields"], *card["holdout_fields"]}
+    assert "pictures:               4 from 4 fields, 1 of them held out" in call(capsys, "show m.safetensors")[1]
+    # a pattern says it all
+    assert call(capsys, *shlex.split(command), "--field-pattern", "(img_.)")[0] == 0
+    card = read_card("m.safetensors")["provenance"]
+    assert {*card["fields"], *card["holdout_fields"]} == {"img_0", "img_1"}
+
+
+def test_output_that_nobody_reads_to_its_end(here):
+    command = [sys.executable, "-m", "napari_uflow", "show", "model.safetensors", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
+
+
 def test_trust(here, capsys):
     code, out, err = call(capsys, "trust model.safetensors")
     assert (code, err) == (0, "")

@@ -496,7 +496,9 @@ def test_nothing_that_was_trained_on_is_held_out_later():
     again = train([*others, new], training=TRAINING, device="cpu", start=first)
     assert held_and_trained(again) == ({"new"}, trained)
     # a third run knows what the first one was trained on
-    third = train(others, training=TRAINING, device="cpu", start=again)
+    events = []
+    third = train(others[1:], training=TRAINING, device="cpu", start=again, on_event=events.append)
+    assert any("are not among the pictures (1): it will forget" in text for text in warnings_of(events))
     assert held_and_trained(third) == (set(), trained)
     assert third.provenance["started_from"]["started_from"]["steps"] == 4
 

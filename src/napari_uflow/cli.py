@@ -40,13 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run: Callable[[argparse.Namespace], int] = options.run
-        return run(options)
+        code = run(options)
+        sys.stdout.flush()
+        return code
     except Stopped as stopped:
         print(f"napari-uflow: {stopped}", file=sys.stderr)
         return _EXIT_STOPPED
     except UFlowError as error:
         print(f"napari-uflow: error: {error}", file=sys.stderr)
         return _EXIT_MISTAKE
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("napari-uflow: interrupted", file=sys.stderr)
         return _EXIT_STOPPED
@@ -289,12 +294,21 @@ def _train(options: argparse.Namespace) -> int:
     if start is not None and model_config == ModelConfig():
         model_config = start.config
     regions = []
-    for path in find_images(options.pictures):
+    paths = find_images(options.pictures)
+    # Pictures of the same name in two folders are two specimens, if nothing else was said. A model that goes on knows
+    # its fields by the names they had.
+    folders_of: dict[str, set[Path]] = {}
+    for path in paths:
+        folders_of.setdefault(path.stem, set()).add(path.parent)
+    in_folders = start is None and not training.field_pattern
+    for path in paths:
         planes = read_planes(path, channels=options.channels, axes=options.axes)
         mask = None
         if options.normal is not None:
             mask = _mask_of(options.normal, path)
         field = field_of(planes[0].name, training.field_pattern or None)
+        if in_folders and len(folders_of[path.stem]) > 1:
+            field = f"{path.parent}/{field}"
         regions += [NormalRegion(plane, mask, field) for plane in planes]
     steps = train_steps(regions, model_config, training, weights=options.weights, device=options.device, start=start)
     model = _run(steps)
@@ -433,6 +447,9 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     provenance = card["provenance"]
     history = card["history"]
+    started = provenance.get("started_from")
+    fields, held_out = (set(provenance.get(key, [])) for key in ("fields", "holdout_fields"))
+    counted = "" if started else f" from {len(fields | held_out)} fields, {len(held_out)} of them held out"
     print(f"{options.model}: U-Flow model, format {card['format']}")
     lines = {
         "backbone": f"{card['model']['backbone']} ({provenance.get('backbone_weights') or 'no weights to load'})",
@@ -440,9 +457,9 @@ def _show(options: argparse.Namespace) -> int:
         "feature normalisation": card["model"]["feature_norm"],
         "tile": f"{card['model']['tile']} pixels",
         "trained": f"{provenance.get('date')}, {provenance.get('outcome')}",
-        "pictures": f"{provenance.get('n_pictures')} from {len(provenance.get('fields', []))} fields, "
-        f"{len(provenance.get('holdout_fields', []))} more held out",
-        "tiles": f"{provenance.get('n_tiles')}, {provenance.get('n_holdout_tiles')} held out",
+        "went on from": f"a model of {started.get('date')}, {started.get('steps')} steps" if started else "nothing",
+        "pictures": f"{provenance.get('n_pictures')}{counted}",
+        "tiles": f"{provenance.get('n_tiles')} to train on, {provenance.get('n_holdout_tiles')} held out",
         "intensity range": ", ".join(
             f"{low:g} to {high:g}"
             for low, high in zip(card["intensity"]["low"], card["intensity"]["high"], strict=True)

@@ -159,6 +159,15 @@ def train_steps(
             f"{len(holdout_tiles)} from {len(holdout_fields)} held out"
         )
     )
+    n_missing = 0 if seen_before is None else len(seen_before.trained - fields)
+    if n_missing:
+        yield from or_stop(
+            Message(
+                f"fields that the model was trained on are not among the pictures ({n_missing}): it will forget them "
+                f"little by little; give them again with the new ones",
+                warning=True,
+            )
+        )
     if not holdout_tiles:
         yield from or_stop(
             Message(

@@ -1,4 +1,6 @@
 import os
+import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,20 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(UFlowError, match="close it in other programs"), atomic_path(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are others there")
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    mask = os.umask(0o022)
+    try:
+        for name, before, after in (("new", None, 0o644), ("old", 0o600, 0o600)):
+            target = tmp_path / name
+            if before is not None:
+                target.write_text("old")
+                target.chmod(before)
+            with atomic_path(target) as path:
+                path.write_text("text")
+                path.chmod(0o600)
+            assert stat.S_IMODE(target.stat().st_mode) == after
+    finally:
+        os.umask(mask)

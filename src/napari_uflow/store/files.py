@@ -1,6 +1,7 @@
 """Files that are written as a whole or not at all."""
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,15 @@ from pathlib import Path
 from napari_uflow.errors import UFlowError
 
 __all__ = ["atomic_path"]
+
+
+def _mode(target: Path) -> int:
+    """Return the permissions of the file that is replaced, or those of a new one."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 @contextmanager
@@ -43,6 +53,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{uuid.uuid4().hex[:8]}-{target.name}")
     try:
         yield temporary
+        # Some libraries write files that nobody but their owner may read.
+        temporary.chmod(_mode(target))
         os.replace(temporary, target)
     except OSError as error:
         raise UFlowError(
