@@ -226,6 +226,13 @@ def test_same_names_in_two_folders_are_two_fields(here, capsys):
     assert {*card["fields"], *card["holdout_fields"]} == {"img_0", "img_1"}
 
 
+def test_nothing_is_promised_where_nothing_was_looked_at(here, capsys):
+    code, out, err = call(capsys, "detect model.safetensors data/test/good/000.png --channels 3 -o found --device cpu")
+    assert code == 1
+    assert out == "no picture could be looked at\n"
+    assert "failed: data/test/good/000.png: '000' has no channel 3" in err
+
+
 def test_output_that_nobody_reads_to_its_end(here):
     command = [sys.executable, "-m", "napari_uflow", "show", "model.safetensors", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -350,11 +350,14 @@ def _detect(options: argparse.Namespace) -> int:
         )
     )
     print(
-        f"{summary.n_regions} anomalous regions in {summary.n_anomalous_planes} of {summary.n_planes} pictures; "
+        "no picture could be looked at"
+        if not summary.n_planes
+        else f"{summary.n_regions} anomalous regions in {summary.n_anomalous_planes} of {summary.n_planes} pictures; "
         f"written to {options.output}"
     )
-    n_fields = None if model.calibration is None else model.calibration.offset.n_fields
-    print(f"false alarms: {promise(n_fields, config)}")
+    if summary.n_planes:
+        n_fields = None if model.calibration is None else model.calibration.offset.n_fields
+        print(f"false alarms: {promise(n_fields, config)}")
     for path, reason in summary.failed:
         print(f"failed: {path}: {reason}", file=sys.stderr)
     if summary.was_stopped:
