@@ -7,15 +7,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_uflow.detect import resegment
+from napari_uflow.detect import LEAST_BACKGROUND, resegment
 from napari_uflow.errors import ConfigError
 from napari_uflow.image import NormalRegion, Plane
 from napari_uflow.result import Detection
 
 __all__ = ["Correction", "call_normal", "take_back"]
-
-# log10 NFA of what is in no region, at least: above the log10 of the largest number that can be asked for.
-_LEAST_BACKGROUND = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +73,7 @@ def call_normal(
     mask = np.zeros(plane.shape, dtype=bool)
     mask[box] = (detection.labels[box] == 0) | (detection.labels[box] == label)
     log10_nfa = detection.log10_nfa.copy()
-    background = max(_LEAST_BACKGROUND, float(np.nanmax(log10_nfa)))
+    background = max(LEAST_BACKGROUND, float(np.nanmax(log10_nfa)))
     correction = Correction(NormalRegion(plane, mask, field), rows, cols, log10_nfa[rows, cols])
     log10_nfa[rows, cols] = background
     return _changed(detection, log10_nfa, 1), correction

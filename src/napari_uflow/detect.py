@@ -34,11 +34,11 @@ from napari_uflow.nfa import (
 from napari_uflow.progress import Event, Message, Progress, Steps, drain, or_stop
 from napari_uflow.result import Detection, RegionTable
 
-__all__ = ["detect", "detect_steps", "promise", "resegment"]
+__all__ = ["LEAST_BACKGROUND", "detect", "detect_steps", "promise", "resegment"]
 
 # log10 NFA of pixels in no region, at least: the price of a test in a picture of a few positions may be below every
 # threshold. Above the log10 of the largest number of false alarms that can be asked for.
-_LEAST_BACKGROUND = 2.0
+LEAST_BACKGROUND = 2.0
 
 
 def detect(
@@ -296,7 +296,7 @@ def _log10_nfa(
         # No test in a picture of a few positions, and no measurement, is no reason to report anything.
         price = math.log10(sum(e.size for e in energies))
         nothing = (values > price - 1e-6) | _unmeasured(evidence, shape)
-        return np.where(nothing, np.float32(max(price, _LEAST_BACKGROUND)), values)
+        return np.where(nothing, np.float32(max(price, LEAST_BACKGROUND)), values)
     if config.nfa == "paper":
         levels = published_regions(energies, channels, one_sided=not config.as_published)
         background = log10_tests_published([e.size for e in energies])
@@ -311,4 +311,4 @@ def _log10_nfa(
         levels = model.calibration.regions(evidence.tested, promised=config.calibration == "promised")
         strides = evidence.tested_strides
         background = max((float(level.log10_nfa.max()) for level in levels if level.log10_nfa.size), default=0.0)
-    return combine_levels(levels, strides, shape, background=max(background, _LEAST_BACKGROUND))
+    return combine_levels(levels, strides, shape, background=max(background, LEAST_BACKGROUND))

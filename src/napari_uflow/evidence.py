@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_uflow.image import IntensityRange, Mosaic, Plane, TileGrid, Window
-from napari_uflow.model.border import hold
+from napari_uflow.model.border import hold, hold_mask
 from napari_uflow.model.energy import bounded_energy, energy, ln_spread
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, or_stop
@@ -81,7 +81,7 @@ class Evidence:
                 size = (values.shape[0] * stride, values.shape[1] * stride)
                 missing = [(0, n - m) for n, m in zip(size, is_normal.shape, strict=True)]
                 inside = all_in_cells(np.pad(is_normal, missing, mode="edge"), stride)
-                inside &= hold(inside, self.frame, stride)
+                inside = hold_mask(inside, self.frame, stride)
                 kept.append(np.where(inside, values, np.float32(np.nan)))
             return tuple(kept)
 
@@ -150,24 +150,20 @@ def evidence_steps(
         n_measured += np.isfinite(pixels).sum(axis=1)
         n_outside += ((pixels < low) | (pixels > high)).sum(axis=1)
         picture = torch.from_numpy(intensity.apply(values))[None].to(device)
-        frame = _held_frame(network, wanted, plane)
+        frame = network.held_frame(wanted, plane.shape)
         kinds = _evidence(network, picture, outer, wanted, frame, candidate_threshold)
         for kind, maps in zip(mosaics, kinds, strict=True):
             for mosaic, values_at, stride in zip(kind, maps, strides, strict=True):
                 if not is_valid.all():
                     inside = all_in_cells(is_valid[wanted.shifted(-outer.row, -outer.col).slices()], stride)
-                    values_at[~(inside & hold(inside, frame, stride))] = np.nan
+                    values_at[~hold_mask(inside, frame, stride)] = np.nan
                 mosaic.put(part, values_at)
     if phase is not None:
         yield from or_stop(Progress(phase, len(grid), len(grid)))
     outside = float(np.max(n_outside / np.maximum(n_measured, 1)))
-    frame = _held_frame(network, window, plane)
+    frame = network.held_frame(window, plane.shape)
     energies, bounded, spreads, *candidates = [tuple(mosaic.values for mosaic in kind) for kind in mosaics]
     return Evidence(energies, bounded, spreads, candidates[0] if candidates else (), strides, outside, frame)
-
-
-def _held_frame(network: UFlow, window: Window, plane: Plane) -> Window | None:
-    return network.frame(window, plane.shape) if network.holds_border else None
 
 
 def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileGrid:

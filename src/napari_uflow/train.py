@@ -24,7 +24,7 @@ from napari_uflow.evidence import all_in_cells, evidence_steps
 from napari_uflow.features import fill_cache
 from napari_uflow.image import IntensityRange, NormalRegion, Window, common_channels
 from napari_uflow.model.backbone import load_pretrained
-from napari_uflow.model.border import border_excess, hold
+from napari_uflow.model.border import border_excess, hold_mask
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.energy import energy, negative_log_likelihood
 from napari_uflow.model.uflow import TrainedModel, UFlow
@@ -202,7 +202,8 @@ def train_steps(
         if train_cache.n_bytes_on_disk:
             yield from or_stop(Message(f"{train_cache.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
         if model.border == "hold":
-            train_cache.held_strides = holdout_cache.held_strides = network.strides
+            train_cache.hold_border(network.strides)
+            holdout_cache.hold_border(network.strides)
         if start is None:
             yield from _fit_norm(network, train_cache)
         if start is None and model.border == "auto":
@@ -210,7 +211,8 @@ def train_steps(
             model = model.replace(border="keep" if excess <= _STRANGE_BORDER else "hold")
             network.config = model
             if model.border == "hold":
-                train_cache.held_strides = holdout_cache.held_strides = network.strides
+                train_cache.hold_border(network.strides)
+                holdout_cache.hold_border(network.strides)
                 yield from _fit_norm(network, train_cache, "Fitting the feature normalisation without the border")
             if excess > _STRANGE_BORDER:
                 yield from or_stop(
@@ -322,20 +324,17 @@ def _border_excess(network: UFlow, cache: FeatureCache) -> float:
     """
     device = next(network.flow.parameters()).device
     chosen = np.unique(np.linspace(0, len(cache) - 1, min(len(cache), _MOST_LOOKED_AT)).astype(int))
+    tiles = [cache[int(i)] for i in chosen]
     of_corners: list[float] = []
     of_borders: list[float] = []
     for level, stride in enumerate(network.strides):
-        excesses: dict[bool, list[float]] = {True: [], False: []}
-        for i in chosen:
-            tile = cache[int(i)]
-            if tile.frame is None:
-                continue
-            x = network.norm.level(level, tile.features[level][None].float().to(device))
-            for corners, found in excesses.items():
-                found.append(
-                    border_excess(energy(x)[0].cpu(), tile.is_normal[level], tile.frame, stride, corners=corners)
-                )
-        for found, of_levels in ((excesses[True], of_corners), (excesses[False], of_borders)):
+        seen = []
+        for tile in tiles:
+            if tile.frame is not None:
+                x = network.norm.level(level, tile.features[level][None].float().to(device))
+                seen.append((energy(x)[0].cpu(), tile.is_normal[level], tile.frame))
+        for corners, of_levels in ((True, of_corners), (False, of_borders)):
+            found = [border_excess(*one, stride, corners=corners) for one in seen]
             known = [value for value in found if math.isfinite(value)]
             if known:
                 of_levels.append(float(np.mean(known)))
@@ -541,9 +540,7 @@ def _n_positions(tiles: Sequence[TrainingTile], network: UFlow) -> int:
     for region, window in _calibration_windows(tiles, stride):
         rows, cols = (-(-size // stride) * stride for size in window.shape)
         normal = all_in_cells(region.normal(Window(window.row, window.col, rows, cols)), stride)
-        if network.holds_border:
-            normal &= hold(normal, network.frame(window, region.plane.shape), stride)
-        n += int(normal.sum())
+        n += int(hold_mask(normal, network.held_frame(window, region.plane.shape), stride).sum())
         if n >= FEWEST_POSITIONS:
             break
     return n

@@ -84,10 +84,11 @@ def cached(region, window, holds):
     """The features of one tile as training gets them."""
     network = UFlow(ModelConfig(tile=64), 1)
     with FeatureCache(1e9) as cache:
-        cache.held_strides = network.strides if holds else ()
         drain(
             fill_cache(cache, network, [TrainingTile(region, window)], IntensityRange((-1.0,), (1.0,)), 1, "features")
         )
+        if holds:
+            cache.hold_border(network.strides)
         return cache[0]
 
 

@@ -20,12 +20,11 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from napari_uflow._napari import dialogs
 from napari_uflow._napari.forms import ConfigForm, tooltip
 from napari_uflow._napari.jobs import Job, Running
-from napari_uflow._napari.panel import JobBar, ModelBar, Panel, heading, text_label
+from napari_uflow._napari.panel import JobBar, ModelBar, Panel, advanced_section, heading, text_label
 from napari_uflow._napari.session import session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
 from napari_uflow._napari.train_widget import chosen_channels
@@ -121,11 +120,7 @@ class BatchWidget(Panel):
         inside.setContentsMargins(0, 0, 0, 0)
         inside.addLayout(file_form)
         inside.addWidget(self.advanced)
-        collapsed = QCollapsible("Advanced")
-        collapsed.setDuration(0)
-        collapsed.layout().setContentsMargins(0, 0, 0, 0)
-        collapsed.addWidget(content)
-        collapsed.collapse(animate=False)
+        collapsed = advanced_section(content)
 
         self.job_bar = JobBar(self._session.runner, "Detect in all files", self._start, tells=self._is_of_all)
         self.files_line = text_label()

@@ -6,9 +6,8 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QSlider, QVBoxLayout, QWidget
-from superqt import QCollapsible
 
 from napari_uflow._napari.detect_job import detect_targets_steps
 from napari_uflow._napari.forms import ChoiceBox, ConfigForm, NumberBox, tooltip
@@ -16,7 +15,16 @@ from napari_uflow._napari.jobs import Job
 from napari_uflow._napari.layer_choice import LayerBox, LayerWatch, is_picture
 from napari_uflow._napari.layers import current_plane, planes_of_layer, visible_field
 from napari_uflow._napari.outputs import Target, relabel, show_detections, target_of_planes, target_of_view
-from napari_uflow._napari.panel import JobBar, ModelBar, Panel, as_sentence, heading, text_label
+from napari_uflow._napari.panel import (
+    JobBar,
+    ModelBar,
+    Panel,
+    advanced_section,
+    as_sentence,
+    heading,
+    run_later,
+    text_label,
+)
 from napari_uflow._napari.session import Session, session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
 from napari_uflow._napari.train_widget import chosen_channels
@@ -138,10 +146,7 @@ class DetectWidget(Panel):
         self.rows.addWidget(self.count_label)
         self.rows.addStretch()
 
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_MS_AT_LEAST)
-        self._timer.timeout.connect(self._relabel)
+        self._timer = run_later(self, _MS_AT_LEAST, self._relabel)
         self.slider.changed.connect(self._slid)
         self.session.results_changed.connect(self._tell)
         self.session.model_changed.connect(self._refresh)
@@ -168,11 +173,7 @@ class DetectWidget(Panel):
         inside.addLayout(channel_form)
         self.form = ConfigForm(DetectionConfig, shown=lambda p: p.advanced, labels={"nfa": "NFA"})
         inside.addWidget(self.form)
-        self.advanced = QCollapsible("Advanced")
-        self.advanced.setDuration(0)
-        self.advanced.layout().setContentsMargins(0, 0, 0, 0)
-        self.advanced.addWidget(content)
-        self.advanced.collapse(animate=False)
+        self.advanced = advanced_section(content)
         self.rows.addWidget(self.advanced)
 
     def detection_config(self) -> DetectionConfig:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QFrame,
@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QCollapsible
 
 from napari_uflow._napari.forms import tooltip
 from napari_uflow._napari.jobs import Job, JobRunner, Outcome, Running, State
@@ -28,7 +29,7 @@ from napari_uflow.progress import Message
 if TYPE_CHECKING:
     from napari_uflow._napari.session import Session
 
-__all__ = ["JobBar", "ModelBar", "Panel", "as_sentence", "heading", "text_label"]
+__all__ = ["JobBar", "ModelBar", "Panel", "advanced_section", "as_sentence", "heading", "run_later", "text_label"]
 
 _MOST_MESSAGES = 8
 
@@ -53,6 +54,25 @@ class _TextLabel(QLabel):
 def text_label(text: str = "") -> QLabel:
     """Return a label whose text is broken into lines and may be copied."""
     return _TextLabel(text)
+
+
+def advanced_section(content: QWidget) -> QCollapsible:
+    """Return a section that is folded up at first, for what few people need."""
+    section = QCollapsible("Advanced")
+    section.setDuration(0)
+    section.layout().setContentsMargins(0, 0, 0, 0)
+    section.addWidget(content)
+    section.collapse(animate=False)
+    return section
+
+
+def run_later(parent: QWidget, ms: int, run: Callable[[], object]) -> QTimer:
+    """Return a timer that, each time it is started, runs something once after `ms` milliseconds."""
+    timer = QTimer(parent)
+    timer.setSingleShot(True)
+    timer.setInterval(ms)
+    timer.timeout.connect(run)
+    return timer
 
 
 def as_sentence(text: str) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
-from superqt import QCollapsible
 
 from napari_uflow._napari.autosave import autosaving, discard, left_behind
 from napari_uflow._napari.estimate import TrainingEstimate, estimate_training
@@ -18,14 +15,23 @@ from napari_uflow._napari.known_normal import known_normal_of
 from napari_uflow._napari.layer_choice import LayerBox, LayerChecks, LayerWatch, is_area, is_picture, while_alive
 from napari_uflow._napari.loss_plot import LossPlot
 from napari_uflow._napari.normal_area import add_normal_area
-from napari_uflow._napari.panel import JobBar, ModelBar, Panel, as_sentence, heading, text_label
+from napari_uflow._napari.panel import (
+    JobBar,
+    ModelBar,
+    Panel,
+    advanced_section,
+    as_sentence,
+    heading,
+    run_later,
+    text_label,
+)
 from napari_uflow._napari.recipe import Recipe
 from napari_uflow._napari.session import Session, session_of
 from napari_uflow._napari.settings import data_folder, read_settings, weights_folder
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.image import NormalRegion
-from napari_uflow.progress import Steps, TrainingPoint
+from napari_uflow.progress import TrainingPoint
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -72,13 +78,6 @@ def _how(model: TrainedModel) -> str:
     return "" if outcome == "done" else f" ({outcome.removeprefix('done: ')})"
 
 
-def _counting_once(run: Steps[TrainedModel], regions: set[NormalRegion]) -> Steps[TrainedModel]:
-    """Let a model say how many pictures it was trained on where some were given several times."""
-    model = yield from run
-    known = {"n_pictures": len(regions), "pictures": list(dict.fromkeys(model.provenance["pictures"]))}
-    return replace(model, provenance={**model.provenance, **known})
-
-
 class TrainWidget(Panel):
     """Choose what is normal, and train a model on it.
 
@@ -96,10 +95,7 @@ class TrainWidget(Panel):
         self._speed = 1.0  # how much longer the last run took than was said
         self._known = known_normal_of(self.session)
         self._watch = LayerWatch(napari_viewer, self)
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_MS_TO_ESTIMATE)
-        self._timer.timeout.connect(self.estimate)
+        self._timer = run_later(self, _MS_TO_ESTIMATE, self.estimate)
 
         self._build_pictures()
         self._build_model()
@@ -226,11 +222,7 @@ class TrainWidget(Panel):
         for more in (self.more_model_form, self.training_form):
             more.changed.connect(self._soon)
             inside.addWidget(more)
-        self.advanced = QCollapsible("Advanced")
-        self.advanced.setDuration(0)
-        self.advanced.layout().setContentsMargins(0, 0, 0, 0)
-        self.advanced.addWidget(content)
-        self.advanced.collapse(animate=False)
+        self.advanced = advanced_section(content)
         self.rows.addWidget(self.advanced)
         self._take_preset()
 
@@ -393,8 +385,6 @@ class TrainWidget(Panel):
             from napari_uflow.train import train_steps
 
             run = train_steps(regions, model, training, weights=weights, device=device, start=start)
-            if len(set(regions)) < len(regions):
-                run = _counting_once(run, set(regions))
             return run if folder is None else autosaving(run, folder, name)
 
         recipe = self.recipe()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from napari_uflow.image import Window
 
-__all__ = ["N_HELD", "border_excess", "frame_of", "hold"]
+__all__ = ["N_HELD", "border_excess", "frame_of", "hold", "hold_mask"]
 
 N_HELD = 2
 """Positions of each level, from the border on, that take the features of the next one."""
@@ -64,6 +64,11 @@ def hold(values: Array, frame: Window | None, stride: int, n_held: int = N_HELD)
     rows = _nearest(values.shape[-2], frame.row, frame.stop_row, stride, n_held)
     cols = _nearest(values.shape[-1], frame.col, frame.stop_col, stride, n_held)
     return values[..., rows[:, None], cols]
+
+
+def hold_mask(mask: Array, frame: Window | None, stride: int) -> Array:
+    """Return where a mask (..., M, N) is set and is set, too, where :func:`hold` takes the values from."""
+    return mask & hold(mask, frame, stride)
 
 
 def _whole(start: int, stop: int, stride: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from napari_uflow.image import Window
-from napari_uflow.model.border import hold
+from napari_uflow.model.border import hold, hold_mask
 
 __all__ = ["CachedTile", "FeatureCache"]
 
@@ -44,17 +44,6 @@ class CachedTile:
         """Rows and columns of the finest level."""
         return self.features[0].shape[-2], self.features[0].shape[-1]
 
-    def held(self, strides: Sequence[int]) -> CachedTile:
-        """Return the tile with the features at the picture's border replaced by those further in.
-
-        A position is normal only where the one that it has its features from is normal too.
-        """
-        held = [
-            (hold(x, self.frame, stride), normal & hold(normal, self.frame, stride))
-            for x, normal, stride in zip(self.features, self.is_normal, strides, strict=True)
-        ]
-        return replace(self, features=tuple(x for x, _ in held), is_normal=tuple(normal for _, normal in held))
-
 
 class FeatureCache:
     """Tiles of features in float16; a context manager that removes what it wrote to disk.
@@ -63,16 +52,9 @@ class FeatureCache:
     ----------
     memory_limit : float
         Bytes held in memory; tiles beyond it are memory-mapped from a temporary folder.
-
-    Attributes
-    ----------
-    held_strides : tuple of int
-        Pixels per position of each level, for tiles to be handed out with what is at the picture's border replaced;
-        empty for tiles as they were given. May be changed at any time.
     """
 
     def __init__(self, memory_limit: float):
-        self.held_strides: tuple[int, ...] = ()
         self._memory_limit = memory_limit
         self._tiles: list[CachedTile] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -83,8 +65,7 @@ class FeatureCache:
         return len(self._tiles)
 
     def __getitem__(self, index: int) -> CachedTile:
-        tile = self._tiles[index]
-        return tile.held(self.held_strides) if self.held_strides else tile
+        return self._tiles[index]
 
     def add(self, features: Sequence[Tensor], is_normal: Sequence[Tensor], frame: Window | None = None) -> None:
         """Keep the features of one tile, each (C_l, M_l, N_l); values beyond float16 are clipped."""
@@ -97,6 +78,22 @@ class FeatureCache:
             self.n_bytes_on_disk += size
             kept = tuple(self._on_disk(x, level) for level, x in enumerate(halves))
         self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal), frame))
+
+    def hold_border(self, strides: Sequence[int]) -> None:
+        """Replace, once for all, the features at the pictures' borders by those further in.
+
+        A position is normal from then on only where the one that it has its features from is normal too.
+
+        Parameters
+        ----------
+        strides : sequence of int
+            Pixels per position of each level.
+        """
+        for i, tile in enumerate(self._tiles):
+            for x, stride in zip(tile.features, strides, strict=True):
+                x.copy_(hold(x, tile.frame, stride))
+            masks = [hold_mask(x, tile.frame, stride) for x, stride in zip(tile.is_normal, strides, strict=True)]
+            self._tiles[i] = replace(tile, is_normal=tuple(masks))
 
     def _on_disk(self, x: Tensor, level: int) -> Tensor:
         if self._folder is None:

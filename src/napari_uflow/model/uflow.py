@@ -145,6 +145,10 @@ class UFlow(nn.Module):
         """
         return None if self.backbone.fixed_size is not None else frame_of(window, shape)
 
+    def held_frame(self, window: Window, shape: tuple[int, int]) -> Window | None:
+        """Return the same where positions at the border take the features of others, None where they do not."""
+        return self.frame(window, shape) if self.holds_border else None
+
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Raw features of pictures (B, C, M, N) float32 in the model's intensity range; finest level first."""
         with torch.no_grad():
