@@ -14,7 +14,7 @@ from napari_uflow.image import Plane, Window
 from napari_uflow.model.border import hold
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa import Calibration, CalibrationPicture
-from napari_uflow.progress import Message, Progress, drain
+from napari_uflow.progress import FINISH, Message, Progress, drain
 from napari_uflow.result import RegionTable
 
 SQUARE = (slice(40, 80), slice(88, 128))
@@ -211,8 +211,18 @@ def test_progress_counts_to_its_end(tiny_model, network):
     config = DetectionConfig(tile=128, halo=0)
     detect(tiny_model, Plane(data=np.zeros((64, 400), np.uint8)), config, network=network, on_event=events.append)
     reports = [event for event in events if isinstance(event, Progress) and event.phase == "Detecting"]
-    assert [event.done for event in reports] == list(range(reports[0].total + 1))
+    counts = [event.done for event in reports]
+    assert counts == sorted(counts)
+    assert list(dict.fromkeys(counts)) == list(range(reports[0].total + 1))
     assert reports[0].total > 1
+
+
+def test_a_tile_need_not_be_finished_to_stop(tiny_model, network):
+    steps = detect_steps(tiny_model, Plane(data=np.zeros((64, 64), np.uint8)), DetectionConfig(), network=network)
+    events = [next(steps) for _ in range(3)]
+    assert {event.done for event in events if isinstance(event, Progress)} == {0}
+    with pytest.raises(Stopped):
+        steps.send(FINISH)
 
 
 def test_finish_at_any_event_stops(tiny_model, odd_plane, network):
@@ -278,14 +288,14 @@ def test_nothing_found_is_an_empty_table():
 @pytest.mark.parametrize("calibration", ["promised", "tails", "none"])
 def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monkeypatch, value, calibration):
     network = tiny_model.network()
-    original = network.latents
+    original = network.latents_in_pieces
 
     def latents(features):
-        found = original(features)
+        found = yield from original(features)
         found.z[0][..., 10, 20] = value
         return found
 
-    monkeypatch.setattr(network, "latents", latents)
+    monkeypatch.setattr(network, "latents_in_pieces", latents)
     plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
     found = detect(tiny_model, plane, DetectionConfig(calibration=calibration), network=network)
     assert np.isfinite(found.energies[0]).all()
@@ -314,15 +324,15 @@ def test_every_test_of_the_literature_runs_on_the_same_heatmap(tiny_model, odd_p
 
 def test_the_paper_test_flags_what_is_too_normal_only_as_published(tiny_model, monkeypatch):
     network = tiny_model.network()
-    original = network.latents
+    original = network.latents_in_pieces
 
     def quiet(features):
-        found = original(features)
+        found = yield from original(features)
         for z in found.z:
             torch.nn.init.normal_(z, std=0.5)
         return found
 
-    monkeypatch.setattr(network, "latents", quiet)
+    monkeypatch.setattr(network, "latents_in_pieces", quiet)
     plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
     paper = detect(tiny_model, plane, DetectionConfig(nfa="paper"), network=network)
     published = detect(tiny_model, plane, DetectionConfig(nfa="paper", as_published=True), network=network)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from napari_uflow.errors import Stopped, UFlowError
-from napari_uflow.progress import FINISH, Message, Progress, drain, or_stop, within
+from napari_uflow.progress import FINISH, Message, Progress, at_once, drain, in_pieces, or_stop, within
 
 
 def counting(n, log):
@@ -117,3 +117,30 @@ def test_a_job_within_another_is_heard_and_can_be_stopped():
     next(steps)
     with pytest.raises(Stopped):
         steps.send(FINISH)
+
+
+def computing(n, log):
+    for i in range(n):
+        log.append(i)
+        yield
+    return n
+
+
+def test_a_computation_at_once_has_its_result():
+    assert at_once(computing(3, [])) == 3
+    assert at_once(computing(0, [])) == 0
+
+
+def test_a_job_may_be_stopped_between_two_pieces():
+    log = []
+    steps = in_pieces(computing(5, log), Progress("Computing", 1, 4))
+    assert [next(steps), next(steps)] == [Progress("Computing", 1, 4)] * 2
+    with pytest.raises(Stopped):
+        steps.send(FINISH)
+    assert log == [0, 1]
+
+
+def test_pieces_without_progress_are_not_heard_of():
+    events, log = [], []
+    assert drain(in_pieces(computing(3, log), None), events.append) == 3
+    assert (events, log) == ([], [0, 1, 2])

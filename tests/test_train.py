@@ -15,7 +15,7 @@ from napari_uflow.image import NormalRegion, Plane
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Snapshot, TrainingPoint, drain
-from napari_uflow.train import train, train_steps
+from napari_uflow.train import rest_of_training, train, train_steps
 
 # The package's own name `train` is the function.
 MODULE = importlib.import_module("napari_uflow.train")
@@ -218,6 +218,37 @@ def test_finish_at_any_event():
     first = next(i for i, outcome in enumerate(outcomes) if not outcome.startswith("stopped without"))
     assert all(outcome.startswith("stopped without") for outcome in outcomes[:first])
     assert {"stopped at step 1", "stopped at step 2"} <= set(outcomes[first:])
+
+
+def test_a_stop_between_two_looks_is_answered_without_another(monkeypatch):
+    states = scripted_looks(monkeypatch, [3.0, 2.0])
+    seen = []
+
+    def asked():
+        return isinstance(seen[-1], Progress) and seen[-1].phase == "Training" and seen[-1].done == 3
+
+    job = train_steps(fields(), MODEL, TRAINING.replace(steps=8, check_every=2), device="cpu")
+    model = drain(job, seen.append, asked)
+    assert [point["step"] for point in model.history] == [2]
+    assert model.provenance["outcome"] == "stopped at step 3"
+    assert len(states) == 1
+    for key, value in states[0].items():
+        assert torch.equal(model.state[f"flow.{key}"], value)
+
+
+def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_left():
+    training = TRAINING.replace(steps=10, learning_rate=0.01, final_learning_rate=0.2)
+    job = train_steps(fields(), MODEL, training.replace(check_every=4), device="cpu")
+    seen = []
+    model = drain(job, seen.append, lambda: isinstance(seen[-1], TrainingPoint))
+    rest = rest_of_training(model)
+    assert rest.steps == 6
+    # a straight line from 0.01 at step 0 to 0.002 at step 10
+    assert rest.learning_rate == pytest.approx(0.01 - 0.008 * 0.4)
+    assert rest.learning_rate * rest.final_learning_rate == pytest.approx(0.002)
+    again = train(fields(), training=rest, start=model, device="cpu")
+    assert again.provenance["started_from"]["steps"] == 4
+    assert again.provenance["holdout_fields"] == model.provenance["holdout_fields"]
 
 
 def test_a_closed_job_leaves_nothing_on_disk(tmp_path, monkeypatch):

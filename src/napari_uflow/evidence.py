@@ -13,7 +13,7 @@ from napari_uflow.image import IntensityRange, Mosaic, Plane, TileGrid, Window
 from napari_uflow.model.border import hold, hold_mask
 from napari_uflow.model.energy import bounded_energy, energy, ln_spread
 from napari_uflow.model.uflow import UFlow
-from napari_uflow.progress import Progress, Steps, or_stop
+from napari_uflow.progress import Pieces, Progress, Steps, in_pieces, or_stop
 
 __all__ = ["Evidence", "all_in_cells", "evidence_steps"]
 
@@ -151,7 +151,8 @@ def evidence_steps(
         n_outside += ((pixels < low) | (pixels > high)).sum(axis=1)
         picture = torch.from_numpy(intensity.apply(values))[None].to(device)
         frame = network.held_frame(wanted, plane.shape)
-        kinds = _evidence(network, picture, outer, wanted, frame, candidate_threshold)
+        pieces = _evidence(network, picture, outer, wanted, frame, candidate_threshold)
+        kinds = yield from in_pieces(pieces, None if phase is None else Progress(phase, i, len(grid)))
         for kind, maps in zip(mosaics, kinds, strict=True):
             for mosaic, values_at, stride in zip(kind, maps, strides, strict=True):
                 if not is_valid.all():
@@ -185,16 +186,17 @@ def _evidence(
     kept: Window,
     frame: Window | None,
     candidate_threshold: float | None,
-) -> list[list[NDArray[np.float32]]]:
+) -> Pieces[list[list[NDArray[np.float32]]]]:
     """Return energies, bounded energies, spreads and, with a threshold, counts of candidates, all levels of each."""
-    features: Sequence[torch.Tensor] = network.features(picture)
+    features: Sequence[torch.Tensor] = yield from network.features_in_pieces(picture)
     if outer != kept:
         inner = kept.shifted(-outer.row, -outer.col)
         features = [
             x[:, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
             for x, s in zip(features, network.strides, strict=True)
         ]
-    latents = network.latents([hold(x, frame, s) for x, s in zip(features, network.strides, strict=True)])
+    features = [hold(x, frame, s) for x, s in zip(features, network.strides, strict=True)]
+    latents = yield from network.latents_in_pieces(features)
     kinds = [
         [energy(z) for z in latents.z],
         [bounded_energy(z) for z in latents.z],

@@ -10,7 +10,7 @@ from torch import Tensor
 from napari_uflow.image import IntensityRange, NormalRegion, Window
 from napari_uflow.model.cache import FeatureCache
 from napari_uflow.model.uflow import UFlow
-from napari_uflow.progress import Progress, Steps, or_stop
+from napari_uflow.progress import Progress, Steps, in_pieces, or_stop
 from napari_uflow.tiles import TrainingTile
 
 __all__ = ["fill_cache", "viewed", "viewed_window"]
@@ -62,7 +62,8 @@ def fill_cache(
         normal = torch.from_numpy(is_normal)
         for view in range(n_views):
             yield from or_stop(Progress(phase, done, total))
-            levels = network.features(viewed(picture, view)[None].to(device))
+            pieces = network.features_in_pieces(viewed(picture, view)[None].to(device))
+            levels = yield from in_pieces(pieces, Progress(phase, done, total))
             turned_normal = viewed(normal, view)
             for window in windows:
                 inner = viewed_window(window.shifted(-outer.row, -outer.col), outer.shape, view)

@@ -19,11 +19,14 @@ __all__ = [
     "FINISH",
     "Finish",
     "Message",
+    "Pieces",
     "Progress",
     "Snapshot",
     "Steps",
     "TrainingPoint",
+    "at_once",
     "drain",
+    "in_pieces",
     "or_stop",
     "within",
 ]
@@ -117,6 +120,9 @@ Event = Message | Progress | TrainingPoint | Snapshot
 Steps = Generator[Event, Finish | None, T]
 """A job that returns a ``T``."""
 
+Pieces = Generator[None, None, T]
+"""A computation that pauses between its pieces and returns a ``T``; it knows nothing of jobs."""
+
 
 def drain(
     steps: Steps[T],
@@ -167,6 +173,41 @@ def or_stop(event: Event) -> Steps[None]:
     """
     if (yield event) is FINISH:
         raise Stopped("stopped before there was a result")
+
+
+def at_once(pieces: Pieces[T]) -> T:
+    """Run a computation without pauses and return its result."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+def in_pieces(pieces: Pieces[T], progress: Progress | None) -> Steps[T]:
+    """Run a computation as a part of a job that may be stopped between two pieces.
+
+    Parameters
+    ----------
+    pieces : generator
+        The computation.
+    progress : Progress or None
+        How far the job has come, yielded between two pieces; None for no events.
+
+    Raises
+    ------
+    Stopped
+        If it was asked to finish.
+    """
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        if progress is not None:
+            yield from or_stop(progress)
 
 
 def within(steps: Steps[T], progress: Progress) -> Steps[T]:

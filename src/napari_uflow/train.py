@@ -39,7 +39,7 @@ from napari_uflow.nfa import (
 from napari_uflow.progress import FINISH, Event, Message, Progress, Snapshot, Steps, TrainingPoint, drain, or_stop
 from napari_uflow.tiles import FieldsBefore, TrainingTile, choose_tiles, regions_of
 
-__all__ = ["calibrate_steps", "train", "train_steps"]
+__all__ = ["calibrate_steps", "rest_of_training", "train", "train_steps"]
 
 T = TypeVar("T")
 
@@ -247,6 +247,30 @@ def train_steps(
     return replace(model_so_far(history, outcome), calibration=calibration)
 
 
+def rest_of_training(model: TrainedModel) -> TrainingConfig:
+    """Return how a training goes on that was interrupted, to be given to `train_steps` with `start`.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The last snapshot of the interrupted training, or the model of one that was stopped.
+
+    Returns
+    -------
+    TrainingConfig
+        For the steps that are left, with the learning rate that the next step would have had. The optimiser's memory
+        of the last gradients is lost; it is built up anew in some ten steps.
+    """
+    training = model.training
+    done = min(int(model.history[-1]["step"]) if model.history else 0, training.steps - 1)
+    now = 1 + (training.final_learning_rate - 1) * done / training.steps
+    return training.replace(
+        steps=training.steps - done,
+        learning_rate=max(training.learning_rate * now, 1e-7),
+        final_learning_rate=training.final_learning_rate / now,
+    )
+
+
 def _config_to_go_on(model: ModelConfig, start: TrainedModel, n_channels: int) -> ModelConfig:
     """Return the configuration of a model whose training goes on; refuse another one."""
     if n_channels != start.n_channels:
@@ -420,8 +444,13 @@ def _optimise(
                 yield Message("the loss is no longer finite; training ends with the best model so far", warning=True)
                 outcome = "stopped: the loss was no longer finite"
         answer = yield Progress(phase, step, training.steps)
+        is_look = step % training.check_every == 0 or step == training.steps
+        if answer is FINISH and best_state is not None and not is_look:
+            # What was learned since the last look is let go: an answer at once is worth more.
+            outcome = f"stopped at step {step}"
+            break
         finish = answer is FINISH or bad_steps == _MAX_BAD_STEPS
-        if not (finish or step % training.check_every == 0 or step == training.steps):
+        if not (finish or is_look):
             continue
 
         holdout_loss, holdout_energy = _look(network, holdout_cache, device, training.batch_size)

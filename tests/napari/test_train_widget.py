@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -12,6 +13,7 @@ from napari_uflow._napari import autosave
 from napari_uflow._napari.estimate import _COSTS, _FIELDS_NEEDED, estimate_training
 from napari_uflow._napari.jobs import Outcome, State
 from napari_uflow._napari.known_normal import known_normal_of
+from napari_uflow._napari.layers import normal_regions
 from napari_uflow._napari.recipe import Recipe
 from napari_uflow._napari.session import session_of
 from napari_uflow._napari.train_widget import TrainWidget, chosen_channels, refining
@@ -278,6 +280,37 @@ def test_a_model_that_was_left_behind_is_offered(viewer, qtbot, tmp_path, tiny_m
     assert widget.session.model is not None
     assert widget.rescue.isHidden()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_was_interrupted_goes_on(
+    viewer, images, qtbot, tmp_path, tiny_model_config, tiny_training_config
+):
+    from napari_uflow.store import save_model
+    from napari_uflow.train import train
+
+    two_steps = tiny_training_config.replace(steps=2)
+    interrupted = train(normal_regions(images), tiny_model_config, two_steps, device="cpu")
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    path = tmp_path / f"unfinished-{process.pid}.safetensors"
+    save_model(path, replace(interrupted, training=tiny_training_config.replace(steps=5), calibration=None))
+
+    widget = TrainWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.images.set_layers([])
+    widget.go_on_button.click()
+    assert "Tick" in widget.job_bar.status.text()
+    assert path.exists()
+    assert widget.session.model is None
+    widget.images.set_layers([images])
+    widget.go_on_button.click()
+    idle(qtbot, widget)
+    model = widget.session.model
+    assert model.provenance["started_from"]["steps"] == 2
+    assert model.training.steps == 3
+    assert model.config == interrupted.config
+    assert widget.rescue.isHidden()
+    assert not path.exists()
 
 
 def test_opening_the_widgets_is_quick_and_loads_no_torch():

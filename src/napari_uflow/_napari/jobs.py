@@ -24,7 +24,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_uflow._napari.libraries import make_torch_safe
+from napari_uflow._napari.libraries import load_libraries
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.progress import FINISH, Event, Finish, Message, Progress, Steps, TrainingPoint
 
@@ -123,17 +123,18 @@ def _steps_in_worker(make_steps: Callable[[], Steps[Any]]) -> Generator[Event | 
     answer: Finish | None = None
     asked = False
     last = 0.0
+    reported: Event | None = None
     try:
         asked = (yield None) is FINISH  # tells the window that something can be sent from now on
-        make_torch_safe()
+        load_libraries()
         steps = make_steps()
         event = next(steps)
         while True:
             while heard:
                 asked = (yield Message(heard.pop(0), warning=True)) is FINISH or asked
-            is_news = not isinstance(event, Progress) or event.done in (0, event.total)
+            is_news = not isinstance(event, Progress) or (event != reported and event.done in (0, event.total))
             if is_news or time.monotonic() - last > _SECONDS_BETWEEN:
-                last = time.monotonic()
+                last, reported = time.monotonic(), event
                 asked = (yield event) is FINISH or asked
             answer = FINISH if asked else None
             event = steps.send(answer)
@@ -214,8 +215,8 @@ class Job(QObject):
         self._dock: Any = None
         self._has_begun = self._is_asked = False
         self._phase = ""
-        self._phase_began = 0.0
-        self._first_done = 0
+        self._phase_began = self._done_at = 0.0
+        self._first_done = self._last_done = 0
         self._timer = QTimer(self)
         self._timer.setInterval(_MS_BETWEEN_DOCK)
         self._timer.timeout.connect(self._show_in_dock)
@@ -258,9 +259,11 @@ class Job(QObject):
         now = time.monotonic()
         if event.phase != self._phase or event.done < self._first_done:
             self._phase, self._phase_began, self._first_done = event.phase, now, event.done
-        n, seconds = event.done - self._first_done, now - self._phase_began
+        if now == self._phase_began or event.done != self._last_done:  # a long step is reported several times
+            self._last_done, self._done_at = event.done, now
+        n, seconds = event.done - self._first_done, self._done_at - self._phase_began
         is_known = n > 0 and seconds > 0.5
-        left = seconds / n * (event.total - event.done) if is_known else None
+        left = max(0.0, seconds / n * (event.total - event.done) - (now - self._done_at)) if is_known else None
         return Running(event.phase, event.done, event.total, left)
 
     def _show_in_dock(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
 
 __all__ = ["TrainWidget", "chosen_channels", "refining"]
+
+_Plan: TypeAlias = "tuple[ModelConfig, TrainingConfig, TrainedModel | None]"
+"""What a model is made of, how it is trained, and the model that the training goes on with."""
 
 _MS_TO_ESTIMATE = 400
 
@@ -233,9 +237,19 @@ class TrainWidget(Panel):
         layout.setContentsMargins(0, 0, 0, 0)
         self.rescue_label = text_label()
         buttons = QHBoxLayout()
-        self.rescue_button, self.discard_button = QPushButton("Use it"), QPushButton("Discard")
+        self.go_on_button, self.rescue_button = QPushButton("Go on"), QPushButton("Use it")
+        self.discard_button = QPushButton("Discard")
+        self.go_on_button.setToolTip(
+            tooltip(
+                "Open the images of that training, tick them below, and press this: the steps that were left are done."
+            )
+        )
+        self.rescue_button.setToolTip(tooltip("Take the model as it is, without a promise about its false alarms."))
+        self.discard_button.setToolTip(tooltip("Remove the model that was saved."))
+        self.go_on_button.clicked.connect(self.go_on)
         self.rescue_button.clicked.connect(self._rescue)
         self.discard_button.clicked.connect(self._discard)
+        buttons.addWidget(self.go_on_button)
         buttons.addWidget(self.rescue_button)
         buttons.addWidget(self.discard_button)
         layout.addWidget(self.rescue_label)
@@ -244,9 +258,31 @@ class TrainWidget(Panel):
         self._left_behind = left_behind(data_folder())
         self.rescue.setVisible(self._left_behind is not None)
         self.rescue_label.setText(
-            "A training ended before it was done. The best model up to then was saved, without a calibration of its "
-            "false alarms."
+            "A training ended before it was done, and its best model up to then was saved. Open its images and go on "
+            "with it, or use the model as it is, without a calibration of its false alarms."
         )
+
+    def go_on(self) -> None:
+        """Do the rest of the training that was interrupted, on the images that are ticked."""
+        self.job_bar.run(self._start_going_on)
+
+    def _start_going_on(self) -> Job:
+        path = self._left_behind
+        if path is None:
+            raise ConfigError("there is no training that was interrupted")
+        cache_memory = read_settings().memory_limit
+
+        def plan() -> _Plan:
+            from napari_uflow.store import load_model
+            from napari_uflow.train import rest_of_training
+
+            start = load_model(path)
+            return start.config, rest_of_training(start).replace(cache_memory=cache_memory), start
+
+        job = self._run(self.regions(), plan, self._name_of_images(), title="Training")
+        job.finished.connect(self._discard)
+        job.finished.connect(self._trained)
+        return job
 
     def _rescue(self) -> None:
         if self._left_behind is None:
@@ -354,9 +390,8 @@ class TrainWidget(Panel):
 
     def _start(self) -> Job:
         regions = self.regions()
-        images = self.images.layers()
-        name = images[0].name if len(images) == 1 else f"{images[0].name} and {len(images) - 1} more"
-        job = self._run(regions, self.model_config(), self.training_config(), name)
+        model_config, training_config = self.model_config(), self.training_config()
+        job = self._run(regions, lambda: (model_config, training_config, None), self._name_of_images())
         job.finished.connect(self._trained)
         estimate, steps, began = self._estimate, self.training_config().steps, time.monotonic()
 
@@ -369,14 +404,14 @@ class TrainWidget(Panel):
         job.finished.connect(compare)
         return job
 
+    def _name_of_images(self) -> str:
+        images = self.images.layers()
+        return images[0].name if len(images) == 1 else f"{images[0].name} and {len(images) - 1} more"
+
     def _run(
-        self,
-        regions: list[NormalRegion],
-        model: ModelConfig,
-        training: TrainingConfig,
-        name: str,
-        start: TrainedModel | None = None,
+        self, regions: list[NormalRegion], plan: Callable[[], _Plan], name: str, *, title: str = "Training"
     ) -> Job:
+        """Start a training; how it is done is asked in the worker."""
         settings = read_settings()
         device, weights = settings.device, weights_folder()
         folder = data_folder() if settings.autosave else None
@@ -384,11 +419,12 @@ class TrainWidget(Panel):
         def steps() -> Any:
             from napari_uflow.train import train_steps
 
+            model, training, start = plan()
             run = train_steps(regions, model, training, weights=weights, device=device, start=start)
             return run if folder is None else autosaving(run, folder, name)
 
         recipe = self.recipe()
-        job = self.session.runner.start(steps, title="Training" if start is None else "Refining")
+        job = self.session.runner.start(steps, title=title)
         self.plot.clear()
         self.plot.show()
         # The session takes the model, so it arrives even if this widget is closed meanwhile.
@@ -444,7 +480,7 @@ class TrainWidget(Panel):
         n_copies = min(max(1, round(_KNOWN_PART * n_tiles / len(known))), _MOST_COPIES)
         name = self.session.model_name
         name = name if name.endswith(" refined") else f"{name} refined"
-        job = self._run([*old, *known * n_copies], model.config, training, name, start=model)
+        job = self._run([*old, *known * n_copies], lambda: (model.config, training, model), name, title="Refining")
 
         def refined(model: Any) -> None:
             n = f"{len(known)} region{'s' * (len(known) != 1)}"

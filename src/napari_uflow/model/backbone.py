@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from napari_uflow.errors import BackboneUnavailableError, ConfigError
 from napari_uflow.model.scattering import Scattering
+from napari_uflow.progress import Pieces, at_once
 
 __all__ = ["Backbone", "BackboneInfo", "create_backbone", "load_pretrained", "weights_folder"]
 
@@ -132,7 +133,11 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute features.
+        """Compute features: what `pieces` returns."""
+        return at_once(self.pieces(x))
+
+    def pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
+        """Compute features, with a pause behind each part of the network.
 
         Parameters
         ----------
@@ -145,12 +150,27 @@ class Backbone(nn.Module):
             Finest level first.
         """
         if self.name == "scattering":
-            return tuple(self.networks[0](x))
+            features: tuple[Tensor, ...] = yield from self.networks[0].pieces(x)  # type: ignore[operator]
+            return features
         x = (_three_channels(x) - self.mean) / self.std
         if self.name == "mcait":
             small = F.interpolate(x, size=(224, 224), mode="bicubic", align_corners=True)
-            return self.networks[0](x), self.networks[1](small)
-        return tuple(self.networks[0](x))
+            fine = yield from self.networks[0].pieces(x)  # type: ignore[operator]
+            coarse = yield from self.networks[1].pieces(small)  # type: ignore[operator]
+            return fine, coarse
+        return (yield from _levels_of(self.networks[0], x))
+
+
+def _levels_of(network: Any, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
+    """Return the feature maps of a residual network of timm, block by block."""
+    levels: list[Tensor] = []
+    for name, layer in network.items():
+        for block in layer if isinstance(layer, nn.Sequential) else (layer,):
+            x = block(x)
+            yield
+        if name in network.return_layers:
+            levels.append(x)
+    return tuple(levels)
 
 
 class _CaitTrunk(nn.Module):
@@ -162,11 +182,13 @@ class _CaitTrunk(nn.Module):
         self.cait.blocks = self.cait.blocks[:n_blocks]
         self.cait.blocks_token_only = nn.ModuleList()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pieces(self, x: Tensor) -> Pieces[Tensor]:
+        """Return the features of squares, block by block."""
         tokens = self.cait.patch_embed(x)
         tokens = self.cait.pos_drop(tokens + self.cait.pos_embed)
         for block in self.cait.blocks:
             tokens = block(tokens)
+            yield
         tokens = self.cait.norm(tokens)
         side = round(tokens.shape[1] ** 0.5)
         grid: Tensor = tokens.transpose(1, 2).reshape(len(x), -1, side, side)

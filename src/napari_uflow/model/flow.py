@@ -15,6 +15,8 @@ import torch
 from FrEIA.modules import AllInOneBlock, IRevNetUpsampling
 from torch import Tensor, nn
 
+from napari_uflow.progress import Pieces, at_once
+
 __all__ = ["FlowStep", "Latents", "UShapedFlow"]
 
 # The pre-activations of a coupling are scaled down by this factor in FrEIA's blocks; a state dict depends on it.
@@ -217,7 +219,11 @@ class UShapedFlow(nn.Module):
         self.latent_channels = tuple(reversed(latents))
 
     def forward(self, features: Sequence[Tensor]) -> Latents:
-        """Map features to latents.
+        """Map features to latents: what `pieces` returns."""
+        return at_once(self.pieces(features))
+
+    def pieces(self, features: Sequence[Tensor]) -> Pieces[Latents]:
+        """Map features to latents, with a pause behind each flow step.
 
         Parameters
         ----------
@@ -237,6 +243,7 @@ class UShapedFlow(nn.Module):
             for index in self._steps[level]:
                 x, part = self.module_list[index](x)
                 determinant = part if determinant is None else determinant + part
+                yield
             assert determinant is not None
             ln_det.append(determinant)
             upsampling = self._upsampling[level]

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_uflow.progress import Pieces, at_once
+
 __all__ = ["Scattering", "morlet_kernels"]
 
 # Pairs (j1, j2) of octaves of order 2 for each level, and octaves of order 1. Octave j has a wavelength of about
@@ -173,7 +175,11 @@ class Scattering(nn.Module):
         return torch.cat(parts, dim=2).flatten(1, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the features of pictures.
+        """Compute the features of pictures: what `pieces` returns."""
+        return at_once(self.pieces(x))
+
+    def pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
+        """Compute the features of pictures, with a pause behind each group of filters.
 
         Parameters
         ----------
@@ -191,13 +197,17 @@ class Scattering(nn.Module):
             pyramid.append(self._halved(pyramid[-1]))
         # Order 1 at resolution max(j - 1, 0) of the pyramid.
         first = [self._modulus(x, self.fine)]
-        first += [self._modulus(pyramid[j - 1], self.coarse) for j in range(1, 5)]
+        yield
+        for j in range(1, 5):
+            first.append(self._modulus(pyramid[j - 1], self.coarse))
+            yield
         second: dict[tuple[int, int], Tensor] = {}
         for _, _, pairs in _LEVELS:
             for j1, j2 in pairs:
                 if (j1, j2) not in second:
                     at = self._down(first[j1], max(j1 - 1, 0), j2 - 1)
                     second[j1, j2] = self._second(at)
+                    yield
         outputs = []
         for stride, octaves, pairs in _LEVELS:
             target = int(math.log2(stride))
@@ -215,6 +225,7 @@ class Scattering(nn.Module):
                 s2 = self._down(second[j1, j2], j2 - 1, target)
                 parts.append(self._compressed(s2, 0.3).reshape(b, c, -1, *s2.shape[-2:]))
             outputs.append(torch.cat(parts, dim=2).flatten(1, 2))
+            yield
         return tuple(outputs)
 
     def _compressed(self, amplitude: Tensor, gain: float = 1.0) -> Tensor:

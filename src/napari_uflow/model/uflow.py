@@ -19,6 +19,7 @@ from napari_uflow.model.energy import energy
 from napari_uflow.model.flow import Latents, UShapedFlow
 from napari_uflow.model.norm import FeatureNorm
 from napari_uflow.nfa import Calibration
+from napari_uflow.progress import Pieces, at_once
 
 __all__ = ["MARGIN", "TrainedModel", "UFlow"]
 
@@ -151,12 +152,21 @@ class UFlow(nn.Module):
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Raw features of pictures (B, C, M, N) float32 in the model's intensity range; finest level first."""
-        with torch.no_grad():
-            return self.backbone(x)  # type: ignore[no-any-return]
+        return at_once(self.features_in_pieces(x))
+
+    @torch.no_grad()
+    def features_in_pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
+        """Raw features of pictures, with pauses; gradients are off in the pieces only."""
+        return (yield from self.backbone.pieces(x))
 
     def latents(self, features: Sequence[Tensor]) -> Latents:
         """Latents of raw features."""
         return self.flow(self.norm(features))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def latents_in_pieces(self, features: Sequence[Tensor]) -> Pieces[Latents]:
+        """Latents of raw features for inference, with pauses; gradients are off in the pieces only."""
+        return (yield from self.flow.pieces(self.norm(features)))
 
     def forward(self, x: Tensor) -> Latents:
         """Latents of pictures (B, C, M, N) float32 in the model's intensity range."""
