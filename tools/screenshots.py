@@ -134,11 +134,11 @@ def train(at: Photographer, model: Path | None) -> None:
     area.brush_size = 90
     for row, col in ((70, 60), (80, 100), (100, 140), (130, 170), (160, 190)):
         area.paint((0, row, col), 1)
-    widget.model_form.fields["tile"].setValue(128)
+    widget.model_form.fields["tile"].value = 128
     rest(1)
     widget.estimate()
     at.shoot("mark")
-    widget.model_form.fields["tile"].setValue(256)
+    widget.model_form.fields["tile"].value = 256
     viewer.layers.remove(area)
     rest(1)
     widget.estimate()

@@ -1,9 +1,15 @@
 """The form of a configuration says what the configuration says, digit by digit."""
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication
 
 from napari_uflow._napari.forms import ConfigForm
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
+from napari_uflow.errors import ConfigError
 
 CONFIGS = (ModelConfig, TrainingConfig, DetectionConfig)
 
@@ -39,24 +45,70 @@ def test_every_bound_comes_back(form_of, config):
 def test_every_field_says_what_it_does(form_of, config):
     form = form_of(config)
     for parameter in parameters_of(config):
-        assert parameter.help.split("'")[0][:40] in form.fields[parameter.name].toolTip()
+        assert parameter.help.split("'")[0][:40] in form.fields[parameter.name].tooltip
 
 
 def test_a_number_may_be_typed_with_an_exponent(form_of, qtbot):
     form = form_of(TrainingConfig)
-    field = form.fields["learning_rate"]
+    field = form.fields["learning_rate"].native
     assert field.text() == "0.001"
     field.selectAll()
     qtbot.keyClicks(field, "2e-4")
-    field.interpretText()
     assert form.config().learning_rate == 2e-4
+    field.selectAll()
+    qtbot.keyClicks(field, "0,003")
+    assert form.config().learning_rate == 0.003
+
+
+@pytest.mark.parametrize(("text", "said"), [("fast", "such as 0.001, not 'fast'"), ("", "not ''"), ("7", "not 7")])
+def test_a_text_that_is_no_learning_rate_is_refused_with_its_name(form_of, text, said):
+    form = form_of(TrainingConfig)
+    form.fields["learning_rate"].value = text
+    with pytest.raises(ConfigError, match=f"learning_rate must be .*{said}"):
+        form.config()
+
+
+@given(
+    st.floats(1e-7, 1.0), st.floats(0.0, 0.5), st.floats(0.01, 1024.0), st.integers(1, 10**6), st.sampled_from([1, 8])
+)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_what_is_shown_comes_back(form_of, rate, holdout, memory, steps, views):
+    config = TrainingConfig(
+        learning_rate=float(f"{rate:.6g}"),
+        holdout=round(holdout, 6),
+        cache_memory=round(memory, 3),
+        steps=steps,
+        views=views,
+    )
+    form = form_of(TrainingConfig)
+    form.set_config(config)
+    assert form.config() == config
+
+
+def test_the_wheel_scrolls_the_form_and_changes_nothing(form_of, qtbot):
+    form = form_of(TrainingConfig)
+    form.show()
+    before = form.config()
+    for field in form.fields.values():
+        wheel = QWheelEvent(
+            QPointF(2, 2),
+            QPointF(2, 2),
+            QPoint(0, 0),
+            QPoint(0, 120),
+            Qt.MouseButton.NoButton,
+            Qt.KeyboardModifier.NoModifier,
+            Qt.ScrollPhase.NoScrollPhase,
+            False,
+        )
+        QApplication.sendEvent(field.native, wheel)
+    assert form.config() == before
 
 
 def test_what_is_not_shown_is_kept(form_of):
     form = form_of(TrainingConfig, shown=lambda parameter: not parameter.advanced)
     assert set(form.fields) == {"steps"}
     form.set_config(TrainingConfig(steps=7, seed=3))
-    form.fields["steps"].setValue(9)
+    form.fields["steps"].value = 9
     assert form.config() == TrainingConfig(steps=9, seed=3)
 
 

@@ -86,10 +86,10 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     painted = area.data > 0
     assert painted[field].mean() > 0.3
     assert painted.sum() == painted[field].sum()
-    train.model_form.fields["tile"].setValue(64)
-    train.more_model_form.fields["flow_steps"].setValue(2)
+    train.model_form.fields["tile"].value = 64
+    train.more_model_form.fields["flow_steps"].value = 2
     for name, value in {"steps": 100_000, "patience": 10_000, "batch_size": 4, "check_every": 2}.items():
-        train.training_form.fields[name].setValue(value)
+        train.training_form.fields[name].value = value
     qtbot.waitUntil(lambda: "to train on" in train.estimate_label.text())
     assert "(1 field, 1 field held out)" in train.estimate_label.text()
 
@@ -107,7 +107,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     train.normal.setFocus()
     qtbot.keyClick(train.normal, Qt.Key.Key_Home)
     assert train.normal.value() is None
-    train.training_form.fields["steps"].setValue(6)
+    train.training_form.fields["steps"].value = 6
     click(train.job_bar.button)
     wait_for_the_job()
     assert runner.job.outcome is Outcome.DONE

@@ -5,24 +5,19 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
-from qtpy.QtCore import Qt, Signal
+from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit, SpinBox
+from magicgui.widgets.bases import ValueWidget
+from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtGui import QValidator, QWheelEvent
-from qtpy.QtWidgets import (
-    QAbstractSpinBox,
-    QCheckBox,
-    QComboBox,
-    QDoubleSpinBox,
-    QFormLayout,
-    QLineEdit,
-    QSpinBox,
-    QWidget,
-)
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QWidget
 
 from napari_uflow.config import Config, Parameter, parameters_of
+from napari_uflow.errors import ConfigError
 
-__all__ = ["ChoiceBox", "ConfigForm", "NumberBox", "WholeBox", "tooltip"]
+__all__ = ["ChoiceBox", "ConfigForm", "NumberBox", "tooltip"]
 
 C = TypeVar("C", bound=Config)
 
@@ -68,15 +63,6 @@ class ChoiceBox(_NoWheel, QComboBox):
                 return
 
 
-class WholeBox(_NoWheel, QSpinBox):
-    """A whole number."""
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setKeyboardTracking(False)
-
-
 class NumberBox(_NoWheel, QDoubleSpinBox):
     """A real number, written as short as it can be: 0.001, 1e-05."""
 
@@ -112,8 +98,19 @@ class NumberBox(_NoWheel, QDoubleSpinBox):
         return f"{self.textFromValue(self.value())}{self.suffix()}"
 
 
+class _WheelGuard(QObject):
+    """Keeps the wheel from fields that were not clicked on: it scrolls the form."""
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802 - Qt's name
+        """Let everything else through."""
+        if event is None or event.type() != QEvent.Type.Wheel or not isinstance(watched, QWidget) or watched.hasFocus():
+            return False
+        event.ignore()
+        return True
+
+
 class ConfigForm(QWidget, Generic[C]):
-    """Fields for the parameters of a configuration.
+    """Fields of magicgui for the parameters of a configuration.
 
     Parameters
     ----------
@@ -125,6 +122,11 @@ class ConfigForm(QWidget, Generic[C]):
         What to call some of the parameters.
     parent : QWidget, optional
         The widget it is part of.
+
+    Attributes
+    ----------
+    fields : dict of str to magicgui widget
+        By the name of the parameter. Numbers over many decades are texts, so that 1e-05 can be read and typed.
     """
 
     changed = Signal()
@@ -138,9 +140,10 @@ class ConfigForm(QWidget, Generic[C]):
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
-        self._class = config
         self._config: C = config()
-        self.fields: dict[str, QWidget] = {}
+        self._parameters: dict[str, Parameter] = {}
+        self.fields: dict[str, ValueWidget[Any]] = {}
+        guard = _WheelGuard(self)
         layout = QFormLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -149,17 +152,26 @@ class ConfigForm(QWidget, Generic[C]):
             if shown is not None and not shown(parameter):
                 continue
             field = _field(parameter)
-            _signal(field).connect(self.changed)
-            field.setToolTip(tooltip(_help(parameter)))
+            field.changed.connect(self._tell)
+            field.native.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+            field.native.installEventFilter(guard)
             label = (labels or {}).get(parameter.name) or parameter.name.replace("_", " ").capitalize()
-            layout.addRow(label, field)
-            layout.labelForField(field).setToolTip(field.toolTip())
+            layout.addRow(f"{label} ({parameter.unit})" if parameter.unit else label, field.native)
+            layout.labelForField(field.native).setToolTip(field.tooltip)
+            self._parameters[parameter.name] = parameter
             self.fields[parameter.name] = field
         self.set_config(self._config)
 
     def config(self) -> C:
-        """Return what the form says."""
-        return self._config.replace(**{name: _value(field) for name, field in self.fields.items()})
+        """Return what the form says.
+
+        Raises
+        ------
+        ConfigError
+            If a text is no number, or a number is out of its range.
+        """
+        values = {name: _value(self._parameters[name], field) for name, field in self.fields.items()}
+        return self._config.replace(**values)
 
     def set_config(self, config: C) -> None:
         """Show a configuration; `changed` is emitted once."""
@@ -167,9 +179,12 @@ class ConfigForm(QWidget, Generic[C]):
         was_blocked = self.blockSignals(True)
         try:
             for name, field in self.fields.items():
-                _set_value(field, getattr(config, name))
+                _set_value(self._parameters[name], field, getattr(config, name))
         finally:
             self.blockSignals(was_blocked)
+        self.changed.emit()
+
+    def _tell(self) -> None:
         self.changed.emit()
 
 
@@ -178,52 +193,54 @@ def _help(parameter: Parameter) -> str:
     return f"{parameter.help}{allowed} ({parameter.name})"
 
 
-def _field(parameter: Parameter) -> QWidget:
+def _is_over_decades(parameter: Parameter) -> bool:
+    """Tell whether a number is of a size that no fixed number of decimals fits."""
+    high = math.inf if parameter.high is None else parameter.high
+    return parameter.type is float and high > 1000 * max(parameter.step or 0, parameter.low or 0)
+
+
+def _field(parameter: Parameter) -> ValueWidget[Any]:
+    text: dict[str, Any] = {"name": parameter.name, "tooltip": tooltip(_help(parameter))}
     if parameter.choices:
-        return ChoiceBox({choice: choice for choice in parameter.choices})
+        box = ComboBox(choices=parameter.choices, **text)
+        box.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.native.setMinimumContentsLength(8)
+        return box
     if parameter.type is bool:
-        return QCheckBox()
-    if parameter.type is str:
-        return QLineEdit()
-    box: QSpinBox | QDoubleSpinBox = WholeBox() if parameter.type is int else NumberBox()
+        return CheckBox(text="", **text)
+    if parameter.type is str or _is_over_decades(parameter):
+        return LineEdit(**text)
     number = parameter.type
-    box.setRange(number(parameter.low or 0), number(parameter.high if parameter.high is not None else 2**31 - 1))
-    low = parameter.low or 0
-    if parameter.type is float and parameter.high is not None and parameter.high > 1000 * max(low, 1e-3):
-        box.setStepType(QAbstractSpinBox.StepType.AdaptiveDecimalStepType)
-    elif parameter.step is not None:
-        box.setSingleStep(number(parameter.step))
-    if parameter.unit:
-        box.setSuffix(f" {parameter.unit}")
-    return box
+    low, high = number(parameter.low or 0), number(parameter.high if parameter.high is not None else 2**31 - 1)
+    kind = SpinBox if number is int else FloatSpinBox
+    spin: ValueWidget[Any] = kind(value=low, min=low, max=high, step=number(parameter.step or 1), **text)
+    spin.native.setKeyboardTracking(False)
+    if number is float:
+        known = (parameter.default, parameter.low, parameter.high, parameter.step)
+        spin.native.setDecimals(max(_decimals(value) for value in known if value is not None))
+    return spin
 
 
-def _value(field: QWidget) -> Any:
-    if isinstance(field, ChoiceBox):
-        return field.value()
-    if isinstance(field, QCheckBox):
-        return field.isChecked()
-    if isinstance(field, QLineEdit):
-        return field.text()
-    return field.value()
+def _decimals(value: float) -> int:
+    """Return how many decimals write a number as it is, 1 at least."""
+    exponent = Decimal(repr(float(value))).normalize().as_tuple().exponent
+    return max(1, -exponent) if isinstance(exponent, int) else 1
 
 
-def _set_value(field: QWidget, value: Any) -> None:
-    if isinstance(field, ChoiceBox):
-        field.set_value(value)
-    elif isinstance(field, QCheckBox):
-        field.setChecked(value)
-    elif isinstance(field, QLineEdit):
-        field.setText(value)
-    else:
-        field.setValue(value)
+def _value(parameter: Parameter, field: ValueWidget[Any]) -> Any:
+    if not _is_over_decades(parameter):
+        return field.value
+    try:
+        return float(field.value.strip().replace(",", "."))
+    except ValueError as error:
+        raise ConfigError(
+            f"{parameter.name} must be a number such as {parameter.default}, not '{field.value}'"
+        ) from error
 
 
-def _signal(field: QWidget) -> Any:
-    if isinstance(field, ChoiceBox):
-        return field.currentIndexChanged
-    if isinstance(field, QCheckBox):
-        return field.toggled
-    if isinstance(field, QLineEdit):
-        return field.textChanged
-    return field.valueChanged
+def _set_value(parameter: Parameter, field: ValueWidget[Any], value: Any) -> None:
+    if _is_over_decades(parameter):
+        value = f"{value:.15g}"
+    elif isinstance(field, FloatSpinBox):  # a spin box would round it
+        field.native.setDecimals(max(field.native.decimals(), _decimals(value)))
+    field.value = value
