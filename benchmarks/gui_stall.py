@@ -111,7 +111,7 @@ def main() -> None:
     viewer.open_sample("napari-uflow", "defective_fibres")
     print(f"both samples opened in {time.perf_counter() - began:.1f} s")
     widgets: dict[str, Any] = {}
-    for name in ("Train", "Detect", "Anomalies", "Detect in files"):
+    for name in ("Train", "Detect", "Anomalies", "Detect in files", "Trust report"):
         began = time.perf_counter()
         _, widgets[name] = viewer.window.add_plugin_dock_widget("napari-uflow", name, tabify=True)
         QApplication.processEvents()

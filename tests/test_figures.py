@@ -13,7 +13,7 @@ from skimage.io import imread
 
 from napari_uflow import figures
 from napari_uflow.errors import ConfigError, ImageError
-from napari_uflow.figures import OverviewRow, overview, save_figure
+from napari_uflow.figures import OverviewRow, figure_pixels, overview, save_figure
 
 
 def row(shape=(24, 32), *, truth=True, **changes):
@@ -134,6 +134,14 @@ def test_saving_replaces_the_file_in_one_step(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(ConfigError, match=r"overview\.txt"):
         save_figure(fig, tmp_path / "overview.txt")
+
+
+def test_the_pixels_of_a_figure_are_what_is_saved(tmp_path):
+    fig = overview([row()], score_limits=(0, 1))
+    pixels = figure_pixels(fig)
+    assert pixels.dtype == np.uint8
+    save_figure(fig, tmp_path / "figure.png")
+    np.testing.assert_array_equal(pixels[..., :3], imread(tmp_path / "figure.png")[..., :3])
 
 
 def test_pyplot_is_never_loaded():

@@ -186,6 +186,13 @@ def review(at: Photographer) -> None:
     at.shoot("anomalies")
 
 
+def trust(at: Photographer) -> None:
+    """Report what the number of false alarms is worth."""
+    widget = at.open("Trust report", 460)
+    at.run(widget.job_bar)
+    at.shoot("trust")
+
+
 def batch(at: Photographer) -> None:
     """Detect in files."""
     from napari_uflow.store import write_tiff
@@ -218,6 +225,7 @@ def main() -> None:
         at.session.save_model(options.save)
     detect(at)
     review(at)
+    trust(at)
     batch(at)
     at.viewer.close()
 

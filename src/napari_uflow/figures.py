@@ -27,7 +27,7 @@ from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.nfa import QQ_LEVELS
 from napari_uflow.trust import EPSILONS, TrustReport
 
-__all__ = ["OverviewRow", "overview", "save_figure", "trust_figure"]
+__all__ = ["OverviewRow", "figure_pixels", "overview", "save_figure", "trust_figure"]
 
 _FOUND_COLOUR = "#ff8c1a"
 _FOUND_HEADING = "#d96b00"
@@ -202,7 +202,15 @@ def save_figure(fig: Figure, path: str | os.PathLike[str]) -> None:
         os.replace(draft, target)
 
 
-def trust_figure(report: TrustReport, *, title: str = "") -> Figure:
+def figure_pixels(fig: Figure) -> NDArray[np.uint8]:
+    """Draw a figure with an Agg canvas and return its pixels, (M, N, 4) uint8 RGBA."""
+    canvas = fig.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.array(canvas.buffer_rgba(), np.uint8)  # type: ignore[no-untyped-call]
+
+
+def trust_figure(report: TrustReport, *, title: str = "", upright: bool = False) -> Figure:
     """Draw a trust report: false alarms expected and observed, and the tails of every map.
 
     Parameters
@@ -211,15 +219,18 @@ def trust_figure(report: TrustReport, *, title: str = "") -> Figure:
         What to draw.
     title : str
         Printed above, such as the model's name.
+    upright : bool
+        One plot above the other and narrow, for a panel; side by side by default.
 
     Returns
     -------
     matplotlib.figure.Figure
-        With an Agg canvas, ready for :func:`save_figure` or for a Qt canvas.
+        With an Agg canvas, ready for :func:`save_figure`, :func:`figure_pixels` or for a Qt canvas.
     """
-    figure = Figure(figsize=(11.0, 5.2), dpi=_DPI, facecolor="white", layout="constrained")
+    size = (4.4, 8.4) if upright else (11.0, 5.2)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    alarms, tails = figure.subplots(1, 2)
+    alarms, tails = figure.subplots(2, 1) if upright else figure.subplots(1, 2)
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold", color=_TEXT_COLOUR, parse_math=False)
     _false_alarms(alarms, report)

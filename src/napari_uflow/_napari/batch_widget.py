@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLineEdit,
-    QPushButton,
     QTreeWidget,
     QTreeWidgetItem,
     QVBoxLayout,
@@ -24,7 +23,7 @@ from qtpy.QtWidgets import (
 from napari_uflow._napari import dialogs
 from napari_uflow._napari.forms import ConfigForm, tooltip
 from napari_uflow._napari.jobs import Job, Running
-from napari_uflow._napari.panel import JobBar, ModelBar, Panel, advanced_section, heading, text_label
+from napari_uflow._napari.panel import JobBar, ModelBar, Panel, advanced_section, heading, push_button, text_label
 from napari_uflow._napari.session import session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
 from napari_uflow._napari.train_widget import chosen_channels
@@ -74,13 +73,11 @@ class BatchWidget(Panel):
         )
         self.files.itemDoubleClicked.connect(self._open_row)
 
-        self.add_files = QPushButton("Add files...")
-        self.add_files.clicked.connect(self._ask_for_files)
-        self.add_folder = QPushButton("Add folder...")
-        self.add_folder.clicked.connect(self._ask_for_folder)
-        self.remove = QPushButton("Remove")
-        self.remove.setToolTip(tooltip("Take the selected files off the list, or all of them where none is selected."))
-        self.remove.clicked.connect(self._remove)
+        self.add_files = push_button("Add files...", self._ask_for_files)
+        self.add_folder = push_button("Add folder...", self._ask_for_folder)
+        self.remove = push_button(
+            "Remove", self._remove, "Take the selected files off the list, or all of them where none is selected."
+        )
 
         self.output = QLineEdit()
         self.output.setPlaceholderText("folder")
@@ -91,8 +88,7 @@ class BatchWidget(Panel):
             )
         )
         self.output.textChanged.connect(self._refresh)
-        self.choose_output = QPushButton("Choose...")
-        self.choose_output.clicked.connect(self._ask_for_output)
+        self.choose_output = push_button("Choose...", self._ask_for_output)
 
         self.form = ConfigForm(DetectionConfig, shown=lambda parameter: not parameter.advanced)
         self.form.set_config(DetectionConfig(false_alarms=read_settings().false_alarms))
@@ -125,8 +121,7 @@ class BatchWidget(Panel):
         self.job_bar = JobBar(self._session.runner, "Detect in all files", self._start, tells=self._is_of_all)
         self.files_line = text_label()
         self.files_line.hide()
-        self.open_output = QPushButton("Show the folder")
-        self.open_output.clicked.connect(self._show_folder)
+        self.open_output = push_button("Show the folder", self._show_folder)
         self.open_output.hide()
 
         self.rows.addWidget(self.model_bar)

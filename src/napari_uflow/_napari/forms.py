@@ -23,6 +23,8 @@ C = TypeVar("C", bound=Config)
 
 # A spin box rounds to its decimals; with these 1e-7 stays what it is.
 _DECIMALS = 15
+# A number that takes more than these is written as a text.
+_MOST_DECIMALS = 4
 
 
 def tooltip(text: str) -> str:
@@ -195,8 +197,10 @@ def _help(parameter: Parameter) -> str:
 
 def _is_over_decades(parameter: Parameter) -> bool:
     """Tell whether a number is of a size that no fixed number of decimals fits."""
-    high = math.inf if parameter.high is None else parameter.high
-    return parameter.type is float and high > 1000 * max(parameter.step or 0, parameter.low or 0)
+    if parameter.type is not float:
+        return False
+    known = [value for value in (parameter.default, parameter.low, parameter.high, parameter.step) if value is not None]
+    return max(map(_decimals, known)) > _MOST_DECIMALS or max(known) > 1000 * (parameter.step or 1)
 
 
 def _field(parameter: Parameter) -> ValueWidget[Any]:

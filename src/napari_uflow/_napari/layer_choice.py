@@ -120,10 +120,11 @@ class LayerChecks(QListWidget):
 
     changed = Signal()
 
-    def __init__(self, watch: LayerWatch, is_wanted: Callable[[Layer], bool]) -> None:
+    def __init__(self, watch: LayerWatch, is_wanted: Callable[[Layer], bool], *, ticks_first: bool = True) -> None:
         super().__init__()
         self._watch = watch
         self._is_wanted = is_wanted
+        self._ticks_first = ticks_first
         self._known: list[Any] = []
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         watch.changed.connect(self.refresh)
@@ -149,11 +150,11 @@ class LayerChecks(QListWidget):
             self.item(i).setCheckState(Qt.CheckState.Checked if is_wanted else Qt.CheckState.Unchecked)
 
     def refresh(self) -> None:
-        """Take over the layer list; ticks stay. The first layer that comes is ticked."""
+        """Take over the layer list; ticks stay. The first layer that comes is ticked, where that was asked for."""
         chosen = self.layers()
         before = self._known
         self._known = self._watch.layers(self._is_wanted)
-        if not before and self._known:
+        if self._ticks_first and not before and self._known:
             chosen = self._known[:1]
         was_blocked = self.blockSignals(True)
         self.clear()

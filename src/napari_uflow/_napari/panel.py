@@ -29,7 +29,17 @@ from napari_uflow.progress import Message
 if TYPE_CHECKING:
     from napari_uflow._napari.session import Session
 
-__all__ = ["JobBar", "ModelBar", "Panel", "advanced_section", "as_sentence", "heading", "run_later", "text_label"]
+__all__ = [
+    "JobBar",
+    "ModelBar",
+    "Panel",
+    "advanced_section",
+    "as_sentence",
+    "heading",
+    "push_button",
+    "run_later",
+    "text_label",
+]
 
 _MOST_MESSAGES = 8
 
@@ -64,6 +74,15 @@ def advanced_section(content: QWidget) -> QCollapsible:
     section.addWidget(content)
     section.collapse(animate=False)
     return section
+
+
+def push_button(title: str, run: Callable[[], object], tip: str = "") -> QPushButton:
+    """Return a button that runs something, with its tooltip."""
+    button = QPushButton(title)
+    if tip:
+        button.setToolTip(tooltip(tip))
+    button.clicked.connect(run)
+    return button
 
 
 def run_later(parent: QWidget, ms: int, run: Callable[[], object]) -> QTimer:
@@ -114,12 +133,12 @@ class ModelBar(QWidget):
         super().__init__()
         self._session = session
         self.label = text_label()
-        self.open_button = QPushButton("Open...")
-        self.open_button.setToolTip(tooltip("Open a model file (.safetensors). Nothing in it is executed."))
-        self.open_button.clicked.connect(self._open)
-        self.save_button = QPushButton("Save...")
-        self.save_button.setToolTip(tooltip("Save the active model to a file that works on other computers."))
-        self.save_button.clicked.connect(self._save)
+        self.open_button = push_button(
+            "Open...", self._open, "Open a model file (.safetensors). Nothing in it is executed."
+        )
+        self.save_button = push_button(
+            "Save...", self._save, "Save the active model to a file that works on other computers."
+        )
         buttons = QHBoxLayout()
         buttons.addWidget(heading("Active model"))
         buttons.addStretch()
@@ -285,6 +304,7 @@ class JobBar(QWidget):
             self.warn(message.text)
         else:
             self.say(message.text)
+            self._last_progress = self.status.text()
 
     def _ended(self, outcome: Outcome) -> None:
         self.bar.hide()

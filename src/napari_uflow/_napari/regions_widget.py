@@ -23,7 +23,7 @@ from napari_uflow._napari.known_normal import known_normal_of, place_of
 from napari_uflow._napari.layer_choice import LayerWatch, while_alive
 from napari_uflow._napari.navigate import go_to
 from napari_uflow._napari.outputs import relabel
-from napari_uflow._napari.panel import Panel, as_sentence, heading, text_label
+from napari_uflow._napari.panel import Panel, as_sentence, heading, push_button, text_label
 from napari_uflow._napari.regions_table import RegionRow, RegionsTable
 from napari_uflow._napari.session import LayerDetection, bare, session_of
 from napari_uflow.errors import ImageError, UFlowError
@@ -71,26 +71,22 @@ class RegionsWidget(Panel):
         self.table.chosen.connect(self._chosen)
         self.table.clicked.connect(lambda _: self._show(self.table.current()))
 
-        self.normal_button = QPushButton("Not an anomaly")
-        self.normal_button.setToolTip(
-            tooltip(
-                "Take the chosen region out of the result, whatever the number of false alarms, and keep it with its "
-                "surroundings to train on. Key: Delete, on the table and on the canvas."
-            )
+        self.normal_button = push_button(
+            "Not an anomaly",
+            self.call_normal,
+            "Take the chosen region out of the result, whatever the number of false alarms, and keep it with its "
+            "surroundings to train on. Key: Delete, on the table and on the canvas.",
         )
-        self.normal_button.clicked.connect(self.call_normal)
-        self.back_button = QPushButton("Take back")
-        self.back_button.setToolTip(tooltip("Bring back the region that was called normal last."))
-        self.back_button.clicked.connect(self.take_back)
+        self.back_button = push_button(
+            "Take back", self.take_back, "Bring back the region that was called normal last."
+        )
         self.normal_line = text_label()
-        self.refine_button = QPushButton("Refine model")
-        self.refine_button.setToolTip(
-            tooltip(
-                "Train the model a little more, on the images it was trained on and on what you called normal. Train "
-                "opens and shows how it goes. The model stays as it is until the refined one is done."
-            )
+        self.refine_button = push_button(
+            "Refine model",
+            self.refine,
+            "Train the model a little more, on the images it was trained on and on what you called normal. Train "
+            "opens and shows how it goes. The model stays as it is until the refined one is done.",
         )
-        self.refine_button.clicked.connect(self.refine)
         for key in _KEYS:
             shortcut = QShortcut(QKeySequence(key), self.table)
             shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)

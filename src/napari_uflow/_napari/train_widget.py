@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from napari_uflow._napari.autosave import autosaving, discard, left_behind
 from napari_uflow._napari.estimate import TrainingEstimate, estimate_training
@@ -23,6 +23,7 @@ from napari_uflow._napari.panel import (
     advanced_section,
     as_sentence,
     heading,
+    push_button,
     run_later,
     text_label,
 )
@@ -107,14 +108,12 @@ class TrainWidget(Panel):
         self.rows.addWidget(self.estimate_label)
         self.job_bar = JobBar(self.session.runner, "Train", self._start)
         self.rows.addWidget(self.job_bar)
-        self.refine_button = QPushButton("Refine the model")
-        self.refine_button.setToolTip(
-            tooltip(
-                "Train the active model a little more, on the images above and on what was called normal. Takes a "
-                "quarter of the time. The model stays as it is until the refined one is done."
-            )
+        self.refine_button = push_button(
+            "Refine the model",
+            self.refine,
+            "Train the active model a little more, on the images above and on what was called normal. Takes a "
+            "quarter of the time. The model stays as it is until the refined one is done.",
         )
-        self.refine_button.clicked.connect(self.refine)
         self.rows.addWidget(self.refine_button)
         self.plot = LossPlot()
         self.plot.hide()
@@ -147,13 +146,11 @@ class TrainWidget(Panel):
             tooltip("Only what a labels or shapes layer marks is learned as normal. A flat layer holds for all planes.")
         )
         self.normal.currentIndexChanged.connect(self._soon)
-        self.new_area_button = QPushButton("Paint...")
-        self.new_area_button.setToolTip(
-            tooltip(
-                "Make an empty labels layer on top of the first image that is ticked, ready to paint what is normal."
-            )
+        self.new_area_button = push_button(
+            "Paint...",
+            self._new_area,
+            "Make an empty labels layer on top of the first image that is ticked, ready to paint what is normal.",
         )
-        self.new_area_button.clicked.connect(self._new_area)
         row = QHBoxLayout()
         row.addWidget(self.normal, 1)
         row.addWidget(self.new_area_button)
@@ -237,18 +234,11 @@ class TrainWidget(Panel):
         layout.setContentsMargins(0, 0, 0, 0)
         self.rescue_label = text_label()
         buttons = QHBoxLayout()
-        self.go_on_button, self.rescue_button = QPushButton("Go on"), QPushButton("Use it")
-        self.discard_button = QPushButton("Discard")
-        self.go_on_button.setToolTip(
-            tooltip(
-                "Open the images of that training, tick them below, and press this: the steps that were left are done."
-            )
-        )
-        self.rescue_button.setToolTip(tooltip("Take the model as it is, without a promise about its false alarms."))
-        self.discard_button.setToolTip(tooltip("Remove the model that was saved."))
-        self.go_on_button.clicked.connect(self.go_on)
-        self.rescue_button.clicked.connect(self._rescue)
-        self.discard_button.clicked.connect(self._discard)
+        go_on = "Open the images of that training, tick them below, and press this: the steps that were left are done."
+        use = "Take the model as it is, without a promise about its false alarms."
+        self.go_on_button = push_button("Go on", self.go_on, go_on)
+        self.rescue_button = push_button("Use it", self._rescue, use)
+        self.discard_button = push_button("Discard", self._discard, "Remove the model that was saved.")
         buttons.addWidget(self.go_on_button)
         buttons.addWidget(self.rescue_button)
         buttons.addWidget(self.discard_button)

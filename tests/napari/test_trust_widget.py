@@ -1,0 +1,112 @@
+"""The Trust report widget: it says what the model knows of its false alarms, and counts on other images."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from napari_uflow._napari import dialogs
+from napari_uflow._napari.jobs import Outcome, State
+from napari_uflow._napari.session import session_of
+from napari_uflow._napari.trust_widget import TrustWidget
+from napari_uflow.samples import fibre_field
+from napari_uflow.trust import EPSILONS, trust_report, trust_steps
+
+WAIT = 60_000
+
+
+@pytest.fixture
+def widget(viewer, tiny_model, qtbot):
+    session_of(viewer).set_model(tiny_model, "tiny")
+    widget = TrustWidget(viewer)
+    qtbot.addWidget(widget)
+    yield widget
+    idle(widget, qtbot)
+
+
+def idle(widget, qtbot):
+    qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
+
+
+def column(widget, number):
+    return [widget.table.item(row, number).text() for row in range(widget.table.rowCount())]
+
+
+def test_the_report_of_the_held_out_fields(widget, qtbot, tiny_model):
+    assert widget.table.isHidden()
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    assert widget.session.runner.job.outcome is Outcome.DONE
+    report = trust_report(tiny_model)
+    assert widget.report.to_dict() == report.to_dict()
+    assert [float(text) for text in column(widget, 0)] == list(EPSILONS)
+    assert column(widget, 2) == ["-"] * len(EPSILONS)
+    assert [text == "yes" for text in column(widget, 3)] == [report.is_promised(e) for e in EPSILONS]
+    assert "Nothing can be promised" in widget.text.text()
+    assert not widget.picture.isHidden()
+    assert widget.job_bar.status.text() == ""
+    widget.picture.resize(300, widget.picture.heightForWidth(300))
+    pixels = widget.picture.grab().toImage()
+    assert pixels.height() > pixels.width()
+
+
+def test_other_images_are_counted_and_those_of_the_training_are_told(widget, viewer, qtbot, tiny_model):
+    stack = np.stack([fibre_field(seed, shape=(128, 128)).image for seed in (21, 22)])
+    new = viewer.add_image(stack, name="new", axis_labels=("field", "y", "x"))
+    seen = viewer.add_image(fibre_field(0, shape=(128, 128)).image, name="fibres 0")
+    assert widget.images.layers() == []
+    widget.images.set_layers([new])
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    assert widget.report.n_new == 2
+    assert float(column(widget, 2)[-1]) == pytest.approx(widget.report.new[-1], rel=0.01)
+    assert "had a part" not in widget.job_bar.messages.text()
+    widget.images.set_layers([new, seen])
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    assert widget.report.n_new == 3
+    assert "1 of the ticked images had a part in the training" in widget.job_bar.messages.text()
+
+
+@pytest.mark.parametrize("end", [".png", ".json"])
+def test_the_report_is_saved(widget, qtbot, tmp_path, monkeypatch, end):
+    path = tmp_path / f"report{end}"
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **kwargs: str(path))
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    widget.save_button.click()
+    idle(widget, qtbot)
+    assert widget.job_bar.status.text() == f"Saved '{path}'."
+    if end == ".json":
+        assert json.loads(path.read_text()) == widget.report.to_dict()
+    else:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.glob("report*")) == [path]
+
+
+def test_another_model_takes_the_report_away(widget, qtbot, tiny_model):
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    widget.session.set_model(replace(tiny_model, calibration=None), "bare")
+    assert widget.report is None
+    assert widget.table.isHidden()
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    assert "too few pictures to be calibrated" in widget.job_bar.status.text()
+    widget.session.set_model(None)
+    assert not widget.job_bar.button.isEnabled()
+
+
+def test_a_report_that_comes_late_is_not_shown_for_another_model(widget, qtbot, tiny_model, monkeypatch):
+    def slow(*args, **kwargs):
+        widget_model_changes.append(True)
+        return (yield from trust_steps(*args, **kwargs))
+
+    widget_model_changes = []
+    monkeypatch.setattr("napari_uflow.trust.trust_steps", slow)
+    widget.job_bar.button.click()
+    widget.session.set_model(replace(tiny_model), "other")
+    idle(widget, qtbot)
+    assert widget_model_changes
+    assert widget.report is None
