@@ -217,6 +217,16 @@ def test_progress_counts_to_its_end(tiny_model, network):
     assert reports[0].total > 1
 
 
+def test_a_picture_that_is_mostly_border_is_warned_of(tiny_model, network):
+    for shape, is_told in (((5, 300), True), ((64, 64), False)):
+        events = []
+        detect(tiny_model, Plane(data=np.zeros(shape, np.uint8)), network=network, on_event=events.append)
+        told = [
+            event for event in events if isinstance(event, Message) and event.warning and "only 5 x 300" in event.text
+        ]
+        assert bool(told) == is_told
+
+
 def test_a_tile_need_not_be_finished_to_stop(tiny_model, network):
     steps = detect_steps(tiny_model, Plane(data=np.zeros((64, 64), np.uint8)), DetectionConfig(), network=network)
     events = [next(steps) for _ in range(3)]

@@ -2,8 +2,8 @@
 
 The arrow points to the importer, never back::
 
-    errors, config, progress <- image, nfa <- model, devices <- result, store <- train, detect <- batch, evaluate
-    <- demo <- cli, _napari
+    errors, config, progress, wording <- image, nfa <- model, devices <- result, store <- train, detect
+    <- batch, evaluate <- demo <- cli, _napari
 """
 
 import ast
@@ -21,7 +21,7 @@ GUI = {"PyQt5", "PyQt6", "PySide2", "PySide6", "app_model", "magicgui", "napari"
 DEEP = {"FrEIA", "timm", "torch", "torchvision"}
 
 LEVELS = (
-    {"errors", "config", "progress"},
+    {"errors", "config", "progress", "wording"},
     {"image", "nfa", "metrics", "samples"},
     {"model", "devices"},
     {"result", "store"},

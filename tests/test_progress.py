@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from napari_uflow.errors import Stopped, UFlowError
-from napari_uflow.progress import FINISH, Message, Progress, at_once, drain, in_pieces, or_stop, within
+from napari_uflow.progress import FINISH, Message, Progress, TimeLeft, at_once, drain, in_pieces, or_stop, within
 
 
 def counting(n, log):
@@ -117,6 +117,24 @@ def test_a_job_within_another_is_heard_and_can_be_stopped():
     next(steps)
     with pytest.raises(Stopped):
         steps.send(FINISH)
+
+
+def test_time_left_is_told_from_whole_steps():
+    clock = TimeLeft()
+    told = [
+        clock.seconds(Progress("Detecting", done, 4), now)
+        for done, now in [(0, 10.0), (0, 11.0), (1, 12.0), (1, 13.0), (1, 30.0), (2, 31.0), (4, 32.0)]
+    ]
+    assert told == [None, None, 6.0, 5.0, 0.0, 21.0, 0.0]
+
+
+def test_time_left_begins_anew_with_each_phase_and_when_it_is_too_short_to_tell():
+    clock = TimeLeft()
+    assert clock.seconds(Progress("One", 0, 9), 0.0) is None
+    assert clock.seconds(Progress("One", 1, 9), 0.1) is None
+    assert clock.seconds(Progress("Two", 5, 9), 1.0) is None
+    assert clock.seconds(Progress("Two", 6, 9), 2.0) == 3.0
+    assert clock.seconds(Progress("Two", 1, 9), 2.1) is None
 
 
 def computing(n, log):

@@ -21,6 +21,7 @@ from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Steps, within
 from napari_uflow.result import Detection
 from napari_uflow.store import atomic_path, read_planes, write_regions, write_tiff
+from napari_uflow.wording import counted
 
 __all__ = ["PHASE", "BatchSummary", "detect_files_steps", "overview_row", "write_detections"]
 
@@ -265,7 +266,7 @@ def overview_row(
     picture = plane.read()[:, ::step, ::step]
     image = np.nan_to_num(picture[0] if len(picture) != 3 else np.moveaxis(picture, 0, -1))
     n = len(found.regions)
-    caption = f"log10 NFA {found.lowest_log10_nfa:.1f}, {n} region{'s' * (n != 1)}"
+    caption = f"log10 NFA {found.lowest_log10_nfa:.1f}, {counted(n, 'region')}"
     return OverviewRow(
         f"{kind} {found.name}".strip(),
         image,

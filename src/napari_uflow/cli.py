@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_uflow.config import Config, DetectionConfig, ModelConfig, Parameter, TrainingConfig, parameters_of
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
-from napari_uflow.progress import Event, Message, Progress, Steps, TrainingPoint, drain
+from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
 
 if TYPE_CHECKING:
     from napari_uflow.evaluate import EvaluationRun
@@ -194,6 +194,7 @@ class _Reporter:
         self._is_terminal = sys.stderr.isatty()
         self._open_line = False
         self._said: set[str] = set()
+        self._time_left = TimeLeft()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Message):
@@ -212,6 +213,7 @@ class _Reporter:
 
     def _progress(self, event: Progress) -> None:
         now = time.monotonic()
+        seconds = self._time_left.seconds(event, now)
         if event.phase != self._phase:
             self._phase, self._start, self._last = event.phase, now, now - 3600
         is_end = event.done >= event.total
@@ -219,11 +221,10 @@ class _Reporter:
             return
         self._last = now
         left = ""
-        if 0 < event.done < event.total:
-            seconds = (now - self._start) / event.done * (event.total - event.done)
-            left = f", {_duration(seconds)} left"
-        elif is_end:
+        if is_end:
             left = f", took {_duration(now - self._start)}"
+        elif seconds is not None:
+            left = f", {_duration(seconds)} left"
         text = f"{event.phase}: {event.done} of {event.total}{left}"
         if self._is_terminal:
             print(f"\r\x1b[K{text}", end="\n" if is_end else "", file=sys.stderr, flush=True)

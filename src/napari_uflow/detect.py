@@ -33,9 +33,12 @@ from napari_uflow.nfa import (
 )
 from napari_uflow.progress import Event, Message, Progress, Steps, drain, or_stop
 from napari_uflow.result import Detection, RegionTable
+from napari_uflow.wording import counted
 
 __all__ = ["LEAST_BACKGROUND", "detect", "detect_steps", "promise", "resegment"]
 
+# Pixels of the shorter side below which most of what the model looks at is beyond the picture's border.
+_SMALLEST = 64
 # log10 NFA of pixels in no region, at least: the price of a test in a picture of a few positions may be below every
 # threshold. Above the log10 of the largest number of false alarms that can be asked for.
 LEAST_BACKGROUND = 2.0
@@ -99,7 +102,7 @@ def detect_steps(
     if plane.n_channels != model.n_channels:
         raise ImageError(
             f"'{plane.title}' has {plane.n_channels} channels, but the model was trained on {model.n_channels}; "
-            f"choose the channels it was trained on"
+            f"choose the channels it was trained on ('Channels' under Advanced, or --channels)"
         )
     for text in _differences(model, plane):
         yield from or_stop(Message(text, warning=True))
@@ -162,20 +165,20 @@ def promise(n_fields: int | None, config: DetectionConfig) -> str:
     config : DetectionConfig
         How it was detected.
     """
-    wanted = f"{config.false_alarms:g} false alarm{'s' * (config.false_alarms != 1)} per image"
+    wanted = f"{counted(config.false_alarms, 'false alarm')} per image"
     if config.nfa != "size-conditional":
         return f"'{config.nfa}' is not calibrated: {wanted} holds only if the latents of normal images are ideal"
     if config.calibration == "none" or n_fields is None:
         return f"not calibrated: {wanted} holds only if the latents of normal images are ideal"
-    counted = f"{n_fields} held-out fields" if n_fields else "pictures of a single field, or of the training itself"
+    rests_on = f"{n_fields} held-out fields" if n_fields else "pictures of a single field, or of the training itself"
     if config.calibration == "tails":
-        return f"{wanted} rests on the tails fitted to {counted}"
+        return f"{wanted} rests on the tails fitted to {rests_on}"
     needed = fields_needed(config.false_alarms)
     if n_fields < needed:
-        return f"{wanted} is an estimate from the tails fitted to {counted}: a promise takes {needed} held-out fields"
+        return f"{wanted} is an estimate from the tails fitted to {rests_on}: a promise takes {needed} held-out fields"
     if counts_pictures(config.false_alarms, n_fields):
-        return f"any false alarm in at most {config.false_alarms:.3g} of normal images like the {counted}, on average"
-    return f"at most {wanted}, on average over normal images like the {counted}"
+        return f"any false alarm in at most {config.false_alarms:.3g} of normal images like the {rests_on}, on average"
+    return f"at most {wanted}, on average over normal images like the {rests_on}"
 
 
 def resegment(detection: Detection, false_alarms: float) -> Detection:
@@ -213,16 +216,23 @@ _LARGER = 16
 
 
 def _differences(model: TrainedModel, plane: Plane) -> list[str]:
-    """Say how the picture's pixels differ in size from those the model was trained on."""
+    """Say how the picture differs in size from those the model was trained on."""
+    texts = []
+    if min(plane.shape) < _SMALLEST:
+        texts.append(
+            f"'{plane.title}' is only {plane.shape[0]} x {plane.shape[1]} pixels: the model sees more reflection than "
+            f"picture in it, and the false-alarm promise does not hold"
+        )
     trained = model.provenance.get("pixel_size")
     if not trained or plane.pixel_size is None or plane.unit != model.provenance.get("unit"):
-        return []
+        return texts
     ratios = [a / b for a, b in zip(plane.pixel_size, trained, strict=True)]
     if all(0.8 < ratio < 1.25 for ratio in ratios):
-        return []
+        return texts
     return [
+        *texts,
         f"a pixel of '{plane.title}' is {plane.pixel_size[0]:g} {plane.unit}, but the model was trained on pixels of "
-        f"{trained[0]:g} {plane.unit}: structures have another size, and the false-alarm promise does not hold"
+        f"{trained[0]:g} {plane.unit}: structures have another size, and the false-alarm promise does not hold",
     ]
 
 

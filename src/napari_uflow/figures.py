@@ -26,6 +26,7 @@ from skimage.measure import find_contours, label, regionprops
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.nfa import QQ_LEVELS
 from napari_uflow.trust import EPSILONS, TrustReport
+from napari_uflow.wording import counted
 
 __all__ = ["OverviewRow", "figure_pixels", "overview", "save_figure", "trust_figure"]
 
@@ -251,12 +252,12 @@ def _false_alarms(axes: Axes, report: TrustReport) -> None:
     axes.plot([lowest, 20], [lowest, 20], color=_QUIET_COLOUR, linewidth=1, label="as many as accepted")
     if not report.is_promised(accepted[0]):
         limit = 1 / (report.n_fields + 1) if report.n_fields >= 2 else 20
-        text = f"not promised: {report.n_fields} held-out field{'s' * (report.n_fields != 1)}"
+        text = f"not promised: {counted(report.n_fields, 'held-out field')}"
         axes.axvspan(lowest, limit, color="#dfe3e7", label=text)
     series = [
         ("held-out fields, tails alone", report.nominal, "#9aa3ad", "s", "--"),
         ("held-out fields, as promised", report.held_out, "#0b6fa4", "o", "-"),
-        (f"{report.n_new} new normal picture{'s' * (report.n_new != 1)}", report.new, _FOUND_HEADING, "D", "-"),
+        (counted(report.n_new, "new normal picture"), report.new, _FOUND_HEADING, "D", "-"),
     ]
     for name, values, colour, marker, line in series:
         if len(values):

@@ -23,6 +23,7 @@ __all__ = [
     "Progress",
     "Snapshot",
     "Steps",
+    "TimeLeft",
     "TrainingPoint",
     "at_once",
     "drain",
@@ -122,6 +123,41 @@ Steps = Generator[Event, Finish | None, T]
 
 Pieces = Generator[None, None, T]
 """A computation that pauses between its pieces and returns a ``T``; it knows nothing of jobs."""
+
+
+class TimeLeft:
+    """Tells how much longer a phase takes, from what it took so far.
+
+    A long step may be reported several times; that does not change the estimate.
+    """
+
+    # A step that took less than this says nothing about the next one.
+    _LEAST_SECONDS = 0.5
+
+    def __init__(self) -> None:
+        self._phase: str | None = None
+        self._began = self._done_at = 0.0
+        self._first = self._done = 0
+
+    def seconds(self, progress: Progress, now: float) -> float | None:
+        """Take note of how far a phase has come and return the time left, None while it cannot be told.
+
+        Parameters
+        ----------
+        progress : Progress
+            How far it has come.
+        now : float
+            Time in seconds from any zero, the same for all calls.
+        """
+        if progress.phase != self._phase or progress.done < self._done:
+            self._phase, self._began, self._done_at = progress.phase, now, now
+            self._first = self._done = progress.done
+        elif progress.done != self._done:
+            self._done, self._done_at = progress.done, now
+        n, took = self._done - self._first, self._done_at - self._began
+        if n == 0 or took < self._LEAST_SECONDS:
+            return None
+        return max(0.0, took / n * (progress.total - self._done) - (now - self._done_at))
 
 
 def drain(

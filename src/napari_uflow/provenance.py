@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from napari_uflow.config import DetectionConfig, parameters_of
 from napari_uflow.nfa import fields_needed
 from napari_uflow.result import Detection
+from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
@@ -167,15 +168,15 @@ def _training(model: TrainedModel) -> list[str]:
     if n_pictures and fields is not None and held_out is not None:
         # fields of a single specimen are split by place and stand in both lists
         n_fields, n_shared = len({*fields, *held_out}), len({*fields} & {*held_out})
-        text = f"It was trained on {_count(n_pictures, 'normal image')} from {_count(n_fields, 'independent field')}"
+        text = f"It was trained on {counted(n_pictures, 'normal image')} from {counted(n_fields, 'independent field')}"
         n_tiles, n_held_out_tiles = known.get("n_tiles"), known.get("n_holdout_tiles")
         if n_tiles:
-            text += f", in {_count(n_tiles, 'tile')} of {model.config.tile} × {model.config.tile} pixels"
+            text += f", in {counted(n_tiles, 'tile')} of {model.config.tile} × {model.config.tile} pixels"
         if held_out and not n_shared:
-            text += f"; {_count(len(held_out), 'field')} of them ({_count(n_held_out_tiles or 0, 'tile')})"
+            text += f"; {counted(len(held_out), 'field')} of them ({counted(n_held_out_tiles or 0, 'tile')})"
             text += f" {'was' if len(held_out) == 1 else 'were'} held out of training"
         elif held_out:
-            text += f"; {_count(n_held_out_tiles or 0, 'tile')} of the same field were held out of training"
+            text += f"; {counted(n_held_out_tiles or 0, 'tile')} of the same field were held out of training"
         else:
             text += "; nothing was held out of training"
         sentences.append(text + ".")
@@ -183,7 +184,7 @@ def _training(model: TrainedModel) -> list[str]:
     if started:
         sentences.append(
             f"Training went on from a model of {str(started.get('date'))[:10]} that had been trained for "
-            f"{_count(int(started.get('steps') or 0), 'step')}."
+            f"{counted(int(started.get('steps') or 0), 'step')}."
         )
     size, unit = known.get("pixel_size"), known.get("unit")
     if size and unit:
@@ -195,7 +196,7 @@ def _training(model: TrainedModel) -> list[str]:
         chosen = "lowest loss on what was held out" if held_out else "lowest loss"
         sentences.append(
             f"The flow was optimised (Adam, learning rate {model.training.learning_rate:g}, "
-            f"{_count(model.training.batch_size, 'tile')} a step) for {_count(last, 'step')}; the weights of step "
+            f"{counted(model.training.batch_size, 'tile')} a step) for {counted(last, 'step')}; the weights of step "
             f"{best}, of the {chosen}, were kept."
         )
     return sentences
@@ -215,14 +216,12 @@ def _detection(detection: Detection) -> list[str]:
     ]
     n_called = int(detection.provenance.get("called_normal") or 0)
     if n_called:
-        sentences.append(f"{_count(n_called, 'region')} that had been reported were judged normal by eye and left out.")
+        sentences.append(
+            f"{counted(n_called, 'region')} that had been reported were judged normal by eye and left out."
+        )
     if detection.promise:
         sentences.append(f"What this threshold is worth: {detection.promise}.")
     return sentences
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def _micro(unit: str) -> str:

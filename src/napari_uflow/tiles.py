@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
@@ -130,13 +131,16 @@ def choose_tiles(
 
 
 def _split_by_place(tiles: Sequence[TrainingTile], fraction: float) -> tuple[list[TrainingTile], list[TrainingTile]]:
-    """Hold out the last tiles of each picture; what overlaps with one of them is not used at all."""
+    """Hold out the last tiles of each picture, along its longer side; what overlaps with one of them is not used."""
     by_picture: dict[int, list[TrainingTile]] = {}
-    for tile in sorted(tiles, key=lambda tile: tile.window):
+    for tile in tiles:
         by_picture.setdefault(id(tile.region.plane), []).append(tile)
     kept: list[TrainingTile] = []
     held: list[TrainingTile] = []
     for group in by_picture.values():
+        rows, cols = [tile.window.row for tile in group], [tile.window.col for tile in group]
+        is_wide = max(cols) - min(cols) > max(rows) - min(rows)
+        group.sort(key=attrgetter("window.col", "window.row") if is_wide else attrgetter("window"))
         n_held = round(len(group) * fraction) if len(group) > 2 else 0
         last = group[len(group) - n_held :]
         held += last

@@ -38,6 +38,7 @@ from napari_uflow.nfa import (
 )
 from napari_uflow.progress import FINISH, Event, Message, Progress, Snapshot, Steps, TrainingPoint, drain, or_stop
 from napari_uflow.tiles import FieldsBefore, TrainingTile, choose_tiles, regions_of
+from napari_uflow.wording import counted
 
 __all__ = ["calibrate_steps", "rest_of_training", "train", "train_steps"]
 
@@ -155,7 +156,7 @@ def train_steps(
     holdout_fields = {tile.region.field for tile in holdout_tiles}
     yield from or_stop(
         Message(
-            f"{len(train_tiles)} tiles from {len(fields)} field{'s' * (len(fields) != 1)} to train on, "
+            f"{counted(len(train_tiles), 'tile')} from {counted(len(fields), 'field')} to train on, "
             f"{len(holdout_tiles)} from {len(holdout_fields)} held out"
         )
     )
@@ -179,8 +180,8 @@ def train_steps(
     elif len(holdout_fields) < fields_needed(1.0) and not fields & holdout_fields:
         yield from or_stop(
             Message(
-                f"no number of false alarms can be promised with {len(holdout_fields)} held-out "
-                f"field{'s' * (len(holdout_fields) != 1)}: 1 per image takes {fields_needed(1.0)}, 0.1 takes "
+                f"no number of false alarms can be promised with "
+                f"{counted(len(holdout_fields), 'held-out field')}: 1 per image takes {fields_needed(1.0)}, 0.1 takes "
                 f"{fields_needed(0.1)}; add pictures of other fields, or hold out a larger part"
             )
         )
@@ -276,7 +277,7 @@ def _config_to_go_on(model: ModelConfig, start: TrainedModel, n_channels: int) -
     if n_channels != start.n_channels:
         raise ImageError(
             f"the pictures have {n_channels} channels, but the model was trained on {start.n_channels}; choose the "
-            f"channels it was trained on"
+            f"channels it was trained on ('Channels' under Advanced, or --channels)"
         )
     if model.border == "auto":
         model = model.replace(border=start.config.border)

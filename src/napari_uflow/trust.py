@@ -18,6 +18,7 @@ from napari_uflow.image import Plane
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa import QQ_LEVELS, fields_needed, label_mask
 from napari_uflow.progress import Message, Progress, Steps, or_stop, within
+from napari_uflow.wording import counted
 
 T = TypeVar("T")
 
@@ -96,8 +97,8 @@ class TrustReport:
                 cells += [f"{self.new[i]:>18.3f}", f"{self.new_any[i]:>18.1%}"]
             needed = "" if self.is_promised(epsilon) else f"no: needs {fields_needed(epsilon)} fields"
             lines.append("  ".join(cells) + f"  {needed or 'yes'}")
-        new = f", {self.n_new} new picture{'s' * (self.n_new != 1)}" if self.n_new else ""
-        lines.append(f"{self.n_fields} held-out field{'s' * (self.n_fields != 1)}{new}")
+        new = f", {counted(self.n_new, 'new picture')}" if self.n_new else ""
+        lines.append(f"{counted(self.n_fields, 'held-out field')}{new}")
         if self.n_warned:
             lines.append(f"{self.n_warned} of the new pictures are unlike the normal ones: no promise holds for them")
         return "\n".join(lines)

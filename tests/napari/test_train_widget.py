@@ -333,12 +333,12 @@ print(took, sorted(heavy & set(sys.modules)))
     assert float(seconds) < 5  # a busy machine; on a quiet one it is below one
 
 
-def call_normal(viewer, session, n_channels=1):
+def call_normal(viewer, session, n_channels=1, field="odd"):
     """A region that was reported in a picture of its own, and that the user called normal."""
     data = np.stack([fibre_field(9, shape=(128, 128)).image] * n_channels)
     mask = np.zeros((128, 128), bool)
     mask[:96, :96] = True
-    normal = NormalRegion(Plane(data=data, axes="CYX", name="odd"), mask, "odd")
+    normal = NormalRegion(Plane(data=data, axes="CYX", name="odd"), mask, field)
     correction = Correction(normal, np.array([3]), np.array([4]), np.zeros(1, np.float32))
     known_normal_of(session).add(viewer.add_labels(np.zeros((8, 8), np.uint8)), (), correction)
     return normal
@@ -358,8 +358,9 @@ def test_what_was_called_normal_is_learned_too(widget, viewer):
     assert normal not in widget.regions()
     widget.with_known.setChecked(True)
     call_normal(viewer, widget.session, n_channels=2)  # of other pictures
-    assert widget.with_known.text() == "and 2 regions that you called normal"
     assert len(widget.regions()) == 4
+    others = " (1 in images with other channels cannot be learned with these)"
+    assert widget.with_known.text() == f"and 1 region that you called normal{others}"
     known_normal_of(widget.session).clear()
     assert widget.with_known.isHidden()
 
@@ -394,6 +395,19 @@ def test_a_model_is_refined(widget, viewer, qtbot):
     assert (session.model_name, session.model_path) == ("fibres refined", None)
     assert widget.job_bar.status.text().startswith("Refined with 1 region called normal. Detect")
     assert widget.refine_button.isEnabled()
+
+
+def test_what_lies_in_a_held_out_field_is_counted_and_not_learned(widget, viewer, qtbot):
+    widget.job_bar.button.click()
+    idle(qtbot, widget)
+    (held_out,) = widget.session.model.provenance["holdout_fields"]
+    call_normal(viewer, widget.session, field=held_out)
+    call_normal(viewer, widget.session)
+    widget.refine_button.click()
+    idle(qtbot, widget)
+    assert widget.session.model.provenance["holdout_fields"] == [held_out]
+    said = "Refined with 2 regions called normal, 1 of them in fields that are held out: counted, not learned"
+    assert widget.job_bar.status.text().startswith(said)
 
 
 @pytest.mark.parametrize("preset", ["fast", "balanced", "best"])

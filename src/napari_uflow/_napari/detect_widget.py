@@ -30,6 +30,7 @@ from napari_uflow._napari.settings import read_settings, weights_folder
 from napari_uflow._napari.train_widget import chosen_channels
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ConfigError, ImageError
+from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -262,7 +263,7 @@ class DetectWidget(Panel):
             counts = [len(found.regions) for found in result.detections]
             n = sum(counts)
             where = f" in {sum(count > 0 for count in counts)} of {len(counts)} planes" if len(counts) > 1 else ""
-            lines.append(f"'{result.labels.name}': {n} region{'s' * (n != 1)}{where}")
+            lines.append(f"'{result.labels.name}': {counted(n, 'region')}{where}")
         self.count_label.setText("\n".join(lines))
         self.count_label.setVisible(bool(lines))
         self._tell_promise()

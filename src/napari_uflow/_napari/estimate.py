@@ -13,6 +13,7 @@ from napari_uflow._napari.jobs import in_words
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.image import NormalRegion
 from napari_uflow.tiles import choose_tiles
+from napari_uflow.wording import counted
 
 __all__ = ["TrainingEstimate", "estimate_training"]
 
@@ -78,9 +79,9 @@ class TrainingEstimate:
         """Return it in words; `speed` is how much longer the last run took than was said."""
         disk = f" and {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
         return (
-            f"{self.n_tiles} tiles to train on, {self.n_holdout_tiles} held out "
-            f"({_fields(self.n_fields)}, {_fields(self.n_holdout_fields)} held out). About {self.memory / 1e9:.1f} GB "
-            f"of memory{disk}, {in_words(self.seconds * speed)} at most without a GPU."
+            f"{counted(self.n_tiles, 'tile')} to train on, {self.n_holdout_tiles} held out "
+            f"({counted(self.n_fields, 'field')}, {counted(self.n_holdout_fields, 'field')} held out). "
+            f"About {self.memory / 1e9:.1f} GB of memory{disk}, {in_words(self.seconds * speed)} at most without a GPU."
         )
 
     def advice(self) -> str:
@@ -89,14 +90,10 @@ class TrainingEstimate:
             return "Nothing can be held out: add images of other specimens, or the result will be too optimistic."
         if self.n_holdout_fields < _FIELDS_NEEDED:
             return (
-                f"With {_fields(self.n_holdout_fields)} held out the number of false alarms is an estimate; a promise "
-                f"takes at least {_FIELDS_NEEDED}."
+                f"With {counted(self.n_holdout_fields, 'field')} held out the number of false alarms is an estimate; "
+                f"a promise takes at least {_FIELDS_NEEDED}."
             )
         return ""
-
-
-def _fields(n: int) -> str:
-    return f"{n} field{'s' * (n != 1)}"
 
 
 class _Unread:

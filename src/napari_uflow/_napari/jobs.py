@@ -26,7 +26,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_uflow._napari.libraries import load_libraries
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
-from napari_uflow.progress import FINISH, Event, Finish, Message, Progress, Steps, TrainingPoint
+from napari_uflow.progress import FINISH, Event, Finish, Message, Progress, Steps, TimeLeft, TrainingPoint
 
 __all__ = ["Job", "JobError", "JobRunner", "Outcome", "Running", "State", "in_words"]
 
@@ -214,9 +214,7 @@ class Job(QObject):
         self._worker: Any = None
         self._dock: Any = None
         self._has_begun = self._is_asked = False
-        self._phase = ""
-        self._phase_began = self._done_at = 0.0
-        self._first_done = self._last_done = 0
+        self._time_left = TimeLeft()
         self._timer = QTimer(self)
         self._timer.setInterval(_MS_BETWEEN_DOCK)
         self._timer.timeout.connect(self._show_in_dock)
@@ -256,14 +254,7 @@ class Job(QObject):
             self.message.emit(event)
 
     def _timed(self, event: Progress) -> Running:
-        now = time.monotonic()
-        if event.phase != self._phase or event.done < self._first_done:
-            self._phase, self._phase_began, self._first_done = event.phase, now, event.done
-        if now == self._phase_began or event.done != self._last_done:  # a long step is reported several times
-            self._last_done, self._done_at = event.done, now
-        n, seconds = event.done - self._first_done, self._done_at - self._phase_began
-        is_known = n > 0 and seconds > 0.5
-        left = max(0.0, seconds / n * (event.total - event.done) - (now - self._done_at)) if is_known else None
+        left = self._time_left.seconds(event, time.monotonic())
         return Running(event.phase, event.done, event.total, left)
 
     def _show_in_dock(self) -> None:

@@ -25,6 +25,7 @@ from napari_uflow._napari.forms import tooltip
 from napari_uflow._napari.jobs import Job, JobRunner, Outcome, Running, State
 from napari_uflow.errors import UFlowError
 from napari_uflow.progress import Message
+from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     from napari_uflow._napari.session import Session
@@ -161,7 +162,7 @@ class ModelBar(QWidget):
         n_fields = len(model.provenance.get("holdout_fields", ()))
         place = self._session.model_path
         self.label.setText(
-            f"{self._session.model_name} ({model.config.backbone}, {n_fields} field{'s' * (n_fields != 1)} held out"
+            f"{self._session.model_name} ({model.config.backbone}, {counted(n_fields, 'field')} held out"
             f"{'' if place else ', not saved to a file'})"
         )
         trained = model.provenance.get("date", "unknown")

@@ -27,6 +27,7 @@ from napari_uflow._napari.panel import Panel, as_sentence, heading, push_button,
 from napari_uflow._napari.regions_table import RegionRow, RegionsTable
 from napari_uflow._napari.session import LayerDetection, bare, session_of
 from napari_uflow.errors import ImageError, UFlowError
+from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -176,7 +177,7 @@ class RegionsWidget(Panel):
         self.results.setEnabled(self.results.count() > 0)
         self.back_button.setEnabled(labels is not None and self._known.last_of(labels) is not None)
         n = len(self._known)
-        self.normal_line.setText(f"{n} region{'s' * (n != 1)} called normal, kept to train on.")
+        self.normal_line.setText(f"{counted(n, 'region')} called normal, kept to train on.")
         self.normal_line.setVisible(n > 0)
         self.export_button.setEnabled(result is not None)
         self.copy_button.setEnabled(result is not None)
@@ -373,7 +374,7 @@ def _summary(result: LayerDetection | None, rows: list[RegionRow]) -> str:
     n_found = len(Counter(row.index for row in rows))
     where = f" in {n_found} of {n_planes} planes" if n_planes > 1 else ""
     false_alarms = result.planes[0][1].false_alarms
-    accepted = f"{false_alarms:g} false alarm{'s' * (false_alarms != 1)} per image accepted"
+    accepted = f"{counted(false_alarms, 'false alarm')} per image accepted"
     if not n:
         return f"No anomalies; {accepted}."
     return f"{n} anomal{'ies' if n != 1 else 'y'}{where}; {accepted}."

@@ -34,6 +34,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.image import NormalRegion
 from napari_uflow.progress import TrainingPoint
+from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -337,17 +338,20 @@ class TrainWidget(Panel):
             If nothing is.
         """
         found = self.recipe().regions()
-        return found + self._known_like(found)
+        return found + (self._known_like(found) if self.with_known.isChecked() else [])
 
     def _known_like(self, regions: list[NormalRegion]) -> list[NormalRegion]:
-        """Return what was called normal in pictures with as many channels, where it is to be learned."""
+        """Return what was called normal in pictures with as many channels, the only ones that can be learned too."""
         n_channels = regions[0].plane.n_channels
-        known = self._known.regions if self.with_known.isChecked() else []
-        return [region for region in known if region.plane.n_channels == n_channels]
+        known = [region for region in self._known.regions if region.plane.n_channels == n_channels]
+        n_other = len(self._known) - len(known)
+        others = f" ({n_other} in images with other channels cannot be learned with these)" if n_other else ""
+        self.with_known.setText(f"and {counted(len(known), 'region')} that you called normal{others}")
+        return known
 
     def _tell_known(self) -> None:
         n = len(self._known)
-        self.with_known.setText(f"and {n} region{'s' * (n != 1)} that you called normal")
+        self.with_known.setText(f"and {counted(n, 'region')} that you called normal")
         self.with_known.setVisible(n > 0)
         self.refine_button.setVisible(n > 0 and self.session.model is not None)
         self.refine_button.setEnabled(self.session.runner.state is State.IDLE)
@@ -473,7 +477,7 @@ class TrainWidget(Panel):
         job = self._run([*old, *known * n_copies], lambda: (model.config, training, model), name, title="Refining")
 
         def refined(model: Any) -> None:
-            n = f"{len(known)} region{'s' * (len(known) != 1)}"
+            n = counted(len(known), "region")
             held = set(model.provenance.get("holdout_fields", ()))
             n_held = sum(region.field in held for region in known)
             aside = f", {n_held} of them in fields that are held out: counted, not learned" if n_held else ""

@@ -1,0 +1,11 @@
+"""How numbers are said."""
+
+from __future__ import annotations
+
+__all__ = ["counted"]
+
+
+def counted(n: float, noun: str) -> str:
+    """Return a number of things: "1 tile", "0.5 false alarms"; the plural takes an s."""
+    number = f"{n:g}" if isinstance(n, float) else str(n)
+    return f"{number} {noun}{'s' * (n != 1)}"
