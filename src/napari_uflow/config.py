@@ -365,7 +365,7 @@ class DetectionConfig(Config):
     )
     halo: int = _parameter(
         -1,
-        "Context read around each tile; -1 takes what the backbone and the flow can see.",
+        "Context of the flow around each tile; -1 takes all that it can see. What the backbone sees is always read.",
         low=-1,
         high=1024,
         step=16,

@@ -129,72 +129,150 @@ def evidence_steps(
     Stopped
         If it was asked to finish.
     """
-    device = next(network.flow.parameters()).device
     window = Window(0, 0, *plane.shape) if window is None else window
     strides = network.strides
     n_kinds = 3 if candidate_threshold is None else 4
     mosaics = [[Mosaic(window.shape, stride) for stride in strides] for _ in range(n_kinds)]
     grid = _grid(network, window.shape, tile, halo)
-    n_outside = np.zeros(plane.n_channels)
-    n_measured = np.zeros(plane.n_channels)
-    low, high = (np.array(limits)[:, None] for limits in (intensity.low, intensity.high))
+    band = _FeatureBand(network, intensity, plane, window, grid)
     for i, part in enumerate(grid):
-        if phase is not None:
-            yield from or_stop(Progress(phase, i, len(grid)))
-        wanted = part.outer.shifted(window.row, window.col)
-        outer = network.reading_window(wanted, plane.shape)
-        values = plane.read(outer)
-        is_valid: NDArray[np.bool_] = np.isfinite(values.sum(axis=0))
-        rows, cols = part.inner.shifted(window.row - outer.row, window.col - outer.col).slices()
-        pixels = values[:, rows, cols].reshape(len(values), -1)
-        n_measured += np.isfinite(pixels).sum(axis=1)
-        n_outside += ((pixels < low) | (pixels > high)).sum(axis=1)
-        picture = torch.from_numpy(intensity.apply(values))[None].to(device)
-        frame = network.held_frame(wanted, plane.shape)
-        pieces = _evidence(network, picture, outer, wanted, frame, candidate_threshold)
-        kinds = yield from in_pieces(pieces, None if phase is None else Progress(phase, i, len(grid)))
+        progress = None if phase is None else Progress(phase, i, len(grid))
+        if progress is not None:
+            yield from or_stop(progress)
+        yield from band.cover(part.outer, progress)
+        frame = network.held_frame(part.outer.shifted(window.row, window.col), plane.shape)
+        kinds = yield from in_pieces(
+            _evidence(network, band.features(part.outer), frame, candidate_threshold), progress
+        )
+        valid = band.valid(part.outer)
         for kind, maps in zip(mosaics, kinds, strict=True):
-            for mosaic, values_at, stride in zip(kind, maps, strides, strict=True):
-                if not is_valid.all():
-                    inside = all_in_cells(is_valid[wanted.shifted(-outer.row, -outer.col).slices()], stride)
-                    values_at[~hold_mask(inside, frame, stride)] = np.nan
-                mosaic.put(part, values_at)
+            for level, (mosaic, values, stride) in enumerate(zip(kind, maps, strides, strict=True)):
+                if valid is not None:
+                    values[~hold_mask(valid[level], frame, stride)] = np.nan
+                mosaic.put(part, values)
     if phase is not None:
         yield from or_stop(Progress(phase, len(grid), len(grid)))
-    outside = float(np.max(n_outside / np.maximum(n_measured, 1)))
     frame = network.held_frame(window, plane.shape)
     energies, bounded, spreads, *candidates = [tuple(mosaic.values for mosaic in kind) for kind in mosaics]
-    return Evidence(energies, bounded, spreads, candidates[0] if candidates else (), strides, outside, frame)
+    return Evidence(energies, bounded, spreads, candidates[0] if candidates else (), strides, band.outside, frame)
 
 
 def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileGrid:
     align = max(network.strides)
     if not network.is_size_free:
         return TileGrid(shape, network.tile, 0, align)
-    halo = network.halo if halo < 0 else -(-halo // align) * align
+    halo = -(-(network.flow_halo if halo < 0 else halo) // align) * align
     tile = max(align, tile // align * align)
     if max(shape) <= tile + 2 * halo:  # a picture no larger than one tile with its halo is computed as a whole
         tile = -(-max(shape) // align) * align
     return TileGrid(shape, tile, halo, align)
 
 
+class _FeatureBand:
+    """Features of the rows that the flow looks at; the backbone sees each place once, and its surroundings.
+
+    The flow's windows overlap by more than the picture's own pixels would cost in memory, so only a band as high as a
+    row of them is kept, over the whole width.
+    """
+
+    def __init__(self, network: UFlow, intensity: IntensityRange, plane: Plane, window: Window, grid: TileGrid):
+        self._network, self._intensity, self._plane, self._window = network, intensity, plane, window
+        self._device = next(network.flow.parameters()).device
+        align = grid.align
+        self._height, self._width = (-(-size // align) * align for size in window.shape)
+        self._cols = sorted({-(-tile.inner.stop_col // align) * align for tile in grid})
+        self._capacity = max(tile.outer.height for tile in grid)
+        self._levels: list[torch.Tensor] = []
+        # The band holds the rows from `first` on; those before `row` are there, and of those to `stop` the columns
+        # before `col`.
+        self._first = self._row = self._stop = self._col = 0
+        self._valid: list[NDArray[np.bool_]] | None = None
+        self._n_outside = np.zeros(plane.n_channels)
+        self._n_measured = np.zeros(plane.n_channels)
+
+    @property
+    def outside(self) -> float:
+        """Part of the measured pixels that are out of the model's range, in the channel that has most of them."""
+        return float(np.max(self._n_outside / np.maximum(self._n_measured, 1)))
+
+    def cover(self, outer: Window, progress: Progress | None) -> Steps[None]:
+        """Compute what is missing of a window; windows are asked for row by row, from left to right."""
+        if outer.stop_row > self._stop:
+            self._keep_from(outer.row)
+            self._row, self._stop, self._col = self._stop, outer.stop_row, 0
+        while self._col < min(outer.stop_col, self._width):
+            stop_col = next(col for col in self._cols if col > self._col)
+            yield from self._compute(
+                Window(self._row, self._col, self._stop - self._row, stop_col - self._col), progress
+            )
+            self._col = stop_col
+
+    def _keep_from(self, row: int) -> None:
+        """Move the rows that are still needed to the top of the band."""
+        for level, stride in zip(self._levels, self._network.strides, strict=False):  # none before the first chunk
+            kept = level[:, :, (row - self._first) // stride : (self._stop - self._first) // stride]
+            level[:, :, : kept.shape[2]] = kept.clone()
+        self._first = row
+
+    def _compute(self, chunk: Window, progress: Progress | None) -> Steps[None]:
+        network, window = self._network, self._window
+        wanted = chunk.shifted(window.row, window.col)
+        outer = network.reading_window(wanted, self._plane.shape)
+        values = self._plane.read(outer)
+        self._count(values, wanted, outer)
+        is_valid: NDArray[np.bool_] = np.isfinite(values.sum(axis=0))
+        picture = torch.from_numpy(self._intensity.apply(values))[None].to(self._device)
+        features = yield from in_pieces(network.features_in_pieces(picture), progress)
+        if not self._levels:
+            for x, s in zip(features, network.strides, strict=True):
+                size = (1, x.shape[1], self._capacity // s, self._width // s)
+                self._levels.append(torch.empty(size, dtype=x.dtype, device=x.device))
+        inner = wanted.shifted(-outer.row, -outer.col)
+        place = chunk.shifted(-self._first, 0)
+        for x, level, s in zip(features, self._levels, network.strides, strict=True):
+            rows, cols = inner.scaled(s).slices()
+            at_rows, at_cols = place.scaled(s).slices()
+            level[:, :, at_rows, at_cols] = x[:, :, rows, cols]
+        self._keep_valid(is_valid[inner.slices()], chunk)
+
+    def _count(self, values: NDArray[np.float32], wanted: Window, outer: Window) -> None:
+        own = wanted.clipped((self._window.stop_row, self._window.stop_col))
+        rows, cols = own.shifted(-outer.row, -outer.col).slices()
+        pixels = values[:, rows, cols].reshape(len(values), -1)
+        low, high = (np.array(limits)[:, None] for limits in (self._intensity.low, self._intensity.high))
+        self._n_measured += np.isfinite(pixels).sum(axis=1)
+        self._n_outside += ((pixels < low) | (pixels > high)).sum(axis=1)
+
+    def _keep_valid(self, is_valid: NDArray[np.bool_], chunk: Window) -> None:
+        strides = self._network.strides
+        if self._valid is None:
+            if is_valid.all():
+                return
+            self._valid = [np.ones((self._height // s, self._width // s), bool) for s in strides]
+        for valid, s in zip(self._valid, strides, strict=True):
+            valid[chunk.scaled(s).slices()] = all_in_cells(is_valid, s)
+
+    def features(self, outer: Window) -> list[torch.Tensor]:
+        """Return the features of a window that was covered, finest level first; views, not copies."""
+        place = outer.shifted(-self._first, 0)
+        found = []
+        for level, s in zip(self._levels, self._network.strides, strict=True):
+            rows, cols = place.scaled(s).slices()
+            found.append(level[:, :, rows, cols])
+        return found
+
+    def valid(self, outer: Window) -> list[NDArray[np.bool_]] | None:
+        """Return where the positions of a window were measured throughout, per level; None for everywhere."""
+        if self._valid is None:
+            return None
+        return [valid[outer.scaled(s).slices()] for valid, s in zip(self._valid, self._network.strides, strict=True)]
+
+
 @torch.no_grad()
 def _evidence(
-    network: UFlow,
-    picture: torch.Tensor,
-    outer: Window,
-    kept: Window,
-    frame: Window | None,
-    candidate_threshold: float | None,
+    network: UFlow, features: Sequence[torch.Tensor], frame: Window | None, candidate_threshold: float | None
 ) -> Pieces[list[list[NDArray[np.float32]]]]:
     """Return energies, bounded energies, spreads and, with a threshold, counts of candidates, all levels of each."""
-    features: Sequence[torch.Tensor] = yield from network.features_in_pieces(picture)
-    if outer != kept:
-        inner = kept.shifted(-outer.row, -outer.col)
-        features = [
-            x[:, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
-            for x, s in zip(features, network.strides, strict=True)
-        ]
     features = [hold(x, frame, s) for x, s in zip(features, network.strides, strict=True)]
     latents = yield from network.latents_in_pieces(features)
     kinds = [
