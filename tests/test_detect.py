@@ -203,6 +203,21 @@ def test_a_network_is_built_where_none_is_given(tiny_model, odd_plane, found):
     same(detect(tiny_model, odd_plane, device="cpu"), found)
 
 
+@pytest.mark.parametrize("limit", [1, 2**40])
+def test_a_large_picture_in_strips_and_files_gives_the_same(tiny_model, odd_plane, network, found, monkeypatch, limit):
+    monkeypatch.setattr("napari_uflow.scratch.LARGE", limit)
+    monkeypatch.setattr("napari_uflow.scratch._STRIP_PIXELS", 40 * odd_plane.shape[1])
+    again = detect(tiny_model, odd_plane, network=network)
+    assert isinstance(again.labels, np.memmap) == (limit == 1)
+    for name in ("score", "log10_nfa"):
+        np.testing.assert_allclose(getattr(again, name), getattr(found, name), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(again.labels, found.labels)
+    for name, values in again.regions.columns().items():
+        np.testing.assert_allclose(values, found.regions.columns()[name], rtol=1e-6, err_msg=name)
+    lower = resegment(again, 0.01)
+    np.testing.assert_array_equal(lower.labels, resegment(found, 0.01).labels)
+
+
 # Events
 
 

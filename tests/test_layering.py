@@ -22,7 +22,7 @@ DEEP = {"FrEIA", "timm", "torch", "torchvision"}
 
 LEVELS = (
     {"errors", "config", "progress", "wording"},
-    {"image", "nfa", "metrics", "samples"},
+    {"image", "nfa", "metrics", "samples", "scratch"},
     {"model", "devices"},
     {"result", "store"},
     {"evidence", "features", "tiles", "train", "detect"},

@@ -16,10 +16,11 @@ from napari_uflow.detect import detect_steps
 from napari_uflow.devices import choose_device
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.figures import OverviewRow, overview, save_figure
-from napari_uflow.image import Plane
+from napari_uflow.image import Plane, Window
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Steps, within
 from napari_uflow.result import Detection
+from napari_uflow.scratch import strips
 from napari_uflow.store import atomic_path, read_planes, write_regions, write_tiff
 from napari_uflow.wording import counted
 
@@ -238,7 +239,8 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
         "labels": [found.labels for found in detections],
     }
     for name, values in maps.items():
-        stacked = np.stack(values).reshape(*shape, *values[0].shape)
+        # a single plane as it is: it may be too large for a copy in memory
+        stacked = (np.stack(values) if len(values) > 1 else values[0]).reshape(*shape, *values[0].shape)
         write_tiff(
             folder / f"{stem}_{name}.tif",
             stacked,
@@ -263,7 +265,11 @@ def overview_row(
 ) -> OverviewRow:
     """Return a row of the overview figure; large pictures are thinned out."""
     step = max(1, -(-max(plane.shape) // _OVERVIEW_SIDE))
-    picture = plane.read()[:, ::step, ::step]
+    parts = []
+    for start, stop in strips(plane.shape):
+        strip = plane.read(Window(start, 0, stop - start, plane.shape[1]))
+        parts.append(strip[:, -start % step :: step, ::step])
+    picture = np.concatenate(parts, axis=1)
     image = np.nan_to_num(picture[0] if len(picture) != 3 else np.moveaxis(picture, 0, -1))
     n = len(found.regions)
     caption = f"log10 NFA {found.lowest_log10_nfa:.1f}, {counted(n, 'region')}"

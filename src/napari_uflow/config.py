@@ -361,7 +361,7 @@ class DetectionConfig(Config):
         False, "Continuous binomial tail for 'binomial', without jumps between whole counts."
     )
     tile: int = _parameter(
-        1024, "Side of the square tiles a large picture is read in.", low=128, high=8192, step=128, unit="pixels"
+        768, "Side of the square tiles a large picture is read in.", low=128, high=8192, step=128, unit="pixels"
     )
     halo: int = _parameter(
         -1,

@@ -33,6 +33,7 @@ from napari_uflow.nfa import (
 )
 from napari_uflow.progress import Event, Message, Progress, Steps, drain, or_stop
 from napari_uflow.result import Detection, RegionTable
+from napari_uflow.scratch import let_go, room_for, strips
 from napari_uflow.wording import counted
 
 __all__ = ["LEAST_BACKGROUND", "detect", "detect_steps", "promise", "resegment"]
@@ -119,12 +120,16 @@ def detect_steps(
     )
     for text in _unlike(model, plane, evidence):
         yield from or_stop(Message(text, warning=True))
-    score = _heatmap(evidence, plane.shape)
+    score = yield from _heatmap(evidence, plane.shape)
 
-    yield from or_stop(Progress("Finding regions", 0, 1))
+    yield from or_stop(Progress("Finding regions", 0, 3))
     log10_nfa = _log10_nfa(evidence, network, model, config, plane.shape)
-    labels = label_mask(log10_nfa, math.log10(config.false_alarms))
+    yield from or_stop(Progress("Finding regions", 1, 3))
+    labels = _labels(log10_nfa, config.false_alarms)
+    yield from or_stop(Progress("Finding regions", 2, 3))
     regions = RegionTable.measure(labels, log10_nfa, score, plane.pixel_size)
+    for array in (score, log10_nfa, labels):
+        let_go(array)
     n_fields = None if model.calibration is None else model.calibration.offset.n_fields
     text = promise(n_fields, config)
     provenance = {
@@ -197,7 +202,7 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
         If the number is out of its range.
     """
     false_alarms = DetectionConfig(false_alarms=false_alarms).false_alarms
-    labels = label_mask(detection.log10_nfa, math.log10(false_alarms))
+    labels = _labels(detection.log10_nfa, false_alarms)
     regions = RegionTable.measure(labels, detection.log10_nfa, detection.score, detection.pixel_size)
     config = DetectionConfig.from_dict({**detection.provenance["detection"], "false_alarms": false_alarms})
     text = promise(detection.provenance["n_held_out_fields"], config)
@@ -260,31 +265,37 @@ def _unlike(model: TrainedModel, plane: Plane, evidence: Evidence) -> list[str]:
     return texts
 
 
-def _heatmap(evidence: Evidence, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Likelihood heatmap, (M, N); NaN where not measured."""
+def _heatmap(evidence: Evidence, shape: tuple[int, int]) -> Steps[NDArray[np.float32]]:
+    """Likelihood heatmap, (M, N), strip by strip; NaN where not measured."""
     coarsest = max(evidence.strides)
-    padded = [
-        np.nan_to_num(_padded(e, shape, stride, coarsest), nan=0.0)
-        for e, stride in zip(evidence.energies, evidence.strides, strict=True)
-    ]
-    height, width = (-(-n // coarsest) * coarsest for n in shape)
-    heatmap = likelihood_heatmap([torch.from_numpy(e)[None] for e in padded], (height, width))[0].numpy()
-    score: NDArray[np.float32] = np.ascontiguousarray(heatmap[: shape[0], : shape[1]])
-    score[_unmeasured(evidence, shape)] = np.nan
+    n_rows, n_cols = (-(-n // coarsest) for n in shape)
+    score = room_for(shape, np.float32)
+    for start, stop in strips(shape, coarsest):
+        yield from or_stop(Progress("Drawing the heatmap", start, shape[0]))
+        # one coarsest position more on each side: pixels are interpolated between the centres of positions
+        first, last = max(start // coarsest - 1, 0), min(-(-stop // coarsest) + 1, n_rows)
+        parts = []
+        for values, stride in zip(evidence.energies, evidence.strides, strict=True):
+            rows = values[first * coarsest // stride : last * coarsest // stride]
+            size = ((last - first) * coarsest // stride, n_cols * coarsest // stride)
+            missing = [(0, n - m) for n, m in zip(size, rows.shape, strict=True)]
+            parts.append(torch.from_numpy(np.nan_to_num(np.pad(rows, missing, mode="edge"), nan=0.0))[None])
+        drawn = likelihood_heatmap(parts, ((last - first) * coarsest, n_cols * coarsest))[0].numpy()
+        score[start:stop] = drawn[start - first * coarsest : stop - first * coarsest, : shape[1]]
+        score[start:stop][_unmeasured(evidence, shape, start, stop)] = np.nan
+    let_go(score)
     return score
 
 
-def _unmeasured(evidence: Evidence, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return which pixels lie in a position of the finest level that was not measured, (M, N)."""
+def _unmeasured(
+    evidence: Evidence, shape: tuple[int, int], start: int = 0, stop: int | None = None
+) -> NDArray[np.bool_]:
+    """Return which pixels lie in a position of the finest level that was not measured, (stop - start, N)."""
     finest = evidence.strides[0]
-    missing = ~np.isfinite(evidence.energies[0])
-    return missing.repeat(finest, 0).repeat(finest, 1)[: shape[0], : shape[1]]
-
-
-def _padded(values: NDArray[np.float32], shape: tuple[int, int], stride: int, align: int) -> NDArray[np.float32]:
-    """Repeat the last positions so that all levels cover the same whole number of coarsest positions."""
-    size = [-(-n // align) * align // stride for n in shape]
-    return np.pad(values, [(0, size[0] - values.shape[0]), (0, size[1] - values.shape[1])], mode="edge")
+    stop = shape[0] if stop is None else stop
+    first = start // finest
+    missing = ~np.isfinite(evidence.energies[0][first : -(-stop // finest)])
+    return missing.repeat(finest, 0).repeat(finest, 1)[start - first * finest : stop - first * finest, : shape[1]]
 
 
 def _log10_nfa(
@@ -321,4 +332,9 @@ def _log10_nfa(
         levels = model.calibration.regions(evidence.tested, promised=config.calibration == "promised")
         strides = evidence.tested_strides
         background = max((float(level.log10_nfa.max()) for level in levels if level.log10_nfa.size), default=0.0)
-    return combine_levels(levels, strides, shape, background=max(background, LEAST_BACKGROUND))
+    background = max(background, LEAST_BACKGROUND)
+    return combine_levels(levels, strides, shape, background=background, out=room_for(shape, np.float32))
+
+
+def _labels(log10_nfa: NDArray[np.float32], false_alarms: float) -> NDArray[np.int32]:
+    return label_mask(log10_nfa, math.log10(false_alarms), out=room_for(log10_nfa.shape, np.int32))

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_uflow.scratch import strips
+
 __all__ = ["Detection", "RegionTable"]
 
 
@@ -80,35 +82,41 @@ class RegionTable:
             Height and width of a pixel.
         """
         n = int(labels.max(initial=0))
-        rows, cols = np.nonzero(labels)
-        of = labels[rows, cols].astype(np.int64) - 1
-        area = np.bincount(of, minlength=n)
-        count = np.maximum(area, 1)
-        scores = np.nan_to_num(score[rows, cols].astype(np.float64))
+        area = np.zeros(n, dtype=np.int64)
         lowest = np.full(n, np.inf)
-        np.minimum.at(lowest, of, np.nan_to_num(log10_nfa[rows, cols].astype(np.float64), nan=np.inf))
-        peak = np.zeros(n)
-        np.maximum.at(peak, of, scores)
+        peak, sum_scores, sum_rows, sum_cols = np.zeros((4, n))
         first_row, first_col = np.full((2, n), np.iinfo(np.int64).max, dtype=np.int64)
         stop_row, stop_col = np.zeros((2, n), dtype=np.int64)
-        np.minimum.at(first_row, of, rows)
-        np.minimum.at(first_col, of, cols)
-        np.maximum.at(stop_row, of, rows + 1)
-        np.maximum.at(stop_col, of, cols + 1)
+        for start, stop in strips(labels.shape):
+            rows, cols = np.nonzero(labels[start:stop])
+            rows += start
+            of = labels[rows, cols].astype(np.int64) - 1
+            scores = np.nan_to_num(score[rows, cols].astype(np.float64))
+            area += np.bincount(of, minlength=n)
+            sum_scores += np.bincount(of, scores, minlength=n)
+            sum_rows += np.bincount(of, rows, minlength=n)
+            sum_cols += np.bincount(of, cols, minlength=n)
+            np.minimum.at(lowest, of, np.nan_to_num(log10_nfa[rows, cols].astype(np.float64), nan=np.inf))
+            np.maximum.at(peak, of, scores)
+            np.minimum.at(first_row, of, rows)
+            np.minimum.at(first_col, of, cols)
+            np.maximum.at(stop_row, of, rows + 1)
+            np.maximum.at(stop_col, of, cols + 1)
+        count = np.maximum(area, 1)
         pixel_area = pixel_size[0] * pixel_size[1] if pixel_size is not None else np.nan
         return cls(
             label=np.arange(1, n + 1, dtype=np.int32),
             log10_nfa=lowest,
-            area_px=area.astype(np.int64),
+            area_px=area,
             area=(area * pixel_area).astype(np.float64),
-            centroid_row=np.bincount(of, rows, minlength=n) / count,
-            centroid_col=np.bincount(of, cols, minlength=n) / count,
+            centroid_row=sum_rows / count,
+            centroid_col=sum_cols / count,
             first_row=first_row,
             first_col=first_col,
             stop_row=stop_row,
             stop_col=stop_col,
             peak_score=peak.astype(np.float32),
-            mean_score=(np.bincount(of, scores, minlength=n) / count).astype(np.float32),
+            mean_score=(sum_scores / count).astype(np.float32),
         )
 
 

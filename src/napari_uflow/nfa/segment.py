@@ -141,7 +141,12 @@ def published_regions(
 
 
 def combine_levels(
-    levels: Sequence[LevelRegions], strides: Sequence[int], shape: tuple[int, int], *, background: float
+    levels: Sequence[LevelRegions],
+    strides: Sequence[int],
+    shape: tuple[int, int],
+    *,
+    background: float,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Draw the regions of all levels on the picture; where they overlap, the lowest log10 NFA is kept.
 
@@ -160,6 +165,8 @@ def combine_levels(
         Rows and columns (M, N) of the picture. A level may stick out of it below and on the right (padding).
     background
         Value of pixels in no region, and the largest value of any other, such as the highest log10 price of the levels.
+    out
+        Array of this shape to draw into, written over; a new one by default.
 
     Returns
     -------
@@ -179,7 +186,8 @@ def combine_levels(
     """
     if len(levels) != len(strides):
         raise ValueError(f"levels and strides must be as many, got {len(levels)} and {len(strides)}")
-    out = np.full(shape, background, dtype=np.float32)
+    out = np.empty(shape, dtype=np.float32) if out is None else out
+    out[...] = background
     for level, stride in zip(levels, strides, strict=True):
         if stride < 1:
             raise ValueError(f"strides must be at least 1, got {stride}")
@@ -192,7 +200,9 @@ def combine_levels(
     return out
 
 
-def label_mask(log10_nfa_map: ArrayLike, log10_epsilon: float, connectivity: int = 2) -> NDArray[np.int32]:
+def label_mask(
+    log10_nfa_map: ArrayLike, log10_epsilon: float, connectivity: int = 2, *, out: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
     """Label the connected parts of a map that are at or below a threshold, the most significant first.
 
     Parameters
@@ -203,6 +213,8 @@ def label_mask(log10_nfa_map: ArrayLike, log10_epsilon: float, connectivity: int
         log10 of the number of false alarms that is allowed.
     connectivity
         2 joins pixels that share a side or a corner (8 neighbours), 1 those that share a side (4 neighbours).
+    out
+        Array of the map's shape to write the labels into; a new one by default.
 
     Returns
     -------
@@ -219,7 +231,7 @@ def label_mask(log10_nfa_map: ArrayLike, log10_epsilon: float, connectivity: int
         raise ValueError(f"log10_nfa_map must be a map (M, N), got shape {values.shape}")
     if connectivity not in (1, 2):
         raise ValueError(f"connectivity must be 1 or 2, got {connectivity}")
-    labels = np.zeros(values.shape, dtype=np.int32)
+    labels = np.empty(values.shape, dtype=np.int32) if out is None else out
     n = ndimage.label(values <= log10_epsilon, ndimage.generate_binary_structure(2, connectivity), output=labels)
     lowest = _lowest_values(labels, np.ascontiguousarray(values), n)
     rank = np.zeros(n + 1, dtype=np.int32)

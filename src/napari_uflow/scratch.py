@@ -1,0 +1,79 @@
+"""Maps of large pictures, in files of their own that go with them: they need not fit the memory."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from napari_uflow.errors import UFlowError
+
+__all__ = ["LARGE", "let_go", "room_for", "strips"]
+
+LARGE = 2**27
+"""Bytes from which a map is kept in a file: 128 MB, a map of 32-bit numbers of 5,800 x 5,800 pixels."""
+
+_STRIP_PIXELS = 2**22
+
+
+def room_for(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return an array to be filled, whose values are undefined; one of `LARGE` bytes or more lies in a file.
+
+    The file is in the folder for temporary files (environment variable TMPDIR), has no name, and is gone when the array
+    is.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the array.
+    dtype : dtype
+        Of its values.
+
+    Returns
+    -------
+    ndarray or memmap
+
+    Raises
+    ------
+    UFlowError
+        If there is no room on the disk.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if n_bytes < LARGE:
+        return np.empty(shape, dtype)
+    try:
+        with tempfile.TemporaryFile(prefix="napari-uflow-") as file:
+            file.truncate(n_bytes)
+            return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
+    except OSError as error:
+        raise UFlowError(
+            f"there is no room for a map of {n_bytes / 1e9:.1f} GB in '{tempfile.gettempdir()}' "
+            f"({error.strerror or error}); name another folder in the environment variable TMPDIR"
+        ) from error
+
+
+def let_go(array: NDArray[Any]) -> None:
+    """Give the memory back that an array in a file takes; it is read again where it is needed. Others stay."""
+    mapped = getattr(array, "_mmap", None)
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def strips(shape: tuple[int, int], align: int = 1) -> Iterator[tuple[int, int]]:
+    """Yield first and stop row of the strips in which a large picture is worked on, of some 4 million pixels each.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the picture.
+    align : int
+        What the first rows are multiples of.
+    """
+    height = max(1, _STRIP_PIXELS // max(1, shape[1]) // align) * align
+    for row in range(0, shape[0], height):
+        yield row, min(row + height, shape[0])

@@ -1,0 +1,49 @@
+"""Maps of large pictures lie in files of their own, and are worked on in strips."""
+
+import gc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_uflow import scratch
+from napari_uflow.errors import UFlowError
+from napari_uflow.scratch import let_go, room_for, strips
+
+
+def test_a_small_map_is_an_array_in_memory():
+    assert type(room_for((100, 100), np.float32)) is np.ndarray
+
+
+def test_a_large_map_lies_in_a_file_that_goes_with_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(scratch, "LARGE", 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    array = room_for((50, 40), np.int32)
+    assert isinstance(array, np.memmap)
+    array[...] = np.arange(2000).reshape(50, 40)
+    let_go(array)
+    np.testing.assert_array_equal(array, np.arange(2000).reshape(50, 40))
+    view = array[3:]
+    del array
+    gc.collect()
+    assert view[0, 0] == 120
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(scratch, "LARGE", 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(UFlowError, match=r"no room for a map of .* GB .*TMPDIR"):
+        room_for((50, 40), np.int32)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([1, 4, 16]))
+def test_strips_partition_the_rows(height, width, align):
+    found = list(strips((height, width), align))
+    assert found[0][0] == 0
+    assert found[-1][1] == height
+    assert all(stop == start for (_, stop), (start, _) in pairwise(found))
+    assert all(start % align == 0 for start, _ in found)
+    assert all((stop - start) * width <= max(scratch._STRIP_PIXELS, align * width) for start, stop in found)
