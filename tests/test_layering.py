@@ -27,7 +27,7 @@ LEVELS = (
     {"result", "store"},
     {"evidence", "features", "tiles", "train", "detect"},
     {"corrections", "trust", "figures", "batch", "evaluate", "provenance"},
-    {"demo"},
+    {"cluster", "demo"},
     {"cli", "_napari"},
 )
 """A part may import from its own level and from those above it here; `__init__` and `__main__` stand outside."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,17 @@ from napari_uflow.scratch import strips
 from napari_uflow.store import atomic_path, read_planes, write_regions, write_tiff
 from napari_uflow.wording import counted
 
-__all__ = ["PHASE", "BatchSummary", "detect_files_steps", "overview_row", "write_detections"]
+__all__ = [
+    "PHASE",
+    "BatchSummary",
+    "Collected",
+    "FileResult",
+    "detect_file_steps",
+    "detect_files_steps",
+    "overview_row",
+    "prepare",
+    "write_detections",
+]
 
 PHASE = "Looking at files"
 """The phase that counts files."""
@@ -110,6 +121,32 @@ def detect_files_steps(
     ConfigError
         If two files would write to the same names.
     """
+    paths, output = prepare(paths, output)
+    network = model.network(choose_device(device), weights)
+    collected = Collected()
+    was_stopped = False
+    for i, path in enumerate(paths):
+        progress = Progress(PHASE, i, len(paths))
+        answer = yield progress
+        if answer is FINISH:
+            was_stopped = True
+            break
+        try:
+            steps = detect_file_steps(model, network, path, output, config, channels=channels, axes=axes)
+            result = yield from steps if len(paths) == 1 else within(steps, progress)
+        except Stopped:
+            was_stopped = True
+            break
+        collected.add(result)
+        if result.reason:
+            yield Message(f"{path.name}: {result.reason}", warning=True)
+    else:
+        yield Progress(PHASE, len(paths), len(paths))
+    return collected.write(output, was_stopped=was_stopped)
+
+
+def prepare(paths: Sequence[Path], output: str | Path) -> tuple[list[Path], Path]:
+    """Check the names of files and make the folder for the results; raise as `detect_files_steps` does."""
     paths = [Path(path) for path in paths]
     _check_names(paths)
     output = Path(output)
@@ -119,63 +156,132 @@ def detect_files_steps(
         raise UFlowError(
             f"the folder '{output}' cannot be made ({error.strerror or error}); choose another place for the results"
         ) from error
-    network = model.network(choose_device(device), weights)
-    done: list[Path] = []
-    n_regions: list[int] = []
-    summary: list[tuple[Any, ...]] = []
-    failed: list[tuple[Path, str]] = []
-    tables: list[Detection] = []
-    rows: list[tuple[float, OverviewRow]] = []
-    was_stopped = False
-    for i, path in enumerate(paths):
-        progress = Progress(PHASE, i, len(paths))
-        answer = yield progress
-        if answer is FINISH:
-            was_stopped = True
-            break
-        try:
-            planes = read_planes(path, channels=channels, axes=axes)
-            _check_sizes(planes)
-            steps = _detect_planes(model, network, planes, config)
-            detections = yield from steps if len(paths) == 1 else within(steps, progress)
-            write_detections(output, path.stem.removesuffix(".ome"), planes, detections)
-        except Stopped:
-            was_stopped = True
-            break
-        except (UFlowError, MemoryError) as error:
-            reason = str(error) or "not enough memory: choose a smaller tile"
-            failed.append((path, reason))
-            summary.append((path.name, "failed", "", "", "", "", reason))
-            yield Message(f"{path.name}: {reason}", warning=True)
-            continue
-        done.append(path)
-        counts = [len(found.regions) for found in detections]
-        n_regions.append(sum(counts))
-        lowest = min(found.lowest_log10_nfa for found in detections)
-        n_anomalous = sum(count > 0 for count in counts)
-        summary.append((path.name, "done", len(counts), n_anomalous, sum(counts), f"{lowest:.6g}", ""))
-        for plane, found in zip(planes, detections, strict=True):
-            rows.append((found.lowest_log10_nfa, overview_row(plane, found)))
-            empty = np.zeros((0, 0), dtype=np.float32)
-            tables.append(replace(found, score=empty, log10_nfa=empty, labels=empty.astype(np.int32), energies=()))
-        rows = sorted(rows, key=lambda row: row[0])[:_N_OVERVIEW]
-    else:
-        yield Progress(PHASE, len(paths), len(paths))
-    if summary:
-        _write_summary(output / "summary.csv", summary)
-    if done:
-        write_regions(output / "regions.csv", tables)
-        figure = overview([row for _, row in rows], score_limits=(0, 1), title="Strangest pictures first")
-        save_figure(figure, output / "overview.png")
-    return BatchSummary(
-        tuple(done),
-        tuple(failed),
-        sum(n_regions),
-        tuple(n_regions),
-        sum(len(found.regions) > 0 for found in tables),
-        len(tables),
-        was_stopped,
-    )
+    return paths, output
+
+
+@dataclass(frozen=True, eq=False)
+class FileResult:
+    """What became of one file; small enough to be sent from another machine.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    tables : tuple of Detection
+        One for each plane, with its regions but without its maps; empty where the file failed.
+    rows : tuple of (float, OverviewRow)
+        log10 NFA and picture of each plane, for the overview.
+    lowest_log10_nfa : float
+        Of the strangest region in all planes; NaN where the file failed.
+    reason : str
+        Why it failed; "" where it did not.
+    """
+
+    path: Path
+    tables: tuple[Detection, ...] = ()
+    rows: tuple[tuple[float, OverviewRow], ...] = ()
+    lowest_log10_nfa: float = math.nan
+    reason: str = ""
+
+
+def detect_file_steps(
+    model: TrainedModel,
+    network: UFlow,
+    path: Path,
+    output: Path,
+    config: DetectionConfig,
+    *,
+    channels: Sequence[int | str] | None = None,
+    axes: str | None = None,
+) -> Steps[FileResult]:
+    """Detect in one file and write its maps; a file that fails is a result, too.
+
+    Parameters
+    ----------
+    model, config, channels, axes
+        As in `detect_files_steps`.
+    network : UFlow
+        ``model.network(...)``.
+    path : Path
+        The file.
+    output : Path
+        An existing folder.
+
+    Raises
+    ------
+    Stopped
+        If it was asked to finish.
+    """
+    try:
+        planes = read_planes(path, channels=channels, axes=axes)
+        _check_sizes(planes)
+        detections = yield from _detect_planes(model, network, planes, config)
+        write_detections(output, path.stem.removesuffix(".ome"), planes, detections)
+    except Stopped:
+        raise
+    except (UFlowError, MemoryError) as error:
+        return FileResult(path, reason=str(error) or "not enough memory: choose a smaller tile")
+    lowest = [found.lowest_log10_nfa for found in detections]
+    strangest = np.argsort(lowest, kind="stable")[:_N_OVERVIEW]
+    rows = tuple((lowest[i], overview_row(planes[i], detections[i])) for i in strangest)
+    empty = np.zeros((0, 0), dtype=np.float32)
+    no_labels = empty.astype(np.int32)
+    tables = tuple(replace(d, score=empty, log10_nfa=empty, labels=no_labels, energies=()) for d in detections)
+    return FileResult(path, tables, rows, min(lowest))
+
+
+class Collected:
+    """What became of the files so far, in any order, and the tables that are written of all of them."""
+
+    def __init__(self) -> None:
+        self._results: list[FileResult] = []
+        self._rows: list[tuple[float, OverviewRow]] = []
+
+    def add(self, result: FileResult) -> None:
+        """Add a file; of the overview the strangest planes are kept."""
+        self._rows = sorted([*self._rows, *result.rows], key=lambda row: row[0])[:_N_OVERVIEW]
+        self._results.append(replace(result, rows=()))
+
+    def write(self, output: Path, *, was_stopped: bool, order: Sequence[Path] = ()) -> BatchSummary:
+        """Write ``summary.csv``, ``regions.csv`` and ``overview.png`` and say how it went.
+
+        Parameters
+        ----------
+        output : Path
+            An existing folder.
+        was_stopped : bool
+            Whether the user stopped it.
+        order : sequence of Path
+            In which the files are listed; that in which they were added by default.
+        """
+        place = {path: i for i, path in enumerate(order)}
+        results = sorted(self._results, key=lambda result: place.get(result.path, 0))
+        done = [result for result in results if not result.reason]
+        if results:
+            _write_summary(output / "summary.csv", [_summary_row(result) for result in results])
+        tables = [table for result in done for table in result.tables]
+        if done:
+            write_regions(output / "regions.csv", tables)
+            figure = overview([row for _, row in self._rows], score_limits=(0, 1), title="Strangest pictures first")
+            save_figure(figure, output / "overview.png")
+        n_regions = tuple(sum(len(table.regions) for table in result.tables) for result in done)
+        return BatchSummary(
+            tuple(result.path for result in done),
+            tuple((result.path, result.reason) for result in results if result.reason),
+            sum(n_regions),
+            n_regions,
+            sum(len(table.regions) > 0 for table in tables),
+            len(tables),
+            was_stopped,
+        )
+
+
+def _summary_row(result: FileResult) -> tuple[Any, ...]:
+    if result.reason:
+        return (result.path.name, "failed", "", "", "", "", result.reason)
+    counts = [len(table.regions) for table in result.tables]
+    n_anomalous = sum(count > 0 for count in counts)
+    return (result.path.name, "done", len(counts), n_anomalous, sum(counts), f"{result.lowest_log10_nfa:.6g}", "")
 
 
 _SUMMARY = ("file", "outcome", "n_planes", "n_anomalous_planes", "n_regions", "lowest_log10_nfa", "reason")

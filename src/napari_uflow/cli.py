@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,7 @@ from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
 
 if TYPE_CHECKING:
+    from napari_uflow.batch import BatchSummary
     from napari_uflow.evaluate import EvaluationRun
 
 __all__ = ["main"]
@@ -92,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("model", type=Path, help="model file")
     detect.add_argument("pictures", nargs="+", help="files, folders or patterns of pictures")
     detect.add_argument("-o", "--output", type=Path, default=Path("detected"), help="folder to write to (%(default)s)")
+    detect.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="address of a dask.distributed cluster whose machines see the same files: tcp://HOST:8786",
+    )
     _add_common(detect)
     _add_parameters(detect, DetectionConfig)
     detect.set_defaults(run=_detect)
@@ -334,12 +341,16 @@ def _detect(options: argparse.Namespace) -> int:
     config = _config(DetectionConfig, options)
     _check_output(options.output, is_folder=True)
     from napari_uflow.batch import detect_files_steps
+    from napari_uflow.cluster import detect_on_cluster_steps
     from napari_uflow.detect import promise
     from napari_uflow.store import find_images, load_model
 
     model = load_model(options.model)
+    run: Callable[..., Steps[BatchSummary]] = detect_files_steps
+    if options.scheduler is not None:
+        run = partial(detect_on_cluster_steps, scheduler=options.scheduler)
     summary = _run(
-        detect_files_steps(
+        run(
             model,
             find_images(options.pictures),
             options.output,

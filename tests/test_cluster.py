@@ -1,0 +1,139 @@
+"""The batch on a cluster: the same results as at home; a lost worker costs nothing, or only its picture."""
+
+import csv
+import os
+import signal
+import sys
+
+import cloudpickle
+import numpy as np
+import pytest
+import tifffile
+
+from napari_uflow import cluster
+from napari_uflow.batch import PHASE, detect_files_steps
+from napari_uflow.cluster import detect_on_cluster_steps
+from napari_uflow.config import DetectionConfig
+from napari_uflow.errors import UFlowError
+from napari_uflow.progress import FINISH, Message, Progress, drain
+from napari_uflow.store import write_tiff
+
+distributed = pytest.importorskip("distributed")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of dask and tornado, about ports and processes that were killed
+
+CONFIG = DetectionConfig()
+
+
+@pytest.fixture(scope="module")
+def local_cluster():
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=None
+    ) as found:
+        yield found
+
+
+@pytest.fixture
+def folder(odd_plane, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(4):
+        write_tiff(pictures / f"odd {i}.tif", np.roll(odd_plane.data, 3 * i, axis=1), "YX")
+    return pictures
+
+
+def files(folder):
+    return sorted(folder.glob("*.tif"))
+
+
+def on_cluster(local_cluster, model, paths, output, **options):
+    return detect_on_cluster_steps(
+        model, paths, output, CONFIG, local_cluster.scheduler_address, device="cpu", **options
+    )
+
+
+def table(folder, name):
+    with open(folder / name, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_the_results_are_those_of_one_machine(local_cluster, tiny_model, folder, tmp_path):
+    (folder / "bad.tif").write_text("no picture")
+    here, there = tmp_path / "here", tmp_path / "there"
+    alone = drain(detect_files_steps(tiny_model, files(folder), here, CONFIG, device="cpu"))
+    events = []
+    summary = drain(on_cluster(local_cluster, tiny_model, files(folder), there), events.append)
+    assert summary == alone
+    assert [path.name for path, _ in summary.failed] == ["bad.tif"]
+    assert {path.name for path in there.iterdir()} == {path.name for path in here.iterdir()}
+    for name in ("summary.csv", "regions.csv"):
+        assert table(there, name) == table(here, name)
+    np.testing.assert_array_equal(
+        tifffile.imread(there / "odd 2_labels.tif"), tifffile.imread(here / "odd 2_labels.tif")
+    )
+    assert events[-1] == Progress(PHASE, 5, 5)
+    assert any(isinstance(event, Message) and "2 workers" in event.text for event in events)
+
+
+def test_a_killed_worker_costs_no_picture(local_cluster, tiny_model, folder, tmp_path):
+    with distributed.Client(local_cluster) as client:
+        workers = client.run(os.getpid)
+    steps = on_cluster(local_cluster, tiny_model, files(folder), tmp_path / "out")
+    event = next(steps)
+    while not isinstance(event, Progress):
+        event = next(steps)
+    os.kill(next(iter(workers.values())), signal.SIGKILL)
+    summary = drain(steps)
+    assert len(summary.done) == 4
+    assert not summary.failed
+
+
+def deadly(model, path, output, config, options):
+    """Dies with its worker at one picture, as where memory runs out."""
+    if path.name == "odd 1.tif":
+        os._exit(1)
+    return ORIGINAL(model, path, output, config, options)
+
+
+ORIGINAL = cluster._detect_file
+
+
+def test_a_picture_that_kills_its_workers_fails_alone(local_cluster, tiny_model, folder, tmp_path, monkeypatch):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
+    monkeypatch.setattr(cluster, "_detect_file", deadly)
+    try:
+        summary = drain(on_cluster(local_cluster, tiny_model, files(folder), tmp_path / "out"))
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert sorted(path.name for path in summary.done) == ["odd 0.tif", "odd 2.tif", "odd 3.tif"]
+    ((path, reason),) = summary.failed
+    assert path.name == "odd 1.tif"
+    assert "the workers that took it died" in reason
+    assert [row[:2] for row in table(tmp_path / "out", "summary.csv")[1:3]] == [
+        ["odd 0.tif", "done"],
+        ["odd 1.tif", "failed"],
+    ]
+
+
+def test_a_stop_keeps_what_is_done(local_cluster, tiny_model, folder, tmp_path):
+    steps = on_cluster(local_cluster, tiny_model, files(folder), tmp_path / "out")
+    answer = None
+    try:
+        while True:
+            event = steps.send(answer)
+            is_on = isinstance(event, Progress) and event.done > 0
+            answer = FINISH if is_on else None
+    except StopIteration as stop:
+        summary = stop.value
+    assert summary.was_stopped
+    assert 0 < len(summary.done) < 4
+    assert (tmp_path / "out" / "summary.csv").exists()
+
+
+def test_a_scheduler_that_is_not_there_is_told(tiny_model, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_SECONDS_TO_CONNECT", 0.5)
+    with pytest.raises(UFlowError, match=r"no scheduler of dask\.distributed at 'tcp://127\.0\.0\.1:9'"):
+        drain(
+            detect_on_cluster_steps(
+                tiny_model, files(folder), tmp_path / "out", CONFIG, "tcp://127.0.0.1:9", device="cpu"
+            )
+        )
