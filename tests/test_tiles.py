@@ -144,3 +144,53 @@ def test_regions_of_names_each_once_and_in_order():
     one, other = region(field="a"), region(field="b")
     train, _ = choose([one, other, one], holdout=0.0)
     assert [id(r) for r in regions_of(train)] == [id(one), id(other)]
+
+
+def test_a_wide_picture_is_split_along_its_width_and_a_high_one_along_its_height():
+    for shape, axis in (((128, 512), "col"), ((512, 128), "row")):
+        train, held = choose([region(shape)], holdout=0.25)
+        assert len(held) == 4
+        assert {getattr(tile.window, axis) for tile in held} == {384, 448}
+        assert max(getattr(tile.window, axis) for tile in train) < 384
+
+
+def taught(plane, box, field="one"):
+    mask = np.zeros(plane.shape, bool)
+    mask[box] = True
+    return NormalRegion(plane, mask, field, is_taught=True)
+
+
+@pytest.mark.parametrize("n_copies", [1, 3, 20])
+@pytest.mark.parametrize("corner", [(96, 96), (300, 416), (440, 440)])
+def test_what_was_taught_is_trained_on_and_counted_nowhere(n_copies, corner):
+    """In a single picture whose last tiles are held out: at its beginning, in its middle and among those."""
+    plane = Plane(data=np.zeros((512, 512), np.uint8), name="one")
+    box = (slice(corner[0], corner[0] + 64), slice(corner[1], corner[1] + 64))
+    region = taught(plane, box)
+    before = choose([NormalRegion(plane)])
+    train, held = choose([NormalRegion(plane), *[region] * n_copies])
+    mine = [tile for tile in train if tile.region is region]
+    assert len(mine) >= n_copies
+    assert all(tile.region is not region for tile in held)
+    assert {tile.window for tile in held} <= {tile.window for tile in before[1]}
+    for tile in held:
+        assert not (tile.region.normal() & region.normal()).any()
+
+
+def test_what_was_taught_in_a_held_out_field_is_trained_on():
+    planes = [Plane(data=np.zeros((256, 256), np.uint8), name=str(i)) for i in range(5)]
+    regions = [NormalRegion(plane) for plane in planes]
+    (field,) = {tile.region.field for tile in choose(regions)[1]}
+    plane = planes[int(field)]
+    region = taught(plane, (slice(64, 128), slice(64, 128)), field)
+    train, held = choose([*regions, region])
+    assert any(tile.region is region for tile in train)
+    assert {tile.region.field for tile in held} == {field}
+    assert all(tile.region.plane is plane and not tile.region.normal()[64:128, 64:128].any() for tile in held)
+
+
+def test_only_what_was_taught_can_be_trained_on():
+    plane = Plane(data=np.zeros((256, 256), np.uint8))
+    train, held = choose([taught(plane, (slice(0, 64), slice(0, 64)))])
+    assert len(train) == 1
+    assert held == []

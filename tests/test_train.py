@@ -1,6 +1,7 @@
 """Training: the loss goes down, the best state is kept, and it can be ended at any event with something to show."""
 
 import importlib
+import itertools
 import math
 
 import numpy as np
@@ -86,6 +87,7 @@ def test_global_random_states_do_not_matter():
     assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
 
 
+@pytest.mark.usefixtures("learns")
 def test_what_a_model_remembers():
     events = []
     regions = fields(pixel_size=(0.5, 0.5), unit="um")
@@ -156,8 +158,15 @@ def test_features_on_disk_give_the_same_model(monkeypatch):
     assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
 
 
+@pytest.fixture
+def learns(monkeypatch):
+    """Let each look be better than the last: four tiles are not enough to learn anything that holds."""
+    losses = itertools.count(0, -1)
+    monkeypatch.setattr(MODULE, "_look", lambda *args: (float(next(losses)), 1.0))
+
+
 def scripted_looks(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
-    """Let the held-out loss be what we say; return the states at the looks."""
+    """Let the held-out loss be what we say, the first time before the first step; return the states at the looks."""
     states: list[dict[str, torch.Tensor]] = []
 
     def look(network, cache, device, batch_size):
@@ -169,16 +178,27 @@ def scripted_looks(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
 
 
 def test_the_best_state_is_kept(monkeypatch):
-    states = scripted_looks(monkeypatch, [3.0, 1.0, 2.0, math.nan, 1.5])
+    states = scripted_looks(monkeypatch, [9.0, 3.0, 1.0, 2.0, math.nan, 1.5])
     model = run(fields(), training=TRAINING.replace(steps=5, check_every=1))
     assert [point["is_best"] for point in model.history] == [True, True, False, False, False]
-    for key, value in states[1].items():
+    for key, value in states[2].items():
         assert torch.equal(model.state[f"flow.{key}"], value)
-    assert any(not torch.equal(states[1][key], states[4][key]) for key in states[1])
+    assert any(not torch.equal(states[2][key], states[5][key]) for key in states[2])
+
+
+def test_the_state_before_the_first_step_is_kept_where_nothing_better_comes(monkeypatch):
+    states = scripted_looks(monkeypatch, [0.5, 3.0, 1.0, math.nan])
+    events = []
+    model = run(fields(), training=TRAINING.replace(steps=3, check_every=1), events=events)
+    assert not any(point["is_best"] for point in model.history)
+    for key, value in states[0].items():
+        assert torch.equal(model.state[f"flow.{key}"], value)
+    assert "nothing was learned" in model.provenance["outcome"]
+    assert any("does not hold for those that were held out" in text for text in warnings_of(events))
 
 
 def test_patience_ends_training(monkeypatch):
-    scripted_looks(monkeypatch, [3.0, 1.0, *[2.0] * 40])
+    scripted_looks(monkeypatch, [4.0, 3.0, 1.0, *[2.0] * 40])
     model = run(fields(), training=TRAINING.replace(steps=40, check_every=2, patience=3))
     assert [point["step"] for point in model.history] == [2, 4, 6, 8, 10]
     assert model.provenance["outcome"] == "done: no better held-out loss after step 4"
@@ -197,6 +217,7 @@ def n_events() -> int:
     return len(count)
 
 
+@pytest.mark.usefixtures("learns")
 def test_finish_at_any_event():
     outcomes = []
     for asked_at in range(n_events()):
@@ -221,7 +242,7 @@ def test_finish_at_any_event():
 
 
 def test_a_stop_between_two_looks_is_answered_without_another(monkeypatch):
-    states = scripted_looks(monkeypatch, [3.0, 2.0])
+    states = scripted_looks(monkeypatch, [4.0, 3.0, 2.0])
     seen = []
 
     def asked():
@@ -231,8 +252,8 @@ def test_a_stop_between_two_looks_is_answered_without_another(monkeypatch):
     model = drain(job, seen.append, asked)
     assert [point["step"] for point in model.history] == [2]
     assert model.provenance["outcome"] == "stopped at step 3"
-    assert len(states) == 1
-    for key, value in states[0].items():
+    assert len(states) == 2
+    for key, value in states[1].items():
         assert torch.equal(model.state[f"flow.{key}"], value)
 
 
@@ -293,6 +314,7 @@ def spoil(monkeypatch, is_bad):
     monkeypatch.setattr(MODULE, "negative_log_likelihood", loss)
 
 
+@pytest.mark.usefixtures("learns")
 def test_one_step_that_is_not_finite_is_left_out(monkeypatch):
     spoil(monkeypatch, lambda step: step == 2)
     model = run(fields())
@@ -382,6 +404,7 @@ def test_holes_everywhere_in_what_is_held_out():
     check(run(regions))
 
 
+@pytest.mark.usefixtures("learns")
 def test_a_single_field_is_split_by_place_with_a_warning():
     events = []
     model = run(fields(1, (128, 256)), events=events)
@@ -469,6 +492,7 @@ def test_the_word_for_finish():
     assert FINISH.value == "finish"
 
 
+@pytest.mark.usefixtures("learns")
 def test_snapshots_are_models_that_detect(monkeypatch):
     monkeypatch.setattr(MODULE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
     events = train_steps(fields(), MODEL, TRAINING, device="cpu")
@@ -482,9 +506,12 @@ def test_snapshots_are_models_that_detect(monkeypatch):
 # Going on
 
 
-def test_training_goes_on_where_it_was():
+def test_training_goes_on_where_it_was(monkeypatch):
     regions = fields(4)
-    first = run(regions, training=TRAINING.replace(steps=10, check_every=5, learning_rate=3e-3))
+    with monkeypatch.context() as patch:
+        losses = itertools.count(0, -1)
+        patch.setattr(MODULE, "_look", lambda *args: (float(next(losses)), 1.0))
+        first = run(regions, training=TRAINING.replace(steps=10, check_every=5, learning_rate=3e-3))
     more = [*regions, NormalRegion(Plane(data=texture((64, 128), 99), name="more"))]
     events = []
     training = TRAINING.replace(steps=2, check_every=1, learning_rate=1e-6, holdout=0.2)
@@ -497,9 +524,10 @@ def test_training_goes_on_where_it_was():
         if key.startswith("norm."):
             assert torch.equal(value, first.state[key])
     # it starts from what was reached, not from nothing
-    assert again.history[0]["holdout_loss"] == pytest.approx(
-        min(point["holdout_loss"] for point in first.history), rel=0.02
-    )
+    flow = {key: value for key, value in first.state.items() if key.startswith("flow.") and value.is_floating_point()}
+    assert any(value.abs().max() > 1e-3 for key, value in flow.items() if key.endswith("subnet.2.weight"))
+    for key, value in flow.items():
+        torch.testing.assert_close(again.state[key], value, rtol=0, atol=1e-4)
     assert not any(isinstance(e, Progress) and e.phase.startswith("Fitting the feature") for e in events)
     check(again)
 
@@ -566,7 +594,7 @@ def test_a_region_given_several_times_is_held_out_and_counted_once():
 def test_a_model_that_went_astray_is_not_kept():
     first = run(fields(), training=TRAINING.replace(steps=10, check_every=5))
     again = train(fields(), training=TRAINING.replace(learning_rate=1.0), device="cpu", start=first)
-    assert "the model is the one it started from" in again.provenance["outcome"]
+    assert "nothing was learned" in again.provenance["outcome"]
     assert all(torch.equal(again.state[key], first.state[key]) for key in first.state)
 
 

@@ -74,7 +74,7 @@ def call_normal(
     mask[box] = (detection.labels[box] == 0) | (detection.labels[box] == label)
     log10_nfa = detection.log10_nfa.copy()
     background = max(LEAST_BACKGROUND, float(np.nanmax(log10_nfa)))
-    correction = Correction(NormalRegion(plane, mask, field), rows, cols, log10_nfa[rows, cols])
+    correction = Correction(NormalRegion(plane, mask, field, is_taught=True), rows, cols, log10_nfa[rows, cols])
     log10_nfa[rows, cols] = background
     return _changed(detection, log10_nfa, 1), correction
 

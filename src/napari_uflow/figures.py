@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from skimage.measure import find_contours, label, regionprops
 
-from napari_uflow.errors import ConfigError, ImageError
+from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.nfa import QQ_LEVELS
 from napari_uflow.trust import EPSILONS, TrustReport
 from napari_uflow.wording import counted
@@ -191,11 +191,15 @@ def save_figure(fig: Figure, path: str | os.PathLike[str]) -> None:
     ------
     ConfigError
         If the suffix is not one of a format that Matplotlib can write.
+    UFlowError
+        If there is no such folder.
     """
     target = Path(path)
     kind = target.suffix[1:].lower()
     if kind not in fig.canvas.get_supported_filetypes():
         raise ConfigError(f"cannot write a figure to {target.name!r}: the name must end in .png, .pdf or .svg")
+    if not target.parent.is_dir():
+        raise UFlowError(f"'{target}' cannot be written: there is no folder '{target.parent}'")
     # A folder of its own beside the target: same file system, ordinary permissions, and one thing to clear away.
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
         draft = Path(folder) / target.name

@@ -14,6 +14,9 @@ from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image import NormalRegion, Window, hold_out_fields, sample_windows
 
+# A region that was called normal is small against the tile around it.
+_LEAST_TAUGHT = 0.01
+
 __all__ = ["FieldsBefore", "TrainingTile", "choose_tiles", "regions_of"]
 
 
@@ -99,16 +102,16 @@ def choose_tiles(
     ImageError
         If no tile is normal enough.
     """
-    names = [region.field for region in regions]
+    taught = [region for region in regions if region.is_taught]
+    others = [region for region in regions if not region.is_taught]
+    names = [region.field for region in others]
     if before is None:
-        held_out = hold_out_fields(names, training.holdout, training.seed)
+        held_out = hold_out_fields(names, training.holdout, training.seed) if names else frozenset()
     else:
         held_out = before.hold_out(set(names), training)
-    tiles: list[TrainingTile] = []
-    for region in regions:
-        windows = sample_windows(region, tile, align=align, min_normal=training.min_normal)
-        tiles += [TrainingTile(region, window) for window in windows]
-    if not tiles:
+    tiles = _tiles_of(others, tile, align, training)
+    taught_tiles = _tiles_of(taught, tile, align, training.replace(min_normal=_LEAST_TAUGHT))
+    if not tiles and not taught_tiles:
         raise ImageError(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "
             f"mark more as normal, or lower min_normal or the tile size"
@@ -116,18 +119,44 @@ def choose_tiles(
     train_tiles = [t for t in tiles if t.region.field not in held_out]
     # A region that was given several times to weigh more is held out once.
     holdout_tiles = list(dict.fromkeys(t for t in tiles if t.region.field in held_out))
-    if not train_tiles:  # the fields left have no tile that is normal enough
+    if not train_tiles and not taught_tiles:  # the fields left have no tile that is normal enough
         train_tiles, holdout_tiles = tiles, []
     if not holdout_tiles and training.holdout > 0 and (before is None or before.trained == before.held_out):
         train_tiles, holdout_tiles = _split_by_place(tiles, training.holdout)
-    if len(train_tiles) > training.max_tiles:
-        chosen = np.sort(rng.choice(len(train_tiles), training.max_tiles, replace=False))
+    # What was taught is trained on and counted nowhere, not even where its picture is held out.
+    holdout_tiles = _without(holdout_tiles, taught, training.min_normal)
+    most = max(0 if taught_tiles else 1, training.max_tiles - len(taught_tiles))
+    if len(train_tiles) > most:
+        chosen = np.sort(rng.choice(len(train_tiles), most, replace=False))
         train_tiles = [train_tiles[i] for i in chosen]
+    train_tiles += taught_tiles
     most = max(1, math.ceil(training.max_tiles * training.holdout))
     if len(holdout_tiles) > most:
         chosen = np.sort(rng.choice(len(holdout_tiles), most, replace=False))
         holdout_tiles = [holdout_tiles[i] for i in chosen]
     return train_tiles, holdout_tiles
+
+
+def _tiles_of(regions: Sequence[NormalRegion], tile: int, align: int, training: TrainingConfig) -> list[TrainingTile]:
+    return [
+        TrainingTile(region, window)
+        for region in regions
+        for window in sample_windows(region, tile, align=align, min_normal=training.min_normal)
+    ]
+
+
+def _without(tiles: Sequence[TrainingTile], taught: Sequence[NormalRegion], min_normal: float) -> list[TrainingTile]:
+    """Return tiles without what was taught in their pictures; those of which too little is left are dropped."""
+    if not taught:
+        return list(tiles)
+    rests = {id(region): region.without(taught) for region in regions_of(tiles)}
+    kept = []
+    for tile in tiles:
+        rest = rests[id(tile.region)]
+        inside = tile.window.clipped(rest.plane.shape)
+        if rest is tile.region or rest.normal(inside).mean() >= min_normal:
+            kept.append(TrainingTile(rest, tile.window))
+    return kept
 
 
 def _split_by_place(tiles: Sequence[TrainingTile], fraction: float) -> tuple[list[TrainingTile], list[TrainingTile]]:

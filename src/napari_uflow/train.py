@@ -52,7 +52,11 @@ _TOO_FEW_POSITIONS = (
     "there are too few normal positions to tell how energies are distributed: the number of false alarms will hold "
     "only if the model were perfect; add pictures"
 )
-# A model that goes on may lose this much of its held-out likelihood (nats per dimension) for what it learns.
+_NOTHING_LEARNED = (
+    "what was learned from the training tiles does not hold for those that were held out: the model is the one the "
+    "training began with; add normal pictures, or mark more as normal"
+)
+# A model that goes on with something new may lose this much of its held-out likelihood for it (nats per dimension).
 _WORSE_BY = 0.02
 # The border is strange where its corners' energies are so many spreads above those of the inside; tiles looked at.
 _STRANGE_BORDER = 2.5
@@ -150,9 +154,10 @@ def train_steps(
         network = start.network(torch_device, weights)
         source = start.provenance.get("backbone_weights", "")
 
+    has_new = start is not None and any(region.is_taught for region in regions)
     seen_before = None if start is None else FieldsBefore.of(start.provenance)
     train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng, seen_before)
-    fields = {tile.region.field for tile in train_tiles}
+    fields = {tile.region.field for tile in train_tiles if not tile.region.is_taught}
     holdout_fields = {tile.region.field for tile in holdout_tiles}
     yield from or_stop(
         Message(
@@ -233,7 +238,7 @@ def train_steps(
             return TrainedModel(model, training, intensity, state, None, tuple(history), provenance)
 
         history, outcome = yield from _optimise(
-            network, train_cache, holdout_cache, training, rng, model_so_far, goes_on=start is not None
+            network, train_cache, holdout_cache, training, rng, model_so_far, has_new=has_new
         )
 
     calibration: Calibration | None = None
@@ -296,9 +301,11 @@ def _provenance(
 ) -> dict[str, Any]:
     """Say what a model was trained on, when, and with which versions."""
     planes = [region.plane for region in dict.fromkeys(regions)]
-    fields = {tile.region.field for tile in train_tiles}
+    fields = {tile.region.field for tile in train_tiles if not tile.region.is_taught}
     before: dict[str, Any] = {}
     if start is not None:
+        # How a refinement of a refinement is measured out: by the training that it all began with.
+        before["first_training"] = start.provenance.get("first_training", start.training.to_dict())
         fields |= set(start.provenance.get("fields", ()))
         steps = [point["step"] for point in start.history]
         before["started_from"] = {
@@ -313,6 +320,7 @@ def _provenance(
         "fields": sorted(fields),
         "holdout_fields": sorted({tile.region.field for tile in holdout_tiles}),
         "n_tiles": len(train_tiles),
+        "n_taught": sum(region.is_taught for region in dict.fromkeys(regions)),
         "n_holdout_tiles": len(holdout_tiles),
         "pixel_size": next((plane.pixel_size for plane in planes if plane.pixel_size), None),
         "unit": next((plane.unit for plane in planes if plane.unit), None),
@@ -396,9 +404,14 @@ def _optimise(
     rng: np.random.Generator,
     model_so_far: Callable[[Sequence[dict[str, float]], str], TrainedModel],
     *,
-    goes_on: bool = False,
+    has_new: bool = False,
 ) -> Steps[tuple[tuple[dict[str, float], ...], str]]:
-    """Train the flow on cached features; leave the network with its best weights."""
+    """Train the flow on cached features; leave the network with its best weights.
+
+    The weights it begins with are among those to choose from: of an untrained flow they make a normal distribution of
+    the features, which is the best that some pictures are enough for. With `has_new` there is something that has to be
+    learned even if it makes what was held out a little less likely.
+    """
     device = next(network.flow.parameters()).device
     parameters = [p for p in network.flow.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
@@ -412,10 +425,10 @@ def _optimise(
     losses: list[float] = []
     outcome = "done"
     phase = "Training"
-    first_loss = math.nan
-    first_state = {key: value.detach().clone() for key, value in network.flow.state_dict().items()} if goes_on else {}
-    if goes_on and len(holdout_cache):
-        first_loss, _ = _look(network, holdout_cache, device, training.batch_size)
+    first_loss, _ = _look(network, holdout_cache, device, training.batch_size)
+    first_state = {key: value.detach().clone() for key, value in network.flow.state_dict().items()}
+    if math.isfinite(first_loss) and not has_new:
+        best_loss, best_state = first_loss, first_state
     last_snapshot = time.monotonic()
 
     for step in range(1, training.steps + 1):
@@ -446,7 +459,7 @@ def _optimise(
                 outcome = "stopped: the loss was no longer finite"
         answer = yield Progress(phase, step, training.steps)
         is_look = step % training.check_every == 0 or step == training.steps
-        if answer is FINISH and best_state is not None and not is_look:
+        if answer is FINISH and history and not is_look:
             # What was learned since the last look is let go: an answer at once is worth more.
             outcome = f"stopped at step {step}"
             break
@@ -486,7 +499,9 @@ def _optimise(
         )
     if best_loss > first_loss + _WORSE_BY:
         best_state = first_state
-        outcome = "done: what was learned made it worse on what was held out; the model is the one it started from"
+    if best_state is first_state and not outcome.startswith("stopped"):
+        outcome = "done: nothing was learned that holds for what was held out"
+        yield Message(_NOTHING_LEARNED, warning=True)
     network.flow.load_state_dict(best_state)
     return tuple(history), outcome
 

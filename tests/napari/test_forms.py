@@ -5,9 +5,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QSpinBox
 
-from napari_uflow._napari.forms import ConfigForm
+from napari_uflow._napari.forms import ConfigForm, NumberBox, _WheelGuard
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
 from napari_uflow.errors import ConfigError
 
@@ -85,23 +85,40 @@ def test_what_is_shown_comes_back(form_of, rate, holdout, memory, steps, views):
     assert form.config() == config
 
 
+def wheel_event():
+    return QWheelEvent(
+        QPointF(2, 2),
+        QPointF(2, 2),
+        QPoint(0, 0),
+        QPoint(0, 120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+
+
 def test_the_wheel_scrolls_the_form_and_changes_nothing(form_of, qtbot):
     form = form_of(TrainingConfig)
     form.show()
     before = form.config()
     for field in form.fields.values():
-        wheel = QWheelEvent(
-            QPointF(2, 2),
-            QPointF(2, 2),
-            QPoint(0, 0),
-            QPoint(0, 120),
-            Qt.MouseButton.NoButton,
-            Qt.KeyboardModifier.NoModifier,
-            Qt.ScrollPhase.NoScrollPhase,
-            False,
-        )
-        QApplication.sendEvent(field.native, wheel)
+        QApplication.sendEvent(field.native, wheel_event())
     assert form.config() == before
+
+
+def test_the_wheel_turns_a_field_that_was_clicked_on(form_of, qtbot):
+    form = form_of(TrainingConfig)
+    guard = _WheelGuard()
+    box = QSpinBox()
+    qtbot.addWidget(box)
+    wheel = wheel_event()
+    for has_focus in (False, True):
+        box.hasFocus = lambda has_focus=has_focus: has_focus
+        wheel.accept()
+        assert guard.eventFilter(box, wheel) != has_focus
+        assert wheel.isAccepted() == has_focus  # an event that is not goes on to the form, which scrolls
+    assert form.isEnabled()
 
 
 def test_what_is_not_shown_is_kept(form_of):
@@ -118,3 +135,15 @@ def test_one_change_is_told_once(form_of, qtbot):
     form.changed.connect(lambda: heard.append(True))
     form.set_config(TrainingConfig(steps=7, views=2, seed=3))
     assert len(heard) == 1
+
+
+@pytest.mark.parametrize(("typed", "value"), [("500", 10.0), ("0", 0.001), ("abc", 2.0), ("0,5", 0.5), ("1e-2", 0.01)])
+def test_a_number_that_is_out_of_its_range_becomes_the_nearest(qtbot, typed, value):
+    box = NumberBox()
+    qtbot.addWidget(box)
+    box.setRange(0.001, 10)
+    box.setValue(2)
+    box.selectAll()
+    qtbot.keyClicks(box, typed)
+    qtbot.keyClick(box, Qt.Key.Key_Return)
+    assert box.value() == value

@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 import warnings
+import weakref
 
 import pytest
 
@@ -186,12 +187,49 @@ def test_a_runner_that_is_forgotten_does_no_harm(qtbot):
 
 
 def test_napari_may_quit_the_worker(qtbot, runner):
-    job = runner.start(endless, title="Wait")
+    closed = []
+
+    def steps():
+        try:
+            yield from endless()
+        finally:
+            closed.append(True)
+
+    job = runner.start(steps, title="Wait")
     heard = listen(job)
     qtbot.waitUntil(lambda: bool(heard))
     job._worker.quit()
     wait(qtbot, runner)
     assert job.outcome is Outcome.STOPPED
+    assert closed == [True]
+
+
+def test_a_warning_of_the_last_moment_is_told(qtbot, runner):
+    def steps():
+        yield Progress("Working", 0, 1)
+        warnings.warn("late", stacklevel=1)
+        return 5
+
+    job = runner.start(steps, title="Work")
+    heard = listen(job)
+    wait(qtbot, runner)
+    assert ("message", Message("late", warning=True)) in [(kind, *event) for kind, *event in heard]
+
+
+def test_a_job_that_is_over_keeps_nothing_of_those_who_listened(qtbot, runner):
+    class Picture:
+        pass
+
+    picture = Picture()
+    ref = weakref.ref(picture)
+    job = runner.start(lambda: (yield Progress("Working", 0, 1)) or iter(()), title="Work")
+    job.finished.connect(lambda result, held=picture: None)
+    job.stopped.connect(lambda text, held=picture: None)
+    del picture
+    wait(qtbot, runner)
+    gc.collect()
+    assert runner.job is job
+    assert ref() is None
 
 
 def test_time_left(qtbot, runner):

@@ -13,7 +13,7 @@ from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QApplication
 
 from napari_uflow._napari import dialogs
-from napari_uflow._napari.export import EXPORTS
+from napari_uflow._napari.export import EXPORTS, as_methods_text
 from napari_uflow._napari.known_normal import known_normal_of
 from napari_uflow._napari.layers import View, current_plane, planes_of_layer
 from napari_uflow._napari.navigate import camera_of
@@ -332,12 +332,34 @@ def test_a_closed_widget_does_nothing_more(viewer, result):
     np.testing.assert_array_equal(result.labels.data, before)
 
 
+def test_an_image_is_known_by_itself_and_not_by_its_name(widget, viewer):
+    image = viewer.layers["drawn"]
+    image.name = "another name"
+    viewer.add_image(np.zeros_like(image.data), name="drawn", metadata={})
+    widget.table.choose(0)
+    widget.call_normal()
+    (normal,) = known_normal_of(session_of(viewer)).regions
+    assert normal.plane.data is image.data
+
+
+def test_what_was_judged_by_hand_is_in_the_record(widget, viewer, tiny_model):
+    session = session_of(viewer)
+    (result,) = session.results.values()
+    for _ in range(2):
+        widget.table.choose(0)
+        widget.call_normal()
+    (result,) = session.results.values()
+    assert result.labels.metadata["napari_uflow"]["called_normal"] == 2
+    session.set_model(tiny_model, "model")
+    assert "2 regions that had been reported were judged normal by eye" in as_methods_text(result, session)
+
+
 def test_an_image_that_is_gone_is_said(widget, viewer):
     viewer.layers.remove("drawn")
     n = len(widget.table.rows())
     widget.table.choose(0)
     widget.call_normal()
-    assert widget.status.text().startswith("The image 'drawn' is gone")
+    assert widget.status.text().startswith("The image 'drawn' is no longer open")
     assert len(widget.table.rows()) == n
 
 

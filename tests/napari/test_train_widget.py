@@ -1,13 +1,16 @@
 """The Train widget in a viewer: what it asks, what it says, and what becomes of a run."""
 
+import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from napari_uflow._napari import autosave
 from napari_uflow._napari.estimate import _COSTS, _FIELDS_NEEDED, estimate_training
@@ -19,9 +22,9 @@ from napari_uflow._napari.session import session_of
 from napari_uflow._napari.train_widget import TrainWidget, chosen_channels, refining
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.corrections import Correction
-from napari_uflow.errors import BackboneUnavailableError, UFlowError
+from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.image import NormalRegion, Plane
-from napari_uflow.progress import FINISH, Progress, Snapshot
+from napari_uflow.progress import FINISH, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.samples import fibre_field
 
 WAIT = 60_000
@@ -73,7 +76,7 @@ def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path)
     assert len(session.model.provenance["fields"]) + len(session.model.provenance["holdout_fields"]) == 3
     assert [point[0] for point in widget.plot.points] == [2, 4]
     assert widget.job_bar.button.text() == "Train"
-    assert widget.job_bar.status.text().startswith("Trained. The best step")
+    assert widget.job_bar.status.text().startswith("Trained")
     assert "fibres (scattering, 1 field held out, not saved to a file)" in widget.model_bar.label.text()
     (saved,) = tmp_path.glob("*.safetensors")
     assert saved.name.startswith("fibres ")
@@ -260,6 +263,69 @@ def test_a_model_is_saved_while_it_is_trained_and_when_it_is_done(tmp_path, tiny
     assert saved.name.startswith("a_b ")
 
 
+def failing(model):
+    yield Snapshot(model)
+    yield Progress("Training", 1, 2)
+    raise RuntimeError("CUDA error: out of memory")
+
+
+def test_a_training_that_fails_leaves_its_best_model_to_go_on_with(tmp_path, tiny_model):
+    steps = autosave.autosaving(failing(tiny_model), tmp_path, "a")
+    with pytest.raises(RuntimeError):
+        drain(steps)
+    path = autosave.left_behind(tmp_path)
+    assert autosave.describe(path).startswith("'fibres 0' and 1 more, scattering, step 4 of 4, 20")
+    autosave.discard(path)
+    assert autosave.left_behind(tmp_path) is None
+
+
+def test_a_full_disk_ends_no_training(tmp_path, tiny_model, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr("napari_uflow.store.checkpoint.save_file", full)
+
+    def training():
+        yield Snapshot(tiny_model)
+        return tiny_model
+
+    events = []
+    assert drain(autosave.autosaving(training(), tmp_path, "a"), events.append) is tiny_model
+    assert [event.warning for event in events] == [True, True]
+    assert "No space left" in events[0].text
+
+
+def test_what_cannot_be_tidied_up_ends_no_training(tmp_path, tiny_model, monkeypatch):
+    for i in range(8):
+        (tmp_path / f"model {i}.safetensors").touch()
+
+    original = Path.unlink
+
+    def held_open(path, **options):
+        if path.name.startswith(("model", "unfinished")):
+            raise PermissionError("used by another program")
+        original(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", held_open)
+
+    def training():
+        yield Snapshot(tiny_model)
+        return tiny_model
+
+    assert drain(autosave.autosaving(training(), tmp_path, "a")) is tiny_model
+
+
+def test_a_process_number_that_was_given_again_hides_nothing(tmp_path):
+    path = tmp_path / f"unfinished-{os.getpid()}-12345-abc.safetensors"
+    path.touch()
+    assert autosave.left_behind(tmp_path) == path
+    older = tmp_path / "unfinished-0-0-def.safetensors"
+    older.touch()
+    os.utime(older, (1, 1))
+    autosave.discard(path)
+    assert autosave.left_behind(tmp_path) is None
+
+
 def test_old_models_are_removed(tmp_path):
     for i in range(8):
         (tmp_path / f"model {i}.safetensors").touch()
@@ -277,7 +343,9 @@ def test_a_model_that_was_left_behind_is_offered(viewer, qtbot, tmp_path, tiny_m
     qtbot.addWidget(widget)
     assert not widget.rescue.isHidden()
     widget.rescue_button.click()
+    idle(qtbot, widget)
     assert widget.session.model is not None
+    assert (widget.session.model_name, widget.session.model_path) == ("rescued model", None)
     assert widget.rescue.isHidden()
     assert not list(tmp_path.iterdir())
 
@@ -300,6 +368,12 @@ def test_a_training_that_was_interrupted_goes_on(
     widget.images.set_layers([])
     widget.go_on_button.click()
     assert "Tick" in widget.job_bar.status.text()
+    others = viewer.add_image(images.data, name="others", axis_labels=("field", "y", "x"))
+    widget.images.set_layers([others])
+    widget.go_on_button.click()
+    idle(qtbot, widget)
+    assert "none of the ticked images had a part in that training" in widget.job_bar.status.text().lower()
+    assert path.exists()
     assert path.exists()
     assert widget.session.model is None
     widget.images.set_layers([images])
@@ -311,6 +385,28 @@ def test_a_training_that_was_interrupted_goes_on(
     assert model.config == interrupted.config
     assert widget.rescue.isHidden()
     assert not path.exists()
+
+
+def test_a_panel_that_is_opened_again_follows_the_training_and_can_stop_it(widget, viewer, qtbot, monkeypatch):
+    def slow(*args, **kwargs):
+        for step in range(1, 10_000):
+            if (yield Progress("Training", step, 10_000)) is FINISH:
+                raise Stopped("stopped before there was a result")
+            if step == 1:
+                yield TrainingPoint(1, 2.0, 3.0, 1.0, True)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", slow)
+    widget.job_bar.button.click()
+    qtbot.waitUntil(lambda: len(widget.plot.points) == 1, timeout=WAIT)
+    again = TrainWidget(viewer)
+    qtbot.addWidget(again)
+    assert again.job_bar.button.text() == "Stop"
+    assert again.plot.points == widget.plot.points
+    qtbot.waitUntil(lambda: "of 10000" in again.job_bar.status.text(), timeout=WAIT)
+    again.job_bar.button.click()
+    idle(qtbot, again)
+    assert again.job_bar.button.text() == "Train"
 
 
 def test_opening_the_widgets_is_quick_and_loads_no_torch():
@@ -338,7 +434,7 @@ def call_normal(viewer, session, n_channels=1, field="odd"):
     data = np.stack([fibre_field(9, shape=(128, 128)).image] * n_channels)
     mask = np.zeros((128, 128), bool)
     mask[:96, :96] = True
-    normal = NormalRegion(Plane(data=data, axes="CYX", name="odd"), mask, field)
+    normal = NormalRegion(Plane(data=data, axes="CYX", name="odd"), mask, field, is_taught=True)
     correction = Correction(normal, np.array([3]), np.array([4]), np.zeros(1, np.float32))
     known_normal_of(session).add(viewer.add_labels(np.zeros((8, 8), np.uint8)), (), correction)
     return normal
@@ -387,9 +483,12 @@ def test_a_model_is_refined(widget, viewer, qtbot):
     new = session.model
     assert new is not old
     assert new.config == old.config
-    assert new.training == refining(old.training)
+    assert new.training == refining(old)
+    # the next one is measured out by the first training again
+    assert refining(new) == refining(old)
     assert set(new.provenance["holdout_fields"]) == set(old.provenance["holdout_fields"])
-    assert set(new.provenance["fields"]) == {*old.provenance["fields"], "odd"}
+    assert new.provenance["fields"] == old.provenance["fields"]
+    assert new.provenance["n_taught"] == 1
     assert new.provenance["n_pictures"] == 4
     assert new.intensity == old.intensity
     assert (session.model_name, session.model_path) == ("fibres refined", None)
@@ -397,7 +496,7 @@ def test_a_model_is_refined(widget, viewer, qtbot):
     assert widget.refine_button.isEnabled()
 
 
-def test_what_lies_in_a_held_out_field_is_counted_and_not_learned(widget, viewer, qtbot):
+def test_what_was_called_normal_in_a_held_out_field_is_learned_too(widget, viewer, qtbot):
     widget.job_bar.button.click()
     idle(qtbot, widget)
     (held_out,) = widget.session.model.provenance["holdout_fields"]
@@ -406,18 +505,21 @@ def test_what_lies_in_a_held_out_field_is_counted_and_not_learned(widget, viewer
     widget.refine_button.click()
     idle(qtbot, widget)
     assert widget.session.model.provenance["holdout_fields"] == [held_out]
-    said = "Refined with 2 regions called normal, 1 of them in fields that are held out: counted, not learned"
-    assert widget.job_bar.status.text().startswith(said)
+    assert widget.session.model.provenance["n_taught"] == 2
+    assert widget.job_bar.status.text().startswith("Refined with 2 regions called normal")
 
 
 @pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
-def test_a_refinement_is_shorter_and_gentler(preset):
+def test_a_refinement_is_shorter_and_gentler(preset, tiny_model):
     training = training_preset(preset)
-    found = refining(training)
+    found = refining(replace(tiny_model, training=training))
     assert 20 <= found.steps <= training.steps / 2
     assert found.learning_rate < training.learning_rate / 2
     assert found.check_every < found.steps
-    assert refining(TrainingConfig(steps=3, check_every=3)).steps == 3
+    short = replace(tiny_model, training=TrainingConfig(steps=3, check_every=3))
+    assert refining(short).steps == 3
+    rest = replace(tiny_model, provenance={"first_training": training.to_dict()})  # of one that was interrupted
+    assert refining(rest) == found
 
 
 def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tiny_model, monkeypatch):

@@ -300,12 +300,17 @@ class BatchWidget(Panel):
         if viewer is None:
             return
         path = Path(item.data(0, _PATH))
-        viewer.open(path, plugin="napari")
         folder = item.data(0, _DONE)
-        if folder:
-            labels = Path(folder) / f"{path.stem.removesuffix('.ome')}_labels.tif"
-            if labels.is_file():
-                viewer.open(labels, plugin="napari", layer_type="labels")
+        try:
+            viewer.open(path, plugin="napari")
+            if folder:
+                labels = Path(folder) / f"{path.stem.removesuffix('.ome')}_labels.tif"
+                if labels.is_file():
+                    viewer.open(labels, plugin="napari", layer_type="labels")
+        except Exception as error:
+            self._tell(
+                f"'{path.name}' cannot be opened: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
+            )
 
     # ---- what can be done now
 

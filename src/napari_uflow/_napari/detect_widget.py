@@ -46,6 +46,8 @@ _SCOPES = {
 
 _LOWEST, _HIGHEST = 0.001, 10.0
 _PER_DECADE = 50
+# Pixels that napari's style takes from a spin box for its buttons and borders.
+_ROOM_FOR_BUTTONS = 72
 # Re-labelling takes milliseconds for a plane; of a large stack it is done when the slider comes to rest.
 _MS_AT_LEAST, _MS_AT_MOST = 15, 400
 
@@ -62,7 +64,7 @@ class FalseAlarmSlider(QWidget):
         self.box = NumberBox()
         self.box.setRange(_LOWEST, _HIGHEST)
         self.box.setStepType(NumberBox.StepType.AdaptiveDecimalStepType)
-        self.box.setFixedWidth(90)
+        self.box.setFixedWidth(self.box.fontMetrics().horizontalAdvance("0.001") + _ROOM_FOR_BUTTONS)
         help_text = tooltip(
             "How many false alarms you accept per image on average. Fewer: only what is very unlikely in a normal "
             "image is reported. The regions change at once; the network is not needed for it."
@@ -134,7 +136,7 @@ class DetectWidget(Panel):
         self.rows.addLayout(form)
         self._build_advanced()
 
-        self.job_bar = JobBar(self.session.runner, "Detect", self._start)
+        self.job_bar = JobBar(self.session.runner, "Detect", self._start, titles=("Detecting",))
         self.model_bar.failed.connect(self.job_bar.warn)
         self.rows.addWidget(self.job_bar)
 
@@ -238,7 +240,9 @@ class DetectWidget(Panel):
 
     def _refresh(self) -> None:
         self.image.setEnabled(self.scope.value() != "selected")
-        self.job_bar.set_ready(self.session.model is not None and self.image.count() > 0)
+        is_image = self.scope.value() == "selected" or self.image.value() is not None
+        self.job_bar.set_ready(self.session.model is not None and is_image)
+        self.job_bar.take_back_refusal()
 
     def _slid(self) -> None:
         self._timer.start()

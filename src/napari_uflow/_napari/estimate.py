@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_uflow._napari.jobs import in_words
 from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.errors import ConfigError
 from napari_uflow.image import NormalRegion
 from napari_uflow.tiles import choose_tiles
 from napari_uflow.wording import counted
@@ -57,6 +58,8 @@ class TrainingEstimate:
 
     Attributes
     ----------
+    n_planes : int
+        Pictures, each plane of a stack one.
     n_tiles, n_holdout_tiles : int
         Tiles to train on, and held out.
     n_fields, n_holdout_fields : int
@@ -67,6 +70,7 @@ class TrainingEstimate:
         On the processor, very roughly.
     """
 
+    n_planes: int
     n_tiles: int
     n_holdout_tiles: int
     n_fields: int
@@ -78,20 +82,25 @@ class TrainingEstimate:
     def text(self, speed: float = 1.0) -> str:
         """Return it in words; `speed` is how much longer the last run took than was said."""
         disk = f" and {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
+        is_one = self.n_fields == self.n_holdout_fields == 1
+        fields = f"{counted(self.n_fields, 'field')}, {counted(self.n_holdout_fields, 'field')} held out"
         return (
             f"{counted(self.n_tiles, 'tile')} to train on, {self.n_holdout_tiles} held out "
-            f"({counted(self.n_fields, 'field')}, {counted(self.n_holdout_fields, 'field')} held out). "
-            f"About {self.memory / 1e9:.1f} GB of memory{disk}, {in_words(self.seconds * speed)} at most without a GPU."
+            f"({'one field, of which a part is held out' if is_one else fields}). "
+            f"About {self.memory / 1e9:.1f} GB of memory{disk}, {in_words(self.seconds * speed)} without a GPU."
         )
 
     def advice(self) -> str:
         """Return what the held-out fields allow to promise."""
+        is_one = self.n_fields == self.n_holdout_fields == 1
+        separate = " If each plane is a specimen of its own, say so under 'Planes are'." if self.n_planes > 1 else ""
         if not self.n_holdout_tiles:
-            return "Nothing can be held out: add images of other specimens, or the result will be too optimistic."
+            nothing = "Nothing can be held out: add images of other specimens, or the result will be too optimistic."
+            return nothing + (separate if self.n_fields == 1 else "")
         if self.n_holdout_fields < _FIELDS_NEEDED:
             return (
                 f"With {counted(self.n_holdout_fields, 'field')} held out the number of false alarms is an estimate; "
-                f"a promise takes at least {_FIELDS_NEEDED}."
+                f"a promise takes at least {_FIELDS_NEEDED}.{separate if is_one else ''}"
             )
         return ""
 
@@ -119,8 +128,15 @@ def estimate_training(
     """
     cost = _COSTS[model.backbone]
     tile = cost.fixed_tile or model.tile
+    if tile % cost.stride:
+        raise ConfigError(f"the tile size must be a multiple of {cost.stride} pixels, not {tile}")
     unread = [
-        NormalRegion(replace(region.plane, data=_Unread(tuple(region.plane.data.shape))), region.mask, region.field)
+        NormalRegion(
+            replace(region.plane, data=_Unread(tuple(region.plane.data.shape))),
+            region.mask,
+            region.field,
+            is_taught=region.is_taught,
+        )
         for region in regions
     ]
     chosen, held_out = choose_tiles(unread, tile, cost.stride, training, np.random.default_rng(training.seed))
@@ -130,7 +146,8 @@ def estimate_training(
     pixels = [sum(t.window.height * t.window.width for t in tiles) for tiles in (chosen, held_out)]
     features = 2 * values * (pixels[0] * training.views + pixels[1])
     limit = training.cache_memory * 1.25e9
-    batch = training.batch_size * tile * tile * values * _BYTES_PER_VALUE * model.flow_steps / 4
+    rows, cols = (min(tile, max(region.plane.shape[axis] for region in regions)) for axis in (0, 1))
+    batch = training.batch_size * rows * cols * values * _BYTES_PER_VALUE * model.flow_steps / 4
     overhead = _SECONDS_PER_STEP * training.steps
     n_looks = training.steps / training.check_every
     megapixels = (
@@ -139,6 +156,7 @@ def estimate_training(
         + cost.step_seconds * effort * n_looks * pixels[1] / 3
     ) / 1e6
     return TrainingEstimate(
+        len(regions),
         len(chosen),
         len(held_out),
         len({t.region.field for t in chosen}),

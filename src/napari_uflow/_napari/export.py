@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_uflow._napari.io import write_image, write_labels, write_mask
@@ -111,4 +112,8 @@ def as_methods_text(result: LayerDetection | None, session: Session) -> str:
 
     if session.model is None:
         raise ConfigError("there is no model to write about: train one, or open the one it was detected with")
-    return methods_text(session.model, None if result is None else result.planes[0][1])
+    if result is None:
+        return methods_text(session.model, None)
+    found = result.planes[0][1]
+    n_called = sum(int(plane.provenance.get("called_normal") or 0) for plane in result.detections)
+    return methods_text(session.model, replace(found, provenance={**found.provenance, "called_normal": n_called}))

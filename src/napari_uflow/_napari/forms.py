@@ -95,9 +95,11 @@ class NumberBox(_NoWheel, QDoubleSpinBox):
         except ValueError:
             return math.nan
 
-    def fixup(self, text: str | None) -> str:  # noqa: ARG002 - Qt's signature
-        """Go back to the last good number."""
-        return f"{self.textFromValue(self.value())}{self.suffix()}"
+    def fixup(self, text: str | None) -> str:
+        """Take the nearest number that is allowed; go back to the last good one where there was none."""
+        number = self._number(text or "")
+        number = self.value() if math.isnan(number) else min(max(number, self.minimum()), self.maximum())
+        return f"{self.textFromValue(number)}{self.suffix()}"
 
 
 class _WheelGuard(QObject):
@@ -158,7 +160,8 @@ class ConfigForm(QWidget, Generic[C]):
             field.native.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
             field.native.installEventFilter(guard)
             label = (labels or {}).get(parameter.name) or parameter.name.replace("_", " ").capitalize()
-            layout.addRow(f"{label} ({parameter.unit})" if parameter.unit else label, field.native)
+            unit = parameter.unit if parameter.unit and parameter.unit not in label.lower() else ""
+            layout.addRow(f"{label} ({unit})" if unit else label, field.native)
             layout.labelForField(field.native).setToolTip(field.tooltip)
             self._parameters[parameter.name] = parameter
             self.fields[parameter.name] = field
@@ -211,7 +214,7 @@ def _field(parameter: Parameter) -> ValueWidget[Any]:
         box.native.setMinimumContentsLength(8)
         return box
     if parameter.type is bool:
-        return CheckBox(text="", **text)
+        return CheckBox(text=" ", **text)
     if parameter.type is str or _is_over_decades(parameter):
         return LineEdit(**text)
     number = parameter.type

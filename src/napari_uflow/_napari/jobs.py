@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -97,10 +98,15 @@ class _Ended:
     outcome: Outcome
     result: Any = None
     text: str = ""
+    warnings: tuple[str, ...] = ()
 
 
-def _steps_in_worker(make_steps: Callable[[], Steps[Any]]) -> Generator[Event | None, Finish | None, _Ended]:
+def _steps_in_worker(
+    make_steps: Callable[[], Steps[Any]], held: list[Steps[Any]] | None = None
+) -> Generator[Event | None, Finish | None, _Ended]:
     """Drive a job; yield what the window should know, and end without an exception.
+
+    The job is put into `held`, for whoever has to close it where this is never resumed.
 
     Progress comes up to thousands of times a second; the window hears of it twenty times a second. Python warnings of
     this thread become messages: one that is shown from a worker can freeze the window.
@@ -128,6 +134,8 @@ def _steps_in_worker(make_steps: Callable[[], Steps[Any]]) -> Generator[Event | 
         asked = (yield None) is FINISH  # tells the window that something can be sent from now on
         load_libraries()
         steps = make_steps()
+        if held is not None:
+            held.append(steps)
         event = next(steps)
         while True:
             while heard:
@@ -139,13 +147,13 @@ def _steps_in_worker(make_steps: Callable[[], Steps[Any]]) -> Generator[Event | 
             answer = FINISH if asked else None
             event = steps.send(answer)
     except StopIteration as stop:
-        return _Ended(Outcome.STOPPED if asked else Outcome.DONE, stop.value)
+        return _Ended(Outcome.STOPPED if asked else Outcome.DONE, stop.value, warnings=tuple(heard))
     except Stopped as error:
-        return _Ended(Outcome.STOPPED, None, str(error))
+        return _Ended(Outcome.STOPPED, None, str(error), tuple(heard))
     except BackboneUnavailableError as error:
         return _Ended(Outcome.FAILED, None, _for_the_window(error))
     except UFlowError as error:
-        return _Ended(Outcome.FAILED, None, str(error))
+        return _Ended(Outcome.FAILED, None, str(error), tuple(heard))
     except MemoryError:
         logger.exception("out of memory")
         return _Ended(Outcome.FAILED, None, _OUT_OF_MEMORY)
@@ -211,7 +219,9 @@ class Job(QObject):
         self.title = title
         self.outcome: Outcome | None = None
         self.running: Running | None = None
+        self.points: list[TrainingPoint] = []
         self._worker: Any = None
+        self._held: list[Steps[Any]] = []
         self._dock: Any = None
         self._has_begun = self._is_asked = False
         self._time_left = TimeLeft()
@@ -225,7 +235,7 @@ class Job(QObject):
         from napari.utils import progress
 
         self._dock = progress(total=0, desc=self.title, file=_Nowhere())
-        worker = create_worker(_steps_in_worker, make_steps, _start_thread=False)
+        worker = create_worker(_steps_in_worker, make_steps, self._held, _start_thread=False)
         worker.yielded.connect(self._hear)
         worker.returned.connect(self._end)
         worker.finished.connect(self._lost)  # napari quit it while it ran: then nothing was returned
@@ -249,6 +259,7 @@ class Job(QObject):
             self.running = self._timed(event)
             self.progress.emit(self.running)
         elif isinstance(event, TrainingPoint):
+            self.points.append(event)
             self.training_point.emit(event)
         elif isinstance(event, Message):
             self.message.emit(event)
@@ -277,6 +288,7 @@ class Job(QObject):
             return
         self.outcome = ended.outcome
         self._timer.stop()
+        self._held.clear()
         if self._dock is not None:
             dock, self._dock = self._dock, None
             dock.close()
@@ -284,6 +296,8 @@ class Job(QObject):
             self._worker.job = None
             self._worker = None
         _free_gpu()
+        for text in ended.warnings:
+            self.message.emit(Message(text, warning=True))
         if ended.outcome is Outcome.FAILED:
             self.failed.emit(ended.text)
         elif ended.result is None:
@@ -291,8 +305,17 @@ class Job(QObject):
         else:
             self.finished.emit(ended.result)
         self.ended.emit(ended.outcome)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget who listened: what they hold, such as pictures, would live as long as this job is remembered."""
+        for signal in (self.progress, self.message, self.training_point, self.finished, self.stopped, self.failed):
+            with suppress(TypeError, RuntimeError):  # nobody listened
+                signal.disconnect()
 
     def _lost(self) -> None:
+        for steps in self._held:  # napari never resumes a worker that it quit
+            steps.close()
         self._end(_Ended(Outcome.STOPPED, None, "stopped before there was a result"))
 
 

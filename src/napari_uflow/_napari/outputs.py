@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ class Target:
         The fields that put the result on the image.
     channel_axis, channels
         Which channels are looked at, as :func:`~napari_uflow._napari.layers.planes_of_layer` takes them.
+    image : weak reference
+        To the layer, which may get another name.
     """
 
     image_name: str
@@ -63,6 +66,7 @@ class Target:
     transform: Mapping[str, Any] = field(repr=False)
     channel_axis: int | None = None
     channels: tuple[int | str, ...] | None = None
+    image: weakref.ref[Image] | None = field(default=None, repr=False, compare=False)
 
 
 def target_of_planes(
@@ -75,7 +79,7 @@ def target_of_planes(
 ) -> Target:
     """Return where the results of planes of a layer go: all of them, or one."""
     frame = frame_of(layer, channel_axis)
-    looked_at = channel_axis, None if channels is None else tuple(channels)
+    looked_at = channel_axis, None if channels is None else tuple(channels), weakref.ref(bare(layer))
     places = [frame.index_of(plane) for plane in planes]
     if len(planes) == 1 and math.prod(frame.shape[:-2]) > 1:
         flat = (0,) * (len(frame.shape) - 2)
@@ -94,7 +98,7 @@ def target_of_view(
     flat = (0,) * len(view.index)
     transform = output_transform(layer, channel_axis=channel_axis, offset=offset, index=view.index)
     shape = (*(1 for _ in flat), *view.plane.shape)
-    looked_at = channel_axis, None if channels is None else tuple(channels)
+    looked_at = channel_axis, None if channels is None else tuple(channels), weakref.ref(bare(layer))
     return Target(layer.name, "view", (view.plane,), (flat,), shape, transform, *looked_at)
 
 
@@ -128,7 +132,7 @@ def show_detections(
         result = _added(viewer, target, planes, (score, log10_nfa, ids), features)
     else:
         known_normal_of(session).let_go(old.labels)
-        result = replace(old, planes=tuple(planes))
+        result = replace(old, planes=tuple(planes), image_name=target.image_name, image=target.image)
         for layer, data in zip(_layers(result), (score, log10_nfa, ids), strict=True):
             layer.data = data
             for name, value in target.transform.items():
@@ -205,7 +209,7 @@ def _added(
         **common(),
     )
     labels.contour = 2
-    return LayerDetection(target.image_name, tuple(planes), bare(heatmap), bare(nfa), bare(labels))
+    return LayerDetection(target.image_name, tuple(planes), bare(heatmap), bare(nfa), bare(labels), target.image)
 
 
 def _bring_into_view(viewer: Viewer, result: LayerDetection) -> None:
@@ -222,7 +226,8 @@ def _bring_into_view(viewer: Viewer, result: LayerDetection) -> None:
 
 def _is_same(result: LayerDetection, target: Target) -> bool:
     record = result.labels.metadata.get("napari_uflow", {})
-    return result.image_name == target.image_name and record.get("scope") == target.scope
+    is_image = result.image_name == target.image_name if target.image is None else result.image == target.image
+    return is_image and record.get("scope") == target.scope
 
 
 def _record(target: Target, detections: Sequence[Detection], model_name: str) -> dict[str, Any]:
@@ -300,6 +305,9 @@ def relabel(session: Session, result: LayerDetection, false_alarms: float) -> La
     layer.features = features
     new = planes[0][1]
     changes = {"detection": new.provenance["detection"], "promise": new.promise}
+    n_called = sum(int(found.provenance.get("called_normal") or 0) for _, found in planes)
+    if n_called or "called_normal" in layer.metadata.get("napari_uflow", {}):
+        changes["called_normal"] = n_called
     for shown in (result.heatmap, result.log10_nfa, layer):
         shown.metadata["napari_uflow"] = {**shown.metadata.get("napari_uflow", {}), **changes}
     changed = replace(result, planes=planes)

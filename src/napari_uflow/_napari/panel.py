@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +199,8 @@ class JobBar(QWidget):
         Starts the job and returns it; what it raises is shown.
     tells : callable, optional
         Whether it shows a message of the job; all of them by default.
+    titles : collection of str
+        A job of such a title that already runs is taken for its own: the panel was closed and opened again.
     """
 
     def __init__(
@@ -207,6 +209,7 @@ class JobBar(QWidget):
         title: str,
         start: Callable[[], Job],
         tells: Callable[[Message], bool] = lambda message: True,  # noqa: ARG005
+        titles: Collection[str] = (),
     ) -> None:
         super().__init__()
         self._tells = tells
@@ -230,12 +233,15 @@ class JobBar(QWidget):
         self.messages = text_label()
         self.messages.hide()
         self._texts: list[str] = []
+        self._refusal = ""
         self._last_progress = ""
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for widget in (self.button, self.bar, self.status, self.messages):
             layout.addWidget(widget)
         runner.state_changed.connect(self._refresh)
+        if runner.state is not State.IDLE and runner.job is not None and runner.job.title in titles:
+            self._follow(runner.job)
         self._refresh()
 
     @property
@@ -252,6 +258,17 @@ class JobBar(QWidget):
         """Show a sentence under the button; "" takes it away."""
         self.status.setText(as_sentence(text))
         self.status.setVisible(bool(text))
+
+    def refuse(self, text: str) -> None:
+        """Say why nothing was started; it is taken away once what was missing is there."""
+        self.say(text)
+        self._refusal = self.status.text()
+
+    def take_back_refusal(self) -> None:
+        """Take away why nothing was started."""
+        if self._refusal and self.status.text() == self._refusal:
+            self.say("")
+        self._refusal = ""
 
     def warn(self, text: str) -> None:
         """Show a sentence that the user should look at twice."""
@@ -272,14 +289,18 @@ class JobBar(QWidget):
 
     def run(self, start: Callable[[], Job]) -> None:
         """Start a job and follow it; what `start` raises is shown."""
-        self._texts = []
-        self.messages.hide()
-        self.say("")
+        if self._runner.state is State.IDLE:  # or what the job says that runs would be lost
+            self._texts = []
+            self.messages.hide()
+            self.say("")
         try:
             job = start()
         except UFlowError as error:
-            self.say(str(error))
+            self.refuse(str(error))
             return
+        self._follow(job)
+
+    def _follow(self, job: Job) -> None:
         self._job = job
         job.progress.connect(self._progress)
         job.message.connect(self._message)
@@ -309,8 +330,8 @@ class JobBar(QWidget):
 
     def _ended(self, outcome: Outcome) -> None:
         self.bar.hide()
-        if outcome is Outcome.DONE and self.status.text() == self._last_progress:
-            self.say("")
+        if self.status.text() == self._last_progress:
+            self.say("" if outcome is Outcome.DONE else "Stopped.")
 
     def _refresh(self) -> None:
         state = self._runner.state

@@ -303,9 +303,9 @@ class RegionsWidget(Panel):
         relabel(self._session, replace(result, planes=planes), found.false_alarms)
 
     def _image(self, result: LayerDetection) -> Image:
-        if result.image_name not in self._viewer.layers:
-            raise ImageError(f"the image '{result.image_name}' is gone: open it again under this name")
-        image: Image = bare(self._viewer.layers[result.image_name])
+        image = self._image_or_none(result)
+        if image is None:
+            raise ImageError(f"the image '{result.image_name}' is no longer open: open it and detect again")
         return image
 
     # ---- what leaves napari
@@ -328,7 +328,7 @@ class RegionsWidget(Panel):
         self.export(kind)
 
     def _image_or_none(self, result: LayerDetection) -> Image | None:
-        return bare(self._viewer.layers[result.image_name]) if result.image_name in self._viewer.layers else None
+        return result.image_in(bare(self._viewer))
 
     def _copy_python(self) -> None:
         result, row = self.result, self.table.current()

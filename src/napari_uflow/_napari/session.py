@@ -45,6 +45,8 @@ class LayerDetection:
         The maps as layers.
     labels : Labels
         The regions, with ids that are unique over all planes.
+    image : weak reference or None
+        To the image layer.
     """
 
     image_name: str
@@ -52,6 +54,12 @@ class LayerDetection:
     heatmap: Image
     log10_nfa: Image
     labels: Labels
+    image: weakref.ref[Image] | None = None
+
+    def image_in(self, viewer: Viewer) -> Image | None:
+        """Return the image layer, whatever its name is now; None where it is no longer in the viewer."""
+        layer = None if self.image is None else self.image()
+        return layer if layer is not None and layer in viewer.layers else None
 
     @property
     def detections(self) -> tuple[Detection, ...]:
@@ -156,8 +164,15 @@ class Session(QObject):
         path = Path(path)
         self.set_model(load_model(path), path.stem, path)
 
-    def start_opening(self, path: str | Path) -> Job:
+    def start_opening(self, path: str | Path, *, name: str = "") -> Job:
         """Read a model file as a job, which does not hold up the window, and make it the active model.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        name : str
+            What to call the model if the file is not to be its place: one that will be removed.
 
         Raises
         ------
@@ -173,7 +188,8 @@ class Session(QObject):
             return load_model(path)
 
         job = self.runner.start(steps, title="Opening")
-        job.finished.connect(lambda model: self.set_model(model, path.stem, path))
+        place = None if name else path
+        job.finished.connect(lambda model: self.set_model(model, name or path.stem, place))
         return job
 
     def save_model(self, path: str | Path) -> Path:

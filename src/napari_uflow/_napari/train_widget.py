@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
-from napari_uflow._napari.autosave import autosaving, discard, left_behind
+from napari_uflow._napari.autosave import autosaving, describe, discard, left_behind
 from napari_uflow._napari.estimate import TrainingEstimate, estimate_training
 from napari_uflow._napari.forms import ChoiceBox, ConfigForm, tooltip
 from napari_uflow._napari.jobs import Job, State
@@ -67,8 +67,10 @@ def chosen_channels(text: str) -> list[int | str] | None:
     return [int(name) if name.isdecimal() else name for name in names] or None
 
 
-def refining(training: TrainingConfig) -> TrainingConfig:
-    """Return how a model is refined that was trained like this: fewer steps, smaller ones."""
+def refining(model: TrainedModel) -> TrainingConfig:
+    """Return how a model is refined: a part of the steps of the training that it began with, and smaller ones."""
+    first = model.provenance.get("first_training")
+    training = model.training if first is None else TrainingConfig.from_dict(first)
     steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
     return training.replace(
         steps=steps,
@@ -82,6 +84,17 @@ def _how(model: TrainedModel) -> str:
     """Return how a training ended, where it did not run to its last step."""
     outcome = str(model.provenance.get("outcome", "done"))
     return "" if outcome == "done" else f" ({outcome.removeprefix('done: ')})"
+
+
+def _check_same_fields(start: TrainedModel, regions: list[NormalRegion]) -> None:
+    """Refuse to go on with a training on images that had no part in it."""
+    seen = {*start.provenance.get("fields", ()), *start.provenance.get("holdout_fields", ())}
+    if seen.isdisjoint(region.field for region in regions):
+        some = ", ".join(f"'{name}'" for name in sorted(seen)[:3])
+        raise ImageError(
+            f"none of the ticked images had a part in that training, which was on {some}{' ...' * (len(seen) > 3)}: "
+            f"open them under these names and tick them"
+        )
 
 
 class TrainWidget(Panel):
@@ -107,7 +120,7 @@ class TrainWidget(Panel):
         self._build_model()
         self.estimate_label = text_label()
         self.rows.addWidget(self.estimate_label)
-        self.job_bar = JobBar(self.session.runner, "Train", self._start)
+        self.job_bar = JobBar(self.session.runner, "Train", self._start, titles=("Training", "Refining"))
         self.rows.addWidget(self.job_bar)
         self.refine_button = push_button(
             "Refine the model",
@@ -119,6 +132,8 @@ class TrainWidget(Panel):
         self.plot = LossPlot()
         self.plot.hide()
         self.rows.addWidget(self.plot)
+        if self.job_bar.job is not None:  # this panel was opened while a training ran
+            self._follow(self.job_bar.job)
         self.model_bar = ModelBar(self.session)
         self.model_bar.failed.connect(self.job_bar.warn)
         self.rows.addWidget(self.model_bar)
@@ -246,12 +261,19 @@ class TrainWidget(Panel):
         layout.addWidget(self.rescue_label)
         layout.addLayout(buttons)
         self.rows.insertWidget(0, self.rescue)
+        self._offer_rescue()
+
+    def _offer_rescue(self) -> None:
+        """Show the offer where a training was left behind."""
         self._left_behind = left_behind(data_folder())
         self.rescue.setVisible(self._left_behind is not None)
-        self.rescue_label.setText(
-            "A training ended before it was done, and its best model up to then was saved. Open its images and go on "
-            "with it, or use the model as it is, without a calibration of its false alarms."
-        )
+        if self._left_behind is not None:
+            what = describe(self._left_behind)
+            self.rescue_label.setText(
+                f"A training ended before it was done{f' ({what})' if what else ''}, and its best model up to then was "
+                f"saved. Open and tick its images and go on with it, or use the model as it is, without a calibration "
+                f"of its false alarms."
+            )
 
     def go_on(self) -> None:
         """Do the rest of the training that was interrupted, on the images that are ticked."""
@@ -261,35 +283,41 @@ class TrainWidget(Panel):
         path = self._left_behind
         if path is None:
             raise ConfigError("there is no training that was interrupted")
-        cache_memory = read_settings().memory_limit
+        regions, cache_memory = self.regions(), read_settings().memory_limit
 
         def plan() -> _Plan:
             from napari_uflow.store import load_model
             from napari_uflow.train import rest_of_training
 
             start = load_model(path)
+            _check_same_fields(start, regions)
             return start.config, rest_of_training(start).replace(cache_memory=cache_memory), start
 
-        job = self._run(self.regions(), plan, self._name_of_images(), title="Training")
-        job.finished.connect(self._discard)
+        job = self._run(regions, plan, self._name_of_images(), title="Training")
+        job.finished.connect(lambda _: discard(path))  # even if this widget is closed by then
+        job.finished.connect(self._hide_rescue)
         job.finished.connect(self._trained)
         return job
 
     def _rescue(self) -> None:
-        if self._left_behind is None:
-            return
-        try:
-            self.session.open_model(self._left_behind)
-        except UFlowError as error:
-            self.job_bar.warn(str(error))
-            return
-        self.session.set_model(self.session.model, "rescued model")
-        self.job_bar.say("The model is in use; save it to keep it.")
-        self._discard()
+        self.job_bar.run(self._start_rescue)
+
+    def _start_rescue(self) -> Job:
+        path = self._left_behind
+        if path is None:
+            raise ConfigError("there is no training that was interrupted")
+        job = self.session.start_opening(path, name="rescued model")
+        job.finished.connect(lambda _: discard(path))
+        job.finished.connect(self._hide_rescue)
+        job.finished.connect(lambda _: self.job_bar.say("The model is in use; save it to keep it."))
+        return job
 
     def _discard(self) -> None:
         if self._left_behind is not None:
             discard(self._left_behind)
+        self._hide_rescue()
+
+    def _hide_rescue(self, result: Any = None) -> None:  # noqa: ARG002 - the model of a job comes here
         self._left_behind = None
         self.rescue.hide()
 
@@ -309,7 +337,7 @@ class TrainWidget(Panel):
     def _new_area(self) -> None:
         images = self.images.layers()
         if not images:
-            self.job_bar.say("Tick the image whose normal area you want to paint.")
+            self.job_bar.refuse("Tick the image whose normal area you want to paint.")
             return
         try:
             layer = add_normal_area(self._viewer, images[0], channel_axis=self.channel_axis.value())
@@ -378,6 +406,7 @@ class TrainWidget(Panel):
         except UFlowError as error:
             self.estimate_label.setText(as_sentence(str(error)))
         else:
+            self.job_bar.take_back_refusal()
             advice = self._estimate.advice()
             self.estimate_label.setText(self._estimate.text(self._speed) + (f"\n{advice}" if advice else ""))
         self.job_bar.set_ready(bool(self.images.layers()))
@@ -419,12 +448,18 @@ class TrainWidget(Panel):
 
         recipe = self.recipe()
         job = self.session.runner.start(steps, title=title)
-        self.plot.clear()
-        self.plot.show()
         # The session takes the model, so it arrives even if this widget is closed meanwhile.
         self.session.take_model_of(job, name, recipe)
-        job.training_point.connect(self._draw)
+        self._follow(job)
+        job.failed.connect(self._offer_rescue)
         return job
+
+    def _follow(self, job: Job) -> None:
+        self.plot.clear()
+        self.plot.show()
+        for point in job.points:
+            self._draw(point)
+        job.training_point.connect(self._draw)
 
     def _draw(self, point: TrainingPoint) -> None:
         self.plot.add(point.step, point.train_loss, point.holdout_loss, point.is_best)
@@ -469,7 +504,7 @@ class TrainWidget(Panel):
                 "nothing like the ticked images was called normal: choose a region in Anomalies and press 'Not an "
                 "anomaly'"
             )
-        training = refining(model.training).replace(cache_memory=read_settings().memory_limit)
+        training = refining(model).replace(cache_memory=read_settings().memory_limit)
         n_tiles = estimate_training(old, model.config, training).n_tiles
         n_copies = min(max(1, round(_KNOWN_PART * n_tiles / len(known))), _MOST_COPIES)
         name = self.session.model_name
@@ -478,10 +513,7 @@ class TrainWidget(Panel):
 
         def refined(model: Any) -> None:
             n = counted(len(known), "region")
-            held = set(model.provenance.get("holdout_fields", ()))
-            n_held = sum(region.field in held for region in known)
-            aside = f", {n_held} of them in fields that are held out: counted, not learned" if n_held else ""
-            self.job_bar.say(f"Refined with {n} called normal{aside}{_how(model)}. Detect again to see what is left.")
+            self.job_bar.say(f"Refined with {n} called normal{_how(model)}. Detect again to see what is left.")
 
         job.finished.connect(refined)
         return job

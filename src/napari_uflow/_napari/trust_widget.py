@@ -29,6 +29,7 @@ from napari_uflow._napari.session import session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import Message, Steps, or_stop
+from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -86,11 +87,16 @@ class TrustWidget(Panel):
         for widget in (self.images, self.job_bar, self.text, self.table, self.picture, self.save_button):
             self.rows.addWidget(widget)
         self.rows.addStretch()
-        self.session.model_changed.connect(self._clear)
+        self._model: TrainedModel | None = None
+        self.session.model_changed.connect(self._refresh)
         self._clear()
 
+    def _refresh(self) -> None:
+        if self.session.model is not self._model:  # and not only saved or renamed
+            self._clear()
+
     def _clear(self) -> None:
-        self.report = None
+        self.report, self._model = None, self.session.model
         self.text.setText(_HINT)
         for widget in (self.table, self.picture, self.save_button):
             widget.hide()
@@ -124,14 +130,15 @@ class TrustWidget(Panel):
 
     def _show(self, report: TrustReport, picture: NDArray[np.uint8]) -> None:
         from napari_uflow.nfa import fields_needed
+        from napari_uflow.trust import EPSILONS
 
         self.report = report
         n = report.n_fields
-        lines = [f"The promise rests on {n} specimens that were held out of training."]
-        if not n:
+        lines = [f"The promise rests on {counted(n, 'specimen')} held out of training."]
+        if not report.is_promised(max(EPSILONS)):
             lines = [f"Nothing can be promised: too few specimens were held out; 1 per image takes {fields_needed(1)}."]
         if report.n_new:
-            lines.append(f"{report.n_new} other normal image{'s were' if report.n_new != 1 else ' was'} looked at.")
+            lines.append(f"{counted(report.n_new, 'other normal image')} looked at.")
         if report.n_warned:
             lines.append(f"{report.n_warned} of them are unlike the normal ones: no promise holds for such images.")
         self.text.setText(" ".join(lines))
@@ -145,9 +152,11 @@ class TrustWidget(Panel):
         if report is None:
             return
         kinds = "Picture (*.png);;Numbers (*.json)"
-        path = dialogs.ask_to_save("Save the report", f"{title or 'model'} trust.png", kinds, parent=self)
-        if path:
-            self.job_bar.run(lambda: self._start_saving(report, Path(path), title))
+        answer = dialogs.ask_to_save("Save the report", f"{title or 'model'} trust.png", kinds, parent=self)
+        if answer:
+            path = Path(answer)
+            path = path if path.suffix else path.with_name(f"{path.name}.png")
+            self.job_bar.run(lambda: self._start_saving(report, path, title))
 
     def _start_saving(self, report: TrustReport, path: Path, title: str) -> Job:
         job = self.session.runner.start(lambda: _saving_steps(report, path, title), title="Saving")

@@ -36,6 +36,9 @@ class NormalRegion:
     field : str
         Name of the independent field (the specimen) that the plane comes from; the plane's name by default. Pixels of
         one field are alike, so training and checking share no field.
+    is_taught : bool
+        True for something that was reported as an anomaly and that the user called normal: it is always trained on and
+        never held out.
 
     Raises
     ------
@@ -46,8 +49,11 @@ class NormalRegion:
     plane: Plane
     mask: LazyArray | None
     field: str
+    is_taught: bool
 
-    def __init__(self, plane: Plane, mask: LazyArray | None = None, field: str | None = None) -> None:
+    def __init__(
+        self, plane: Plane, mask: LazyArray | None = None, field: str | None = None, *, is_taught: bool = False
+    ) -> None:
         if mask is not None and tuple(mask.shape) != plane.shape:
             raise ImageError(
                 f"the mask of '{plane.name}' has the shape {tuple(mask.shape)}, but the picture has {plane.shape[0]} "
@@ -56,6 +62,22 @@ class NormalRegion:
         object.__setattr__(self, "plane", plane)
         object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "field", plane.name if field is None else field)
+        object.__setattr__(self, "is_taught", is_taught)
+
+    def without(self, others: "Iterable[NormalRegion]") -> "NormalRegion":
+        """Return the region without what others mark in the same picture; itself where there is nothing to take out."""
+        masks = [
+            other.normal()
+            for other in others
+            if other.plane.data is self.plane.data
+            and other.plane.index == self.plane.index
+            and other.plane.shape == self.plane.shape
+        ]
+        if not masks:
+            return self
+        taken: npt.NDArray[np.bool_] = np.logical_or.reduce(masks)
+        mask = self.masked(Window(0, 0, *self.plane.shape)) & ~taken
+        return NormalRegion(self.plane, mask, self.field, is_taught=self.is_taught)
 
     def normal(self, window: Window | None = None) -> npt.NDArray[np.bool_]:
         """Return where the window is normal: inside the picture, inside the mask, and all channels finite.

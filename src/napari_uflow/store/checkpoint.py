@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from napari_uflow.config import ModelConfig, TrainingConfig
-from napari_uflow.errors import ConfigError, ModelFileError
+from napari_uflow.errors import ConfigError, ModelFileError, UFlowError
 from napari_uflow.image import IntensityRange
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa import Calibration
@@ -70,7 +70,10 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
         "has_backbone": has_backbone,
     }
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={_CARD: json.dumps(_finite(card), allow_nan=False)})
+        try:
+            save_file(state, temporary, metadata={_CARD: json.dumps(_finite(card), allow_nan=False)})
+        except SafetensorError as error:  # what its writer makes of a full disk
+            raise UFlowError(f"'{path}' cannot be written ({error}); is the disk full?") from error
 
 
 def _finite(value: Any) -> Any:
