@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def one(model: Path, side: int, tile: int, folder: Path) -> None:
     """Detect in one picture and print what it took as JSON."""
     from napari_uflow.batch import detect_files_steps
     from napari_uflow.config import DetectionConfig
-    from napari_uflow.progress import drain
+    from napari_uflow.progress import Progress, drain
     from napari_uflow.store import load_model
 
     path = folder / f"picture {side}.tif"
@@ -68,17 +69,21 @@ def one(model: Path, side: int, tile: int, folder: Path) -> None:
     most = dict(before)
     is_over = threading.Event()
     phases: dict[str, float] = {}
-    last = ["", time.monotonic()]
+    last: list[Any] = ["", time.monotonic()]
+
+    peaks: dict[str, float] = {}
 
     def watch() -> None:
         while not is_over.wait(0.02):
-            for name, value in memory().items():
+            now = memory()
+            for name, value in now.items():
                 most[name] = max(most[name], value)
+            peaks[last[0]] = max(peaks.get(last[0], 0.0), now["RssAnon"] - before["RssAnon"])
 
     def hear(event: object) -> None:
         now = time.monotonic()
         phases[last[0]] = phases.get(last[0], 0.0) + now - last[1]
-        last[:] = [getattr(event, "phase", last[0]), now]
+        last[:] = [event.phase if isinstance(event, Progress) else last[0], now]
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -95,7 +100,9 @@ def one(model: Path, side: int, tile: int, folder: Path) -> None:
         "gb_without_files": most["RssAnon"] - before["RssAnon"],
         "gb_in_all": most["VmRSS"],
         "n_regions": summary.n_regions,
-        "phases": {name: round(value, 1) for name, value in phases.items() if value > 0.5},
+        "phases": {
+            name: (round(value, 1), round(peaks.get(name, 0), 2)) for name, value in phases.items() if value > 0.5
+        },
         "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
     print(json.dumps(found))
@@ -115,7 +122,10 @@ def main() -> None:
         one(options.model, options.one, options.tile, options.folder)
         return
     rows = []
-    print(f"{'side':>6}{'seconds':>10}{'s/Mpixel':>10}{'GB':>8}{'no files':>10}{'in all':>8}{'regions':>9}  phases")
+    print(
+        f"{'side':>6}{'seconds':>10}{'s/Mpixel':>10}{'GB':>8}{'no files':>10}{'in all':>8}{'regions':>9}"
+        "  phases: seconds, GB without files"
+    )
     with tempfile.TemporaryDirectory() as name:
         for side in options.sides:
             folder = Path(name)

@@ -50,7 +50,7 @@ def same(one, other):
 def test_the_odd_square_is_found(found):
     assert found.log10_nfa[SQUARE].min() < 0
     assert len(found.regions) >= 1
-    assert (found.labels[SQUARE] > 0).mean() > 0.3
+    assert (found.labels[SQUARE] > 0).mean() > 0.2
     assert found.score[SQUARE].mean() > found.score.mean()
     assert found.lowest_log10_nfa == found.regions.log10_nfa[0]
 

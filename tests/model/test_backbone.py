@@ -278,7 +278,10 @@ def test_mcait_has_one_file_for_each_network(tiny_cait, tmp_path):
         load_pretrained(backbone, tmp_path)
     for name, cait in tiny_cait.items():
         state = {key: torch.randn_like(value) for key, value in cait.state_dict().items()}
-        save_file(state | {"head.weight": torch.zeros(10, 4)}, tmp_path / f"{name}.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in state.items()} | {"head.weight": torch.zeros(10, 4)},
+            tmp_path / f"{name}.safetensors",
+        )
     names = [f"{name}.safetensors" for name in tiny_cait]
     with pytest.raises(BackboneUnavailableError, match="a file for each of its networks"):
         load_pretrained(backbone, tmp_path / names[0])

@@ -117,7 +117,7 @@ def test_ln_det_is_autograds(permute_soft):
         parts = [part.reshape(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
         return torch.cat([z.flatten() for z in flow(parts).z])
 
-    jacobian = torch.autograd.functional.jacobian(flat, torch.cat([x.flatten() for x in features]), vectorize=True)
+    jacobian = torch.autograd.functional.jacobian(flat, torch.cat([x.flatten() for x in features]))
     ln_det = torch.linalg.slogdet(jacobian).logabsdet
     assert abs(float(ln_det)) > 1
     torch.testing.assert_close(flow(features).ln_det_total[0], ln_det, rtol=1e-5, atol=1e-5)
@@ -188,3 +188,32 @@ def test_channels_are_mixed_by_a_rotation(permute_soft):
 def test_too_few_channels_to_split_are_named():
     with pytest.raises(ValueError, match="at least 8 channels, got 7"):
         UShapedFlow((4, 7))
+
+
+@pytest.mark.parametrize("permute_soft", [False, True])
+def test_gradients_of_a_step_are_those_of_freias_block(permute_soft):
+    torch.manual_seed(0)
+    step = stirred(FlowStep(11, 3, 1.0, 2.0, permute_soft)).double()
+
+    def subnet(n_in, n_out):
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(n_in, n_in, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(n_in, n_out, 3, padding=1)
+        )
+
+    block = AllInOneBlock([(11, 6, 10)], subnet_constructor=subnet, affine_clamping=2.0).double()
+    block.load_state_dict(step.state_dict(), strict=True)
+    x = torch.randn(2, 11, 6, 10, dtype=torch.float64)
+    weight = torch.randn(2, 11, 6, 10, dtype=torch.float64)
+    gradients = []
+    for module in (step, block):
+        start = x.clone().requires_grad_()
+        y, ln_det = module(start) if module is step else module((start,))
+        y = y if module is step else y[0]
+        ((y * weight).sum() - 0.7 * ln_det.sum()).backward()
+        of = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        gradients.append({"x": start.grad, **of})
+    mine, expected = gradients
+    assert set(mine) == set(expected)
+    assert len(mine) == 7  # x, scale, offset, and weights and biases of two convolutions
+    for name, value in mine.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-8, atol=1e-8, msg=name)

@@ -45,6 +45,71 @@ class Latents:
         return torch.stack([part.sum(dim=(1, 2)) for part in self.ln_det]).sum(dim=0)
 
 
+class _CoupledAffine(torch.autograd.Function):
+    """Affine coupling and actnorm in few passes over the memory, which is what the time goes into beside convolutions.
+
+    From x = (passive, active), the coupling's subnet output (s, t), scale and offset it makes, with k = 0.1 and
+    l = clamp tanh(k s), y = (passive, active exp(l) + k t) scale + offset and the sum of l over the channels.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, coupling: Tensor, scale: Tensor, offset: Tensor, clamp: float
+    ) -> tuple[Tensor, Tensor]:
+        n_active = coupling.shape[1] // 2
+        n_passive = x.shape[1] - n_active
+        t = torch.tanh(coupling[:, :n_active] * _COUPLING_SCALE)
+        log_scale = clamp * t
+        ln_det = log_scale.sum(dim=1)
+        factor = log_scale.exp_()
+        y = torch.empty_like(x)
+        torch.addcmul(offset[:, :n_passive], x[:, :n_passive], scale[:, :n_passive], out=y[:, :n_passive])
+        moved = torch.mul(x[:, n_passive:], factor).add_(coupling[:, n_active:], alpha=_COUPLING_SCALE)
+        torch.addcmul(offset[:, n_passive:], moved, scale[:, n_passive:], out=y[:, n_passive:])
+        ctx.save_for_backward(x, t, factor, moved, scale)
+        ctx.clamp = clamp
+        return y, ln_det
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_y: Tensor, of_ln_det: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        x, t, factor, moved, scale = ctx.saved_tensors
+        n_active = t.shape[1]
+        n_passive = x.shape[1] - n_active
+        of_offset = of_y.sum(dim=(0, 2, 3), keepdim=True)
+        of_scale = torch.cat(
+            [
+                (of_y[:, :n_passive] * x[:, :n_passive]).sum(dim=(0, 2, 3), keepdim=True),
+                (of_y[:, n_passive:] * moved).sum(dim=(0, 2, 3), keepdim=True),
+            ],
+            dim=1,
+        )
+        of_x = of_y * scale
+        of_moved = of_x[:, n_passive:]
+        of_coupling = x.new_empty((x.shape[0], 2 * n_active, *x.shape[2:]))
+        torch.mul(of_moved, _COUPLING_SCALE, out=of_coupling[:, n_active:])
+        of_moved.mul_(factor)  # now the gradient of the active part
+        of_log_scale = torch.addcmul(of_ln_det[:, None], of_moved, x[:, n_passive:])
+        slope = t.square().neg_().add_(1.0).mul_(ctx.clamp * _COUPLING_SCALE)
+        torch.mul(of_log_scale, slope, out=of_coupling[:, :n_active])
+        return of_x, of_coupling, of_scale, of_offset, None
+
+
+class _Permutation(torch.autograd.Function):
+    """Channels in another order; the gradient is put back by a look-up, which is faster than by an accumulation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(1, order)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return of_y.index_select(1, inverse), None, None
+
+
 class FlowStep(AllInOneBlock):  # type: ignore[misc]
     """One step: affine coupling, global affine transform (actnorm) and channel permutation.
 
@@ -99,10 +164,6 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
             self._order.copy_(self.w_perm.flatten(1).argmax(dim=1))
             self._inverse_order.copy_(self.w_perm_inv.flatten(1).argmax(dim=1))
 
-    def _coupling(self, passive: Tensor, n_active: int) -> tuple[Tensor, Tensor]:
-        a = self.subnet(passive) * _COUPLING_SCALE
-        return self.clamp * torch.tanh(a[:, :n_active]), a[:, n_active:]
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Transform features.
 
@@ -115,13 +176,14 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
         y : Tensor (B, C, M, N)
         ln_det : Tensor (B, M, N)
         """
-        passive, active = torch.split(x, self.splits, dim=1)
-        log_scale, shift = self._coupling(passive, active.shape[1])
-        y = torch.cat((passive, active * torch.exp(log_scale) + shift), dim=1)
         scale = self.global_scale_activation(self.global_scale)
-        y = y * scale + self.global_offset
-        y = self.permute_function(y, self.w_perm) if self.permute_soft else y[:, self._order]
-        return y, log_scale.sum(dim=1) + torch.log(scale).sum()
+        coupling = self.subnet(x[:, : self.splits[0]])
+        y, ln_det = _CoupledAffine.apply(x, coupling, scale, self.global_offset, self.clamp)
+        if self.permute_soft:
+            y = self.permute_function(y, self.w_perm)
+        else:
+            y = _Permutation.apply(y, self._order, self._inverse_order)
+        return y, ln_det + torch.log(scale).sum()
 
     def inverse(self, y: Tensor) -> Tensor:
         """Undo :meth:`forward`.
@@ -134,10 +196,15 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
         -------
         Tensor (B, C, M, N)
         """
-        y = self.permute_function(y, self.w_perm_inv) if self.permute_soft else y[:, self._inverse_order]
+        if self.permute_soft:
+            y = self.permute_function(y, self.w_perm_inv)
+        else:
+            y = _Permutation.apply(y, self._inverse_order, self._order)
         y = (y - self.global_offset) / self.global_scale_activation(self.global_scale)
         passive, active = torch.split(y, self.splits, dim=1)
-        log_scale, shift = self._coupling(passive, active.shape[1])
+        a = self.subnet(passive) * _COUPLING_SCALE
+        n_active = active.shape[1]
+        log_scale, shift = self.clamp * torch.tanh(a[:, :n_active]), a[:, n_active:]
         return torch.cat((passive, (active - shift) * torch.exp(-log_scale)), dim=1)
 
 
