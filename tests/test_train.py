@@ -333,6 +333,28 @@ def test_many_steps_that_are_not_finite_end_training_with_the_best_model(monkeyp
     assert any(isinstance(event, Message) and event.warning and "no longer finite" in event.text for event in events)
 
 
+def test_a_batch_that_does_not_fit_the_memory_is_taken_in_parts(monkeypatch):
+    expected = run(fields(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5))
+    original = UFlow.latents
+    sizes = []
+
+    def small_memory(self, features):
+        sizes.append(len(features[0]))
+        if len(features[0]) > 2 and torch.is_grad_enabled():
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return original(self, features)
+
+    monkeypatch.setattr(UFlow, "latents", small_memory)
+    events = []
+    model = run(fields(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5), events=events)
+    told = [text for text in warnings_of(events) if "2 at a time" in text]
+    assert len(told) == 1
+    assert max(sizes) == 4
+    for one, other in zip(model.history, expected.history, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert one["holdout_loss"] == pytest.approx(other["holdout_loss"], rel=1e-3)
+
+
 def test_never_finite_is_an_error(monkeypatch):
     monkeypatch.setattr(
         MODULE, "negative_log_likelihood", lambda z, ln_det, normal=None: (z[0].sum() * math.nan, torch.tensor(1))

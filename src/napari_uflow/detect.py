@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.devices import choose_device
+from napari_uflow.devices import choose_device, free_memory, is_out_of_memory
 from napari_uflow.errors import ImageError
 from napari_uflow.evidence import Evidence, evidence_steps
 from napari_uflow.image import Plane
@@ -38,6 +38,7 @@ from napari_uflow.wording import counted
 
 __all__ = ["LEAST_BACKGROUND", "detect", "detect_steps", "promise", "resegment"]
 
+_SMALLEST_TILE = 128
 # Pixels of the shorter side below which most of what the model looks at is beyond the picture's border.
 _SMALLEST = 64
 # log10 NFA of pixels in no region, at least: the price of a test in a picture of a few positions may be below every
@@ -110,14 +111,8 @@ def detect_steps(
     if network is None:
         network = model.network(choose_device(device))
     is_binomial = config.nfa == "binomial"
-    evidence = yield from evidence_steps(
-        network,
-        model.intensity,
-        plane,
-        tile=config.tile,
-        halo=config.halo,
-        candidate_threshold=candidate_threshold(config.binomial_probability_thr) if is_binomial else None,
-    )
+    threshold = candidate_threshold(config.binomial_probability_thr) if is_binomial else None
+    evidence = yield from _evidence_that_fits(network, model, plane, config, threshold)
     for text in _unlike(model, plane, evidence):
         yield from or_stop(Message(text, warning=True))
     score = yield from _heatmap(evidence, plane.shape)
@@ -158,6 +153,39 @@ def detect_steps(
         text,
         provenance,
     )
+
+
+def _evidence_that_fits(
+    network: UFlow, model: TrainedModel, plane: Plane, config: DetectionConfig, candidate_threshold: float | None
+) -> Steps[Evidence]:
+    """Run the network in tiles of the size that was asked for, or of half of it, as often as the memory wants it."""
+    tile = config.tile
+    while True:
+        try:
+            return (
+                yield from evidence_steps(
+                    network,
+                    model.intensity,
+                    plane,
+                    tile=tile,
+                    halo=config.halo,
+                    candidate_threshold=candidate_threshold,
+                )
+            )
+        except (RuntimeError, MemoryError) as error:
+            if tile <= _SMALLEST_TILE or not network.is_size_free or not is_out_of_memory(error):
+                raise
+        # Behind the handler: the error holds on to what did not fit.
+        free_memory(next(network.flow.parameters()).device)
+        smaller = max(_SMALLEST_TILE, tile // 2 // network.align * network.align)
+        yield from or_stop(
+            Message(
+                f"there is not enough memory for tiles of {tile} pixels: '{plane.title}' is read in tiles of "
+                f"{smaller}, which takes longer and finds the same",
+                warning=True,
+            )
+        )
+        tile = smaller
 
 
 def promise(n_fields: int | None, config: DetectionConfig) -> str:

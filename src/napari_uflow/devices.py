@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from napari_uflow.errors import ConfigError
 
-__all__ = ["choose_device"]
+__all__ = ["choose_device", "free_memory", "is_out_of_memory"]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that the memory of the computer or of its GPU was not enough."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give memory back that torch keeps for later, after something did not fit."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def choose_device(name: str = "auto") -> torch.device:

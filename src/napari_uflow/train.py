@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from napari_uflow.config import ModelConfig, TrainingConfig
-from napari_uflow.devices import choose_device
+from napari_uflow.devices import choose_device, free_memory, is_out_of_memory
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.evidence import all_in_cells, evidence_steps
 from napari_uflow.features import fill_cache
@@ -425,7 +425,8 @@ def _optimise(
     losses: list[float] = []
     outcome = "done"
     phase = "Training"
-    first_loss, _ = _look(network, holdout_cache, device, training.batch_size)
+    at_once = training.batch_size
+    first_loss, _ = _look(network, holdout_cache, device, at_once)
     first_state = {key: value.detach().clone() for key, value in network.flow.state_dict().items()}
     if math.isfinite(first_loss) and not has_new:
         best_loss, best_state = first_loss, first_state
@@ -438,14 +439,23 @@ def _optimise(
             for index in indices
             for normal, channels in zip(train_cache[index].is_normal, network.flow.latent_channels, strict=True)
         )
-        optimiser.zero_grad(set_to_none=True)
-        total = 0.0
-        for features, normal in _batches(train_cache, indices, device, training.batch_size):
-            with torch.enable_grad():
-                latents = network.latents(features)
-                loss, _ = negative_log_likelihood(latents.z, latents.ln_det, normal)
-                (loss / max(n_dims, 1)).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach()) / max(n_dims, 1)
+        while True:
+            optimiser.zero_grad(set_to_none=True)
+            try:
+                total = _gradients(network, train_cache, indices, device, at_once, n_dims)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if at_once == 1 or not is_out_of_memory(error):
+                    raise
+            # Behind the handler: the error holds on to what did not fit.
+            optimiser.zero_grad(set_to_none=True)
+            free_memory(device)
+            at_once = -(-at_once // 2)
+            yield Message(
+                f"there is not enough memory for a batch at once: its tiles go through the flow {at_once} at a time, "
+                f"which takes longer and gives the same model",
+                warning=True,
+            )
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
         if math.isfinite(total) and bool(torch.isfinite(norm)):
             optimiser.step()
@@ -467,7 +477,7 @@ def _optimise(
         if not (finish or is_look):
             continue
 
-        holdout_loss, holdout_energy = _look(network, holdout_cache, device, training.batch_size)
+        holdout_loss, holdout_energy = _look(network, holdout_cache, device, at_once)
         train_loss = float(np.mean(losses)) if losses else math.nan
         losses.clear()
         watched = holdout_loss if len(holdout_cache) else train_loss
@@ -504,6 +514,20 @@ def _optimise(
         yield Message(_NOTHING_LEARNED, warning=True)
     network.flow.load_state_dict(best_state)
     return tuple(history), outcome
+
+
+def _gradients(
+    network: UFlow, cache: FeatureCache, indices: Sequence[int], device: torch.device, at_once: int, n_dims: int
+) -> float:
+    """Add up the gradients of a batch, so many tiles at once, and return its loss per dimension."""
+    total = 0.0
+    for features, normal in _batches(cache, indices, device, at_once):
+        with torch.enable_grad():
+            latents = network.latents(features)
+            loss, _ = negative_log_likelihood(latents.z, latents.ln_det, normal)
+            (loss / max(n_dims, 1)).backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach()) / max(n_dims, 1)
+    return total
 
 
 def _endless_order(n: int, rng: np.random.Generator) -> Iterator[int]:
