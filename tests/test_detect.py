@@ -237,7 +237,218 @@ def test_a_picture_that_is_mostly_border_is_warned_of(tiny_model, network):
     for shape, is_told in (((5, 300), True), ((64, 64), False)):
         events = []
         detect(tiny_model, Plane(data=np.zeros(shape, np.uint8)), network=network, on_event=events.append)
-        told = [event.text for event in events if isinstance(event, Message) and event.warning]
+        told = [
+            event for event in events if isinstance(event, Message) and event.warning and "only 5 x 300" in event.text
+        ]
+        assert bool(told) == is_told
+
+
+def test_a_tile_need_not_be_finished_to_stop(tiny_model, network):
+    steps = detect_steps(tiny_model, Plane(data=np.zeros((64, 64), np.uint8)), DetectionConfig(), network=network)
+    events = [next(steps) for _ in range(3)]
+    assert {event.done for event in events if isinstance(event, Progress)} == {0}
+    with pytest.raises(Stopped):
+        steps.send(FINISH)
+
+
+def test_finish_at_any_event_stops(tiny_model, odd_plane, network):
+    def job():
+        return detect_steps(tiny_model, odd_plane, DetectionConfig(), network=network)
+
+    events = []
+    drain(job(), events.append)
+    for asked_at in range(len(events)):
+        seen = []
+        with pytest.raises(Stopped):
+            drain(job(), seen.append, lambda seen=seen, asked_at=asked_at: len(seen) == asked_at + 1)
+        assert len(seen) == asked_at + 1
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_no_grad_mode_leaks_to_the_caller(tiny_model, odd_plane, network, is_enabled):
+    with torch.set_grad_enabled(is_enabled):
+        for _ in detect_steps(tiny_model, odd_plane, DetectionConfig(), network=network):
+            assert torch.is_grad_enabled() is is_enabled
+            assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(
+    ("pixel_size", "unit", "is_warned"),
+    [
+        ((0.5, 0.5), "um", False),
+        ((0.55, 0.45), "um", False),
+        ((1.0, 1.0), "um", True),
+        ((0.5, 0.2), "um", True),
+        (None, None, False),
+        ((1.0, 1.0), "nm", False),
+    ],
+)
+def test_another_pixel_size_is_warned_of(tiny_model, odd_plane, network, pixel_size, unit, is_warned):
+    provenance = {**tiny_model.provenance, "pixel_size": (0.5, 0.5), "unit": "um"}
+    model = TrainedModel(
+        tiny_model.config, tiny_model.training, tiny_model.intensity, tiny_model.state, provenance=provenance
+    )
+    plane = Plane(data=odd_plane.data, name="odd", pixel_size=pixel_size, unit=unit)
+    events = []
+    detect(model, plane, network=network, on_event=events.append)
+    warnings = [event.text for event in events if isinstance(event, Message) and event.warning]
+    assert bool(warnings) is is_warned
+    if warnings:
+        assert "trained on pixels of 0.5 um" in warnings[0]
+
+
+def test_other_channels_are_refused(tiny_model, network):
+    plane = Plane(data=np.zeros((2, 64, 64), np.uint8), axes="CYX", name="two")
+    with pytest.raises(ImageError, match="'two' has 2 channels, but the model was trained on 1"):
+        detect(tiny_model, plane, network=network)
+
+
+def test_nothing_found_is_an_empty_table():
+    zeros = np.zeros((4, 6), np.float32)
+    table = RegionTable.measure(np.zeros((4, 6), np.int32), zeros, zeros)
+    assert len(table) == 0
+    assert list(table.rows()) == []
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e30])
+@pytest.mark.parametrize("calibration", ["promised", "tails", "none"])
+def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monkeypatch, value, calibration):
+    network = tiny_model.network()
+    original = network.latents_in_pieces
+
+    def latents(features):
+        found = yield from original(features)
+        found.z[0][..., 10, 20] = value
+        return found
+
+    monkeypatch.setattr(network, "latents_in_pieces", latents)
+    plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
+    found = detect(tiny_model, plane, DetectionConfig(calibration=calibration), network=network)
+    assert np.isfinite(found.energies[0]).all()
+    assert np.isfinite(found.score).all()
+    assert np.isfinite(found.log10_nfa).all()
+    assert found.energies[0].argmax() == 10 * 32 + 20
+    if calibration == "none":
+        assert found.labels[40:44, 80:84].all()
+
+
+# Other tests, and what a number of false alarms rests on
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"nfa": "paper"}, {"nfa": "binomial"}, {"calibration": "tails"}, {"calibration": "none"}],
+)
+def test_every_test_of_the_literature_runs_on_the_same_heatmap(tiny_model, odd_plane, network, found, options):
+    other = detect(tiny_model, odd_plane, DetectionConfig(**options), network=network)
+    np.testing.assert_array_equal(other.score, found.score)
+    assert np.isfinite(other.log10_nfa).all()
+    assert other.log10_nfa.shape == odd_plane.shape
+    again = resegment(other, 0.5)
+    assert again.provenance["detection"] == {**DetectionConfig(**options).to_dict(), "false_alarms": 0.5}
+
+
+def test_the_paper_test_flags_what_is_too_normal_only_as_published(tiny_model, monkeypatch):
+    network = tiny_model.network()
+    original = network.latents_in_pieces
+
+    def quiet(features):
+        found = yield from original(features)
+        for z in found.z:
+            torch.nn.init.normal_(z, std=0.5)
+        return found
+
+    monkeypatch.setattr(network, "latents_in_pieces", quiet)
+    plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
+    paper = detect(tiny_model, plane, DetectionConfig(nfa="paper"), network=network)
+    published = detect(tiny_model, plane, DetectionConfig(nfa="paper", as_published=True), network=network)
+    assert len(paper.regions) == 0
+    assert (published.labels > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["window_size", "binomial_probability_thr", "high_precision"])
+def test_parameters_of_the_binomial_test_reach_it(tiny_model, odd_plane, network, name):
+    value = {"window_size": 11.0, "binomial_probability_thr": 0.5, "high_precision": True}[name]
+    one = detect(tiny_model, odd_plane, DetectionConfig(nfa="binomial"), network=network)
+    other = detect(tiny_model, odd_plane, DetectionConfig.from_dict({"nfa": "binomial", name: value}), network=network)
+    assert not np.array_equal(one.log10_nfa, other.log10_nfa)
+
+
+@pytest.mark.parametrize(
+    ("n_fields", "options", "text"),
+    [
+        (
+            9,
+            {"false_alarms": 0.1},
+            "any false alarm in at most 0.1 of normal images like the 9 held-out fields, on average",
+        ),
+        (20, {}, "at most 1 false alarm per image, on average over normal images like the 20 held-out fields"),
+        (
+            8,
+            {"false_alarms": 0.1},
+            "from the tails fitted to 8 held-out fields: a promise takes 9 held-out fields",
+        ),
+        (0, {}, "fitted to pictures of a single field, or of the training itself: a promise takes 3 held-out fields"),
+        (2, {"calibration": "tails"}, "rests on the tails fitted to 2 held-out fields"),
+        (50, {"calibration": "none"}, "holds only if the latents of normal images are ideal"),
+        (None, {}, "holds only if the latents of normal images are ideal"),
+        (50, {"nfa": "paper"}, "'paper' is not calibrated"),
+    ],
+)
+def test_what_a_number_of_false_alarms_rests_on(n_fields, options, text):
+    assert text in promise(n_fields, DetectionConfig(**options))
+
+
+def test_a_detection_says_what_it_rests_on(found):
+    assert found.promise == found.provenance["promise"] != ""
+    assert resegment(found, 0.01).promise != found.promise
+
+
+def warnings_of(model, plane, network):
+    events = []
+    drain(detect_steps(model, plane, DetectionConfig(), network=network), events.append)
+    return [event.text for event in events if isinstance(event, Message) and event.warning]
+
+
+def test_another_exposure_is_warned_of(tiny_model, normal_planes, network):
+    plane = normal_planes[0]
+    assert not any("darker or brighter" in text for text in warnings_of(tiny_model, plane, network))
+    bright = plane.read()[0].copy()
+    bright[len(bright) // 2 :] = 1e4  # the lower half alone
+    (text,) = [t for t in warnings_of(tiny_model, Plane(data=bright), network) if "darker or brighter" in t]
+    assert 50 <= int(text.split("%")[0]) < 60
+
+
+def test_a_much_larger_picture_is_said_to_be_carried_over(tiny_model, odd_plane, network):
+    assert not any("times as large" in text for text in warnings_of(tiny_model, odd_plane, network))
+    small = dataclasses.replace(tiny_model.calibration, n_pixels=100.0)
+    texts = warnings_of(dataclasses.replace(tiny_model, calibration=small), odd_plane, network)
+    assert any("'odd' is 205 times as large" in text for text in texts)
+
+
+def test_a_picture_that_is_unlike_as_a_whole_is_warned_of(tiny_model, odd_plane, network):
+    rng = np.random.default_rng(0)
+    pictures = [CalibrationPicture(str(i), tuple(rng.normal(size=(9, 9)) * 0.1 for _ in range(6))) for i in range(5)]
+    calibration = drain(Calibration.fit_steps(pictures, network.strides * 2))
+    model = dataclasses.replace(tiny_model, calibration=calibration)
+    assert any("as a whole is unlike" in text for text in warnings_of(model, odd_plane, network))
+
+
+def test_tiles_that_do_not_fit_the_memory_are_halved(tiny_model, monkeypatch):
+    network = tiny_model.network()
+    plane = Plane(data=fibre_field(3, shape=(300, 500)).image)
+    expected = detect(tiny_model, plane, network=network)
+    original = network.features_in_pieces
+
+    def small_memory(x):
+        if max(x.shape[-2:]) > 400:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return (yield from original(x))
+
+    monkeypatch.setattr(network, "features_in_pieces", small_memory)
+    events = []
+    found = detect(tiny_model, plane, network=network, on_event=events.append)
+    told = [event.text for event in events if isinstance(event, Message) and event.warning]
     assert any("not enough memory for tiles of 768 pixels: 'image' is read in tiles of 384" in text for text in told)
     np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
 
