@@ -287,3 +287,21 @@ def test_a_second_detection_is_written_over_the_first(widget, viewer, qtbot):
     assert third.labels is not second.labels
     assert len(viewer.layers) == 4
     assert len(widget.session.results) == 1
+
+
+def test_time_and_memory_are_said_before_the_start(widget, viewer):
+    widget.estimate()
+    assert widget.estimate_label.isHidden()
+    viewer.add_image(np.stack([PICTURE] * 3), name="stack", axis_labels=("field", "y", "x"))
+    widget.estimate()
+    assert widget.estimate_label.text().startswith("3 planes: about 0.1 GB of memory, about 1 s")
+    widget.scope.set_value("slice")
+    widget.estimate()
+    assert widget.estimate_label.text().startswith("1 plane: ")
+    large = da.zeros((10_000, 10_000), dtype=np.uint16, chunks=(1000, 1000))
+    layer = viewer.add_image(large, name="large", contrast_limits=(0, 1))
+    widget.image.set_layer(layer)
+    widget.estimate()
+    said = widget.estimate_label.text()
+    assert 1.0 < float(said.split("about ")[1].split(" GB")[0]) < 3.0
+    assert "min without a GPU" in said

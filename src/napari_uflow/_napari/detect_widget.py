@@ -10,8 +10,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QSlider, QVBoxLayout, QWidget
 
 from napari_uflow._napari.detect_job import detect_targets_steps
+from napari_uflow._napari.estimate import estimate_detection
 from napari_uflow._napari.forms import ChoiceBox, ConfigForm, NumberBox, tooltip
-from napari_uflow._napari.jobs import Job
+from napari_uflow._napari.jobs import Job, State
 from napari_uflow._napari.layer_choice import LayerBox, LayerWatch, is_picture
 from napari_uflow._napari.layers import current_plane, planes_of_layer, visible_field
 from napari_uflow._napari.outputs import Target, relabel, show_detections, target_of_planes, target_of_view
@@ -29,7 +30,7 @@ from napari_uflow._napari.session import Session, session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
 from napari_uflow._napari.train_widget import chosen_channels
 from napari_uflow.config import DetectionConfig
-from napari_uflow.errors import ConfigError, ImageError
+from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _SCOPES = {
 
 _LOWEST, _HIGHEST = 0.001, 10.0
 _PER_DECADE = 50
+_MS_TO_ESTIMATE = 400
 # Pixels that napari's style takes from a spin box for its buttons and borders.
 _ROOM_FOR_BUTTONS = 72
 # Re-labelling takes milliseconds for a plane; of a large stack it is done when the slider comes to rest.
@@ -138,7 +140,11 @@ class DetectWidget(Panel):
 
         self.job_bar = JobBar(self.session.runner, "Detect", self._start, titles=("Detecting",))
         self.model_bar.failed.connect(self.job_bar.warn)
+        self.estimate_label = text_label()
+        self.rows.addWidget(self.estimate_label)
         self.rows.addWidget(self.job_bar)
+        self._speed = 1.0  # how much longer the last run took than was said
+        self._estimating = run_later(self, _MS_TO_ESTIMATE, self.estimate)
 
         self.rows.addWidget(heading("At most so many false alarms per image"))
         self.slider = FalseAlarmSlider(read_settings().false_alarms)
@@ -221,6 +227,8 @@ class DetectWidget(Panel):
             raise ConfigError("there is no model yet: train one, or open a model file")
         targets = self.targets()
         config = self.detection_config()
+        shapes = [plane.shape for target in targets for plane in target.planes]
+        said, began = estimate_detection(shapes, model.config, config.tile).seconds, time.monotonic()
         device, weights = read_settings().device, weights_folder()
         job = self.session.runner.start(
             lambda: detect_targets_steps(model, targets, config, device=device, weights=weights), title="Detecting"
@@ -234,11 +242,29 @@ class DetectWidget(Panel):
             for target, detections in zip(targets, found, strict=True):
                 show_detections(viewer, session, target, detections, model_name=name)
 
+        def compare(found: Any) -> None:  # noqa: ARG001
+            self._speed = min(max((time.monotonic() - began) / max(said, 1e-3), 0.02), 50.0)
+
+        job.finished.connect(compare)
         job.finished.connect(show)
         job.finished.connect(self._relabel_if_moved)
         return job
 
+    def estimate(self) -> None:
+        """Say what a detection would take."""
+        model = self.session.model
+        text = ""
+        if model is not None and self.session.runner.state is State.IDLE:
+            try:
+                shapes = [plane.shape for target in self.targets() for plane in target.planes]
+                text = estimate_detection(shapes, model.config, self.form.config().tile).text(self._speed)
+            except UFlowError:  # said when it is tried
+                text = ""
+        self.estimate_label.setText(text)
+        self.estimate_label.setVisible(bool(text))
+
     def _refresh(self) -> None:
+        self._estimating.start()
         self.image.setEnabled(self.scope.value() != "selected")
         is_image = self.scope.value() == "selected" or self.image.value() is not None
         self.job_bar.set_ready(self.session.model is not None and is_image)

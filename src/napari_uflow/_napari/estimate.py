@@ -1,4 +1,4 @@
-"""What a training will take, told before it starts: tiles, memory, time. Nothing of the pictures is read for it."""
+"""What a job will take, told before it starts: tiles, memory, time. Nothing of the pictures is read for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_uflow.image import NormalRegion
 from napari_uflow.tiles import choose_tiles
 from napari_uflow.wording import counted
 
-__all__ = ["TrainingEstimate", "estimate_training"]
+__all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estimate_training"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class _Cost:
     """What a backbone costs.
 
     Its coarsest stride, feature values per pixel (of one channel, of each further one), the only tile it takes, and
-    seconds of one core per million pixels for the features and for a step of the flow.
+    seconds of one core per million pixels for the features, for a step of the flow, and for a detection in all.
     """
 
     stride: int
@@ -33,21 +33,26 @@ class _Cost:
     fixed_tile: int | None
     feature_seconds: float
     step_seconds: float
+    detection_seconds: float
 
 
 # Values per pixel follow from the channels and strides of the levels (a test compares). Seconds were measured on one
 # core of a 2.1 GHz server, tiles of 256 pixels, 4 steps of the flow; of mcait they are a guess from its size.
 _COSTS = {
-    "scattering": _Cost(16, 8.97, 8.97, None, 4.0, 6.0),
-    "resnet18": _Cost(16, 7.0, 0.0, None, 0.8, 1.8),
-    "wide_resnet50_2": _Cost(16, 28.0, 0.0, None, 6.4, 48.0),
-    "mcait": _Cost(32, 3.375, 0.0, 448, 60.0, 12.0),
+    "scattering": _Cost(16, 8.97, 8.97, None, 4.0, 6.0, 4.5),
+    "resnet18": _Cost(16, 7.0, 0.0, None, 0.8, 1.8, 2.0),
+    "wide_resnet50_2": _Cost(16, 28.0, 0.0, None, 6.4, 48.0, 20.0),
+    "mcait": _Cost(32, 3.375, 0.0, 448, 60.0, 12.0, 70.0),
 }
 # Bytes a training holds for each feature value of a batch, and besides: from the peak memory of trainings with 2 and 8
 # tiles of 256 pixels in a batch (scattering, 4 steps of the flow): 1.19 and 1.71 GB. An estimate for other backbones.
 _BYTES_PER_VALUE = 150
 _BYTES_OF_PROGRAM = 1.0e9
 _SECONDS_PER_STEP = 0.1
+# From detections in pictures of 1,000 to 10,000 pixels a side (scattering).
+_DETECTION_BYTES_PER_PIXEL = 350
+_MAP_BYTES_PER_PIXEL = 12
+_SECONDS_PER_PLANE = 0.05
 # `fields_needed(1.0)`, which a test compares: to ask it loads numba, and the window stands still for a second.
 _FIELDS_NEEDED = 3
 
@@ -114,6 +119,56 @@ class _Unread:
 
     def __getitem__(self, key: Any) -> Any:
         raise TypeError("pixels are not read for an estimate")
+
+
+@dataclass(frozen=True)
+class DetectionEstimate:
+    """What a detection will take.
+
+    Attributes
+    ----------
+    n_planes : int
+        Pictures.
+    memory : float
+        Bytes, roughly.
+    seconds : float
+        On the processor, very roughly.
+    """
+
+    n_planes: int
+    memory: float
+    seconds: float
+
+    def text(self, speed: float = 1.0) -> str:
+        """Return it in words; `speed` is how much longer the last run took than was said."""
+        return (
+            f"{counted(self.n_planes, 'plane')}: about {max(self.memory / 1e9, 0.1):.1f} GB of memory, "
+            f"{in_words(self.seconds * speed)} without a GPU."
+        )
+
+
+def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, tile: int) -> DetectionEstimate:
+    """Return what a detection in pictures of these shapes will take.
+
+    Parameters
+    ----------
+    shapes : sequence of (int, int)
+        Rows and columns of each picture.
+    model : ModelConfig
+        What the model is made of.
+    tile : int
+        Side of the tiles they are read in.
+    """
+    cost = _COSTS[model.backbone]
+    pixels = [rows * cols for rows, cols in shapes]
+    widest = max((cols for _, cols in shapes), default=0)
+    largest = max(pixels, default=0)
+    # A band of features over the whole width, what a tile needs, and three maps with what the region test needs.
+    side = min(tile + 256, max((max(shape) for shape in shapes), default=0))
+    band = widest * min(side, max((rows for rows, _ in shapes), default=0)) * cost.values * 4
+    memory = band + side * side * _DETECTION_BYTES_PER_PIXEL + largest * _MAP_BYTES_PER_PIXEL
+    seconds = cost.detection_seconds * sum(pixels) / 1e6 / max(1.0, (os.cpu_count() or 1) ** 0.7)
+    return DetectionEstimate(len(shapes), memory, seconds + _SECONDS_PER_PLANE * len(shapes))
 
 
 def estimate_training(

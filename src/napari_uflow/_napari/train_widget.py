@@ -309,8 +309,11 @@ class TrainWidget(Panel):
         job = self.session.start_opening(path, name="rescued model")
         job.finished.connect(lambda _: discard(path))
         job.finished.connect(self._hide_rescue)
-        job.finished.connect(lambda _: self.job_bar.say("The model is in use; save it to keep it."))
+        job.finished.connect(self._rescued)
         return job
+
+    def _rescued(self) -> None:
+        self.job_bar.say("The model is in use; save it to keep it.")
 
     def _discard(self) -> None:
         if self._left_behind is not None:

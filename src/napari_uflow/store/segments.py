@@ -15,7 +15,7 @@ from napari_uflow.errors import ImageError
 
 __all__ = ["TiffSegments"]
 
-_CACHE_BYTES = 2**28
+_CACHE_BYTES = 2**26
 """Decoded segments that are kept, at least the last one: neighbouring windows share strips."""
 
 
