@@ -310,7 +310,9 @@ class Job(QObject):
     def _let_go(self) -> None:
         """Forget who listened: what they hold, such as pictures, would live as long as this job is remembered."""
         for signal in (self.progress, self.message, self.training_point, self.finished, self.stopped, self.failed):
-            with suppress(TypeError, RuntimeError):  # nobody listened
+            # Where nobody listened, PyQt6 raises TypeError, and PySide6 warns.
+            with suppress(TypeError, RuntimeError), warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
                 signal.disconnect()
 
     def _lost(self) -> None:
