@@ -437,7 +437,7 @@ def _trust(options: argparse.Namespace) -> int:
     if options.output is not None:
         _check_output(options.output, is_folder=True)
     from napari_uflow.figures import save_figure, trust_figure
-    from napari_uflow.store import atomic_path, find_images, load_model, read_planes
+    from napari_uflow.store import find_images, load_model, read_planes
     from napari_uflow.trust import trust_steps
 
     model = load_model(options.model)
@@ -446,8 +446,7 @@ def _trust(options: argparse.Namespace) -> int:
     report = _run(trust_steps(model, planes, device=options.device, weights=options.weights))
     print(report.as_table())
     if options.output is not None:
-        with atomic_path(options.output / "trust.json") as path:
-            path.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        report.save(options.output / "trust.json")
         save_figure(trust_figure(report, title=options.model.name), options.output / "trust.png")
         print(f"look at   {options.output / 'trust.png'}")
     return 0

@@ -213,12 +213,7 @@ def or_stop(event: Event) -> Steps[None]:
 
 def at_once(pieces: Pieces[T]) -> T:
     """Run a computation without pauses and return its result."""
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+    return drain(in_pieces(pieces, None))
 
 
 def in_pieces(pieces: Pieces[T], progress: Progress | None) -> Steps[T]:

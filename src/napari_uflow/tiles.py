@@ -46,6 +46,11 @@ class FieldsBefore:
         """Read them from a model's provenance."""
         return cls(frozenset(provenance.get("fields", ())), frozenset(provenance.get("holdout_fields", ())))
 
+    @property
+    def seen(self) -> frozenset[str]:
+        """All fields that had a part in the training."""
+        return self.trained | self.held_out
+
     def hold_out(self, names: Collection[str], training: TrainingConfig) -> frozenset[str]:
         """Choose what to hold out among fields: never one that the model was trained on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from napari_uflow.image import Plane
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa import QQ_LEVELS, fields_needed, label_mask
 from napari_uflow.progress import Message, Progress, Steps, or_stop, within
+from napari_uflow.store import atomic_path
 from napari_uflow.wording import counted
 
 T = TypeVar("T")
@@ -79,6 +81,17 @@ class TrustReport:
             "qq_expected_log10": list(QQ_LEVELS),
             "qq_observed_log10": {name: _plain(row) for name, row in zip(self.map_names, self.observed, strict=False)},
         }
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_dict` to a JSON file, whole or not at all.
+
+        Raises
+        ------
+        UFlowError
+            If the file cannot be written.
+        """
+        with atomic_path(path) as unfinished:
+            unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def is_promised(self, false_alarms: float) -> bool:
         """Whether the held-out fields are enough to promise this number of false alarms per image."""

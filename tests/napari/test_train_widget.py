@@ -16,10 +16,11 @@ from napari_uflow._napari import autosave
 from napari_uflow._napari.estimate import _COSTS, _FIELDS_NEEDED, estimate_training
 from napari_uflow._napari.jobs import Outcome, State
 from napari_uflow._napari.known_normal import known_normal_of
+from napari_uflow._napari.layer_choice import chosen_channels
 from napari_uflow._napari.layers import normal_regions
 from napari_uflow._napari.recipe import Recipe
 from napari_uflow._napari.session import session_of
-from napari_uflow._napari.train_widget import TrainWidget, chosen_channels, refining
+from napari_uflow._napari.train_widget import TrainWidget, refining
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.corrections import Correction
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError

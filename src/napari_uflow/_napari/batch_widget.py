@@ -23,13 +23,14 @@ from qtpy.QtWidgets import (
 from napari_uflow._napari import dialogs
 from napari_uflow._napari.forms import ConfigForm, tooltip
 from napari_uflow._napari.jobs import Job, Running
+from napari_uflow._napari.layer_choice import channels_box, chosen_channels
 from napari_uflow._napari.panel import JobBar, ModelBar, Panel, advanced_section, heading, push_button, text_label
 from napari_uflow._napari.session import session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
-from napari_uflow._napari.train_widget import chosen_channels
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import Message
+from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -93,12 +94,8 @@ class BatchWidget(Panel):
         self.form = ConfigForm(DetectionConfig, shown=lambda parameter: not parameter.advanced)
         self.form.set_config(DetectionConfig(false_alarms=read_settings().false_alarms))
         self.advanced = ConfigForm(DetectionConfig, shown=lambda parameter: parameter.advanced)
-        self.channels = QLineEdit()
-        self.channels.setPlaceholderText("all")
-        self.channels.setToolTip(
-            tooltip(
-                "The channels that the model was trained on, by number from 0, such as 0, 2, or by name. Empty: all."
-            )
+        self.channels = channels_box(
+            "The channels that the model was trained on, by number from 0, such as 0, 2, or by name. Empty: all."
         )
         self.axes = QLineEdit()
         self.axes.setPlaceholderText("as the file says")
@@ -272,7 +269,7 @@ class BatchWidget(Panel):
             if path in found:
                 item.setData(0, _DONE, self.output.text().strip())
                 self._set_result(
-                    item, _count(found[path], "anomaly", "anomalies") if found[path] else "nothing unusual"
+                    item, counted(found[path], "anomaly", "anomalies") if found[path] else "nothing unusual"
                 )
             elif path in failed:
                 self._set_result(item, _without_path(failed[path], path))
@@ -339,10 +336,6 @@ def _without_path(reason: str, path: str) -> str:
     return reason.removeprefix(f"'{path}' ")
 
 
-def _count(n: int, one: str, many: str) -> str:
-    return f"{n} {one if n == 1 else many}"
-
-
 def _in_words(summary: BatchSummary) -> str:
     """Say what became of a batch."""
     texts = []
@@ -351,11 +344,11 @@ def _in_words(summary: BatchSummary) -> str:
     if summary.done:
         is_flat = summary.n_planes == len(summary.done)
         noun = ("picture", "pictures") if is_flat else ("plane", "planes")
-        where = f" in {summary.n_anomalous_planes} of {_count(summary.n_planes, *noun)}" if summary.n_regions else ""
+        where = f" in {summary.n_anomalous_planes} of {counted(summary.n_planes, *noun)}" if summary.n_regions else ""
         texts.append(
-            f"{_count(len(summary.done), 'picture', 'pictures')} looked at, "
-            f"{_count(summary.n_regions, 'anomaly', 'anomalies')}{where}."
+            f"{counted(len(summary.done), 'picture', 'pictures')} looked at, "
+            f"{counted(summary.n_regions, 'anomaly', 'anomalies')}{where}."
         )
     if summary.failed:
-        texts.append(f"{_count(len(summary.failed), 'file', 'files')} failed; the list says why.")
+        texts.append(f"{counted(len(summary.failed), 'file', 'files')} failed; the list says why.")
     return " ".join(texts) or "Nothing was looked at."

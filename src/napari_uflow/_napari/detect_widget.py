@@ -7,13 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QSlider, QVBoxLayout, QWidget
 
 from napari_uflow._napari.detect_job import detect_targets_steps
-from napari_uflow._napari.estimate import estimate_detection
+from napari_uflow._napari.estimate import estimate_detection, speed_of
 from napari_uflow._napari.forms import ChoiceBox, ConfigForm, NumberBox, tooltip
 from napari_uflow._napari.jobs import Job, State
-from napari_uflow._napari.layer_choice import LayerBox, LayerWatch, is_picture
+from napari_uflow._napari.layer_choice import ChannelForm, LayerBox, LayerWatch, chosen_channels, is_picture
 from napari_uflow._napari.layers import current_plane, planes_of_layer, visible_field
 from napari_uflow._napari.outputs import Target, relabel, show_detections, target_of_planes, target_of_view
 from napari_uflow._napari.panel import (
@@ -28,7 +28,6 @@ from napari_uflow._napari.panel import (
 )
 from napari_uflow._napari.session import Session, session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
-from napari_uflow._napari.train_widget import chosen_channels
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.wording import counted
@@ -167,18 +166,10 @@ class DetectWidget(Panel):
         content = QWidget()
         inside = QVBoxLayout(content)
         inside.setContentsMargins(0, 0, 0, 0)
-        channel_form = QFormLayout()
-        self.channels = QLineEdit()
-        self.channels.setPlaceholderText("all")
-        self.channels.setToolTip(
-            tooltip("The channels that the model was trained on, by number from 0, such as 0, 2. Empty: all of them.")
+        channel_form = ChannelForm(
+            "The channels that the model was trained on, by number from 0, such as 0, 2. Empty: all of them."
         )
-        self.channel_axis = ChoiceBox({"by its name": None, "axis 0": 0, "axis 1": 1, "axis 2": 2})
-        self.channel_axis.setToolTip(
-            tooltip("The axis of the channels. By its name: an axis called c or channel, where there is one.")
-        )
-        channel_form.addRow("Channels", self.channels)
-        channel_form.addRow("Channel axis", self.channel_axis)
+        self.channels, self.channel_axis = channel_form.channels, channel_form.axis
         inside.addLayout(channel_form)
         self.form = ConfigForm(DetectionConfig, shown=lambda p: p.advanced, labels={"nfa": "NFA"})
         inside.addWidget(self.form)
@@ -243,7 +234,7 @@ class DetectWidget(Panel):
                 show_detections(viewer, session, target, detections, model_name=name)
 
         def compare(found: Any) -> None:  # noqa: ARG001
-            self._speed = min(max((time.monotonic() - began) / max(said, 1e-3), 0.02), 50.0)
+            self._speed = speed_of(began, said)
 
         job.finished.connect(compare)
         job.finished.connect(show)

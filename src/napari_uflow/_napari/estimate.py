@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from napari_uflow.image import NormalRegion
 from napari_uflow.tiles import choose_tiles
 from napari_uflow.wording import counted
 
-__all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estimate_training"]
+__all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estimate_training", "speed_of"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,19 @@ _MAP_BYTES_PER_PIXEL = 12
 _SECONDS_PER_PLANE = 0.05
 # `fields_needed(1.0)`, which a test compares: to ask it loads numba, and the window stands still for a second.
 _FIELDS_NEEDED = 3
+
+
+def speed_of(began: float, said: float) -> float:
+    """Return how much longer a run took than was said, for the next estimate.
+
+    Parameters
+    ----------
+    began : float
+        When it began, by `time.monotonic`.
+    said : float
+        Seconds that were said.
+    """
+    return min(max((time.monotonic() - began) / max(said, 1e-3), 0.02), 50.0)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QSize, Qt, Signal
-from qtpy.QtWidgets import QListWidget, QListWidgetItem, QSizePolicy
+from qtpy.QtWidgets import QFormLayout, QLineEdit, QListWidget, QListWidgetItem, QSizePolicy
 
-from napari_uflow._napari.forms import ChoiceBox
+from napari_uflow._napari.forms import ChoiceBox, tooltip
 from napari_uflow._napari.session import bare
 
 if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-__all__ = ["LayerBox", "LayerChecks", "LayerWatch", "is_area", "is_picture", "while_alive"]
+__all__ = [
+    "ChannelForm",
+    "LayerBox",
+    "LayerChecks",
+    "LayerWatch",
+    "channels_box",
+    "chosen_channels",
+    "is_area",
+    "is_picture",
+    "while_alive",
+]
 
 _ROWS_SHOWN = 4
 
@@ -45,6 +55,34 @@ def is_area(layer: Layer) -> bool:
     from napari.layers import Labels, Shapes
 
     return isinstance(bare(layer), (Labels, Shapes)) and "napari_uflow" not in layer.metadata
+
+
+def chosen_channels(text: str) -> list[int | str] | None:
+    """Return the channels that a text names ("0, 2" or "DAPI, GFP"); None for an empty one."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    return [int(name) if name.isdecimal() else name for name in names] or None
+
+
+def channels_box(tip: str) -> QLineEdit:
+    """Return a field for the channels that `chosen_channels` reads."""
+    box = QLineEdit()
+    box.setPlaceholderText("all")
+    box.setToolTip(tooltip(tip))
+    return box
+
+
+class ChannelForm(QFormLayout):
+    """Which channels of a layer are looked at, and on which of its axes they lie."""
+
+    def __init__(self, tip: str) -> None:
+        super().__init__()
+        self.channels = channels_box(tip)
+        self.axis = ChoiceBox({"by its name": None, "axis 0": 0, "axis 1": 1, "axis 2": 2})
+        self.axis.setToolTip(
+            tooltip("The axis of the channels. By its name: an axis called c or channel, where there is one.")
+        )
+        self.addRow("Channels", self.channels)
+        self.addRow("Channel axis", self.axis)
 
 
 class LayerWatch(QObject):

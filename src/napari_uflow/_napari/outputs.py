@@ -69,6 +69,13 @@ class Target:
     image: weakref.ref[Image] | None = field(default=None, repr=False, compare=False)
 
 
+def _looked_at(
+    layer: Image, channel_axis: int | None, channels: Sequence[int | str] | None
+) -> tuple[int | None, tuple[int | str, ...] | None, weakref.ref[Image]]:
+    """Return the last three entries of a target: channel axis, channels and layer."""
+    return channel_axis, None if channels is None else tuple(channels), weakref.ref(bare(layer))
+
+
 def target_of_planes(
     layer: Image,
     planes: Sequence[Plane],
@@ -79,7 +86,7 @@ def target_of_planes(
 ) -> Target:
     """Return where the results of planes of a layer go: all of them, or one."""
     frame = frame_of(layer, channel_axis)
-    looked_at = channel_axis, None if channels is None else tuple(channels), weakref.ref(bare(layer))
+    looked_at = _looked_at(layer, channel_axis, channels)
     places = [frame.index_of(plane) for plane in planes]
     if len(planes) == 1 and math.prod(frame.shape[:-2]) > 1:
         flat = (0,) * (len(frame.shape) - 2)
@@ -98,7 +105,7 @@ def target_of_view(
     flat = (0,) * len(view.index)
     transform = output_transform(layer, channel_axis=channel_axis, offset=offset, index=view.index)
     shape = (*(1 for _ in flat), *view.plane.shape)
-    looked_at = channel_axis, None if channels is None else tuple(channels), weakref.ref(bare(layer))
+    looked_at = _looked_at(layer, channel_axis, channels)
     return Target(layer.name, "view", (view.plane,), (flat,), shape, transform, *looked_at)
 
 

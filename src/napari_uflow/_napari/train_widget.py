@@ -6,14 +6,23 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_uflow._napari.autosave import autosaving, describe, discard, left_behind
-from napari_uflow._napari.estimate import TrainingEstimate, estimate_training
+from napari_uflow._napari.estimate import TrainingEstimate, estimate_training, speed_of
 from napari_uflow._napari.forms import ChoiceBox, ConfigForm, tooltip
 from napari_uflow._napari.jobs import Job, State
 from napari_uflow._napari.known_normal import known_normal_of
-from napari_uflow._napari.layer_choice import LayerBox, LayerChecks, LayerWatch, is_area, is_picture, while_alive
+from napari_uflow._napari.layer_choice import (
+    ChannelForm,
+    LayerBox,
+    LayerChecks,
+    LayerWatch,
+    chosen_channels,
+    is_area,
+    is_picture,
+    while_alive,
+)
 from napari_uflow._napari.loss_plot import LossPlot
 from napari_uflow._napari.normal_area import add_normal_area
 from napari_uflow._napari.panel import (
@@ -34,6 +43,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.image import NormalRegion
 from napari_uflow.progress import TrainingPoint
+from napari_uflow.tiles import FieldsBefore
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -41,7 +51,7 @@ if TYPE_CHECKING:
 
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["TrainWidget", "chosen_channels", "refining"]
+__all__ = ["TrainWidget", "refining"]
 
 _Plan: TypeAlias = "tuple[ModelConfig, TrainingConfig, TrainedModel | None]"
 """What a model is made of, how it is trained, and the model that the training goes on with."""
@@ -59,12 +69,6 @@ _FIELD_RULES = {
     "one specimen": "one",
     "a specimen each": "each",
 }
-
-
-def chosen_channels(text: str) -> list[int | str] | None:
-    """Return the channels that a text names ("0, 2" or "DAPI, GFP"); None for an empty one."""
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    return [int(name) if name.isdecimal() else name for name in names] or None
 
 
 def refining(model: TrainedModel) -> TrainingConfig:
@@ -88,7 +92,7 @@ def _how(model: TrainedModel) -> str:
 
 def _check_same_fields(start: TrainedModel, regions: list[NormalRegion]) -> None:
     """Refuse to go on with a training on images that had no part in it."""
-    seen = {*start.provenance.get("fields", ()), *start.provenance.get("holdout_fields", ())}
+    seen = FieldsBefore.of(start.provenance).seen
     if seen.isdisjoint(region.field for region in regions):
         some = ", ".join(f"'{name}'" for name in sorted(seen)[:3])
         raise ImageError(
@@ -221,18 +225,10 @@ class TrainWidget(Panel):
         content = QWidget()
         inside = QVBoxLayout(content)
         inside.setContentsMargins(0, 0, 0, 0)
-        channel_form = QFormLayout()
-        self.channels = QLineEdit()
-        self.channels.setPlaceholderText("all")
-        self.channels.setToolTip(tooltip("Up to three channels by number from 0, such as 0, 2. Empty: all of them."))
+        channel_form = ChannelForm("Up to three channels by number from 0, such as 0, 2. Empty: all of them.")
+        self.channels, self.channel_axis = channel_form.channels, channel_form.axis
         self.channels.textChanged.connect(self._soon)
-        self.channel_axis = ChoiceBox({"by its name": None, "axis 0": 0, "axis 1": 1, "axis 2": 2})
-        self.channel_axis.setToolTip(
-            tooltip("The axis of the channels. By its name: an axis called c or channel, where there is one.")
-        )
         self.channel_axis.currentIndexChanged.connect(self._soon)
-        channel_form.addRow("Channels", self.channels)
-        channel_form.addRow("Channel axis", self.channel_axis)
         inside.addLayout(channel_form)
         self.more_model_form = ConfigForm(ModelConfig, shown=lambda p: p.name not in ("backbone", "tile"))
         self.training_form = ConfigForm(TrainingConfig, shown=lambda p: p.name != "field_pattern")
@@ -419,13 +415,12 @@ class TrainWidget(Panel):
         model_config, training_config = self.model_config(), self.training_config()
         job = self._run(regions, lambda: (model_config, training_config, None), self._name_of_images())
         job.finished.connect(self._trained)
-        estimate, steps, began = self._estimate, self.training_config().steps, time.monotonic()
+        estimate, began = self._estimate, time.monotonic()
 
         def compare(model: Any) -> None:
             n_steps = model.history[-1]["step"] if model.history else 0
             if estimate is not None and n_steps:
-                said = estimate.seconds * n_steps / steps
-                self._speed = min(max((time.monotonic() - began) / max(said, 1e-3), 0.02), 50.0)
+                self._speed = speed_of(began, estimate.seconds * n_steps / training_config.steps)
 
         job.finished.connect(compare)
         return job

@@ -29,6 +29,7 @@ from napari_uflow._napari.session import session_of
 from napari_uflow._napari.settings import read_settings, weights_folder
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import Message, Steps, or_stop
+from napari_uflow.tiles import FieldsBefore
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class TrustWidget(Panel):
         regions: list[NormalRegion] = []
         for layer in self.images.layers():
             regions += normal_regions(layer, channel_axis=axis, channels=channels)
-        seen = {*model.provenance.get("fields", ()), *model.provenance.get("holdout_fields", ())}
+        seen = FieldsBefore.of(model.provenance).seen
         n_seen = sum(region.field in seen for region in regions)
         planes, device, weights = [region.plane for region in regions], read_settings().device, weights_folder()
         title = self.session.model_name
@@ -179,15 +180,11 @@ def _report_steps(
 
 
 def _saving_steps(report: TrustReport, path: Path, title: str) -> Steps[Path]:
-    import json
-
     from napari_uflow.figures import save_figure, trust_figure
-    from napari_uflow.store import atomic_path
 
     yield from or_stop(Message("Saving"))
     if path.suffix == ".json":
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(json.dumps(report.to_dict(), indent=2))
+        report.save(path)
     elif path.suffix == ".png":
         save_figure(trust_figure(report, title=title), path)
     else:
