@@ -22,7 +22,8 @@ DEEP = {"FrEIA", "timm", "torch", "torchvision"}
 
 LEVELS = (
     {"errors", "config", "progress", "wording"},
-    {"image", "nfa", "metrics", "samples", "scratch"},
+    {"scratch"},
+    {"image", "nfa", "metrics", "samples"},
     {"model", "devices"},
     {"result", "store"},
     {"evidence", "features", "tiles", "train", "detect"},

@@ -32,6 +32,29 @@ def test_a_large_map_lies_in_a_file_that_goes_with_it(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_changed_in_memory_only_is_kept(tmp_path):
+    np.zeros(5000, np.uint8).tofile(tmp_path / "file")
+    array = np.memmap(tmp_path / "file", np.uint8, mode="c")
+    array[7] = 9
+    let_go(array, np.asarray(array)[5:], np.zeros(3), None)
+    assert array[7] == 9
+
+
+def test_a_part_of_a_map_lets_the_map_go(monkeypatch):
+    monkeypatch.setattr(scratch, "LARGE", 1000)
+    array = room_for((50, 40), np.int32)
+    array[...] = 5
+    asked = []
+
+    class Mapping:
+        madvise = asked.append
+
+    monkeypatch.setattr(scratch.mmap, "mmap", Mapping)
+    array._mmap = Mapping()
+    let_go(np.asarray(array)[3:, ::2])
+    assert len(asked) == 1
+
+
 def test_a_full_disk_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(scratch, "LARGE", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))

@@ -22,16 +22,16 @@ from napari_uflow.nfa import (
     binomial_log10_nfa,
     candidate_threshold,
     chi2_log10_tail,
-    combine_levels,
+    combine_levels_in_pieces,
     counts_pictures,
     fields_needed,
-    label_mask,
+    label_mask_in_pieces,
     log10_tests_for_any_size,
     log10_tests_published,
     published_regions,
     significant_regions,
 )
-from napari_uflow.progress import Event, Message, Progress, Steps, drain, or_stop
+from napari_uflow.progress import Event, Message, Pieces, Progress, Steps, at_once, drain, in_pieces, or_stop
 from napari_uflow.result import Detection, RegionTable
 from napari_uflow.scratch import let_go, room_for, strips
 from napari_uflow.wording import counted
@@ -117,14 +117,16 @@ def detect_steps(
         yield from or_stop(Message(text, warning=True))
     score = yield from _heatmap(evidence, plane.shape)
 
-    yield from or_stop(Progress("Finding regions", 0, 3))
-    log10_nfa = _log10_nfa(evidence, network, model, config, plane.shape)
-    yield from or_stop(Progress("Finding regions", 1, 3))
-    labels = _labels(log10_nfa, config.false_alarms)
-    yield from or_stop(Progress("Finding regions", 2, 3))
-    regions = RegionTable.measure(labels, log10_nfa, score, plane.pixel_size)
-    for array in (score, log10_nfa, labels):
-        let_go(array)
+    steps = [Progress("Finding regions", i, 3) for i in range(4)]
+    yield from or_stop(steps[0])
+    log10_nfa = yield from in_pieces(_log10_nfa(evidence, network, model, config, plane.shape), steps[0])
+    yield from or_stop(steps[1])
+    labels = yield from in_pieces(_labels(log10_nfa, config.false_alarms), steps[1])
+    yield from or_stop(steps[2])
+    regions = yield from in_pieces(
+        RegionTable.measure_in_pieces(labels, log10_nfa, score, plane.pixel_size), steps[2]
+    )
+    yield from or_stop(steps[3])
     n_fields = None if model.calibration is None else model.calibration.offset.n_fields
     text = promise(n_fields, config)
     provenance = {
@@ -230,7 +232,7 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
         If the number is out of its range.
     """
     false_alarms = DetectionConfig(false_alarms=false_alarms).false_alarms
-    labels = _labels(detection.log10_nfa, false_alarms)
+    labels = at_once(_labels(detection.log10_nfa, false_alarms))
     regions = RegionTable.measure(labels, detection.log10_nfa, detection.score, detection.pixel_size)
     config = DetectionConfig.from_dict({**detection.provenance["detection"], "false_alarms": false_alarms})
     text = promise(detection.provenance["n_held_out_fields"], config)
@@ -311,7 +313,7 @@ def _heatmap(evidence: Evidence, shape: tuple[int, int]) -> Steps[NDArray[np.flo
         drawn = likelihood_heatmap(parts, ((last - first) * coarsest, n_cols * coarsest))[0].numpy()
         score[start:stop] = drawn[start - first * coarsest : stop - first * coarsest, : shape[1]]
         score[start:stop][_unmeasured(evidence, shape, start, stop)] = np.nan
-    let_go(score)
+        let_go(score)
     return score
 
 
@@ -328,7 +330,7 @@ def _unmeasured(
 
 def _log10_nfa(
     evidence: Evidence, network: UFlow, model: TrainedModel, config: DetectionConfig, shape: tuple[int, int]
-) -> NDArray[np.float32]:
+) -> Pieces[NDArray[np.float32]]:
     """log10 NFA of every pixel by the method that was asked for, (M, N)."""
     energies, strides, channels = evidence.energies, evidence.strides, network.flow.latent_channels
     if config.nfa == "binomial":
@@ -357,12 +359,15 @@ def _log10_nfa(
         ]
         background = max(prices)
     else:
-        levels = model.calibration.regions(evidence.tested, promised=config.calibration == "promised")
+        levels = yield from model.calibration.regions_in_pieces(
+            evidence.tested, promised=config.calibration == "promised"
+        )
         strides = evidence.tested_strides
         background = max((float(level.log10_nfa.max()) for level in levels if level.log10_nfa.size), default=0.0)
     background = max(background, LEAST_BACKGROUND)
-    return combine_levels(levels, strides, shape, background=background, out=room_for(shape, np.float32))
+    out = room_for(shape, np.float32)
+    return (yield from combine_levels_in_pieces(levels, strides, shape, background=background, out=out))
 
 
-def _labels(log10_nfa: NDArray[np.float32], false_alarms: float) -> NDArray[np.int32]:
-    return label_mask(log10_nfa, math.log10(false_alarms), out=room_for(log10_nfa.shape, np.int32))
+def _labels(log10_nfa: NDArray[np.float32], false_alarms: float) -> Pieces[NDArray[np.int32]]:
+    return label_mask_in_pieces(log10_nfa, math.log10(false_alarms), out=room_for(log10_nfa.shape, np.int32))

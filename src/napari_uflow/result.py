@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_uflow.scratch import strips
+from napari_uflow.progress import Pieces, at_once
+from napari_uflow.scratch import let_go, strips
 
 __all__ = ["Detection", "RegionTable"]
 
@@ -81,7 +82,20 @@ class RegionTable:
         pixel_size : (float, float), optional
             Height and width of a pixel.
         """
-        n = int(labels.max(initial=0))
+        return at_once(cls.measure_in_pieces(labels, log10_nfa, score, pixel_size))
+
+    @classmethod
+    def measure_in_pieces(
+        cls,
+        labels: NDArray[np.int32],
+        log10_nfa: NDArray[np.float32],
+        score: NDArray[np.float32],
+        pixel_size: tuple[float, float] | None = None,
+    ) -> Pieces[RegionTable]:
+        """Measure the regions as :meth:`measure` does, strip by strip, with a pause behind each."""
+        n = 0
+        for start, stop in strips(labels.shape):
+            n = max(n, int(labels[start:stop].max(initial=0)))
         area = np.zeros(n, dtype=np.int64)
         lowest = np.full(n, np.inf)
         peak, sum_scores, sum_rows, sum_cols = np.zeros((4, n))
@@ -102,6 +116,8 @@ class RegionTable:
             np.minimum.at(first_col, of, cols)
             np.maximum.at(stop_row, of, rows + 1)
             np.maximum.at(stop_col, of, cols + 1)
+            let_go(labels, log10_nfa, score)
+            yield
         count = np.maximum(area, 1)
         pixel_area = pixel_size[0] * pixel_size[1] if pixel_size is not None else np.nan
         return cls(

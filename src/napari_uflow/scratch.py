@@ -57,11 +57,19 @@ def room_for(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         ) from error
 
 
-def let_go(array: NDArray[Any]) -> None:
-    """Give the memory back that an array in a file takes; it is read again where it is needed. Others stay."""
-    mapped = getattr(array, "_mmap", None)
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+def let_go(*arrays: object) -> None:
+    """Give the memory back that arrays in files, or parts of such arrays, take; it is read again where it is needed.
+
+    Other arrays stay as they are, and so does one whose changes are in memory only (mode "c" of a memmap).
+    """
+    for array in arrays:
+        part = array
+        while isinstance(part, np.ndarray) and not isinstance(part, np.memmap):
+            part = part.base
+        mapped = getattr(part, "_mmap", None)
+        is_shared = getattr(part, "mode", "c") != "c"
+        if is_shared and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def strips(shape: tuple[int, int], align: int = 1) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from scipy import ndimage
 
+from napari_uflow import scratch
 from napari_uflow.nfa import (
     LOG10_BETA,
     LevelRegions,
@@ -285,3 +287,35 @@ def test_mask_borders():
         label_mask(np.zeros((2, 2)), 0.0, connectivity=8)
     with pytest.raises(ValueError, match="got shape"):
         label_mask(np.zeros(4), 0.0)
+
+
+# Large pictures are worked on in strips
+
+
+@given(
+    npst.arrays(np.float32, npst.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(-3, 3)),
+    st.sampled_from([1, 2]),
+    st.integers(1, 40),
+)
+def test_strips_label_as_the_whole_map_is_labelled(values, connectivity, strip_pixels):
+    expected, n = ndimage.label(values <= -1.0, ndimage.generate_binary_structure(2, connectivity))
+    lowest = ndimage.minimum(values, expected, np.arange(1, n + 1))
+    rank = np.argsort(lowest, kind="stable")
+    wanted = np.zeros_like(expected)
+    for number, label in enumerate(rank + 1, start=1):
+        wanted[expected == label] = number
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scratch, "_STRIP_PIXELS", strip_pixels)
+        np.testing.assert_array_equal(label_mask(values, -1.0, connectivity), wanted)
+
+
+@pytest.mark.parametrize("strip_pixels", [1, 50, 130])
+def test_strips_draw_the_same_picture(monkeypatch, strip_pixels):
+    rng = np.random.default_rng(0)
+    levels = [
+        LevelRegions(rng.integers(0, 4, (8, 6)).astype(np.int32), np.array([-3.0, -2.0, -1.0])),
+        LevelRegions(rng.integers(0, 3, (4, 3)).astype(np.int32), np.array([-2.5, 0.5])),
+    ]
+    whole = combine_levels(levels, [4, 8], (31, 23), background=2.0)
+    monkeypatch.setattr(scratch, "_STRIP_PIXELS", strip_pixels)
+    np.testing.assert_array_equal(combine_levels(levels, [4, 8], (31, 23), background=2.0), whole)

@@ -13,8 +13,10 @@ from napari_uflow.nfa.counts import ALPHA, BETA, LOG10_BETA, log10_tests_for_any
 from napari_uflow.nfa.segment import (
     LevelRegions,
     combine_levels,
+    combine_levels_in_pieces,
     count_thresholds,
     label_mask,
+    label_mask_in_pieces,
     published_regions,
     significant_regions,
 )
@@ -43,10 +45,12 @@ __all__ = [
     "chernoff_log10_tail",
     "chi2_log10_tail",
     "combine_levels",
+    "combine_levels_in_pieces",
     "count_thresholds",
     "counts_pictures",
     "fields_needed",
     "label_mask",
+    "label_mask_in_pieces",
     "log10_tests_for_any_size",
     "log10_tests_published",
     "published_regions",

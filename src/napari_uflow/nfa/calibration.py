@@ -34,6 +34,8 @@ FEWEST_POSITIONS = 50
 """Normal positions of a level without which it cannot be calibrated."""
 # Values beyond the empirical part that a Pareto distribution is fitted to, at least.
 _FEWEST_EXCESSES = 5
+# Large maps are looked at in so many rows, for the sake of memory.
+_ROWS_AT_ONCE = 256
 # Pictures that the correlation is taken from; more say hardly more.
 _MOST_CORRELATED = 24
 
@@ -206,10 +208,14 @@ class MapCalibration:
         ----------
         values : (M, N) array, float
         """
-        values = np.asarray(values, dtype=np.float64)
         if not np.isfinite(values).any():
             return np.zeros(values.shape)
-        return self.tail.log10_tail(values - np.nanmedian(values))
+        median = float(np.nanmedian(values.astype(np.float64, copy=False)))
+        log10_p = np.empty(values.shape)
+        for start in range(0, len(values), _ROWS_AT_ONCE):
+            rows = values[start : start + _ROWS_AT_ONCE].astype(np.float64)
+            log10_p[start : start + _ROWS_AT_ONCE] = self.tail.log10_tail(rows - median)
+        return log10_p
 
     def unlike(self, values: NDArray[np.floating]) -> float:
         """Return the probability, two-sided, that the median of a normal picture is as far from those seen before.

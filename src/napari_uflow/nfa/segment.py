@@ -5,18 +5,23 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
+from scipy.sparse.csgraph import connected_components
 
 from napari_uflow.nfa.compiled import compiled
 from napari_uflow.nfa.counts import LOG10_BETA, log10_tests_published
 from napari_uflow.nfa.significance import chernoff_log10_tail
 from napari_uflow.nfa.tree import best_regions
+from napari_uflow.progress import Pieces, at_once
+from napari_uflow.scratch import let_go, strips
 
 __all__ = [
     "LevelRegions",
     "combine_levels",
+    "combine_levels_in_pieces",
     "count_thresholds",
     "label_mask",
+    "label_mask_in_pieces",
     "published_regions",
     "significant_regions",
 ]
@@ -184,19 +189,35 @@ def combine_levels(
     of one position keeps 4 of 4, 12 of 16 and 52 of 64 pixels at strides 2, 4 and 8, and 85 % in the limit. Inner
     corners get back what outer ones lose, so larger regions without holes lose no more in all than one position does.
     """
+    return at_once(combine_levels_in_pieces(levels, strides, shape, background=background, out=out))
+
+
+def combine_levels_in_pieces(
+    levels: Sequence[LevelRegions],
+    strides: Sequence[int],
+    shape: tuple[int, int],
+    *,
+    background: float,
+    out: NDArray[np.float32] | None = None,
+) -> Pieces[NDArray[np.float32]]:
+    """Draw the regions of all levels as `combine_levels` does, strip by strip, with a pause behind each."""
     if len(levels) != len(strides):
         raise ValueError(f"levels and strides must be as many, got {len(levels)} and {len(strides)}")
-    out = np.empty(shape, dtype=np.float32) if out is None else out
-    out[...] = background
     for level, stride in zip(levels, strides, strict=True):
         if stride < 1:
             raise ValueError(f"strides must be at least 1, got {stride}")
         rows, cols = level.labels.shape
         if rows * stride < shape[0] or cols * stride < shape[1]:
             raise ValueError(f"a level of {rows} x {cols} positions of {stride} pixels does not cover {shape}")
-        if level.log10_nfa.size > 0:
-            values = np.maximum(level.log10_nfa, _LOWEST).astype(np.float32)
-            _draw_regions(np.ascontiguousarray(level.labels), values, stride, out)
+    out = np.empty(shape, dtype=np.float32) if out is None else out
+    values = [np.maximum(level.log10_nfa, _LOWEST).astype(np.float32) for level in levels]
+    for start, stop in strips(shape):
+        out[start:stop] = background
+        for level, of_level, stride in zip(levels, values, strides, strict=True):
+            if of_level.size > 0:
+                _draw_regions(np.ascontiguousarray(level.labels), of_level, stride, start, out[start:stop])
+        yield
+    let_go(out)
     return out
 
 
@@ -226,18 +247,59 @@ def label_mask(
     ValueError
         If the map is not two-dimensional or `connectivity` is neither 1 nor 2.
     """
+    return at_once(label_mask_in_pieces(log10_nfa_map, log10_epsilon, connectivity, out=out))
+
+
+def label_mask_in_pieces(
+    log10_nfa_map: ArrayLike, log10_epsilon: float, connectivity: int = 2, *, out: NDArray[np.int32] | None = None
+) -> Pieces[NDArray[np.int32]]:
+    """Label a map as `label_mask` does, strip by strip, with a pause behind each; parts that meet are one."""
     values = np.asarray(log10_nfa_map)
     if values.ndim != 2:
         raise ValueError(f"log10_nfa_map must be a map (M, N), got shape {values.shape}")
     if connectivity not in (1, 2):
         raise ValueError(f"connectivity must be 1 or 2, got {connectivity}")
     labels = np.empty(values.shape, dtype=np.int32) if out is None else out
-    n = ndimage.label(values <= log10_epsilon, ndimage.generate_binary_structure(2, connectivity), output=labels)
-    lowest = _lowest_values(labels, np.ascontiguousarray(values), n)
-    rank = np.zeros(n + 1, dtype=np.int32)
-    rank[1 + np.argsort(lowest, kind="stable")] = np.arange(1, n + 1, dtype=np.int32)
-    _relabel(labels, rank)
+    structure = ndimage.generate_binary_structure(2, connectivity)
+    n = 0
+    lowest_of_parts: list[NDArray[np.float64]] = []
+    meeting = [np.empty((2, 0), dtype=np.int32)]
+    for start, stop in strips(labels.shape):
+        part = labels[start:stop]
+        n_new = ndimage.label(values[start:stop] <= log10_epsilon, structure, output=part)
+        lowest_of_parts.append(_lowest_values(part, np.ascontiguousarray(values[start:stop]), n_new))
+        if n:
+            _relabel(part, np.concatenate(([0], np.arange(n + 1, n + n_new + 1))).astype(np.int32))
+        if start:
+            meeting.append(_meeting(labels[start - 1], part[0], connectivity))
+        n += n_new
+        yield
+    let_go(values, labels)
+    # Parts are numbered by their first pixel, and so is what they make up by its first part.
+    a, b = np.concatenate(meeting, axis=1)
+    joined = sparse.coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(n + 1, n + 1))
+    n_joined, whole = connected_components(joined, directed=False)
+    lowest = np.full(n_joined, np.inf)
+    np.minimum.at(lowest, whole[1:], np.concatenate([*lowest_of_parts, []]))
+    _, first = np.unique(whole, return_index=True)
+    lowest[whole[0]] = -np.inf  # the background stays first
+    rank = np.empty(n_joined, dtype=np.int32)
+    rank[np.lexsort((first, lowest))] = np.arange(n_joined, dtype=np.int32)
+    number = rank[whole]
+    for start, stop in strips(labels.shape):
+        _relabel(labels[start:stop], number)
+        yield
+    let_go(labels)
     return labels
+
+
+def _meeting(above: NDArray[np.int32], below: NDArray[np.int32], connectivity: int) -> NDArray[np.int32]:
+    """Return the pairs of labels, (2, n), that touch where two rows meet."""
+    pairs = [(above, below)]
+    if connectivity == 2:
+        pairs += [(above[1:], below[:-1]), (above[:-1], below[1:])]
+    found = np.concatenate([np.stack(pair) for pair in pairs], axis=1)
+    return np.unique(found[:, (found > 0).all(axis=0)], axis=1)
 
 
 def count_thresholds(log10_nfa_map: ArrayLike, highest: float, most: int = 100) -> list[float]:
@@ -270,13 +332,13 @@ def count_thresholds(log10_nfa_map: ArrayLike, highest: float, most: int = 100) 
 
 @compiled
 def _draw_regions(
-    labels: NDArray[np.int32], values: NDArray[np.float32], stride: int, out: NDArray[np.float32]
+    labels: NDArray[np.int32], values: NDArray[np.float32], stride: int, first_row: int, out: NDArray[np.float32]
 ) -> None:
-    """Lower `out` to the value of the label of each pixel."""
+    """Lower `out`, the picture from `first_row` on, to the value of the label of each pixel."""
     rows, cols = labels.shape
     share = np.empty(4)
     around = np.empty(4, dtype=np.int32)
-    for row in range(out.shape[0]):
+    for row in range(first_row, first_row + out.shape[0]):
         at_row = (row + 0.5) / stride - 0.5
         top = int(np.floor(at_row))
         low_weight = at_row - top
@@ -313,8 +375,8 @@ def _draw_regions(
                         if total > most:
                             most = total
                             label = around[i]
-            if label > 0 and values[label - 1] < out[row, col]:
-                out[row, col] = values[label - 1]
+            if label > 0 and values[label - 1] < out[row - first_row, col]:
+                out[row - first_row, col] = values[label - 1]
 
 
 @compiled
