@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_uflow.image import IntensityRange, Mosaic, Plane, TileGrid, Window
+from napari_uflow.image import IntensityRange, Mosaic, Plane, Tile, TileGrid, Window
 from napari_uflow.model.border import hold, hold_mask
 from napari_uflow.model.energy import bounded_energy, energy, ln_spread
 from napari_uflow.model.uflow import UFlow
@@ -140,16 +140,20 @@ def evidence_steps(
         if progress is not None:
             yield from or_stop(progress)
         yield from band.cover(part.outer, progress)
-        frame = network.held_frame(part.outer.shifted(window.row, window.col), plane.shape)
-        kinds = yield from in_pieces(
-            _evidence(network, band.features(part.outer), frame, candidate_threshold), progress
-        )
-        valid = band.valid(part.outer)
+        inner = _aligned(part.inner, grid.align)
+        seen = [inner.grown(min(halo, grid.halo)).clipped(band.shape) for halo in network.flow_halos]
+        frames = [network.held_frame(view.shifted(window.row, window.col), plane.shape) for view in seen]
+        looked_at = _evidence(network, band.features(seen), frames, seen, inner, candidate_threshold)
+        kinds = yield from in_pieces(looked_at, progress)
+        for level, (is_valid, view, stride) in enumerate(zip(band.valid(seen), seen, strides, strict=True)):
+            if is_valid is not None:
+                rows, cols = inner.shifted(-view.row, -view.col).scaled(stride).slices()
+                unmeasured = ~hold_mask(is_valid, frames[level], stride)[rows, cols]
+                for maps in kinds:
+                    maps[level][unmeasured] = np.nan
         for kind, maps in zip(mosaics, kinds, strict=True):
-            for level, (mosaic, values, stride) in enumerate(zip(kind, maps, strides, strict=True)):
-                if valid is not None:
-                    values[~hold_mask(valid[level], frame, stride)] = np.nan
-                mosaic.put(part, values)
+            for mosaic, values in zip(kind, maps, strict=True):
+                mosaic.put(Tile(inner, part.inner), values)
     if phase is not None:
         yield from or_stop(Progress(phase, len(grid), len(grid)))
     frame = network.held_frame(window, plane.shape)
@@ -166,6 +170,12 @@ def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileG
     if max(shape) <= tile + 2 * halo:  # a picture no larger than one tile with its halo is computed as a whole
         tile = -(-max(shape) // align) * align
     return TileGrid(shape, tile, halo, align)
+
+
+def _aligned(window: Window, align: int) -> Window:
+    """Return a window whose end, where it is the picture's own, is moved out to the next multiple."""
+    height, width = (-(-size // align) * align for size in window.shape)
+    return Window(window.row, window.col, height, width)
 
 
 class _FeatureBand:
@@ -189,6 +199,11 @@ class _FeatureBand:
         self._valid: list[NDArray[np.bool_]] | None = None
         self._n_outside = np.zeros(plane.n_channels)
         self._n_measured = np.zeros(plane.n_channels)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of what is looked at, in pixels, up to the next multiple of the coarsest stride."""
+        return self._height, self._width
 
     @property
     def outside(self) -> float:
@@ -252,36 +267,52 @@ class _FeatureBand:
         for valid, s in zip(self._valid, strides, strict=True):
             valid[chunk.scaled(s).slices()] = all_in_cells(is_valid, s)
 
-    def features(self, outer: Window) -> list[torch.Tensor]:
-        """Return the features of a window that was covered, finest level first; views, not copies."""
-        place = outer.shifted(-self._first, 0)
+    def features(self, windows: Sequence[Window]) -> list[torch.Tensor]:
+        """Return the features of each level, finest first, in a window that was covered; views, not copies."""
         found = []
-        for level, s in zip(self._levels, self._network.strides, strict=True):
-            rows, cols = place.scaled(s).slices()
+        for level, window, s in zip(self._levels, windows, self._network.strides, strict=True):
+            rows, cols = window.shifted(-self._first, 0).scaled(s).slices()
             found.append(level[:, :, rows, cols])
         return found
 
-    def valid(self, outer: Window) -> list[NDArray[np.bool_]] | None:
-        """Return where the positions of a window were measured throughout, per level; None for everywhere."""
+    def valid(self, windows: Sequence[Window]) -> list[NDArray[np.bool_] | None]:
+        """Return where the positions of each level's window were measured throughout; None for everywhere."""
         if self._valid is None:
-            return None
-        return [valid[outer.scaled(s).slices()] for valid, s in zip(self._valid, self._network.strides, strict=True)]
+            return [None] * len(windows)
+        each = zip(self._valid, windows, self._network.strides, strict=True)
+        return [valid[window.scaled(s).slices()] for valid, window, s in each]
 
 
 @torch.no_grad()
 def _evidence(
-    network: UFlow, features: Sequence[torch.Tensor], frame: Window | None, candidate_threshold: float | None
+    network: UFlow,
+    features: Sequence[torch.Tensor],
+    frames: Sequence[Window | None],
+    seen: Sequence[Window],
+    inner: Window,
+    candidate_threshold: float | None,
 ) -> Pieces[list[list[NDArray[np.float32]]]]:
-    """Return energies, bounded energies, spreads and, with a threshold, counts of candidates, all levels of each."""
-    features = [hold(x, frame, s) for x, s in zip(features, network.strides, strict=True)]
-    latents = yield from network.latents_in_pieces(features)
-    kinds = [
-        [energy(z) for z in latents.z],
-        [bounded_energy(z) for z in latents.z],
-        [ln_spread(ln_det, z.shape[1]) for z, ln_det in zip(latents.z, latents.ln_det, strict=True)],
+    """Return energies, bounded energies, spreads and, with a threshold, counts of candidates, all levels of each.
+
+    `features` and `frames` are those of the windows `seen`, one per level; what is returned is that of `inner`.
+    """
+    strides = network.strides
+    features = [hold(x, frame, s) for x, frame, s in zip(features, frames, strides, strict=True)]
+    # Where the window of each level lies in that of the next coarser one, in its own positions.
+    places = [
+        fine.shifted(-coarse.row, -coarse.col).scaled(s).slices()
+        for fine, coarse, s in zip(seen, seen[1:], strides, strict=False)
     ]
-    if candidate_threshold is not None:
-        kinds.append([(z.square() >= candidate_threshold).sum(dim=1).float() for z in latents.z])
+    latents = yield from network.latents_in_pieces(features, places)
+    kinds: list[list[torch.Tensor]] = [[] for _ in range(3 if candidate_threshold is None else 4)]
+    for z, ln_det, view, s in zip(latents.z, latents.ln_det, seen, strides, strict=True):
+        rows, cols = inner.shifted(-view.row, -view.col).scaled(s).slices()
+        z = z[:, :, rows, cols]
+        maps = [energy(z), bounded_energy(z), ln_spread(ln_det[:, rows, cols], z.shape[1])]
+        if candidate_threshold is not None:
+            maps.append((z.square() >= candidate_threshold).sum(dim=1).float())
+        for kind, values in zip(kinds, maps, strict=True):
+            kind.append(values)
     # Latents that overflow are as strange as can be; NaN is kept for what was not measured.
     return [
         [x[0].nan_to_num(nan=largest, posinf=largest, neginf=-largest).cpu().numpy() for x in maps]

@@ -289,13 +289,16 @@ class UShapedFlow(nn.Module):
         """Map features to latents: what `pieces` returns."""
         return at_once(self.pieces(features))
 
-    def pieces(self, features: Sequence[Tensor]) -> Pieces[Latents]:
+    def pieces(self, features: Sequence[Tensor], places: Sequence[tuple[slice, slice]] | None = None) -> Pieces[Latents]:
         """Map features to latents, with a pause behind each flow step.
 
         Parameters
         ----------
         features : sequence of Tensor, each (B, C_l, M_l, N_l), float32
             From the finest level to the coarsest.
+        places : sequence of (slice, slice), optional
+            For each level but the coarsest the rows and columns that its features have among those that come from the
+            coarser level, where that sees more of a picture; by default all.
 
         Returns
         -------
@@ -305,7 +308,11 @@ class UShapedFlow(nn.Module):
         ln_det: list[Tensor] = []
         up: Tensor | None = None
         for level, x in enumerate(reversed(list(features))):
-            x = x if up is None else torch.cat((x, up), dim=1)
+            if up is not None:
+                if places is not None:
+                    rows, cols = places[len(features) - 1 - level]
+                    up = up[:, :, rows, cols]
+                x = torch.cat((x, up), dim=1)
             determinant: Tensor | None = None
             for index in self._steps[level]:
                 x, part = self.module_list[index](x)

@@ -84,11 +84,24 @@ class UFlow(nn.Module):
         return self.norm.is_size_free and self.backbone.fixed_size is None
 
     @property
+    def flow_halos(self) -> tuple[int, ...]:
+        """Pixels around a position that its latents need of the features of each level, finest first.
+
+        Multiples of the level's stride. The flow runs from the coarsest level to the finest: of a finer level it needs
+        less.
+        """
+        needed = [self._reach * sum(self.strides[: level + 1]) for level in range(len(self.strides))]
+        return tuple(-(-n // stride) * stride for n, stride in zip(needed, self.strides, strict=True))
+
+    @property
     def flow_halo(self) -> int:
         """Pixels around a position that can influence its latents through the flow alone."""
-        # A step with kernel 3 has two convolutions, so it looks two positions far; levels add up on the way down.
-        reach = 2 * ((self.config.flow_steps + 1) // 2)
-        return reach * sum(self.strides)
+        return self._reach * sum(self.strides)
+
+    @property
+    def _reach(self) -> int:
+        """Positions that the flow sees to each side on one level: two in each step with kernel 3 (two convolutions)."""
+        return 2 * ((self.config.flow_steps + 1) // 2)
 
     @property
     def halo(self) -> int:
@@ -164,9 +177,14 @@ class UFlow(nn.Module):
         return self.flow(self.norm(features))  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def latents_in_pieces(self, features: Sequence[Tensor]) -> Pieces[Latents]:
-        """Latents of raw features for inference, with pauses; gradients are off in the pieces only."""
-        return (yield from self.flow.pieces(self.norm(features)))
+    def latents_in_pieces(
+        self, features: Sequence[Tensor], places: Sequence[tuple[slice, slice]] | None = None
+    ) -> Pieces[Latents]:
+        """Latents of raw features for inference, with pauses; gradients are off in the pieces only.
+
+        Parameters are those of :meth:`~napari_uflow.model.flow.UShapedFlow.pieces`.
+        """
+        return (yield from self.flow.pieces(self.norm(features), places))
 
     def forward(self, x: Tensor) -> Latents:
         """Latents of pictures (B, C, M, N) float32 in the model's intensity range."""
