@@ -9,7 +9,7 @@ The modulus loses the sign of contrast, so signed band-pass values (dark against
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +110,6 @@ class Scattering(nn.Module):
     halo = 80
     fine: Tensor
     coarse: Tensor
-    halving: Tensor
 
     def __init__(self, n_channels: int = 1, floor: float = 0.01):
         super().__init__()
@@ -123,8 +122,6 @@ class Scattering(nn.Module):
         coarse = morlet_kernels(1.6, 3 * math.pi / 8, _N_ORIENTATIONS)
         self.register_buffer("fine", fine.flatten(0, 1).unsqueeze(1), persistent=False)
         self.register_buffer("coarse", coarse.flatten(0, 1).unsqueeze(1), persistent=False)
-        halving = torch.tensor(_HALVING)
-        self.register_buffer("halving", (halving[:, None] * halving / halving.sum() ** 2)[None, None], persistent=False)
 
     def _names(self, level: int) -> Iterator[str]:
         _, octaves, pairs = _LEVELS[level]
@@ -141,15 +138,26 @@ class Scattering(nn.Module):
         """Return what each channel of a level measures."""
         return tuple(name for _ in range(self.n_channels) for name in self._names(level))
 
-    def _halved(self, x: Tensor) -> Tensor:
-        b, c, m, n = x.shape
-        padded = F.pad(x.reshape(b * c, 1, m, n), (1, 1, 1, 1), mode="replicate")
-        return F.conv2d(padded, self.halving, stride=2).reshape(b, c, m // 2, n // 2)
+    @staticmethod
+    def _halved(x: Tensor) -> Tensor:
+        """Half the size; a sum of shifted copies along rows, then along columns, is many times faster than a product."""
+        padded = F.pad(x.flatten(0, 1), (1, 1, 1, 1), mode="replicate").unflatten(0, x.shape[:2])
+        end, middle = _HALVING[0], _HALVING[1]
+        rows = (padded[..., 1:-1:2, :] + padded[..., 2::2, :]).mul_(middle / end)
+        rows.add_(padded[..., :-2:2, :]).add_(padded[..., 3::2, :])
+        both = (rows[..., 1:-1:2] + rows[..., 2::2]).mul_(middle / end).add_(rows[..., :-2:2]).add_(rows[..., 3::2])
+        return both.mul_((end / sum(_HALVING)) ** 2)
 
-    def _down(self, x: Tensor, octave: int, target: int) -> Tensor:
-        for _ in range(target - octave):
-            x = self._halved(x)
-        return x
+    def _levels_down(self, x: Tensor, octave: int, wanted: Iterable[int]) -> dict[int, Tensor]:
+        """Return maps of the resolution of one octave at those of others that are as coarse or coarser."""
+        octaves = set(wanted)
+        found = {}
+        for at in range(octave, max(octaves, default=octave - 1) + 1):
+            if at > octave:
+                x = self._halved(x)
+            if at in octaves:
+                found[at] = x
+        return found
 
     def _modulus(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Modulus of the wavelet responses, (B, C * orientations, M, N)."""
@@ -159,20 +167,18 @@ class Scattering(nn.Module):
         return (response.square().sum(dim=2) + 1e-12).sqrt()
 
     def _second(self, first: Tensor) -> Tensor:
-        """Modulus of order 2, (B, C * 8 * 4, M, N): orientation of order 1 relative to that of order 2."""
-        b, _, m, n = first.shape
-        x = first.reshape(b, -1, _N_ORIENTATIONS, m, n)
-        kernel = self.coarse.reshape(_N_ORIENTATIONS, 2, *self.coarse.shape[-2:])
+        """Modulus of order 2, (B, C * 4 * 8, M, N): orientation of order 1 relative to that of order 2."""
+        x = first.reshape(-1, _N_ORIENTATIONS, *first.shape[-2:])
+        radius = self.coarse.shape[-1] // 2
+        padded = F.pad(x, (radius,) * 4, mode="replicate")
+        kernel = self.coarse.unflatten(0, (_N_ORIENTATIONS, 2))
         parts = []
-        for relative in _RELATIVE_ORIENTATIONS:
-            turned = torch.roll(kernel, -relative, dims=0).flatten(0, 1).unsqueeze(1)
-            c = x.shape[1]
-            radius = kernel.shape[-1] // 2
-            padded = F.pad(x.reshape(b * c, _N_ORIENTATIONS, m, n), (radius,) * 4, mode="replicate")
-            response = F.conv2d(padded, turned, groups=_N_ORIENTATIONS)
-            response = response.reshape(b, c, _N_ORIENTATIONS, 2, m, n)
-            parts.append((response.square().sum(dim=3) + 1e-12).sqrt())
-        return torch.cat(parts, dim=2).flatten(1, 2)
+        # One orientation after the other: the same as one product in groups, in a third of the time.
+        for i in range(_N_ORIENTATIONS):
+            turned = kernel[[(i + relative) % _N_ORIENTATIONS for relative in _RELATIVE_ORIENTATIONS]]
+            response = F.conv2d(padded[:, i : i + 1], turned.flatten(0, 1)).unflatten(1, (-1, 2))
+            parts.append((response.square().sum(dim=2) + 1e-12).sqrt())
+        return torch.stack(parts, dim=2).reshape(len(first), -1, *x.shape[-2:])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the features of pictures: what `pieces` returns."""
@@ -192,38 +198,35 @@ class Scattering(nn.Module):
             Levels of stride 4, 8 and 16.
         """
         b, c = x.shape[:2]
-        pyramid = [x]
-        for _ in range(4):
-            pyramid.append(self._halved(pyramid[-1]))
-        # Order 1 at resolution max(j - 1, 0) of the pyramid.
-        first = [self._modulus(x, self.fine)]
-        yield
-        for j in range(1, 5):
-            first.append(self._modulus(pyramid[j - 1], self.coarse))
+        targets = [int(math.log2(stride)) for stride, _, _ in _LEVELS]
+        pyramid = list(self._levels_down(x, 0, range(5)).values())
+        # Each map is made smaller once, whoever wants it; order 1 is taken at resolution max(j - 1, 0) of the pyramid.
+        first = []
+        for j in range(5):
+            wanted = [target for target, (_, octaves, _) in zip(targets, _LEVELS, strict=True) if j in octaves]
+            wanted += [j2 - 1 for _, _, pairs in _LEVELS for j1, j2 in pairs if j1 == j]
+            modulus = self._modulus(pyramid[max(j - 1, 0)], self.coarse if j else self.fine)
+            first.append(self._levels_down(modulus, max(j - 1, 0), wanted))
+            del modulus
             yield
-        second: dict[tuple[int, int], Tensor] = {}
-        for _, _, pairs in _LEVELS:
-            for j1, j2 in pairs:
-                if (j1, j2) not in second:
-                    at = self._down(first[j1], max(j1 - 1, 0), j2 - 1)
-                    second[j1, j2] = self._second(at)
-                    yield
+        second = {}
+        for j1, j2 in dict.fromkeys(pair for _, _, pairs in _LEVELS for pair in pairs):
+            wanted = [target for target, (_, _, pairs) in zip(targets, _LEVELS, strict=True) if (j1, j2) in pairs]
+            second[j1, j2] = self._levels_down(self._second(first[j1][j2 - 1]), j2 - 1, wanted)
+            yield
+        bands = []
+        for j in range(5):
+            resolution = max(j - 1, 0)
+            fine = pyramid[resolution]
+            coarse = F.interpolate(pyramid[resolution + 1], size=fine.shape[-2:], mode="bilinear")
+            bands.append(self._levels_down(fine - coarse, resolution, targets))
         outputs = []
-        for stride, octaves, pairs in _LEVELS:
-            target = int(math.log2(stride))
-            parts = [pyramid[target].reshape(b, c, 1, *pyramid[target].shape[-2:])]
-            for j in octaves:
-                resolution = max(j - 1, 0)
-                fine = pyramid[resolution]
-                coarse = F.interpolate(pyramid[resolution + 1], size=fine.shape[-2:], mode="bilinear")
-                band = self._down(fine - coarse, resolution, target) if resolution <= target else fine - coarse
-                parts.append(band.reshape(b, c, 1, *band.shape[-2:]) / 0.1)
-            for j in octaves:
-                s1 = self._down(first[j], max(j - 1, 0), target)
-                parts.append(self._compressed(s1).reshape(b, c, -1, *s1.shape[-2:]))
-            for j1, j2 in pairs:
-                s2 = self._down(second[j1, j2], j2 - 1, target)
-                parts.append(self._compressed(s2, 0.3).reshape(b, c, -1, *s2.shape[-2:]))
+        for target, (_, octaves, pairs) in zip(targets, _LEVELS, strict=True):
+            size = pyramid[target].shape[-2:]
+            parts = [pyramid[target].reshape(b, c, 1, *size)]
+            parts += [bands[j][target].reshape(b, c, 1, *size) / 0.1 for j in octaves]
+            parts += [self._compressed(first[j][target]).reshape(b, c, -1, *size) for j in octaves]
+            parts += [self._compressed(second[pair][target], 0.3).reshape(b, c, -1, *size) for pair in pairs]
             outputs.append(torch.cat(parts, dim=2).flatten(1, 2))
             yield
         return tuple(outputs)
