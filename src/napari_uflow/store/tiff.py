@@ -1,4 +1,4 @@
-"""Pictures from and to files: TIFF with its calibration (ImageJ, OME, plain), and PNG, JPEG and BMP for reading."""
+"""Pictures from files (TIFF, PNG, JPEG, BMP and folders of zarr), and to TIFF with its calibration (ImageJ, OME)."""
 
 import glob
 import json
@@ -19,26 +19,17 @@ from PIL import Image
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.plane import LazyArray, Plane, planes_of
 from napari_uflow.store.files import atomic_path
+from napari_uflow.store.omezarr import is_zarr, read_zarr
 from napari_uflow.store.segments import TiffSegments
+from napari_uflow.store.units import normal_unit
 
 __all__ = ["IMAGE_SUFFIXES", "TIFF_SUFFIXES", "find_images", "read_planes", "write_tiff", "write_tiff_tiles"]
 
 TIFF_SUFFIXES = frozenset({".btf", ".lsm", ".ndpi", ".svs", ".tf8", ".tif", ".tiff"})
 IMAGE_SUFFIXES = TIFF_SUFFIXES | {".bmp", ".jpeg", ".jpg", ".png"}
 
-_UNITS = {
-    **dict.fromkeys(("um", "µm", "μm", "\\u00b5m", "micron", "microns", "micrometer", "micrometre"), "um"),
-    **dict.fromkeys(("nm", "nanometer", "nanometre"), "nm"),
-    **dict.fromkeys(("mm", "millimeter", "millimetre"), "mm"),
-    **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
-    **dict.fromkeys(("inch", "in", "inches"), "inch"),
-}
-"""Ways to write the usual units, in small letters, and the one that is used here."""
-
 _OME_UNITS = {"um": "µm", "inch": "in"}
 """Units that OME files name differently."""
-
-_NO_UNIT = frozenset({"", "pixel", "pixels", "px", "reference frame"})
 
 _SCREEN_DPI = frozenset({1, 72, 96, 100, 120, 144, 150, 180, 200, 240, 300, 400, 600, 1200})
 """Dots per inch that programs write for screens and printers, and that say nothing about the specimen."""
@@ -57,7 +48,7 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     ----------
     paths : path-like or iterable of them
         Files; folders, of which all files with the ending of a picture are taken, but not those of folders inside; and
-        patterns with ``*``, ``?`` or ``[]``.
+        patterns with ``*``, ``?`` or ``[]``. A folder that zarr wrote is one picture, named or found.
 
     Returns
     -------
@@ -72,10 +63,13 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     found: list[Path] = []
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
         place = Path(path)
-        if place.is_dir():
+        if is_zarr(place):
+            files = [_named(place)]
+        elif place.is_dir():
             files = sorted(p for p in place.iterdir() if _is_image(p))
             if not files:
-                raise ImageError(f"the folder '{place}' has no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+                endings = ", ".join(sorted(IMAGE_SUFFIXES | {".zarr"}))
+                raise ImageError(f"the folder '{place}' has no pictures ({endings})")
         elif place.is_file():
             files = [place]
         else:
@@ -89,7 +83,14 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    if path.name.startswith("."):
+        return False
+    return is_zarr(path) or (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def _named(path: Path) -> Path:
+    """Return the path with a name, by which results are called, where it is "." or ".."."""
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def read_planes(
@@ -98,16 +99,16 @@ def read_planes(
     channels: int | str | Sequence[int | str] | None = None,
     axes: str | None = None,
 ) -> list[Plane]:
-    """Open a file and return its planes; the pixels of a TIFF file are read when they are asked for.
+    """Open a file and return its planes; the pixels of TIFF files and of zarr are read when they are asked for.
 
     Uncompressed TIFF files are mapped into memory, of compressed ones only the strips or tiles that are needed are
-    decoded. PNG, JPEG and BMP files are read whole. Of a slide with several sizes the largest is taken; of an OME file
-    with several pictures, all.
+    decoded, and of zarr only the chunks. PNG, JPEG and BMP files are read whole. Of a slide or an OME-Zarr picture with
+    several sizes the largest is taken; of an OME file with several pictures, all.
 
     Parameters
     ----------
     path : path-like
-        Name of the file.
+        Name of the file, or of a folder that zarr wrote: OME-Zarr, or one array.
     channels : int, str, sequence of them, or None
         As in `planes_of`; the names are those that OME and ImageJ files give.
     axes : str or None
@@ -122,9 +123,12 @@ def read_planes(
     Raises
     ------
     ImageError
-        If there is no such file, it cannot be read, or it does not fit `channels` or `axes`.
+        If there is no such file, it cannot be read, or it does not fit `channels` or `axes`; and for a folder of zarr,
+        if the package zarr is missing.
     """
     place = Path(path)
+    if is_zarr(place):
+        return read_zarr(place, name=_stem(_named(place)), channels=channels, axes=axes)
     if place.is_dir():
         raise ImageError(f"'{place}' is a folder; give a file in it")
     if not place.is_file():
@@ -212,7 +216,7 @@ def _calibration(tif: tifffile.TiffFile, number: int, series: tifffile.TiffPageS
     is_known = all(math.isfinite(r) and r > 0 for r in per_unit)
     if tif.is_imagej:
         metadata = tif.imagej_metadata or {}
-        unit = _normal_unit(str(metadata.get("unit", "")))
+        unit = normal_unit(str(metadata.get("unit", "")))
         pixel_size = (1 / per_unit[0], 1 / per_unit[1]) if is_known and unit else None
         return pixel_size, unit if pixel_size else None, _imagej_channel_names(metadata, series)
     um_per_unit = {2: 25400.0, 3: 10000.0}.get(int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 2)
@@ -226,12 +230,6 @@ def _calibration(tif: tifffile.TiffFile, number: int, series: tifffile.TiffPageS
 def _ratio(value: Any) -> float:
     numerator, denominator = value
     return float(numerator) / float(denominator) if denominator else 0.0
-
-
-def _normal_unit(unit: str) -> str | None:
-    """Return "um" for every way to write it, and so on; None for pixels; and other units as they are."""
-    unit = unit.strip().strip('"')
-    return None if unit.lower() in _NO_UNIT else _UNITS.get(unit.lower(), unit)
 
 
 def _imagej_channel_names(metadata: Mapping[str, Any], series: tifffile.TiffPageSeries) -> list[str] | None:
@@ -257,7 +255,7 @@ def _ome_calibration(xml: str, number: int) -> _Calibration:
     n_channels = int(pixels.get("SizeC", "1")) // max(int(channels[0].get("SamplesPerPixel", "1")), 1) if names else 0
     known = [n for n in names if n]
     channel_names = known if len(known) == len(names) == n_channels == len(set(known)) else None
-    units = {_normal_unit(pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "YX"}
+    units = {normal_unit(pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "YX"}
     sizes = [float(pixels.get(f"PhysicalSize{a}", "nan")) for a in "YX"]
     unit = units.pop() if len(units) == 1 else None
     if unit is None or not all(math.isfinite(s) and s > 0 for s in sizes):
@@ -470,7 +468,7 @@ def _checked_calibration(
         raise ConfigError(f"pixel_size must be two numbers above 0 (height, width), not {pixel_size}")
     if unit is None:
         raise ConfigError("unit must be given with pixel_size, for example unit='um'")
-    unit = _normal_unit(unit)
+    unit = normal_unit(unit)
     return (None, None) if unit is None else ((float(pixel_size[0]), float(pixel_size[1])), unit)
 
 

@@ -1,0 +1,320 @@
+"""Folders that zarr wrote: pictures with the metadata of OME-Zarr (OME-NGFF 0.1 to 0.5), and plain arrays."""
+
+import json
+import lzma
+import math
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_uflow.errors import ImageError
+from napari_uflow.image.plane import Plane, planes_of
+from napari_uflow.store.units import normal_unit
+
+__all__ = ["is_zarr", "read_zarr"]
+
+_MARKS = ("zarr.json", ".zgroup", ".zarray")
+"""Files of which a group or array has one."""
+
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What zarr and its codecs raise for metadata and chunks that are damaged or unknown."""
+
+_KNOWN_AXES = "TCZYX"
+"""In the order that the first versions of OME-Zarr had always."""
+
+_FREE_LETTERS = "QRPUVW"
+"""Stand for other axes."""
+
+_N_NAMED = 5
+"""Parts of a group that a message names."""
+
+_Channels = int | str | Sequence[int | str] | None
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is, or by its name is meant to be, a group or an array of zarr."""
+    return os.path.isdir(path) and (path.suffix.lower() == ".zarr" or _has_marks(path))
+
+
+def _has_marks(path: Path) -> bool:
+    return any(os.path.isfile(path / mark) for mark in _MARKS)
+
+
+def read_zarr(path: Path, *, name: str, channels: _Channels = None, axes: str | None = None) -> list[Plane]:
+    """Open a folder that zarr wrote and return its planes; of the pixels, only the chunks that are needed are read.
+
+    Of a picture with several sizes the first one is taken, which is the finest; of a folder as bioformats2raw writes
+    it, all pictures. Chunks that are not there have the array's fill value.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of a picture, of an array, or of several pictures.
+    name : str
+        Name of the picture; where there are several, their names in the folder are added.
+    channels : int, str, sequence of them, or None
+        As in `planes_of`; the names are the labels in the OME metadata, where every channel has one of its own.
+    axes : str or None
+        One letter for each axis, in place of what the metadata say.
+
+    Returns
+    -------
+    list of Plane
+        The pixel size is the product of all scales that the metadata give, in `unit`: "um" for every way to write it.
+
+    Raises
+    ------
+    ImageError
+        If zarr is not installed; the folder is a plate, a well, or holds no picture; it is damaged; or it does not fit
+        `channels` or `axes`.
+    """
+    node = _node(path)
+    _refuse_plates(node)
+    if "multiscales" not in node.ome and "bioformats2raw.layout" in node.ome:
+        pictures = {part: _node(path / part) for part in _series(node)}
+    else:
+        pictures = {"": node}
+    planes = []
+    for part, picture in pictures.items():
+        title = f"{name} {part}" if len(pictures) > 1 else name
+        if "multiscales" in picture.ome:
+            planes += _planes_of_picture(picture, channels, axes, name=title, source=str(path))
+        elif picture.is_array:
+            own = picture.dimension_names if axes is None else axes
+            planes += planes_of(_opened(picture), own, channels=channels, name=title, source=str(path))
+        else:
+            raise ImageError(_no_picture(picture))
+    return planes
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A group or an array, as its metadata describe it.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    zarr_format : int
+        2 or 3.
+    is_array : bool
+        False for a group.
+    ome : mapping
+        What the OME metadata say: the attributes, or in version 0.5 those under "ome".
+    dimension_names : str or None
+        One letter for each axis of an array that names its axes so.
+    """
+
+    path: Path
+    zarr_format: int
+    is_array: bool
+    ome: Mapping[str, Any]
+    dimension_names: str | None = None
+
+
+def _node(path: Path) -> _Node:
+    names: Any = None
+    if os.path.isfile(path / "zarr.json"):
+        zarr_format, metadata = 3, _metadata(path / "zarr.json")
+        is_array = metadata.get("node_type") == "array"
+        attributes, names = metadata.get("attributes"), metadata.get("dimension_names")
+    elif _has_marks(path):
+        zarr_format, is_array = 2, os.path.isfile(path / ".zarray")
+        attributes = _metadata(path / ".zattrs") if os.path.isfile(path / ".zattrs") else {}
+    else:
+        raise ImageError(f"'{path}' has no zarr metadata ({', '.join(_MARKS)}); copy or convert the picture again")
+    ome = attributes.get("ome", attributes) if isinstance(attributes, dict) else {}
+    letters = "".join(str(n).upper() for n in names) if isinstance(names, list) else ""
+    is_known = bool(letters) and len(letters) == len(names) and set(letters) <= set(_KNOWN_AXES)
+    return _Node(path, zarr_format, is_array, ome if isinstance(ome, dict) else {}, letters if is_known else None)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ImageError(f"'{path}' cannot be read; it is damaged, copy the picture again ({error})") from error
+    if not isinstance(metadata, dict):
+        raise ImageError(f"'{path}' is damaged: it holds no metadata; copy the picture again")
+    return metadata
+
+
+def _refuse_plates(node: _Node) -> None:
+    if "plate" in node.ome:
+        field = node.path / _first_path(node.ome["plate"], "wells", "A/1") / "0"
+        raise ImageError(f"'{node.path}' is a plate of many wells; give the picture of one field, such as '{field}'")
+    if "well" in node.ome:
+        field = node.path / _first_path(node.ome["well"], "images", "0")
+        raise ImageError(
+            f"'{node.path}' is a well of a plate; give the picture of one of its fields, such as '{field}'"
+        )
+
+
+def _first_path(metadata: Any, key: str, default: str) -> str:
+    try:
+        return str(metadata[key][0]["path"])
+    except (KeyError, IndexError, TypeError):
+        return default
+
+
+def _series(node: _Node) -> list[str]:
+    """Return the names of the pictures in a folder of bioformats2raw: those it lists, or else 0, 1 and so on."""
+    listed = _node(node.path / "OME").ome.get("series") if _has_marks(node.path / "OME") else None
+    if isinstance(listed, list) and listed:
+        return [str(part).strip("/") for part in listed]
+    parts: list[str] = []
+    while _has_marks(node.path / str(len(parts))):
+        parts.append(str(len(parts)))
+    if not parts:
+        raise ImageError(_no_picture(node))
+    return parts
+
+
+def _no_picture(node: _Node) -> str:
+    parts = sorted(p.name for p in node.path.iterdir() if _has_marks(p))
+    if not parts:
+        return f"'{node.path}' holds no picture: it is a zarr group with nothing in it; copy or convert it again"
+    named = ", ".join(parts[:_N_NAMED]) + (", ..." if len(parts) > _N_NAMED else "")
+    return (
+        f"'{node.path}' has no OME metadata that tell which picture it is; give one of those in it ({named}), such as "
+        f"'{node.path / parts[0]}'"
+    )
+
+
+def _planes_of_picture(node: _Node, channels: _Channels, axes: str | None, *, name: str, source: str) -> list[Plane]:
+    try:
+        multiscale = node.ome["multiscales"][0]
+        level = multiscale["datasets"][0]
+        place = node.path / str(level["path"]).strip("/")
+        own_axes = [*(multiscale.get("axes") or ())]
+        version = multiscale.get("version", node.ome.get("version"))
+        scales = [
+            transformation.get("scale")
+            for holder in (level, multiscale)
+            for transformation in holder.get("coordinateTransformations") or ()
+            if transformation.get("type") == "scale"
+        ]
+        labels = [channel.get("label") for channel in (node.ome.get("omero") or {}).get("channels") or ()]
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ImageError(f"the OME metadata of '{node.path}' are damaged; copy or convert the picture again") from error
+    if not _has_marks(place):
+        raise ImageError(f"'{place}' is not there, but the metadata of '{node.path}' name it; copy the picture again")
+    data = _opened(_node(place))
+    if axes is None:
+        axes = _letters(own_axes, version, len(data.shape), node.path)
+    sizes = dict(zip(axes.upper(), data.shape, strict=False)) if axes is not None else {}
+    pixel_size, unit = _calibration(scales, own_axes, None if axes is None else axes.upper())
+    is_named = len(labels) == sizes.get("C", 1) and all(isinstance(n, str) and n for n in labels)
+    return planes_of(
+        data,
+        axes,
+        channels=channels,
+        channel_names=labels if is_named and len(set(labels)) == len(labels) else None,
+        name=name,
+        pixel_size=pixel_size,
+        unit=unit,
+        source=source,
+    )
+
+
+def _letters(own_axes: Sequence[Any], version: Any, n_axes: int, path: Path) -> str | None:
+    """Return one letter for each axis; None where the metadata do not name them."""
+    if not own_axes:
+        return _KNOWN_AXES if n_axes == len(_KNOWN_AXES) and version in (None, "0.1", "0.2", "0.3") else None
+    letters: list[str] = []
+    strange: list[str] = []
+    for axis in own_axes:
+        given, kind = (axis.get("name"), axis.get("type")) if isinstance(axis, dict) else (axis, None)
+        letter = str(given).upper()
+        if letter not in tuple(_KNOWN_AXES):
+            letter = {"time": "T", "channel": "C"}.get(str(kind), "")
+        if not letter:
+            letter = _FREE_LETTERS[len(strange) % len(_FREE_LETTERS)]
+            strange.append(str(given))
+        letters.append(letter)
+    if strange:
+        raise ImageError(
+            f"'{path}' has axes that are not known ({', '.join(strange)}); say what they are with axes=, a letter for "
+            f"each, such as axes='{''.join(letters)}' (T time, Z depth, C channels, Y rows, X columns, other letters "
+            f"for separate planes)"
+        )
+    return "".join(letters)
+
+
+def _calibration(
+    scales: Sequence[Any], own_axes: Sequence[Any], axes: str | None
+) -> tuple[tuple[float, float] | None, str | None]:
+    """Return pixel size and unit; None for both where the metadata do not tell one of them."""
+    if axes is None or not {"Y", "X"} <= set(axes) or len(own_axes) != len(axes):
+        return None, None
+    if not scales or not all(isinstance(scale, list) and len(scale) == len(axes) for scale in scales):
+        return None, None
+    row, col = axes.index("Y"), axes.index("X")
+    height, width = (math.prod(_number(scale[i]) for scale in scales) for i in (row, col))
+    units = [axis.get("unit") if isinstance(axis, dict) else None for axis in (own_axes[row], own_axes[col])]
+    unit, other = (normal_unit(str(u)) if u else None for u in units)
+    if unit is None or unit != other or not all(math.isfinite(s) and s > 0 for s in (height, width)):
+        return None, None
+    return (height, width), unit
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class _Pixels:
+    """An array of zarr whose damaged chunks raise an `ImageError`; basic slices read the chunks they touch."""
+
+    array: Any
+    path: Path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(n) for n in self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype
+
+    def __getitem__(self, key: Any, /) -> npt.NDArray[Any]:
+        try:
+            return np.asarray(self.array[key])
+        except _DAMAGE as error:
+            raise ImageError(f"'{self.path}' cannot be read; a chunk is damaged, copy it again ({error})") from error
+
+
+def _opened(node: _Node) -> _Pixels:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImageError(f"'{node.path}' takes the package zarr: pip install napari-uflow[zarr]") from error
+    is_old = int(zarr.__version__.split(".")[0]) < 3
+    if is_old and node.zarr_format == 3:
+        raise ImageError(f"'{node.path}' is of zarr's format 3, which takes a newer zarr: pip install --upgrade zarr")
+    # Said, because a folder may hold the metadata of both formats.
+    options = {} if is_old else {"zarr_format": node.zarr_format}
+    try:
+        pixels = _Pixels(zarr.open_array(os.fspath(node.path), mode="r", **options), node.path)
+    except _DAMAGE as error:
+        raise ImageError(
+            f"'{node.path}' cannot be read; it is damaged or was written in a way that zarr does not know ({error})"
+        ) from error
+    return pixels
