@@ -1,11 +1,12 @@
 """Jobs as generators: their result, their events, and how they are asked to finish."""
 
 import dataclasses
+from contextlib import contextmanager
 
 import pytest
 
 from napari_uflow.errors import Stopped, UFlowError
-from napari_uflow.progress import FINISH, Message, Progress, TimeLeft, at_once, drain, in_pieces, or_stop, within
+from napari_uflow.progress import FINISH, Message, Progress, TimeLeft, at_once, drain, in_pieces, or_stop, under, within
 
 
 def counting(n, log):
@@ -162,3 +163,26 @@ def test_pieces_without_progress_are_not_heard_of():
     events, log = [], []
     assert drain(in_pieces(computing(3, log), None), events.append) == 3
     assert (events, log) == ([], [0, 1, 2])
+
+
+def test_each_piece_has_a_context_of_its_own():
+    """What is open in a pause would leak to whoever runs then."""
+    log = []
+
+    @contextmanager
+    def context():
+        log.append("open")
+        yield
+        log.append("closed")
+
+    def pieces():
+        log.append(1)
+        yield
+        log.append(2)
+        return "done"
+
+    running = under(pieces(), context)
+    next(running)
+    log.append("pause")
+    assert at_once(running) == "done"
+    assert log == ["open", 1, "closed", "pause", "open", 2, "closed"]

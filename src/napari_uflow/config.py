@@ -361,7 +361,13 @@ class DetectionConfig(Config):
         False, "Continuous binomial tail for 'binomial', without jumps between whole counts."
     )
     tile: int = _parameter(
-        768, "Side of the square tiles a large picture is read in.", low=128, high=8192, step=128, unit="pixels"
+        0,
+        "Side of the square tiles a large picture is read in; 0 chooses it by the memory that is free. What is found "
+        "does not depend on it.",
+        low=0,
+        high=8192,
+        step=128,
+        unit="pixels",
     )
     halo: int = _parameter(
         -1,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.devices import choose_device, free_memory, is_out_of_memory
+from napari_uflow.devices import choose_device, free_memory, is_out_of_memory, memory_for_tiles
 from napari_uflow.errors import ImageError
 from napari_uflow.evidence import Evidence, evidence_steps
 from napari_uflow.image import Plane
@@ -123,9 +123,7 @@ def detect_steps(
     yield from or_stop(steps[1])
     labels = yield from in_pieces(_labels(log10_nfa, config.false_alarms), steps[1])
     yield from or_stop(steps[2])
-    regions = yield from in_pieces(
-        RegionTable.measure_in_pieces(labels, log10_nfa, score, plane.pixel_size), steps[2]
-    )
+    regions = yield from in_pieces(RegionTable.measure_in_pieces(labels, log10_nfa, score, plane.pixel_size), steps[2])
     yield from or_stop(steps[3])
     n_fields = None if model.calibration is None else model.calibration.offset.n_fields
     text = promise(n_fields, config)
@@ -161,7 +159,10 @@ def _evidence_that_fits(
     network: UFlow, model: TrainedModel, plane: Plane, config: DetectionConfig, candidate_threshold: float | None
 ) -> Steps[Evidence]:
     """Run the network in tiles of the size that was asked for, or of half of it, as often as the memory wants it."""
-    tile = config.tile
+    device = next(network.flow.parameters()).device
+    tile = config.tile or network.tile_that_fits(plane.shape, memory_for_tiles(device))
+    # Half of what is larger than the picture would be the same tile again.
+    tile = max(_SMALLEST_TILE, min(tile, -(-max(plane.shape) // network.align) * network.align))
     while True:
         try:
             return (
@@ -178,7 +179,7 @@ def _evidence_that_fits(
             if tile <= _SMALLEST_TILE or not network.is_size_free or not is_out_of_memory(error):
                 raise
         # Behind the handler: the error holds on to what did not fit.
-        free_memory(next(network.flow.parameters()).device)
+        free_memory(device)
         smaller = max(_SMALLEST_TILE, tile // 2 // network.align * network.align)
         yield from or_stop(
             Message(

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import gc
 
+import psutil
 import torch
 
 from napari_uflow.errors import ConfigError
 
-__all__ = ["choose_device", "free_memory", "is_out_of_memory"]
+__all__ = ["choose_device", "free_memory", "is_out_of_memory", "memory_for_tiles"]
+
+# On a processor larger tiles gain little, and the memory is that of other programs, too.
+_MOST_OF_PROCESSOR = 0.7e9
+_PART_OF_PROCESSOR, _PART_OF_GPU = 0.25, 0.5
+
+
+def memory_for_tiles(device: torch.device) -> float:
+    """Return how many bytes a detection may take for its tiles: a part of what is free now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return _PART_OF_GPU * (free + kept)
+    if device.type == "mps":
+        return float(_PART_OF_GPU * (torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()))
+    return min(_MOST_OF_PROCESSOR, _PART_OF_PROCESSOR * float(psutil.virtual_memory().available))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

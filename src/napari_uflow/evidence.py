@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -135,6 +136,8 @@ def evidence_steps(
     mosaics = [[Mosaic(window.shape, stride) for stride in strides] for _ in range(n_kinds)]
     grid = _grid(network, window.shape, tile, halo)
     band = _FeatureBand(network, intensity, plane, window, grid)
+    # A GPU computes a tile while the one before is put away and the next one is read.
+    behind: Callable[[], None] | None = None
     for i, part in enumerate(grid):
         progress = None if phase is None else Progress(phase, i, len(grid))
         if progress is not None:
@@ -145,15 +148,12 @@ def evidence_steps(
         frames = [network.held_frame(view.shifted(window.row, window.col), plane.shape) for view in seen]
         looked_at = _evidence(network, band.features(seen), frames, seen, inner, candidate_threshold)
         kinds = yield from in_pieces(looked_at, progress)
-        for level, (is_valid, view, stride) in enumerate(zip(band.valid(seen), seen, strides, strict=True)):
-            if is_valid is not None:
-                rows, cols = inner.shifted(-view.row, -view.col).scaled(stride).slices()
-                unmeasured = ~hold_mask(is_valid, frames[level], stride)[rows, cols]
-                for maps in kinds:
-                    maps[level][unmeasured] = np.nan
-        for kind, maps in zip(mosaics, kinds, strict=True):
-            for mosaic, values in zip(kind, maps, strict=True):
-                mosaic.put(Tile(inner, part.inner), values)
+        unmeasured = _unmeasured(band.valid(seen), seen, frames, inner, strides)
+        if behind is not None:
+            behind()
+        behind = partial(_put_away, mosaics, Tile(inner, part.inner), _Arriving(kinds), unmeasured)
+    if behind is not None:
+        behind()
     if phase is not None:
         yield from or_stop(Progress(phase, len(grid), len(grid)))
     frame = network.held_frame(window, plane.shape)
@@ -236,7 +236,11 @@ class _FeatureBand:
         values = self._plane.read(outer)
         self._count(values, wanted, outer)
         is_valid: NDArray[np.bool_] = np.isfinite(values.sum(axis=0))
-        picture = torch.from_numpy(self._intensity.apply(values))[None].to(self._device)
+        picture = torch.from_numpy(self._intensity.apply(values))[None]
+        if self._device.type == "cuda":  # from pinned memory it is sent while the GPU computes on
+            picture = picture.pin_memory().to(self._device, non_blocking=True)
+        else:
+            picture = picture.to(self._device)
         features = yield from in_pieces(network.features_in_pieces(picture), progress)
         if not self._levels:
             for x, s in zip(features, network.strides, strict=True):
@@ -291,7 +295,7 @@ def _evidence(
     seen: Sequence[Window],
     inner: Window,
     candidate_threshold: float | None,
-) -> Pieces[list[list[NDArray[np.float32]]]]:
+) -> Pieces[list[list[torch.Tensor]]]:
     """Return energies, bounded energies, spreads and, with a threshold, counts of candidates, all levels of each.
 
     `features` and `frames` are those of the windows `seen`, one per level; what is returned is that of `inner`.
@@ -315,9 +319,63 @@ def _evidence(
             kind.append(values)
     # Latents that overflow are as strange as can be; NaN is kept for what was not measured.
     return [
-        [x[0].nan_to_num(nan=largest, posinf=largest, neginf=-largest).cpu().numpy() for x in maps]
+        [x[0].nan_to_num(nan=largest, posinf=largest, neginf=-largest) for x in maps]
         for maps, largest in zip(kinds, _LARGEST, strict=False)
     ]
+
+
+class _Arriving:
+    """Maps on their way from a device; those of a GPU are sent while it computes on."""
+
+    def __init__(self, kinds: Sequence[Sequence[torch.Tensor]]) -> None:
+        self._event: torch.cuda.Event | None = None
+        if kinds[0][0].is_cuda:
+            self._kinds = [[torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in maps] for maps in kinds]
+            for targets, maps in zip(self._kinds, kinds, strict=True):
+                for target, x in zip(targets, maps, strict=True):
+                    target.copy_(x, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._kinds = [[x.cpu() for x in maps] for maps in kinds]
+
+    def arrays(self) -> list[list[NDArray[np.float32]]]:
+        """Return the maps when they are there, all levels of each kind."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [[x.numpy() for x in maps] for maps in self._kinds]
+
+
+def _put_away(
+    mosaics: Sequence[Sequence[Mosaic]],
+    tile: Tile,
+    arriving: _Arriving,
+    unmeasured: Sequence[NDArray[np.bool_] | None],
+) -> None:
+    """Put the maps of a tile into those of the picture, NaN where not measured."""
+    for kind, maps in zip(mosaics, arriving.arrays(), strict=True):
+        for mosaic, values, is_missing in zip(kind, maps, unmeasured, strict=True):
+            if is_missing is not None:
+                values[is_missing] = np.nan
+            mosaic.put(tile, values)
+
+
+def _unmeasured(
+    valid: Sequence[NDArray[np.bool_] | None],
+    seen: Sequence[Window],
+    frames: Sequence[Window | None],
+    inner: Window,
+    strides: Sequence[int],
+) -> list[NDArray[np.bool_] | None]:
+    """Return where the positions of `inner` were not measured, per level; None for nowhere."""
+    found: list[NDArray[np.bool_] | None] = []
+    for is_valid, view, frame, stride in zip(valid, seen, frames, strides, strict=True):
+        if is_valid is None:
+            found.append(None)
+            continue
+        rows, cols = inner.shifted(-view.row, -view.col).scaled(stride).slices()
+        found.append(~hold_mask(is_valid, frame, stride)[rows, cols])
+    return found
 
 
 def all_in_cells(mask: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ callback or flag in the core; the command line drains the generator, napari give
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeVar
@@ -29,6 +30,7 @@ __all__ = [
     "drain",
     "in_pieces",
     "or_stop",
+    "under",
     "within",
 ]
 
@@ -239,6 +241,26 @@ def in_pieces(pieces: Pieces[T], progress: Progress | None) -> Steps[T]:
             return result
         if progress is not None:
             yield from or_stop(progress)
+
+
+def under(pieces: Pieces[T], context: Callable[[], AbstractContextManager[object]]) -> Pieces[T]:
+    """Run each piece of a computation in a context of its own, which ends before the pause.
+
+    Parameters
+    ----------
+    pieces : generator
+        The computation.
+    context : callable
+        Makes the context, such as one of a precision; one that stayed open in a pause would leak to whoever runs then.
+    """
+    while True:
+        with context():
+            try:
+                next(pieces)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+        yield
 
 
 def within(steps: Steps[T], progress: Progress) -> Steps[T]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from napari_uflow.config import ModelConfig, TrainingConfig
-from napari_uflow.devices import choose_device, free_memory, is_out_of_memory
+from napari_uflow.devices import choose_device, free_memory, is_out_of_memory, memory_for_tiles
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.evidence import all_in_cells, evidence_steps
 from napari_uflow.features import fill_cache
@@ -201,7 +201,8 @@ def train_steps(
     intensity = IntensityRange.fit(regions_of(train_tiles), rng=rng) if start is None else start.intensity
 
     limit = training.cache_memory * 1e9
-    with FeatureCache(limit) as train_cache, FeatureCache(limit / 4) as holdout_cache:
+    on_gpu, held_on_gpu = _places_on_gpu(torch_device)
+    with FeatureCache(limit, **on_gpu) as train_cache, FeatureCache(limit / 4, **held_on_gpu) as holdout_cache:
         n_views = training.views
         yield from fill_cache(train_cache, network, train_tiles, intensity, n_views, "Computing features")
         yield from fill_cache(holdout_cache, network, holdout_tiles, intensity, 1, "Computing held-out features")
@@ -251,6 +252,14 @@ def train_steps(
         if calibration is not None and not holdout_tiles:  # tested on what it was trained on, nothing can be promised
             calibration = replace(calibration, offset=ConformalOffset(), observed=())
     return replace(model_so_far(history, outcome), calibration=calibration)
+
+
+def _places_on_gpu(device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the caches of training and held-out tiles get of a GPU's memory; nothing where there is none."""
+    if device.type != "cuda":
+        return {}, {}
+    room = memory_for_tiles(device)
+    return {"device": device, "device_limit": 0.8 * room}, {"device": device, "device_limit": 0.2 * room}
 
 
 def rest_of_training(model: TrainedModel) -> TrainingConfig:
@@ -391,9 +400,18 @@ def _batches(
         for first in range(0, len(group), batch_size):
             tiles = [cache[index] for index in group[first : first + batch_size]]
             n_levels = len(tiles[0].features)
-            features = [torch.stack([t.features[i] for t in tiles]).to(device).float() for i in range(n_levels)]
-            normal = [torch.stack([t.is_normal[i] for t in tiles]).to(device) for i in range(n_levels)]
+            features = [_sent([t.features[i] for t in tiles], device).float() for i in range(n_levels)]
+            normal = [_sent([t.is_normal[i] for t in tiles], device) for i in range(n_levels)]
             yield features, normal
+
+
+def _sent(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return tensors of one shape as a stack on a device; from pinned memory to a GPU, which need not be waited for."""
+    if device.type != "cuda":
+        return torch.stack(list(tensors)).to(device)
+    if all(x.device == device for x in tensors):
+        return torch.stack(list(tensors))
+    return torch.stack([x.cpu() for x in tensors]).pin_memory().to(device, non_blocking=True)
 
 
 def _optimise(
@@ -567,13 +585,15 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
         Each of their pictures is looked at where its tiles lie, up to 2048 pixels a side and 32 million in all.
     """
     network.eval()
+    device = next(network.flow.parameters()).device
     windows = _calibration_windows(tiles, max(network.strides))
     phase = "Looking at held-out pictures"
     pictures: list[CalibrationPicture] = []
     strides: tuple[int, ...] = ()
     for done, (region, window) in enumerate(windows):
         yield Progress(phase, done, len(windows))
-        evidence = yield from evidence_steps(network, intensity, region.plane, window=window, phase=None)
+        tile = network.tile_that_fits(window.shape, memory_for_tiles(device))
+        evidence = yield from evidence_steps(network, intensity, region.plane, window=window, tile=tile, phase=None)
         evidence = evidence.only(region.normal(window))
         strides = evidence.tested_strides
         pictures.append(CalibrationPicture(region.field, evidence.tested))

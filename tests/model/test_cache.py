@@ -53,6 +53,18 @@ def test_values_are_the_same_wherever_they_are_kept(limit, temporary_folder):
     assert list(temporary_folder.iterdir()) == []
 
 
+def test_a_device_is_filled_first():
+    size = 2 * (3 * 8 * 6 + 5 * 4 * 3)
+    with FeatureCache(size, torch.device("cpu"), 2.5 * size) as cache:
+        for features, is_normal in tiles():
+            cache.add(features, is_normal)
+        assert cache.n_bytes_on_device == 2 * size
+        assert cache.n_bytes_in_memory == size
+        assert cache.n_bytes_on_disk == size
+        for i, (features, _) in enumerate(tiles()):
+            assert torch.equal(cache[i].features[0], features[0].half())
+
+
 def test_nothing_is_left_after_an_error(temporary_folder):
     with pytest.raises(RuntimeError, match="out of luck"), FeatureCache(0) as cache:  # noqa: PT012
         cache.add(*tiles(1)[0])

@@ -28,7 +28,7 @@ class CachedTile:
     Attributes
     ----------
     features : tuple of Tensor, each (C_l, M_l, N_l), float16
-        Finest level first.
+        Finest level first; on the GPU that the cache was given, or on the processor.
     is_normal : tuple of Tensor, each (M_l, N_l), bool
         Positions that count.
     frame : Window or None
@@ -52,10 +52,16 @@ class FeatureCache:
     ----------
     memory_limit : float
         Bytes held in memory; tiles beyond it are memory-mapped from a temporary folder.
+    device : torch.device, optional
+        A GPU that holds the first of them, up to `device_limit` bytes: what lies there is not sent in every step.
+    device_limit : float
+        Bytes held on the device.
     """
 
-    def __init__(self, memory_limit: float):
+    def __init__(self, memory_limit: float, device: torch.device | None = None, device_limit: float = 0.0):
         self._memory_limit = memory_limit
+        self._device, self._device_limit = device, device_limit
+        self.n_bytes_on_device = 0
         self._tiles: list[CachedTile] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.n_bytes_in_memory = 0
@@ -69,9 +75,14 @@ class FeatureCache:
 
     def add(self, features: Sequence[Tensor], is_normal: Sequence[Tensor], frame: Window | None = None) -> None:
         """Keep the features of one tile, each (C_l, M_l, N_l); values beyond float16 are clipped."""
-        halves = [x.detach().clamp(-_LARGEST, _LARGEST).to("cpu", torch.float16) for x in features]
-        size = sum(x.numel() * x.element_size() for x in halves)
-        if self.n_bytes_in_memory + size <= self._memory_limit:
+        size = 2 * sum(x.numel() for x in features)
+        is_on_device = self._device is not None and self.n_bytes_on_device + size <= self._device_limit
+        place = self._device if is_on_device else torch.device("cpu")
+        halves = [x.detach().clamp(-_LARGEST, _LARGEST).to(place, torch.float16) for x in features]
+        if is_on_device:
+            self.n_bytes_on_device += size
+            kept = tuple(x.contiguous() for x in halves)
+        elif self.n_bytes_in_memory + size <= self._memory_limit:
             self.n_bytes_in_memory += size
             kept = tuple(x.contiguous() for x in halves)
         else:

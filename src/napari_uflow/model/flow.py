@@ -289,7 +289,9 @@ class UShapedFlow(nn.Module):
         """Map features to latents: what `pieces` returns."""
         return at_once(self.pieces(features))
 
-    def pieces(self, features: Sequence[Tensor], places: Sequence[tuple[slice, slice]] | None = None) -> Pieces[Latents]:
+    def pieces(
+        self, features: Sequence[Tensor], places: Sequence[tuple[slice, slice]] | None = None
+    ) -> Pieces[Latents]:
         """Map features to latents, with a pause behind each flow step.
 
         Parameters

@@ -98,19 +98,20 @@ class FeatureNorm(nn.Module):
         second = torch.zeros(n if self.kind == "channel" else (n, n), dtype=torch.float64)
         shift: Tensor | None = None
         for x, is_normal in samples():
-            rows = self._first(x.float()).movedim(1, -1)[is_normal]
+            rows = self._first(x.float()).movedim(1, -1)[is_normal.to(x.device)]
             if not len(rows):
                 continue
             if shift is None:  # a rough centre keeps the second moments accurate in float32
                 shift = rows.mean(dim=0)
             rows = rows - shift
             total += len(rows)
-            first += rows.sum(dim=0).double()
-            second += rows.square().sum(dim=0).double() if self.kind == "channel" else (rows.T @ rows).double()
+            # Not every GPU knows float64.
+            first += rows.sum(dim=0).cpu().double()
+            second += (rows.square().sum(dim=0) if self.kind == "channel" else rows.T @ rows).cpu().double()
         if shift is None:
             raise ValueError("no normal position to fit the feature normalisation on")
         mean = first / total
-        getattr(self, f"mean_{level}").copy_((mean + shift.double()).float())
+        getattr(self, f"mean_{level}").copy_((mean + shift.cpu().double()).float())
         if self.kind != "channel":
             covariance = second / total - mean[:, None] * mean
             # Channels differ in scale by orders of magnitude: whiten the correlation, not the covariance.

@@ -140,13 +140,14 @@ class Scattering(nn.Module):
 
     @staticmethod
     def _halved(x: Tensor) -> Tensor:
-        """Half the size; a sum of shifted copies along rows, then along columns, is many times faster than a product."""
-        padded = F.pad(x.flatten(0, 1), (1, 1, 1, 1), mode="replicate").unflatten(0, x.shape[:2])
+        """Half the size, by sums of shifted copies along rows, then columns: many times faster than a convolution."""
+        padded = F.pad(x.flatten(0, 1), (1, 1, 1, 1), mode="replicate").reshape(*x.shape[:2], x.shape[2] + 2, -1)
         end, middle = _HALVING[0], _HALVING[1]
         rows = (padded[..., 1:-1:2, :] + padded[..., 2::2, :]).mul_(middle / end)
         rows.add_(padded[..., :-2:2, :]).add_(padded[..., 3::2, :])
         both = (rows[..., 1:-1:2] + rows[..., 2::2]).mul_(middle / end).add_(rows[..., :-2:2]).add_(rows[..., 3::2])
-        return both.mul_((end / sum(_HALVING)) ** 2)
+        half: Tensor = both.mul_((end / sum(_HALVING)) ** 2)
+        return half
 
     def _levels_down(self, x: Tensor, octave: int, wanted: Iterable[int]) -> dict[int, Tensor]:
         """Return maps of the resolution of one octave at those of others that are as coarse or coarser."""
@@ -171,12 +172,13 @@ class Scattering(nn.Module):
         x = first.reshape(-1, _N_ORIENTATIONS, *first.shape[-2:])
         radius = self.coarse.shape[-1] // 2
         padded = F.pad(x, (radius,) * 4, mode="replicate")
-        kernel = self.coarse.unflatten(0, (_N_ORIENTATIONS, 2))
+        kernel = self.coarse.reshape(_N_ORIENTATIONS, 2, *self.coarse.shape[1:])
         parts = []
         # One orientation after the other: the same as one product in groups, in a third of the time.
         for i in range(_N_ORIENTATIONS):
             turned = kernel[[(i + relative) % _N_ORIENTATIONS for relative in _RELATIVE_ORIENTATIONS]]
-            response = F.conv2d(padded[:, i : i + 1], turned.flatten(0, 1)).unflatten(1, (-1, 2))
+            response = F.conv2d(padded[:, i : i + 1], turned.flatten(0, 1))
+            response = response.reshape(len(x), -1, 2, *x.shape[-2:])
             parts.append((response.square().sum(dim=2) + 1e-12).sqrt())
         return torch.stack(parts, dim=2).reshape(len(first), -1, *x.shape[-2:])
 

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ModelFileError
 from napari_uflow.image import IntensityRange, Window
+from napari_uflow.memory import tile_that_fits
 from napari_uflow.model.backbone import create_backbone, load_pretrained
 from napari_uflow.model.border import frame_of
 from napari_uflow.model.energy import energy
 from napari_uflow.model.flow import Latents, UShapedFlow
 from napari_uflow.model.norm import FeatureNorm
 from napari_uflow.nfa import Calibration
-from napari_uflow.progress import Pieces, at_once
+from napari_uflow.progress import Pieces, at_once, under
 
 __all__ = ["MARGIN", "TrainedModel", "UFlow"]
 
@@ -140,6 +141,11 @@ class UFlow(nn.Module):
         stop_col = min(window.stop_col + self.backbone.halo, width + MARGIN)
         return Window(first_row, first_col, stop_row - first_row, stop_col - first_col)
 
+    def tile_that_fits(self, shape: tuple[int, int], memory: float) -> int:
+        """Return the side of the tiles in which a picture of this shape is looked at with so many bytes."""
+        values = sum(n / stride**2 for n, stride in zip(self.backbone.channels, self.strides, strict=True))
+        return tile_that_fits(shape, values, self.backbone.halo, memory)
+
     @property
     def holds_border(self) -> bool:
         """Whether positions at the picture's border take the features of others (see `napari_uflow.model.border`)."""
@@ -169,8 +175,16 @@ class UFlow(nn.Module):
 
     @torch.no_grad()
     def features_in_pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
-        """Raw features of pictures, with pauses; gradients are off in the pieces only."""
-        return (yield from self.backbone.pieces(x))
+        """Raw features of pictures, with pauses; gradients are off in the pieces only.
+
+        On a CUDA GPU a pre-trained network computes in float16, as precise as features are kept in training. Scattering
+        does not: squares of its small amplitudes are below what float16 can hold.
+        """
+        pieces = self.backbone.pieces(x)
+        if x.device.type != "cuda" or self.config.backbone == "scattering":
+            return (yield from pieces)
+        features = yield from under(pieces, lambda: torch.autocast("cuda", torch.float16))
+        return tuple(level.float() for level in features)
 
     def latents(self, features: Sequence[Tensor]) -> Latents:
         """Latents of raw features."""
