@@ -1,6 +1,6 @@
 """Time and memory of a detection from file to files, against the size of the picture.
 
-    python benchmarks/large_picture.py model.safetensors [--sides 1000 2000 4000 10000] [--tile 768] [--json FILE]
+    python benchmarks/large_picture.py model.safetensors [--sides 1000 2000 4000 10000] [--tile 0] [--json FILE]
 
 Each size is a process of its own: a uint16 picture of drawn fibres, written as TIFF in tiles, is detected in, and
 heatmap, NFA and labels are written as TIFF. Memory is the greatest resident size of the process, less what it had when
@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--sides", type=int, nargs="+", default=[1000, 2000, 4000, 10000])
-    parser.add_argument("--tile", type=int, default=768)
+    parser.add_argument("--tile", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -85,6 +85,23 @@ def test_a_stack_keeps_its_axes_and_has_unique_labels(tiny_model, tmp_path):
     assert summary.n_regions_by_file == (len(rows),)
 
 
+def test_the_planes_of_a_file_share_the_false_alarms_where_they_are_counted_per_stack(tiny_model, tmp_path):
+    path = tmp_path / "stack.tif"
+    write_tiff(path, np.stack([odd(seed) for seed in range(4)]), "ZYX")
+    labels = {}
+    for name, config in (
+        ("shared", DetectionConfig(false_alarms=1e-3, false_alarms_per="stack")),
+        ("quarter", DetectionConfig(false_alarms=2.5e-4)),
+        ("each", DetectionConfig(false_alarms=1e-3)),
+    ):
+        drain(detect_files_steps(tiny_model, [path], tmp_path / name, config))
+        labels[name] = tifffile.imread(tmp_path / name / "stack_labels.tif")
+    np.testing.assert_array_equal(labels["shared"], labels["quarter"])
+    assert labels["shared"].any()
+    shared, each = (float(table(tmp_path / name / "regions.csv")[0]["log10_nfa"]) for name in ("shared", "each"))
+    assert shared == pytest.approx(each + np.log10(4), abs=1e-4)
+
+
 @pytest.mark.parametrize("damage", ["text", "cut", "cut inside", "empty", "two channels", "missing"])
 def test_one_damaged_file_does_not_stop_the_rest(tiny_model, tmp_path, damage):
     paths = [tmp_path / f"{name}.tif" for name in "abc"]

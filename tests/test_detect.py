@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detect import detect, detect_steps, promise, resegment
+from napari_uflow.detect import detect, detect_stack, detect_steps, promise, resegment
 from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image import Plane, Window
 from napari_uflow.model.border import hold
@@ -464,3 +464,41 @@ def test_an_error_that_is_not_about_memory_is_not_hidden(tiny_model, monkeypatch
     monkeypatch.setattr(network, "features_in_pieces", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         detect(tiny_model, Plane(data=np.zeros((64, 64), np.uint8)), network=network)
+
+
+# Stacks
+
+
+@pytest.mark.parametrize("nfa", ["size-conditional", "paper", "binomial"])
+def test_the_planes_of_a_stack_share_the_false_alarms(tiny_model, odd_plane, network, nfa):
+    """What is reported at so many per stack of four is what is reported at a quarter of them per image."""
+    planes = [dataclasses.replace(odd_plane, name=str(i)) for i in range(4)]
+    shared = detect_stack(
+        tiny_model, planes, DetectionConfig(nfa=nfa, false_alarms=2.0, false_alarms_per="stack"), network=network
+    )
+    apart = detect_stack(tiny_model, planes, DetectionConfig(nfa=nfa, false_alarms=0.5), network=network)
+    for one, other in zip(shared, apart, strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
+        inside = one.labels > 0
+        assert inside.any()
+        np.testing.assert_allclose(one.log10_nfa[inside], other.log10_nfa[inside] + math.log10(4), rtol=1e-6)
+        again = resegment(one, 0.02)
+        np.testing.assert_array_equal(again.labels, resegment(other, 0.005).labels)
+        assert "stack of 4 images" in one.promise
+        assert "stack of 4 images" in again.promise or "stacks of 4 images" in again.promise
+        assert "stack" not in other.promise
+
+
+def test_an_image_alone_is_no_stack(tiny_model, odd_plane, network, found):
+    alone = detect_stack(tiny_model, [odd_plane], DetectionConfig(false_alarms_per="stack"), network=network)[0]
+    np.testing.assert_array_equal(alone.log10_nfa, found.log10_nfa)
+    assert alone.promise == found.promise
+
+
+def test_the_promise_of_a_stack_takes_more_fields():
+    config = DetectionConfig(false_alarms=1.0, false_alarms_per="stack")
+    assert promise(3, config, 1).startswith("at most 1 false alarm per image, on average")
+    assert "a promise takes 9 held-out fields" in promise(3, config, 10)
+    assert promise(9, config, 10).startswith("at most 1 false alarm per stack of 10 images, on average")
+    few = promise(99, config.replace(false_alarms=0.1), 10)
+    assert few == "any false alarm in at most 0.1 of normal stacks of 10 images like the 99 held-out fields, on average"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detect import detect, resegment
+from napari_uflow.detect import detect, detect_stack, resegment
 from napari_uflow.image import Plane
 from napari_uflow.provenance import REFERENCE, methods_text, python_script
 from napari_uflow.store import read_planes, write_tiff
@@ -52,6 +52,15 @@ def test_the_script_repeats_another_threshold_and_all_planes(
     again = run(script, tmp_path, monkeypatch)["detections"]
     assert len(again) == 2
     np.testing.assert_array_equal(again[0].labels, found.labels)
+
+
+def test_the_script_shares_the_false_alarms_of_a_stack(tiny_model, tiny_model_file, picture, tmp_path, monkeypatch):
+    found = detect_stack(tiny_model, read_planes(picture), DetectionConfig(false_alarms_per="stack"))
+    again = run(python_script(found[0], tiny_model_file), tmp_path, monkeypatch)["detections"]
+    for one, other in zip(again, found, strict=True):
+        np.testing.assert_array_equal(one.log10_nfa, other.log10_nfa)
+        assert one.promise == other.promise
+    assert "in one normal stack of 2 images" in methods_text(tiny_model, found[0])
 
 
 def test_what_was_never_saved_is_said(tiny_model, odd_plane, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ _MODULES = {
     "TrainingConfig": "config",
     "UFlowError": "errors",
     "detect": "detect",
+    "detect_stack": "detect",
     "fibre_dataset": "samples",
     "fibre_field": "samples",
     "load_model": "store",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detect import detect_steps
+from napari_uflow.detect import detect_stack_steps
 from napari_uflow.devices import choose_device
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.figures import OverviewRow, overview, save_figure
@@ -21,7 +21,7 @@ from napari_uflow.image import Plane, Window
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Steps, within
 from napari_uflow.result import Detection
-from napari_uflow.scratch import strips
+from napari_uflow.scratch import let_go, strips
 from napari_uflow.store import atomic_path, read_planes, write_regions, write_tiff
 from napari_uflow.wording import counted
 
@@ -215,7 +215,7 @@ def detect_file_steps(
     try:
         planes = read_planes(path, channels=channels, axes=axes)
         _check_sizes(planes)
-        detections = yield from _detect_planes(model, network, planes, config)
+        detections = _numbered((yield from detect_stack_steps(model, planes, config, network=network)))
         write_detections(output, path.stem.removesuffix(".ome"), planes, detections)
     except Stopped:
         raise
@@ -310,14 +310,11 @@ def _check_sizes(planes: Sequence[Plane]) -> None:
         raise ImageError(f"the file has pictures of different sizes ({sizes} pixels); save each to a file of its own")
 
 
-def _detect_planes(
-    model: TrainedModel, network: UFlow, planes: Sequence[Plane], config: DetectionConfig
-) -> Steps[list[Detection]]:
-    """Detect plane by plane; labels are unique over the stack."""
+def _numbered(detections: Sequence[Detection]) -> list[Detection]:
+    """Return the detections of a stack with labels that are unique over it."""
     found: list[Detection] = []
     n_labels = 0
-    for plane in planes:
-        detection = yield from detect_steps(model, plane, config, network=network)
+    for detection in detections:
         found.append(detection.numbered_after(n_labels))
         n_labels += len(detection.regions)
     return found
@@ -355,6 +352,7 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
             unit=first.unit if first.pixel_size else None,
             description={"napari_uflow": dict(first.provenance)},
         )
+        let_go(*values)
 
 
 def _stack_axes(planes: Sequence[Plane]) -> tuple[str, tuple[int, ...]]:

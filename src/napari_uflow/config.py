@@ -312,6 +312,7 @@ def training_preset(name: PresetName) -> TrainingConfig:
 
 NfaMethod = Literal["size-conditional", "paper", "binomial"]
 CalibrationName = Literal["promised", "tails", "none"]
+SharedBy = Literal["image", "stack"]
 
 
 @dataclass(frozen=True)
@@ -327,6 +328,11 @@ class DetectionConfig(Config):
         step=0.1,
         unit="per image",
         advanced=False,
+    )
+    false_alarms_per: SharedBy = _parameter(
+        "image",
+        "What the accepted false alarms are counted on: every 'image', or the whole 'stack' that a file or a layer is, "
+        "whose planes then share them (a tenth for each of ten).",
     )
     nfa: NfaMethod = _parameter(
         "size-conditional",
@@ -377,3 +383,12 @@ class DetectionConfig(Config):
         step=16,
         unit="pixels",
     )
+
+    def n_sharing(self, n_planes: int) -> int:
+        """Return how many images share the accepted false alarms, of a stack of so many planes."""
+        return n_planes if self.false_alarms_per == "stack" else 1
+
+    def counted_on(self, n_planes: int) -> str:
+        """Return in words what the accepted false alarms are counted on, of a stack of so many planes."""
+        n = self.n_sharing(n_planes)
+        return f"stack of {n} images" if n > 1 else "image"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -19,6 +19,7 @@ from napari_uflow.image import Plane
 from napari_uflow.model.energy import likelihood_heatmap
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa import (
+    LevelRegions,
     binomial_log10_nfa,
     candidate_threshold,
     chi2_log10_tail,
@@ -31,12 +32,12 @@ from napari_uflow.nfa import (
     published_regions,
     significant_regions,
 )
-from napari_uflow.progress import Event, Message, Pieces, Progress, Steps, at_once, drain, in_pieces, or_stop
+from napari_uflow.progress import Event, Message, Pieces, Progress, Steps, at_once, drain, in_pieces, or_stop, within
 from napari_uflow.result import Detection, RegionTable
-from napari_uflow.scratch import let_go, room_for, strips
+from napari_uflow.scratch import LARGE, let_go, room_for, strips
 from napari_uflow.wording import counted
 
-__all__ = ["LEAST_BACKGROUND", "detect", "detect_steps", "promise", "resegment"]
+__all__ = ["LEAST_BACKGROUND", "detect", "detect_stack", "detect_stack_steps", "detect_steps", "promise", "resegment"]
 
 _SMALLEST_TILE = 128
 # Pixels of the shorter side below which most of what the model looks at is beyond the picture's border.
@@ -69,6 +70,7 @@ def detect_steps(
     *,
     device: str = "auto",
     network: UFlow | None = None,
+    n_planes: int = 1,
 ) -> Steps[Detection]:
     """Detect the anomalies of one plane, step by step.
 
@@ -84,6 +86,8 @@ def detect_steps(
         "auto", "cpu", "cuda", "cuda:N" or "mps".
     network : UFlow, optional
         ``model.network(...)``, built once where many planes are looked at.
+    n_planes : int
+        Planes of the stack that the plane is part of; they share the false alarms where `config` counts them per stack.
 
     Yields
     ------
@@ -115,21 +119,25 @@ def detect_steps(
     evidence = yield from _evidence_that_fits(network, model, plane, config, threshold)
     for text in _unlike(model, plane, evidence):
         yield from or_stop(Message(text, warning=True))
+    if 4 * plane.shape[0] * plane.shape[1] >= LARGE:
+        free_memory(next(network.flow.parameters()).device)
     score = yield from _heatmap(evidence, plane.shape)
 
     steps = [Progress("Finding regions", i, 3) for i in range(4)]
     yield from or_stop(steps[0])
-    log10_nfa = yield from in_pieces(_log10_nfa(evidence, network, model, config, plane.shape), steps[0])
+    n_sharing = config.n_sharing(n_planes)
+    log10_nfa = yield from in_pieces(_log10_nfa(evidence, network, model, config, plane.shape, n_sharing), steps[0])
     yield from or_stop(steps[1])
     labels = yield from in_pieces(_labels(log10_nfa, config.false_alarms), steps[1])
     yield from or_stop(steps[2])
     regions = yield from in_pieces(RegionTable.measure_in_pieces(labels, log10_nfa, score, plane.pixel_size), steps[2])
     yield from or_stop(steps[3])
     n_fields = None if model.calibration is None else model.calibration.offset.n_fields
-    text = promise(n_fields, config)
+    text = promise(n_fields, config, n_planes)
     provenance = {
         "source": plane.source,
         "detection": config.to_dict(),
+        "n_planes": n_planes,
         "promise": text,
         "n_held_out_fields": n_fields,
         "model": {
@@ -153,6 +161,61 @@ def detect_steps(
         text,
         provenance,
     )
+
+
+def detect_stack(
+    model: TrainedModel,
+    planes: Sequence[Plane],
+    config: DetectionConfig | None = None,
+    *,
+    device: str = "auto",
+    network: UFlow | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> list[Detection]:
+    """Detect the anomalies of the planes of a stack and return them, plane by plane.
+
+    Parameters are those of :func:`detect_stack_steps`; `on_event` is called with every event.
+    """
+    config = config or DetectionConfig()
+    return drain(detect_stack_steps(model, planes, config, device=device, network=network), on_event)
+
+
+def detect_stack_steps(
+    model: TrainedModel,
+    planes: Sequence[Plane],
+    config: DetectionConfig,
+    *,
+    device: str = "auto",
+    network: UFlow | None = None,
+) -> Steps[list[Detection]]:
+    """Detect the anomalies of the planes of a stack, step by step.
+
+    Parameters
+    ----------
+    planes : sequence of Plane
+        The planes of a stack, which share the accepted false alarms where `config` counts them per stack.
+    model, config, device, network
+        As in :func:`detect_steps`.
+
+    Returns
+    -------
+    list of Detection
+        One for each plane, with labels from 1 in each; :meth:`Detection.numbered_after` makes them unique.
+
+    Raises
+    ------
+    ImageError, Stopped
+        As in :func:`detect_steps`.
+    """
+    if network is None:
+        network = model.network(choose_device(device))
+    found: list[Detection] = []
+    for i, plane in enumerate(planes):
+        steps = detect_steps(model, plane, config, network=network, n_planes=len(planes))
+        found.append((yield from steps if len(planes) == 1 else within(steps, Progress("Detecting", i, len(planes)))))
+    if len(planes) > 1:
+        yield from or_stop(Progress("Detecting", len(planes), len(planes)))
+    return found
 
 
 def _evidence_that_fits(
@@ -191,7 +254,7 @@ def _evidence_that_fits(
         tile = smaller
 
 
-def promise(n_fields: int | None, config: DetectionConfig) -> str:
+def promise(n_fields: int | None, config: DetectionConfig, n_planes: int = 1) -> str:
     """Say in one sentence what the number of false alarms of a detection rests on.
 
     Parameters
@@ -200,8 +263,12 @@ def promise(n_fields: int | None, config: DetectionConfig) -> str:
         Independent fields that were held out of training; None for a model without calibration.
     config : DetectionConfig
         How it was detected.
+    n_planes : int
+        Planes of the stack.
     """
-    wanted = f"{counted(config.false_alarms, 'false alarm')} per image"
+    counted_on = config.counted_on(n_planes)
+    wanted = f"{counted(config.false_alarms, 'false alarm')} per {counted_on}"
+    of_one = config.false_alarms / config.n_sharing(n_planes)
     if config.nfa != "size-conditional":
         return f"'{config.nfa}' is not calibrated: {wanted} holds only if the latents of normal images are ideal"
     if config.calibration == "none" or n_fields is None:
@@ -209,11 +276,12 @@ def promise(n_fields: int | None, config: DetectionConfig) -> str:
     rests_on = f"{n_fields} held-out fields" if n_fields else "pictures of a single field, or of the training itself"
     if config.calibration == "tails":
         return f"{wanted} rests on the tails fitted to {rests_on}"
-    needed = fields_needed(config.false_alarms)
+    needed = fields_needed(of_one)
     if n_fields < needed:
         return f"{wanted} is an estimate from the tails fitted to {rests_on}: a promise takes {needed} held-out fields"
-    if counts_pictures(config.false_alarms, n_fields):
-        return f"any false alarm in at most {config.false_alarms:.3g} of normal images like the {rests_on}, on average"
+    if counts_pictures(of_one, n_fields) and config.false_alarms < 1:
+        normal = "normal images" if counted_on == "image" else f"normal {counted_on.replace('stack', 'stacks')}"
+        return f"any false alarm in at most {config.false_alarms:.3g} of {normal} like the {rests_on}, on average"
     return f"at most {wanted}, on average over normal images like the {rests_on}"
 
 
@@ -236,7 +304,7 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
     labels = at_once(_labels(detection.log10_nfa, false_alarms))
     regions = RegionTable.measure(labels, detection.log10_nfa, detection.score, detection.pixel_size)
     config = DetectionConfig.from_dict({**detection.provenance["detection"], "false_alarms": false_alarms})
-    text = promise(detection.provenance["n_held_out_fields"], config)
+    text = promise(detection.provenance["n_held_out_fields"], config, detection.provenance.get("n_planes", 1))
     provenance = {**detection.provenance, "detection": config.to_dict(), "promise": text}
     return replace(
         detection, labels=labels, regions=regions, false_alarms=false_alarms, promise=text, provenance=provenance
@@ -330,9 +398,18 @@ def _unmeasured(
 
 
 def _log10_nfa(
-    evidence: Evidence, network: UFlow, model: TrainedModel, config: DetectionConfig, shape: tuple[int, int]
+    evidence: Evidence,
+    network: UFlow,
+    model: TrainedModel,
+    config: DetectionConfig,
+    shape: tuple[int, int],
+    n_sharing: int,
 ) -> Pieces[NDArray[np.float32]]:
-    """log10 NFA of every pixel by the method that was asked for, (M, N)."""
+    """log10 NFA of every pixel by the method that was asked for, (M, N).
+
+    It is the number expected in so many images: each is one more that is tested, whatever they have in common.
+    """
+    more = math.log10(n_sharing)
     energies, strides, channels = evidence.energies, evidence.strides, network.flow.latent_channels
     if config.nfa == "binomial":
         values = binomial_log10_nfa(
@@ -348,7 +425,7 @@ def _log10_nfa(
         # No test in a picture of a few positions, and no measurement, is no reason to report anything.
         price = math.log10(sum(e.size for e in energies))
         nothing = (values > price - 1e-6) | _unmeasured(evidence, shape)
-        return np.where(nothing, np.float32(max(price, LEAST_BACKGROUND)), values)
+        return np.where(nothing, np.float32(max(price + more, LEAST_BACKGROUND)), values + np.float32(more))
     if config.nfa == "paper":
         levels = published_regions(energies, channels, one_sided=not config.as_published)
         background = log10_tests_published([e.size for e in energies])
@@ -365,7 +442,8 @@ def _log10_nfa(
         )
         strides = evidence.tested_strides
         background = max((float(level.log10_nfa.max()) for level in levels if level.log10_nfa.size), default=0.0)
-    background = max(background, LEAST_BACKGROUND)
+    levels = [LevelRegions(level.labels, level.log10_nfa + more) for level in levels]
+    background = max(background + more, LEAST_BACKGROUND)
     out = room_for(shape, np.float32)
     return (yield from combine_levels_in_pieces(levels, strides, shape, background=background, out=out))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 
 import psutil
 import torch
@@ -36,12 +38,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give memory back that torch keeps for later, after something did not fit."""
+    """Give memory back that torch and the C library keep for later; it takes time to get it again."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # of glibc
+        trim(0)
 
 
 def choose_device(name: str = "auto") -> torch.device:

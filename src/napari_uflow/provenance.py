@@ -71,11 +71,14 @@ def python_script(
         A sentence that the script begins with.
     """
     source = detection.provenance.get("source")
+    config = DetectionConfig.from_dict(detection.provenance.get("detection", {"false_alarms": detection.false_alarms}))
+    is_shared = config.n_sharing(detection.provenance.get("n_planes", 1)) > 1
+    function = "detect_stack" if is_shared else "detect"
     lines = [
         f'"""Find what is not normal, as on {_sanitized(detection.name)} with napari-uflow '
         f'{detection.provenance.get("version", version("napari-uflow"))}."""',
         "",
-        "from napari_uflow import DetectionConfig, detect, load_model, read_planes, write_regions",
+        f"from napari_uflow import DetectionConfig, {function}, load_model, read_planes, write_regions",
         "",
     ]
     if remark:
@@ -90,11 +93,11 @@ def python_script(
     lines.append(f"planes = read_planes({_literal(source or 'picture.tif')}{given})")
     if positions is not None:
         lines.append(f"planes = [planes[i] for i in {_wrapped(list(positions))}]")
-    config = DetectionConfig.from_dict(detection.provenance.get("detection", {"false_alarms": detection.false_alarms}))
+    call = "detect_stack(model, planes, config)" if is_shared else "[detect(model, plane, config) for plane in planes]"
     lines += [
         f"config = {_call(config)}",
         "",
-        "detections = [detect(model, plane, config) for plane in planes]",
+        f"detections = {call}",
         "for found in detections:",
         '    print(f"{found.name}: {len(found.regions)} regions; {found.promise}")',
         'write_regions("regions.csv", detections)',
@@ -205,14 +208,17 @@ def _training(model: TrainedModel) -> list[str]:
 def _detection(detection: Detection) -> list[str]:
     config = DetectionConfig.from_dict(detection.provenance.get("detection", {"false_alarms": detection.false_alarms}))
     n_fields = detection.provenance.get("n_held_out_fields")
+    n_planes = int(detection.provenance.get("n_planes", 1))
     rests = ""
     if config.nfa == "size-conditional":
-        is_kept = config.calibration != "promised" or (n_fields or 0) >= fields_needed(config.false_alarms)
+        of_one = config.false_alarms / config.n_sharing(n_planes)
+        is_kept = config.calibration != "promised" or (n_fields or 0) >= fields_needed(of_one)
         calibration = config.calibration if is_kept else "tails"
         rests = f", {_CALIBRATIONS['none' if n_fields is None else calibration]}"
     sentences = [
         f"A region was called anomalous where its number of false alarms (NFA: how many regions as strange as it are "
-        f"expected in one normal image) was at most {config.false_alarms:g}. The NFA was {_METHODS[config.nfa]}{rests}."
+        f"expected in one normal {config.counted_on(n_planes)}) was at most {config.false_alarms:g}. The NFA was "
+        f"{_METHODS[config.nfa]}{rests}."
     ]
     n_called = int(detection.provenance.get("called_normal") or 0)
     if n_called:

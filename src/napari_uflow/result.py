@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -96,6 +97,7 @@ class RegionTable:
         n = 0
         for start, stop in strips(labels.shape):
             n = max(n, int(labels[start:stop].max(initial=0)))
+            let_go(labels)
         area = np.zeros(n, dtype=np.int64)
         lowest = np.full(n, np.inf)
         peak, sum_scores, sum_rows, sum_cols = np.zeros((4, n))
@@ -184,7 +186,11 @@ class Detection:
     @property
     def lowest_log10_nfa(self) -> float:
         """log10 NFA of the strangest region; how strange the picture is as a whole."""
-        return float(np.nanmin(self.log10_nfa))
+        lowest = math.nan
+        for start, stop in strips(self.log10_nfa.shape):
+            lowest = float(np.fmin(lowest, np.fmin.reduce(self.log10_nfa[start:stop], axis=None)))
+            let_go(self.log10_nfa)
+        return lowest
 
     def numbered_after(self, n: int) -> Detection:
         """Return the same with labels from n + 1 on, for labels that are unique over a stack.

@@ -4,8 +4,10 @@ import dask.array as da
 import numpy as np
 import pytest
 
+from napari_uflow._napari import outputs
 from napari_uflow._napari.detect_widget import DetectWidget, FalseAlarmSlider
 from napari_uflow._napari.jobs import Outcome, State
+from napari_uflow._napari.regions_widget import RegionsWidget
 from napari_uflow._napari.session import session_of
 from napari_uflow.samples import fibre_field
 
@@ -287,6 +289,55 @@ def test_a_second_detection_is_written_over_the_first(widget, viewer, qtbot):
     assert third.labels is not second.labels
     assert len(viewer.layers) == 4
     assert len(widget.session.results) == 1
+
+
+@pytest.mark.parametrize("n_planes", [1, 2])
+def test_results_in_large_images_are_multiscale(widget, viewer, qtbot, monkeypatch, n_planes):
+    monkeypatch.setattr(outputs, "_LARGEST_PLAIN", 100)
+    monkeypatch.setattr(outputs, "_COARSEST", 40)
+    image = viewer.add_image(np.stack([odd_picture(seed) for seed in range(n_planes)]), name="large")
+    result = run(widget, qtbot)
+    layers = (result.heatmap, result.log10_nfa, result.labels)
+    for layer in layers:
+        assert layer.multiscale
+        assert [level.shape[-2:] for level in layer.data] == [(128, 160), (64, 80), (32, 40)]
+        assert lies_on(layer, image)
+    for index, found in result.planes:
+        np.testing.assert_array_equal(result.heatmap.data[0][index], found.score)
+        np.testing.assert_array_equal(result.labels.data[0][index] > 0, found.labels > 0)
+        np.testing.assert_array_equal(result.labels.data[1][index], result.labels.data[0][index][::2, ::2])
+    before = result.labels.data[0]
+    widget.slider.set_value(0.001)
+    qtbot.waitUntil(
+        lambda: all(found.false_alarms == 0.001 for found in widget.session.result_of(layers[2]).detections)
+    )
+    assert result.labels.multiscale
+    assert result.labels.data[0] is not before
+    assert np.asarray(result.labels.data[0]).max() == len(result.labels.features) - 1
+    again = run(widget, qtbot)
+    assert [again.heatmap, again.log10_nfa, again.labels] == list(layers)
+    regions = RegionsWidget(viewer)
+    qtbot.addWidget(regions)
+    row = regions.table.rows()[0]
+    regions.table.choose(0)
+    regions.call_normal()
+    assert not (again.labels.data[0][row.index] == row.number).all()
+    assert len(regions.table.rows()) == len(again.labels.features) - 1
+
+
+def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
+    viewer.add_image(np.stack([PICTURE] * 4), name="stack")
+    assert widget.slider_heading.text() == "At most so many false alarms per image"
+    apart = [len(found.regions) for found in run(widget, qtbot).detections]
+    widget.form.fields["false_alarms_per"].value = "stack"
+    assert widget.slider_heading.text() == "At most so many false alarms per stack"
+    shared = run(widget, qtbot)
+    assert all(found.provenance["n_planes"] == 4 for found in shared.detections)
+    assert "stack of 4 images" in widget.promise_label.text()
+    assert sum(len(found.regions) for found in shared.detections) <= sum(apart)
+    regions = RegionsWidget(viewer)
+    qtbot.addWidget(regions)
+    assert "per stack of 4 images accepted" in regions.summary.text()
 
 
 def test_time_and_memory_are_said_before_the_start(widget, viewer):

@@ -59,7 +59,7 @@ def detect_targets_steps(
     for target in targets:
         of_target = []
         for plane in target.planes:
-            steps = detect_steps(model, plane, config, network=network)
+            steps = detect_steps(model, plane, config, network=network, n_planes=len(target.planes))
             if total > 1:
                 steps = within(steps, Progress("Detecting", done, total))
             of_target.append((yield from steps))

@@ -53,6 +53,13 @@ _ROOM_FOR_BUTTONS = 72
 _MS_AT_LEAST, _MS_AT_MOST = 15, 400
 
 
+def _slider_help(counted_on: str) -> str:
+    return tooltip(
+        f"How many false alarms you accept per {counted_on} on average. Fewer: only what is very unlikely in a normal "
+        f"{counted_on} is reported. The regions change at once; the network is not needed for it."
+    )
+
+
 class FalseAlarmSlider(QWidget):
     """A slider and a box for "at most N false alarms per image", 0.001 to 10 on a logarithmic scale."""
 
@@ -66,12 +73,8 @@ class FalseAlarmSlider(QWidget):
         self.box.setRange(_LOWEST, _HIGHEST)
         self.box.setStepType(NumberBox.StepType.AdaptiveDecimalStepType)
         self.box.setFixedWidth(self.box.fontMetrics().horizontalAdvance("0.001") + _ROOM_FOR_BUTTONS)
-        help_text = tooltip(
-            "How many false alarms you accept per image on average. Fewer: only what is very unlikely in a normal "
-            "image is reported. The regions change at once; the network is not needed for it."
-        )
-        self.slider.setToolTip(help_text)
-        self.box.setToolTip(help_text)
+        self.slider.setToolTip(_slider_help("image"))
+        self.box.setToolTip(_slider_help("image"))
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.slider, 1)
@@ -145,7 +148,8 @@ class DetectWidget(Panel):
         self._speed = 1.0  # how much longer the last run took than was said
         self._estimating = run_later(self, _MS_TO_ESTIMATE, self.estimate)
 
-        self.rows.addWidget(heading("At most so many false alarms per image"))
+        self.slider_heading = heading("")
+        self.rows.addWidget(self.slider_heading)
         self.slider = FalseAlarmSlider(read_settings().false_alarms)
         self.rows.addWidget(self.slider)
         self.promise_label = text_label()
@@ -159,6 +163,8 @@ class DetectWidget(Panel):
         self.session.results_changed.connect(self._tell)
         self.session.model_changed.connect(self._refresh)
         self._watch.changed.connect(self._refresh)
+        self.form.changed.connect(self._name_slider)
+        self._name_slider()
         self._refresh()
         self._tell()
 
@@ -260,6 +266,14 @@ class DetectWidget(Panel):
         is_image = self.scope.value() == "selected" or self.image.value() is not None
         self.job_bar.set_ready(self.session.model is not None and is_image)
         self.job_bar.take_back_refusal()
+
+    def _name_slider(self) -> None:
+        """Say what the number at the slider is counted on."""
+        counted_on = self.form.fields["false_alarms_per"].value
+        self.slider_heading.setText(f"At most so many false alarms per {counted_on}")
+        self.slider.slider.setAccessibleName(f"False alarms per {counted_on}")
+        self.slider.slider.setToolTip(_slider_help(counted_on))
+        self.slider.box.setToolTip(_slider_help(counted_on))
 
     def _slid(self) -> None:
         self._timer.start()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
-from napari_uflow._napari.layers import current_plane, normal_regions
+from napari_uflow._napari.layers import current_plane, finest, normal_regions
 from napari_uflow._napari.session import Session, bare
 from napari_uflow.errors import ImageError
 
@@ -140,7 +140,7 @@ def place_of(image: Image, labels: Labels, index: Sequence[int]) -> Place:
     start = np.zeros(image.ndim)
     start[image.ndim - len(world) :] = world
     row, col = (round(float(value)) for value in image.world_to_data(start)[-2:])
-    height, width = labels.data.shape[-2:]
+    height, width = finest(labels).shape[-2:]
     if min(row, col) < 0 or row + height > plane.shape[0] or col + width > plane.shape[1]:
         raise ImageError(f"'{image.name}' no longer is what was looked at: detect again")
     at = dict(plane.index)

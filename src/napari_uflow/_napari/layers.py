@@ -24,6 +24,7 @@ __all__ = [
     "View",
     "axis_letters",
     "current_plane",
+    "finest",
     "frame_of",
     "has_channel_axis",
     "normal_regions",
@@ -108,7 +109,7 @@ class View:
     index: tuple[int, ...]
 
 
-def _finest(layer: Layer) -> Any:
+def finest(layer: Layer) -> Any:
     """Return the data of a layer, of a pyramid its finest level; nothing is read."""
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
 
@@ -169,7 +170,7 @@ def has_channel_axis(layer: Layer) -> bool:
 def frame_of(layer: Image, channel_axis: int | None = None) -> Frame:
     """Return how results are stacked on top of a layer."""
     letters = axis_letters(layer, channel_axis)
-    shape = tuple(int(n) for n in _finest(layer).shape)
+    shape = tuple(int(n) for n in finest(layer).shape)
     channel = letters.index("C") if "C" in letters else None
     kept = [axis for axis, letter in enumerate(letters) if letter not in "CS" or (letter == "C" and axis > 0)]
     sizes = tuple(1 if axis == channel else shape[axis] for axis in kept)
@@ -220,7 +221,7 @@ def planes_of_layer(
     """
     pixel_size, unit = pixel_size_of(layer)
     return planes_of(
-        _finest(layer),
+        finest(layer),
         axis_letters(layer, channel_axis),
         channels=channels,
         name=layer.name,
@@ -263,7 +264,7 @@ def _position(layer: Layer, point: Sequence[float]) -> list[int]:
     tail = np.asarray(point, dtype=float)[-layer.ndim :]
     world[layer.ndim - len(tail) :] = tail
     data = np.asarray(layer.world_to_data(world), dtype=float)
-    return [int(np.clip(round(value), 0, n - 1)) for value, n in zip(data, _finest(layer).shape, strict=False)]
+    return [int(np.clip(round(value), 0, n - 1)) for value, n in zip(data, finest(layer).shape, strict=False)]
 
 
 def visible_field(
@@ -398,7 +399,7 @@ class _Area:
         # Rows and columns of the image are at matrix[-2:, -2:] @ (row, col) + start[-2:] in the labels.
         start = matrix[:, :-2] @ position + offset
         leading = [round(value) for value in start[:-2]]
-        data = _finest(self._layer)
+        data = finest(self._layer)
         if any(not 0 <= i < n for i, n in zip(leading, data.shape, strict=False)):
             return np.zeros(plane.shape, dtype=bool)
         part = np.asarray(data[tuple(leading)]) > 0

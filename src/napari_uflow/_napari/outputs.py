@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow._napari.known_normal import known_normal_of
-from napari_uflow._napari.layers import View, frame_of, output_transform
+from napari_uflow._napari.layers import View, finest, frame_of, output_transform
 from napari_uflow._napari.session import LayerDetection, Session, bare
 from napari_uflow.image import Plane
+from napari_uflow.scratch import let_go, room_for
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -32,6 +33,10 @@ _HEATMAP_GAMMA = 1.5
 _OUTLINE = (0.0, 0.9, 1.0, 1.0)
 """Of the anomalies: a colour that neither grey pictures nor the heatmap have."""
 _NFA_LIMITS = (-6.0, 2.0)
+_LARGEST_PLAIN = 4096
+"""Rows or columns up to which results are plain layers; larger ones, which a graphics card may not take, are multiscale
+and cannot be painted in."""
+_COARSEST = 1024
 
 
 @dataclass(frozen=True)
@@ -125,13 +130,7 @@ def show_detections(
     model_name : str
         What the user calls the model, for the record.
     """
-    score = np.full(target.shape, np.nan, np.float32)
-    log10_nfa = np.full(target.shape, np.nan, np.float32)
-    planes = []
-    for index, found in zip(target.indices, detections, strict=True):
-        score[index], log10_nfa[index] = found.score, found.log10_nfa
-        # The stacks are the memory: a detection looks into them.
-        planes.append((index, replace(found, score=score[index], log10_nfa=log10_nfa[index])))
+    score, log10_nfa, planes = _stacked(target, detections)
     ids, features = _labels(target.shape, planes, target.transform["axis_labels"])
     record = _record(target, detections, model_name)
     old = _room_for(viewer, session, target)
@@ -141,7 +140,7 @@ def show_detections(
         known_normal_of(session).let_go(old.labels)
         result = replace(old, planes=tuple(planes), image_name=target.image_name, image=target.image)
         for layer, data in zip(_layers(result), (score, log10_nfa, ids), strict=True):
-            layer.data = data
+            layer.data = as_shown(data)
             for name, value in target.transform.items():
                 setattr(layer, name, value)
         result.labels.features = features
@@ -151,6 +150,37 @@ def show_detections(
     viewer.layers.selection.active = result.labels
     _bring_into_view(viewer, result)
     return result
+
+
+def as_shown(data: NDArray[Any]) -> Any:
+    """Return the data of a layer: large pictures as views of themselves, each half as fine, which take no memory."""
+    if max(data.shape[-2:]) <= _LARGEST_PLAIN:
+        return data
+    levels = [data]
+    while max(levels[-1].shape[-2:]) > _COARSEST:
+        levels.append(levels[-1][..., ::2, ::2])
+    return levels
+
+
+def _stacked(
+    target: Target, detections: Sequence[Detection]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[tuple[tuple[int, ...], Detection]]]:
+    """Return heatmap and NFA of all planes, and the planes, whose maps are parts of them."""
+    if len(detections) == 1 and max(target.shape[-2:]) > _LARGEST_PLAIN and math.prod(target.shape[:-2]) == 1:
+        found = detections[0]  # too large for a copy
+        return found.score.reshape(target.shape), found.log10_nfa.reshape(target.shape), [(target.indices[0], found)]
+    score, log10_nfa = (room_for(target.shape, np.float32) for _ in range(2))
+    is_full = len(detections) == math.prod(target.shape[:-2])
+    planes = []
+    for array in (score, log10_nfa):
+        if not is_full:
+            array.fill(np.nan)
+    for index, found in zip(target.indices, detections, strict=True):
+        score[index], log10_nfa[index] = found.score, found.log10_nfa
+        # The stacks are the memory: a detection looks into them.
+        planes.append((index, replace(found, score=score[index], log10_nfa=log10_nfa[index])))
+        let_go(score, log10_nfa)
+    return score, log10_nfa, planes
 
 
 def _layers(result: LayerDetection) -> tuple[Image, Image, Labels]:
@@ -164,7 +194,7 @@ def _room_for(viewer: Viewer, session: Session, target: Target) -> LayerDetectio
     """
     room = None
     for old in [r for r in session.results.values() if _is_same(r, target)]:
-        if all(layer in viewer.layers and layer.data.shape == target.shape for layer in _layers(old)):
+        if all(layer in viewer.layers and finest(layer).shape == target.shape for layer in _layers(old)):
             room = old
             continue
         for layer in _layers(old):
@@ -189,8 +219,10 @@ def _added(
     def common() -> dict[str, Any]:
         return {"metadata": {"napari_uflow": {}}, **target.transform}  # from the beginning, so that none is a picture
 
+    is_multiscale = isinstance(as_shown(score), list)
     heatmap = viewer.add_image(
-        score,
+        as_shown(score),
+        multiscale=is_multiscale,
         name=f"{target.image_name} heatmap{end}",
         colormap="inferno",
         contrast_limits=_HEATMAP_LIMITS,
@@ -200,7 +232,8 @@ def _added(
         **common(),
     )
     nfa = viewer.add_image(
-        log10_nfa,
+        as_shown(log10_nfa),
+        multiscale=is_multiscale,
         name=f"{target.image_name} log10 NFA{end}",
         colormap="viridis",
         contrast_limits=_NFA_LIMITS,
@@ -208,7 +241,8 @@ def _added(
         **common(),
     )
     labels = viewer.add_labels(
-        ids,
+        as_shown(ids),
+        multiscale=is_multiscale,
         colormap=CyclicLabelColormap(colors=[(0, 0, 0, 0), _OUTLINE]),
         opacity=1.0,
         name=f"{target.image_name} anomalies{end}",
@@ -254,11 +288,16 @@ def _labels(
     shape: tuple[int, ...], planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
 ) -> tuple[NDArray[np.int32], dict[str, Any]]:
     """Return ids that are unique over all planes, 1 to N, and their table."""
-    ids = np.zeros(shape, np.int32)
+    if len(planes) == 1 and max(shape[-2:]) > _LARGEST_PLAIN and math.prod(shape[:-2]) == 1:
+        return planes[0][1].labels.reshape(shape), features_of(planes, axis_labels)
+    ids = room_for(shape, np.int32)
+    if len(planes) < math.prod(shape[:-2]):
+        ids.fill(0)
     n = 0
     for index, found in planes:
-        ids[index] = np.where(found.labels > 0, found.labels + np.int32(n), 0)
+        ids[index] = found.labels if n == 0 else np.where(found.labels > 0, found.labels + np.int32(n), 0)
         n += len(found.regions)
+        let_go(ids)
     return ids, features_of(planes, axis_labels)
 
 
@@ -307,8 +346,8 @@ def relabel(session: Session, result: LayerDetection, false_alarms: float) -> La
 
     planes = tuple((index, resegment(found, false_alarms)) for index, found in result.planes)
     layer = result.labels
-    ids, features = _labels(layer.data.shape, planes, layer.axis_labels)
-    layer.data = ids
+    ids, features = _labels(finest(layer).shape, planes, layer.axis_labels)
+    layer.data = as_shown(ids)
     layer.features = features
     new = planes[0][1]
     changes = {"detection": new.provenance["detection"], "promise": new.promise}

@@ -11,6 +11,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, QSortFilterPr
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_uflow._napari.forms import tooltip
+from napari_uflow._napari.layers import finest
 from napari_uflow._napari.session import LayerDetection
 
 __all__ = ["RegionRow", "RegionsTable", "plane_text"]
@@ -84,7 +85,7 @@ def plane_text(result: LayerDetection, index: tuple[int, ...]) -> str:
     labels = result.labels
     parts = []
     for axis, position in enumerate(index):
-        if labels.data.shape[axis] > 1:
+        if finest(labels).shape[axis] > 1:
             name = labels.axis_labels[axis]
             parts.append(f"{name} {position}" if name[:1].isalpha() else str(position))
     return ", ".join(parts)

@@ -21,11 +21,13 @@ from napari_uflow._napari.forms import ChoiceBox, tooltip
 from napari_uflow._napari.jobs import State
 from napari_uflow._napari.known_normal import known_normal_of, place_of
 from napari_uflow._napari.layer_choice import LayerWatch, while_alive
+from napari_uflow._napari.layers import finest
 from napari_uflow._napari.navigate import go_to
 from napari_uflow._napari.outputs import relabel
 from napari_uflow._napari.panel import Panel, as_sentence, heading, push_button, text_label
 from napari_uflow._napari.regions_table import RegionRow, RegionsTable
 from napari_uflow._napari.session import LayerDetection, bare, session_of
+from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ImageError, UFlowError
 from napari_uflow.wording import counted
 
@@ -281,7 +283,7 @@ class RegionsWidget(Panel):
         found = take_back(dict(result.planes)[index], correction)
         self._change(result, index, found)
         self._known.remove(correction)
-        number = int(result.labels.data[index][correction.rows[0], correction.cols[0]])
+        number = int(finest(result.labels)[index][correction.rows[0], correction.cols[0]])
         for i, row in enumerate(self.table.rows()):
             if row.number == number:
                 self.table.choose(i)
@@ -295,10 +297,10 @@ class RegionsWidget(Panel):
 
     def _change(self, result: LayerDetection, index: tuple[int, ...], found: Any) -> None:
         """Put another detection in place of a plane's, in the layers and in the session."""
-        result.log10_nfa.data[index] = found.log10_nfa
+        finest(result.log10_nfa)[index] = found.log10_nfa
         result.log10_nfa.refresh()
         # the layer is the memory: the detection looks into it
-        found = replace(found, log10_nfa=result.log10_nfa.data[index])
+        found = replace(found, log10_nfa=finest(result.log10_nfa)[index])
         planes = tuple((at, found if at == index else other) for at, other in result.planes)
         relabel(self._session, replace(result, planes=planes), found.false_alarms)
 
@@ -373,8 +375,10 @@ def _summary(result: LayerDetection | None, rows: list[RegionRow]) -> str:
     n, n_planes = len(rows), len(result.planes)
     n_found = len(Counter(row.index for row in rows))
     where = f" in {n_found} of {n_planes} planes" if n_planes > 1 else ""
-    false_alarms = result.planes[0][1].false_alarms
-    accepted = f"{counted(false_alarms, 'false alarm')} per image accepted"
+    found = result.planes[0][1]
+    config = DetectionConfig.from_dict(found.provenance.get("detection", {}))
+    counted_on = config.counted_on(found.provenance.get("n_planes", 1))
+    accepted = f"{counted(found.false_alarms, 'false alarm')} per {counted_on} accepted"
     if not n:
         return f"No anomalies; {accepted}."
     return f"{n} anomal{'ies' if n != 1 else 'y'}{where}; {accepted}."

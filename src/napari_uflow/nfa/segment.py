@@ -216,8 +216,8 @@ def combine_levels_in_pieces(
         for level, of_level, stride in zip(levels, values, strides, strict=True):
             if of_level.size > 0:
                 _draw_regions(np.ascontiguousarray(level.labels), of_level, stride, start, out[start:stop])
+        let_go(out)
         yield
-    let_go(out)
     return out
 
 
@@ -273,8 +273,8 @@ def label_mask_in_pieces(
         if start:
             meeting.append(_meeting(labels[start - 1], part[0], connectivity))
         n += n_new
+        let_go(values, labels)
         yield
-    let_go(values, labels)
     # Parts are numbered by their first pixel, and so is what they make up by its first part.
     a, b = np.concatenate(meeting, axis=1)
     joined = sparse.coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(n + 1, n + 1))
@@ -288,8 +288,8 @@ def label_mask_in_pieces(
     number = rank[whole]
     for start, stop in strips(labels.shape):
         _relabel(labels[start:stop], number)
+        let_go(labels)
         yield
-    let_go(labels)
     return labels
 
 
