@@ -119,8 +119,10 @@ def detect_steps(
     evidence = yield from _evidence_that_fits(network, model, plane, config, threshold)
     for text in _unlike(model, plane, evidence):
         yield from or_stop(Message(text, warning=True))
-    if 4 * plane.shape[0] * plane.shape[1] >= LARGE:
-        free_memory(next(network.flow.parameters()).device)
+    device_used = next(network.flow.parameters()).device
+    is_large = 4 * plane.shape[0] * plane.shape[1] >= LARGE
+    if is_large:
+        free_memory(device_used)
     score = yield from _heatmap(evidence, plane.shape)
 
     steps = [Progress("Finding regions", i, 3) for i in range(4)]
@@ -132,6 +134,10 @@ def detect_steps(
     yield from or_stop(steps[2])
     regions = yield from in_pieces(RegionTable.measure_in_pieces(labels, log10_nfa, score, plane.pixel_size), steps[2])
     yield from or_stop(steps[3])
+    energies, strides = evidence.energies, evidence.strides
+    del evidence
+    if is_large:
+        free_memory(device_used)
     n_fields = None if model.calibration is None else model.calibration.offset.n_fields
     text = promise(n_fields, config, n_planes)
     provenance = {
@@ -153,8 +159,8 @@ def detect_steps(
         log10_nfa,
         labels,
         regions,
-        evidence.energies,
-        evidence.strides,
+        energies,
+        strides,
         config.false_alarms,
         plane.pixel_size,
         plane.unit,

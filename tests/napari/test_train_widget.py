@@ -225,7 +225,7 @@ def test_costs_follow_from_the_backbones(name, n_channels):
     values = sum(c / s**2 for c, s in zip(backbone.channels, backbone.strides, strict=True))
     cost = _COSTS[name]
     assert cost.values + cost.further_values * (n_channels - 1) == pytest.approx(values, rel=0.01)
-    assert (cost.stride, cost.fixed_tile) == (max(backbone.strides), backbone.fixed_size)
+    assert (cost.stride, cost.halo, cost.fixed_tile) == (max(backbone.strides), backbone.halo, backbone.fixed_size)
 
 
 def test_as_many_fields_are_asked_for_as_a_promise_takes():

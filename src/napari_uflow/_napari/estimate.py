@@ -14,6 +14,7 @@ from napari_uflow._napari.jobs import in_words
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image import NormalRegion
+from napari_uflow.memory import detection_bytes, tile_that_fits
 from napari_uflow.tiles import choose_tiles
 from napari_uflow.wording import counted
 
@@ -24,11 +25,13 @@ __all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estim
 class _Cost:
     """What a backbone costs.
 
-    Its coarsest stride, feature values per pixel (of one channel, of each further one), the only tile it takes, and
-    seconds of one core per million pixels for the features, for a step of the flow, and for a detection in all.
+    Its coarsest stride, the pixels it sees around a tile, feature values per pixel (of one channel, of each further
+    one), the only tile it takes, and seconds of one core per million pixels for the features, for a step of the flow,
+    and for a detection in all.
     """
 
     stride: int
+    halo: int
     values: float
     further_values: float
     fixed_tile: int | None
@@ -40,19 +43,20 @@ class _Cost:
 # Values per pixel follow from the channels and strides of the levels (a test compares). Seconds were measured on one
 # core of a 2.1 GHz server, tiles of 256 pixels, 4 steps of the flow; of mcait they are a guess from its size.
 _COSTS = {
-    "scattering": _Cost(16, 8.97, 8.97, None, 4.0, 6.0, 4.5),
-    "resnet18": _Cost(16, 7.0, 0.0, None, 0.8, 1.8, 2.0),
-    "wide_resnet50_2": _Cost(16, 28.0, 0.0, None, 6.4, 48.0, 20.0),
-    "mcait": _Cost(32, 3.375, 0.0, 448, 60.0, 12.0, 70.0),
+    "scattering": _Cost(16, 80, 8.97, 8.97, None, 1.7, 6.0, 2.3),
+    "resnet18": _Cost(16, 112, 7.0, 0.0, None, 0.8, 1.8, 1.8),
+    "wide_resnet50_2": _Cost(16, 144, 28.0, 0.0, None, 6.4, 48.0, 18.0),
+    "mcait": _Cost(32, 64, 3.375, 0.0, 448, 60.0, 12.0, 70.0),
 }
 # Bytes a training holds for each feature value of a batch, and besides: from the peak memory of trainings with 2 and 8
 # tiles of 256 pixels in a batch (scattering, 4 steps of the flow): 1.19 and 1.71 GB. An estimate for other backbones.
 _BYTES_PER_VALUE = 150
 _BYTES_OF_PROGRAM = 1.0e9
 _SECONDS_PER_STEP = 0.1
-# From detections in pictures of 1,000 to 10,000 pixels a side (scattering).
-_DETECTION_BYTES_PER_PIXEL = 350
+# Three maps; in files where they are large, but resident while they are worked on.
 _MAP_BYTES_PER_PIXEL = 12
+# What `memory_for_tiles` gives a processor that has enough; to ask it loads torch.
+_TILE_BYTES = 0.7e9
 _SECONDS_PER_PLANE = 0.05
 # `fields_needed(1.0)`, which a test compares: to ask it loads numba, and the window stands still for a second.
 _FIELDS_NEEDED = 3
@@ -171,16 +175,17 @@ def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, ti
     model : ModelConfig
         What the model is made of.
     tile : int
-        Side of the tiles they are read in.
+        Side of the tiles they are read in; 0 where it is chosen.
     """
     cost = _COSTS[model.backbone]
     pixels = [rows * cols for rows, cols in shapes]
-    widest = max((cols for _, cols in shapes), default=0)
-    largest = max(pixels, default=0)
-    # A band of features over the whole width, what a tile needs, and three maps with what the region test needs.
-    side = min(tile + 256, max((max(shape) for shape in shapes), default=0))
-    band = widest * min(side, max((rows for rows, _ in shapes), default=0)) * cost.values * 4
-    memory = band + side * side * _DETECTION_BYTES_PER_PIXEL + largest * _MAP_BYTES_PER_PIXEL
+    needed = [
+        detection_bytes(
+            shape, tile or tile_that_fits(shape, cost.values, cost.halo, _TILE_BYTES), cost.values, cost.halo
+        )
+        for shape in set(shapes)
+    ]
+    memory = max(needed, default=0.0) + max(pixels, default=0) * _MAP_BYTES_PER_PIXEL
     seconds = cost.detection_seconds * sum(pixels) / 1e6 / max(1.0, (os.cpu_count() or 1) ** 0.7)
     return DetectionEstimate(len(shapes), memory, seconds + _SECONDS_PER_PLANE * len(shapes))
 

@@ -1,0 +1,93 @@
+"""What a detection takes over what its network takes: the backbone's forward time and the flow's.
+
+    python benchmarks/detection_overhead.py [--backbones scattering resnet18] [--sides 256 512 1024 2048] [--rounds 5]
+
+The network has random weights. Backbone and flow are timed on a picture of 512 x 512 pixels at once, without tiles,
+surroundings or pauses, and their seconds per pixel are carried over to the size of the picture: on tensors of one size,
+and one that suits the caches, so the ratio charges a detection with all that it does besides (surroundings that are
+looked at twice, evidence, heatmap, regions, table). The rounds take turns; the table has the medians, and the median of
+the ratios with their range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
+from napari_uflow.detect import detect
+from napari_uflow.evidence import evidence_steps
+from napari_uflow.image import IntensityRange, Plane
+from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.nfa import Calibration, CalibrationPicture
+from napari_uflow.progress import drain
+from napari_uflow.samples import fibre_field
+
+SIDE = 512
+
+
+def model_of(backbone: str) -> TrainedModel:
+    """Return a model whose region test is calibrated, so that it takes its time."""
+    network = UFlow(ModelConfig(backbone=backbone, border="keep"), 1)
+    intensity = IntensityRange((0.0,), (255.0,))
+    plain = TrainedModel(network.config, TrainingConfig(), intensity, network.state_dict())
+    pictures = []
+    for seed in range(4):
+        plane = Plane(data=fibre_field(100 + seed, shape=(256, 256)).image)
+        evidence = drain(evidence_steps(network.eval(), intensity, plane))
+        pictures.append(CalibrationPicture(str(seed), evidence.tested))
+    calibration = drain(Calibration.fit_steps(pictures, evidence.tested_strides))
+    return TrainedModel(plain.config, plain.training, intensity, plain.state, calibration)
+
+
+def seconds(run: Callable[..., object], *arguments: object, **options: object) -> float:
+    """Return how long a call takes."""
+    began = time.perf_counter()
+    run(*arguments, **options)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=["scattering", "resnet18"])
+    parser.add_argument("--sides", type=int, nargs="+", default=[256, 512, 1024, 2048])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    print(f"{'backbone':<16}{'side':>6}{'backbone s':>12}{'flow s':>9}{'detection s':>13}{'ratio':>8}{'range':>14}")
+    for backbone in options.backbones:
+        model = model_of(backbone)
+        network = model.network()
+        picture = torch.rand(1, 1, SIDE, SIDE)
+        with torch.no_grad():
+            features = network.features(picture)
+            network.latents(features)
+        for side in options.sides:
+            fields = fibre_field(0, shape=(512, 512)).image
+            plane = Plane(data=np.tile(fields, (-(-side // 512),) * 2)[:side, :side])
+            config = DetectionConfig()
+            detect(model, plane, config, network=network)
+            rows = []
+            for _ in range(options.rounds):
+                with torch.no_grad():
+                    of_backbone = seconds(network.features, picture)
+                    of_flow = seconds(network.latents, features)
+                larger = (side / SIDE) ** 2
+                of_all = seconds(detect, model, plane, config, network=network)
+                rows.append((of_backbone * larger, of_flow * larger, of_all))
+            table = np.array(rows)
+            ratios = table[:, 2] / table[:, :2].sum(axis=1)
+            middle = np.median(table, axis=0)
+            print(
+                f"{backbone:<16}{side:>6}{middle[0]:>12.3f}{middle[1]:>9.3f}{middle[2]:>13.3f}"
+                f"{np.median(ratios):>8.2f}{f'{ratios.min():.2f} - {ratios.max():.2f}':>14}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
