@@ -29,6 +29,7 @@ import torch
 
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
 from napari_uflow.detect import detect
+from napari_uflow.devices import free_memory
 from napari_uflow.image import NormalRegion, Plane
 from napari_uflow.progress import Progress
 from napari_uflow.samples import fibre_field
@@ -184,6 +185,7 @@ def main() -> None:
         else:
             if who == "ours":
                 one.train(1)
+            free_memory(torch.device("cpu"))  # what the training leaves behind would be used again
             print(json.dumps(peak_of(one.detect)))
         return
     ours = Ours(options.backbone, side, tiles, options.batch)

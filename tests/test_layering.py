@@ -21,7 +21,7 @@ GUI = {"PyQt5", "PyQt6", "PySide2", "PySide6", "app_model", "magicgui", "napari"
 DEEP = {"FrEIA", "timm", "torch", "torchvision"}
 
 LEVELS = (
-    {"errors", "config", "memory", "progress", "wording"},
+    {"apple", "errors", "config", "memory", "progress", "wording"},
     {"scratch"},
     {"image", "nfa", "metrics", "samples"},
     {"model", "devices"},

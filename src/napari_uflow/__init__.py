@@ -60,6 +60,9 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("napari-uflow")
     elif name in _MODULES:
+        from napari_uflow.apple import let_missing_operations_run_on_the_processor
+
+        let_missing_operations_run_on_the_processor()
         value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from napari_uflow.apple import let_missing_operations_run_on_the_processor
 from napari_uflow.config import Config, DetectionConfig, ModelConfig, Parameter, TrainingConfig, parameters_of
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    let_missing_operations_run_on_the_processor()
     try:
         run: Callable[[argparse.Namespace], int] = options.run
         code = run(options)
