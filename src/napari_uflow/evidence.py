@@ -335,7 +335,7 @@ class _Arriving:
                 for target, x in zip(targets, maps, strict=True):
                     target.copy_(x, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(kinds[0][0].device))
         else:
             self._kinds = [[x.cpu() for x in maps] for maps in kinds]
 

@@ -409,7 +409,7 @@ def _sent(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     """Return tensors of one shape as a stack on a device; from pinned memory to a GPU, which need not be waited for."""
     if device.type != "cuda":
         return torch.stack(list(tensors)).to(device)
-    if all(x.device == device for x in tensors):
+    if all(x.is_cuda for x in tensors):
         return torch.stack(list(tensors))
     return torch.stack([x.cpu() for x in tensors]).pin_memory().to(device, non_blocking=True)
 
