@@ -321,12 +321,11 @@ class DetectionConfig(Config):
 
     false_alarms: float = _parameter(
         1.0,
-        "False alarms accepted per image: a region is reported when its expected number of equally strange regions in "
-        "a normal image is below this.",
+        "False alarms accepted per image, or per stack (see false_alarms_per): a region is reported when its expected "
+        "number of equally strange regions in a normal image is below this.",
         low=1e-12,
         high=10.0,
         step=0.1,
-        unit="per image",
         advanced=False,
     )
     false_alarms_per: SharedBy = _parameter(
@@ -369,7 +368,7 @@ class DetectionConfig(Config):
     tile: int = _parameter(
         0,
         "Side of the square tiles a large picture is read in; 0 chooses it by the memory that is free. What is found "
-        "does not depend on it.",
+        "does not depend on it, unless the halo is cut.",
         low=0,
         high=8192,
         step=128,

@@ -40,6 +40,8 @@ from napari_uflow.wording import counted
 __all__ = ["LEAST_BACKGROUND", "detect", "detect_stack", "detect_stack_steps", "detect_steps", "promise", "resegment"]
 
 _SMALLEST_TILE = 128
+# With less context than the flow sees, what is found depends on the tiles: they must not depend on the free memory.
+_TILE_OF_CUT_HALO = 768
 # Pixels of the shorter side below which most of what the model looks at is beyond the picture's border.
 _SMALLEST = 64
 # log10 NFA of pixels in no region, at least: the price of a test in a picture of a few positions may be below every
@@ -230,6 +232,8 @@ def _evidence_that_fits(
     """Run the network in tiles of the size that was asked for, or of half of it, as often as the memory wants it."""
     device = next(network.flow.parameters()).device
     tile = config.tile or network.tile_that_fits(plane.shape, memory_for_tiles(device))
+    if not config.tile and 0 <= config.halo < network.flow_halo:
+        tile = _TILE_OF_CUT_HALO
     # Half of what is larger than the picture would be the same tile again.
     tile = max(_SMALLEST_TILE, min(tile, -(-max(plane.shape) // network.align) * network.align))
     while True:
@@ -285,7 +289,12 @@ def promise(n_fields: int | None, config: DetectionConfig, n_planes: int = 1) ->
     needed = fields_needed(of_one)
     if n_fields < needed:
         return f"{wanted} is an estimate from the tails fitted to {rests_on}: a promise takes {needed} held-out fields"
-    if counts_pictures(of_one, n_fields) and config.false_alarms < 1:
+    if counts_pictures(of_one, n_fields) and config.false_alarms >= 1:  # a stack
+        images = counted(config.false_alarms, "image")
+        return (
+            f"any false alarm in at most {images} per {counted_on}, on average over normal images like the {rests_on}"
+        )
+    if counts_pictures(of_one, n_fields):
         normal = "normal images" if counted_on == "image" else f"normal {counted_on.replace('stack', 'stacks')}"
         return f"any false alarm in at most {config.false_alarms:.3g} of {normal} like the {rests_on}, on average"
     return f"at most {wanted}, on average over normal images like the {rests_on}"

@@ -25,7 +25,9 @@ def memory_for_tiles(device: torch.device) -> float:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return _PART_OF_GPU * (free + kept)
     if device.type == "mps":
-        return float(_PART_OF_GPU * (torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()))
+        most = getattr(torch.mps, "recommended_max_memory", None)  # not in older versions of torch
+        if most is not None:
+            return float(_PART_OF_GPU * (most() - torch.mps.driver_allocated_memory()))
     return min(_MOST_OF_PROCESSOR, _PART_OF_PROCESSOR * float(psutil.virtual_memory().available))
 
 
@@ -64,7 +66,7 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -73,4 +75,6 @@ def choose_device(name: str = "auto") -> torch.device:
     is_there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not is_there.get(device.type, False):
         raise ConfigError(f"this computer has no device {name!r} that torch can use; choose auto or cpu")
+    if name == "cuda":  # older versions of torch want a number
+        device = torch.device("cuda", torch.cuda.current_device())
     return device

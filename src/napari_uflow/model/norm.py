@@ -103,7 +103,7 @@ class FeatureNorm(nn.Module):
                 continue
             if shift is None:  # a rough centre keeps the second moments accurate in float32
                 shift = rows.mean(dim=0)
-            rows = rows - shift
+            rows = rows - shift.to(rows.device)  # tiles may lie on a GPU or on the processor
             total += len(rows)
             # Not every GPU knows float64.
             first += rows.sum(dim=0).cpu().double()

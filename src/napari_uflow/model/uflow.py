@@ -184,7 +184,8 @@ class UFlow(nn.Module):
         if x.device.type != "cuda" or self.config.backbone == "scattering":
             return (yield from pieces)
         features = yield from under(pieces, lambda: torch.autocast("cuda", torch.float16))
-        return tuple(level.float() for level in features)
+        largest = torch.finfo(torch.float16).max  # as the features of training are clipped
+        return tuple(level.float().clamp(-largest, largest) for level in features)
 
     def latents(self, features: Sequence[Tensor]) -> Latents:
         """Latents of raw features."""
