@@ -34,14 +34,13 @@ def model_of(backbone: str) -> TrainedModel:
     """Return a model whose region test is calibrated, so that it takes its time."""
     network = UFlow(ModelConfig(backbone=backbone, border="keep"), 1)
     intensity = IntensityRange((0.0,), (255.0,))
-    plain = TrainedModel(network.config, TrainingConfig(), intensity, network.state_dict())
     pictures = []
     for seed in range(4):
         plane = Plane(data=fibre_field(100 + seed, shape=(256, 256)).image)
         evidence = drain(evidence_steps(network.eval(), intensity, plane))
         pictures.append(CalibrationPicture(str(seed), evidence.tested))
     calibration = drain(Calibration.fit_steps(pictures, evidence.tested_strides))
-    return TrainedModel(plain.config, plain.training, intensity, plain.state, calibration)
+    return TrainedModel(network.config, TrainingConfig(), intensity, network.state_dict(), calibration)
 
 
 def seconds(run: Callable[..., object], *arguments: object, **options: object) -> float:

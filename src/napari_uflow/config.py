@@ -387,6 +387,10 @@ class DetectionConfig(Config):
         """Return how many images share the accepted false alarms, of a stack of so many planes."""
         return n_planes if self.false_alarms_per == "stack" else 1
 
+    def of_one_image(self, n_planes: int) -> float:
+        """Return each image's share of the accepted false alarms, of a stack of so many planes."""
+        return self.false_alarms / self.n_sharing(n_planes)
+
     def counted_on(self, n_planes: int) -> str:
         """Return in words what the accepted false alarms are counted on, of a stack of so many planes."""
         n = self.n_sharing(n_planes)

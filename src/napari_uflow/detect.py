@@ -34,7 +34,7 @@ from napari_uflow.nfa import (
 )
 from napari_uflow.progress import Event, Message, Pieces, Progress, Steps, at_once, drain, in_pieces, or_stop, within
 from napari_uflow.result import Detection, RegionTable
-from napari_uflow.scratch import LARGE, let_go, room_for, strips
+from napari_uflow.scratch import is_large, let_go, room_for, strips
 from napari_uflow.wording import counted
 
 __all__ = ["LEAST_BACKGROUND", "detect", "detect_stack", "detect_stack_steps", "detect_steps", "promise", "resegment"]
@@ -121,10 +121,9 @@ def detect_steps(
     evidence = yield from _evidence_that_fits(network, model, plane, config, threshold)
     for text in _unlike(model, plane, evidence):
         yield from or_stop(Message(text, warning=True))
-    device_used = next(network.flow.parameters()).device
-    is_large = 4 * plane.shape[0] * plane.shape[1] >= LARGE
-    if is_large:
-        free_memory(device_used)
+    has_large_maps = is_large(plane.shape, np.float32)
+    if has_large_maps:
+        free_memory(network.device)
     score = yield from _heatmap(evidence, plane.shape)
 
     steps = [Progress("Finding regions", i, 3) for i in range(4)]
@@ -138,8 +137,8 @@ def detect_steps(
     yield from or_stop(steps[3])
     energies, strides = evidence.energies, evidence.strides
     del evidence
-    if is_large:
-        free_memory(device_used)
+    if has_large_maps:
+        free_memory(network.device)
     n_fields = None if model.calibration is None else model.calibration.offset.n_fields
     text = promise(n_fields, config, n_planes)
     provenance = {
@@ -195,6 +194,8 @@ def detect_stack_steps(
     *,
     device: str = "auto",
     network: UFlow | None = None,
+    done: int = 0,
+    total: int | None = None,
 ) -> Steps[list[Detection]]:
     """Detect the anomalies of the planes of a stack, step by step.
 
@@ -204,6 +205,9 @@ def detect_stack_steps(
         The planes of a stack, which share the accepted false alarms where `config` counts them per stack.
     model, config, device, network
         As in :func:`detect_steps`.
+    done, total : int
+        Planes that were looked at before, and planes in all, where the stack is one of several; the last event, that
+        all is done, is left to whoever goes through them.
 
     Returns
     -------
@@ -217,12 +221,13 @@ def detect_stack_steps(
     """
     if network is None:
         network = model.network(choose_device(device))
+    n_in_all = len(planes) if total is None else total
     found: list[Detection] = []
-    for i, plane in enumerate(planes):
+    for i, plane in enumerate(planes, start=done):
         steps = detect_steps(model, plane, config, network=network, n_planes=len(planes))
-        found.append((yield from steps if len(planes) == 1 else within(steps, Progress("Detecting", i, len(planes)))))
-    if len(planes) > 1:
-        yield from or_stop(Progress("Detecting", len(planes), len(planes)))
+        found.append((yield from steps if n_in_all == 1 else within(steps, Progress("Detecting", i, n_in_all))))
+    if total is None and n_in_all > 1:
+        yield from or_stop(Progress("Detecting", n_in_all, n_in_all))
     return found
 
 
@@ -230,10 +235,11 @@ def _evidence_that_fits(
     network: UFlow, model: TrainedModel, plane: Plane, config: DetectionConfig, candidate_threshold: float | None
 ) -> Steps[Evidence]:
     """Run the network in tiles of the size that was asked for, or of half of it, as often as the memory wants it."""
-    device = next(network.flow.parameters()).device
-    tile = config.tile or network.tile_that_fits(plane.shape, memory_for_tiles(device))
-    if not config.tile and 0 <= config.halo < network.flow_halo:
-        tile = _TILE_OF_CUT_HALO
+    tile = config.tile
+    if not tile:
+        is_cut = 0 <= config.halo < network.flow_halo
+        fits = network.tile_that_fits(plane.shape, memory_for_tiles(network.device))
+        tile = _TILE_OF_CUT_HALO if is_cut else fits
     # Half of what is larger than the picture would be the same tile again.
     tile = max(_SMALLEST_TILE, min(tile, -(-max(plane.shape) // network.align) * network.align))
     while True:
@@ -252,7 +258,7 @@ def _evidence_that_fits(
             if tile <= _SMALLEST_TILE or not network.is_size_free or not is_out_of_memory(error):
                 raise
         # Behind the handler: the error holds on to what did not fit.
-        free_memory(device)
+        free_memory(network.device)
         smaller = max(_SMALLEST_TILE, tile // 2 // network.align * network.align)
         yield from or_stop(
             Message(
@@ -278,7 +284,7 @@ def promise(n_fields: int | None, config: DetectionConfig, n_planes: int = 1) ->
     """
     counted_on = config.counted_on(n_planes)
     wanted = f"{counted(config.false_alarms, 'false alarm')} per {counted_on}"
-    of_one = config.false_alarms / config.n_sharing(n_planes)
+    of_one = config.of_one_image(n_planes)
     if config.nfa != "size-conditional":
         return f"'{config.nfa}' is not calibrated: {wanted} holds only if the latents of normal images are ideal"
     if config.calibration == "none" or n_fields is None:
@@ -289,15 +295,14 @@ def promise(n_fields: int | None, config: DetectionConfig, n_planes: int = 1) ->
     needed = fields_needed(of_one)
     if n_fields < needed:
         return f"{wanted} is an estimate from the tails fitted to {rests_on}: a promise takes {needed} held-out fields"
-    if counts_pictures(of_one, n_fields) and config.false_alarms >= 1:  # a stack
-        images = counted(config.false_alarms, "image")
-        return (
-            f"any false alarm in at most {images} per {counted_on}, on average over normal images like the {rests_on}"
-        )
+    over_images = f"on average over normal images like the {rests_on}"
     if counts_pictures(of_one, n_fields):
+        if config.false_alarms >= 1:  # of a stack
+            images = counted(config.false_alarms, "image")
+            return f"any false alarm in at most {images} per {counted_on}, {over_images}"
         normal = "normal images" if counted_on == "image" else f"normal {counted_on.replace('stack', 'stacks')}"
         return f"any false alarm in at most {config.false_alarms:.3g} of {normal} like the {rests_on}, on average"
-    return f"at most {wanted}, on average over normal images like the {rests_on}"
+    return f"at most {wanted}, {over_images}"
 
 
 def resegment(detection: Detection, false_alarms: float) -> Detection:
@@ -318,8 +323,8 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
     false_alarms = DetectionConfig(false_alarms=false_alarms).false_alarms
     labels = at_once(_labels(detection.log10_nfa, false_alarms))
     regions = RegionTable.measure(labels, detection.log10_nfa, detection.score, detection.pixel_size)
-    config = DetectionConfig.from_dict({**detection.provenance["detection"], "false_alarms": false_alarms})
-    text = promise(detection.provenance["n_held_out_fields"], config, detection.provenance.get("n_planes", 1))
+    config = detection.config.replace(false_alarms=false_alarms)
+    text = promise(detection.provenance["n_held_out_fields"], config, detection.n_planes)
     provenance = {**detection.provenance, "detection": config.to_dict(), "promise": text}
     return replace(
         detection, labels=labels, regions=regions, false_alarms=false_alarms, promise=text, provenance=provenance

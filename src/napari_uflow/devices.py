@@ -10,11 +10,11 @@ import psutil
 import torch
 
 from napari_uflow.errors import ConfigError
+from napari_uflow.memory import MOST_OF_PROCESSOR
 
 __all__ = ["choose_device", "free_memory", "is_out_of_memory", "memory_for_tiles"]
 
-# On a processor larger tiles gain little, and the memory is that of other programs, too.
-_MOST_OF_PROCESSOR = 0.7e9
+# Of what is free.
 _PART_OF_PROCESSOR, _PART_OF_GPU = 0.25, 0.5
 
 
@@ -28,7 +28,7 @@ def memory_for_tiles(device: torch.device) -> float:
         most = getattr(torch.mps, "recommended_max_memory", None)  # not in older versions of torch
         if most is not None:
             return float(_PART_OF_GPU * (most() - torch.mps.driver_allocated_memory()))
-    return min(_MOST_OF_PROCESSOR, _PART_OF_PROCESSOR * float(psutil.virtual_memory().available))
+    return min(MOST_OF_PROCESSOR, _PART_OF_PROCESSOR * float(psutil.virtual_memory().available))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -178,6 +178,11 @@ def _aligned(window: Window, align: int) -> Window:
     return Window(window.row, window.col, height, width)
 
 
+def _place(inner: Window, outer: Window, stride: int) -> tuple[slice, slice]:
+    """Return the rows and columns, in positions, that a window has in another one."""
+    return inner.shifted(-outer.row, -outer.col).scaled(stride).slices()
+
+
 class _FeatureBand:
     """Features of the rows that the flow looks at; the backbone sees each place once, and its surroundings.
 
@@ -187,7 +192,7 @@ class _FeatureBand:
 
     def __init__(self, network: UFlow, intensity: IntensityRange, plane: Plane, window: Window, grid: TileGrid):
         self._network, self._intensity, self._plane, self._window = network, intensity, plane, window
-        self._device = next(network.flow.parameters()).device
+        self._device = network.device
         align = grid.align
         self._height, self._width = (-(-size // align) * align for size in window.shape)
         self._cols = sorted({-(-tile.inner.stop_col // align) * align for tile in grid})
@@ -303,14 +308,11 @@ def _evidence(
     strides = network.strides
     features = [hold(x, frame, s) for x, frame, s in zip(features, frames, strides, strict=True)]
     # Where the window of each level lies in that of the next coarser one, in its own positions.
-    places = [
-        fine.shifted(-coarse.row, -coarse.col).scaled(s).slices()
-        for fine, coarse, s in zip(seen, seen[1:], strides, strict=False)
-    ]
+    places = [_place(fine, coarse, s) for fine, coarse, s in zip(seen, seen[1:], strides, strict=False)]
     latents = yield from network.latents_in_pieces(features, places)
     kinds: list[list[torch.Tensor]] = [[] for _ in range(3 if candidate_threshold is None else 4)]
     for z, ln_det, view, s in zip(latents.z, latents.ln_det, seen, strides, strict=True):
-        rows, cols = inner.shifted(-view.row, -view.col).scaled(s).slices()
+        rows, cols = _place(inner, view, s)
         z = z[:, :, rows, cols]
         maps = [energy(z), bounded_energy(z), ln_spread(ln_det[:, rows, cols], z.shape[1])]
         if candidate_threshold is not None:
@@ -373,7 +375,7 @@ def _unmeasured(
         if is_valid is None:
             found.append(None)
             continue
-        rows, cols = inner.shifted(-view.row, -view.col).scaled(stride).slices()
+        rows, cols = _place(inner, view, stride)
         found.append(~hold_mask(is_valid, frame, stride)[rows, cols])
     return found
 

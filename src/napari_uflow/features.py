@@ -53,7 +53,7 @@ def fill_cache(
     phase : str
         Name of the phase in the progress events.
     """
-    device = next(network.flow.parameters()).device
+    device = network.device
     done, total = 0, len(tiles) * n_views
     for region, windows in _read_together(tiles, network):
         outer = Window.around([network.reading_window(window, region.plane.shape) for window in windows])

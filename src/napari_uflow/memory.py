@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["LARGEST_TILE", "SMALLEST_TILE", "detection_bytes", "tile_that_fits"]
+__all__ = ["LARGEST_TILE", "MOST_OF_PROCESSOR", "SMALLEST_TILE", "detection_bytes", "tile_that_fits"]
 
 SMALLEST_TILE = 512
 """Smaller tiles, in pixels, are chosen only where the memory turned out to be too little."""
 LARGEST_TILE = 2048
+MOST_OF_PROCESSOR = 0.7e9
+"""Bytes for the tiles on a processor, at most: larger ones gain little there, and other programs want memory, too."""
 _STEP = 128
 # Bytes per pixel of what is looked at, besides and for each value of the features: from the greatest resident size of
 # detections with tiles of 384 to 1024 pixels (scattering). An estimate for other backbones.

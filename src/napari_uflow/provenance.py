@@ -71,8 +71,8 @@ def python_script(
         A sentence that the script begins with.
     """
     source = detection.provenance.get("source")
-    config = DetectionConfig.from_dict(detection.provenance.get("detection", {"false_alarms": detection.false_alarms}))
-    is_shared = config.n_sharing(detection.provenance.get("n_planes", 1)) > 1
+    config = detection.config
+    is_shared = config.n_sharing(detection.n_planes) > 1
     function = "detect_stack" if is_shared else "detect"
     lines = [
         f'"""Find what is not normal, as on {_sanitized(detection.name)} with napari-uflow '
@@ -206,13 +206,12 @@ def _training(model: TrainedModel) -> list[str]:
 
 
 def _detection(detection: Detection) -> list[str]:
-    config = DetectionConfig.from_dict(detection.provenance.get("detection", {"false_alarms": detection.false_alarms}))
+    config, n_planes = detection.config, detection.n_planes
     n_fields = detection.provenance.get("n_held_out_fields")
-    n_planes = int(detection.provenance.get("n_planes", 1))
     rests = ""
     if config.nfa == "size-conditional":
-        of_one = config.false_alarms / config.n_sharing(n_planes)
-        is_kept = config.calibration != "promised" or (n_fields or 0) >= fields_needed(of_one)
+        needed = fields_needed(config.of_one_image(n_planes))
+        is_kept = config.calibration != "promised" or (n_fields or 0) >= needed
         calibration = config.calibration if is_kept else "tails"
         rests = f", {_CALIBRATIONS['none' if n_fields is None else calibration]}"
     sentences = [

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_uflow.config import DetectionConfig
 from napari_uflow.progress import Pieces, at_once
 from napari_uflow.scratch import let_go, strips
 
@@ -182,6 +183,16 @@ class Detection:
     unit: str | None = None
     promise: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def config(self) -> DetectionConfig:
+        """How it was detected, as its provenance says."""
+        return DetectionConfig.from_dict(self.provenance.get("detection", {"false_alarms": self.false_alarms}))
+
+    @property
+    def n_planes(self) -> int:
+        """Planes of the stack that it is part of, 1 for a picture by itself."""
+        return int(self.provenance.get("n_planes", 1))
 
     @property
     def lowest_log10_nfa(self) -> float:

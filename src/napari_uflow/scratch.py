@@ -13,12 +13,21 @@ from numpy.typing import DTypeLike, NDArray
 
 from napari_uflow.errors import UFlowError
 
-__all__ = ["LARGE", "let_go", "room_for", "strips"]
+__all__ = ["LARGE", "is_large", "let_go", "room_for", "strips"]
 
 LARGE = 2**27
 """Bytes from which a map is kept in a file: 128 MB, a map of 32-bit numbers of 5,800 x 5,800 pixels."""
 
 _STRIP_PIXELS = 2**22
+
+
+def is_large(shape: tuple[int, ...], dtype: DTypeLike) -> bool:
+    """Tell whether an array is kept in a file."""
+    return _n_bytes(shape, dtype) >= LARGE
+
+
+def _n_bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def room_for(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -43,9 +52,9 @@ def room_for(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     UFlowError
         If there is no room on the disk.
     """
-    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if n_bytes < LARGE:
+    if not is_large(shape, dtype):
         return np.empty(shape, dtype)
+    n_bytes = _n_bytes(shape, dtype)
     try:
         with tempfile.TemporaryFile(prefix="napari-uflow-") as file:
             file.truncate(n_bytes)

@@ -364,7 +364,7 @@ def _border_excess(network: UFlow, cache: FeatureCache) -> float:
 
     That of their borders where no tile has a corner that is normal; NaN where none has a border either.
     """
-    device = next(network.flow.parameters()).device
+    device = network.device
     chosen = np.unique(np.linspace(0, len(cache) - 1, min(len(cache), _MOST_LOOKED_AT)).astype(int))
     tiles = [cache[int(i)] for i in chosen]
     of_corners: list[float] = []
@@ -430,7 +430,7 @@ def _optimise(
     the features, which is the best that some pictures are enough for. With `has_new` there is something that has to be
     learned even if it makes what was held out a little less likely.
     """
-    device = next(network.flow.parameters()).device
+    device = network.device
     parameters = [p for p in network.flow.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, training.final_learning_rate or 1e-8, training.steps)
@@ -585,7 +585,7 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
         Each of their pictures is looked at where its tiles lie, up to 2048 pixels a side and 32 million in all.
     """
     network.eval()
-    device = next(network.flow.parameters()).device
+    device = network.device
     windows = _calibration_windows(tiles, max(network.strides))
     phase = "Looking at held-out pictures"
     pictures: list[CalibrationPicture] = []

@@ -142,6 +142,7 @@ class StubNetwork(nn.Module):
     """A flow on features that come from nowhere."""
 
     strides = (4, 8)
+    device = torch.device("cpu")
 
     def __init__(self):
         super().__init__()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_uflow._napari.outputs import Target
 from napari_uflow.config import DetectionConfig
-from napari_uflow.progress import Message, Progress, Steps, or_stop, within
+from napari_uflow.progress import Message, Progress, Steps, or_stop
 
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
@@ -48,7 +48,7 @@ def detect_targets_steps(
     Stopped
         If it was asked to finish: a stack of which a part was looked at would look clean where it was not.
     """
-    from napari_uflow.detect import detect_steps
+    from napari_uflow.detect import detect_stack_steps
     from napari_uflow.devices import choose_device
 
     yield from or_stop(Message("Loading the network"))
@@ -57,13 +57,8 @@ def detect_targets_steps(
     done = 0
     found: list[list[Detection]] = []
     for target in targets:
-        of_target = []
-        for plane in target.planes:
-            steps = detect_steps(model, plane, config, network=network, n_planes=len(target.planes))
-            if total > 1:
-                steps = within(steps, Progress("Detecting", done, total))
-            of_target.append((yield from steps))
-            done += 1
-        found.append(of_target)
+        steps = detect_stack_steps(model, target.planes, config, network=network, done=done, total=total)
+        found.append((yield from steps))
+        done += len(target.planes)
     yield Progress("Detecting", total, total)
     return found

@@ -53,13 +53,6 @@ _ROOM_FOR_BUTTONS = 72
 _MS_AT_LEAST, _MS_AT_MOST = 15, 400
 
 
-def _slider_help(counted_on: str) -> str:
-    return tooltip(
-        f"How many false alarms you accept per {counted_on} on average. Fewer: only what is very unlikely in a normal "
-        f"{counted_on} is reported. The regions change at once; the network is not needed for it."
-    )
-
-
 class FalseAlarmSlider(QWidget):
     """A slider and a box for "at most N false alarms per image", 0.001 to 10 on a logarithmic scale."""
 
@@ -68,13 +61,11 @@ class FalseAlarmSlider(QWidget):
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(round(math.log10(_LOWEST) * _PER_DECADE), round(math.log10(_HIGHEST) * _PER_DECADE))
         self.slider.setPageStep(_PER_DECADE // 2)
-        self.slider.setAccessibleName("False alarms per image")
         self.box = NumberBox()
         self.box.setRange(_LOWEST, _HIGHEST)
         self.box.setStepType(NumberBox.StepType.AdaptiveDecimalStepType)
         self.box.setFixedWidth(self.box.fontMetrics().horizontalAdvance("0.001") + _ROOM_FOR_BUTTONS)
-        self.slider.setToolTip(_slider_help("image"))
-        self.box.setToolTip(_slider_help("image"))
+        self.count_on("image")
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.slider, 1)
@@ -83,6 +74,16 @@ class FalseAlarmSlider(QWidget):
         self.slider.valueChanged.connect(self._slid)
         self.box.valueChanged.connect(self._typed)
         self.set_value(value)
+
+    def count_on(self, counted_on: str) -> None:
+        """Say what the number is counted on, "image" or "stack"."""
+        help_text = tooltip(
+            f"How many false alarms you accept per {counted_on} on average. Fewer: only what is very unlikely in a "
+            f"normal {counted_on} is reported. The regions change at once; the network is not needed for it."
+        )
+        self.slider.setAccessibleName(f"False alarms per {counted_on}")
+        self.slider.setToolTip(help_text)
+        self.box.setToolTip(help_text)
 
     def value(self) -> float:
         """Return the number of false alarms."""
@@ -271,9 +272,7 @@ class DetectWidget(Panel):
         """Say what the number at the slider is counted on."""
         counted_on = self.form.fields["false_alarms_per"].value
         self.slider_heading.setText(f"At most so many false alarms per {counted_on}")
-        self.slider.slider.setAccessibleName(f"False alarms per {counted_on}")
-        self.slider.slider.setToolTip(_slider_help(counted_on))
-        self.slider.box.setToolTip(_slider_help(counted_on))
+        self.slider.count_on(counted_on)
 
     def _slid(self) -> None:
         self._timer.start()

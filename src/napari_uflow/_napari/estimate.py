@@ -14,7 +14,7 @@ from napari_uflow._napari.jobs import in_words
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image import NormalRegion
-from napari_uflow.memory import detection_bytes, tile_that_fits
+from napari_uflow.memory import MOST_OF_PROCESSOR, detection_bytes, tile_that_fits
 from napari_uflow.tiles import choose_tiles
 from napari_uflow.wording import counted
 
@@ -55,8 +55,6 @@ _BYTES_OF_PROGRAM = 1.0e9
 _SECONDS_PER_STEP = 0.1
 # Three maps; in files where they are large, but resident while they are worked on.
 _MAP_BYTES_PER_PIXEL = 12
-# What `memory_for_tiles` gives a processor that has enough; to ask it loads torch.
-_TILE_BYTES = 0.7e9
 _SECONDS_PER_PLANE = 0.05
 # `fields_needed(1.0)`, which a test compares: to ask it loads numba, and the window stands still for a second.
 _FIELDS_NEEDED = 3
@@ -181,7 +179,7 @@ def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, ti
     pixels = [rows * cols for rows, cols in shapes]
     needed = [
         detection_bytes(
-            shape, tile or tile_that_fits(shape, cost.values, cost.halo, _TILE_BYTES), cost.values, cost.halo
+            shape, tile or tile_that_fits(shape, cost.values, cost.halo, MOST_OF_PROCESSOR), cost.values, cost.halo
         )
         for shape in set(shapes)
     ]

@@ -162,19 +162,28 @@ def as_shown(data: NDArray[Any]) -> Any:
     return levels
 
 
+def _is_one_large(shape: tuple[int, ...]) -> bool:
+    """Tell whether a result is a single plane that is too large for a copy."""
+    return max(shape[-2:]) > _LARGEST_PLAIN and math.prod(shape[:-2]) == 1
+
+
+def _room(shape: tuple[int, ...], n_planes: int, nothing: Any) -> NDArray[Any]:
+    """Return an array for so many planes, of the type of `nothing`, which stands where there is none of them."""
+    array = room_for(shape, type(nothing))
+    if n_planes < math.prod(shape[:-2]):
+        array.fill(nothing)
+    return array
+
+
 def _stacked(
     target: Target, detections: Sequence[Detection]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[tuple[tuple[int, ...], Detection]]]:
     """Return heatmap and NFA of all planes, and the planes, whose maps are parts of them."""
-    if len(detections) == 1 and max(target.shape[-2:]) > _LARGEST_PLAIN and math.prod(target.shape[:-2]) == 1:
-        found = detections[0]  # too large for a copy
+    if _is_one_large(target.shape):
+        found = detections[0]
         return found.score.reshape(target.shape), found.log10_nfa.reshape(target.shape), [(target.indices[0], found)]
-    score, log10_nfa = (room_for(target.shape, np.float32) for _ in range(2))
-    is_full = len(detections) == math.prod(target.shape[:-2])
+    score, log10_nfa = (_room(target.shape, len(detections), np.float32(np.nan)) for _ in range(2))
     planes = []
-    for array in (score, log10_nfa):
-        if not is_full:
-            array.fill(np.nan)
     for index, found in zip(target.indices, detections, strict=True):
         score[index], log10_nfa[index] = found.score, found.log10_nfa
         # The stacks are the memory: a detection looks into them.
@@ -213,15 +222,15 @@ def _added(
     """Add the three layers of a result."""
     from napari.utils import CyclicLabelColormap
 
-    score, log10_nfa, ids = maps
+    score, log10_nfa, ids = (as_shown(data) for data in maps)
+    is_multiscale = isinstance(score, list)
     end = {"view": " (view)", "slice": " (slice)"}.get(target.scope, "")
 
     def common() -> dict[str, Any]:
         return {"metadata": {"napari_uflow": {}}, **target.transform}  # from the beginning, so that none is a picture
 
-    is_multiscale = isinstance(as_shown(score), list)
     heatmap = viewer.add_image(
-        as_shown(score),
+        score,
         multiscale=is_multiscale,
         name=f"{target.image_name} heatmap{end}",
         colormap="inferno",
@@ -232,7 +241,7 @@ def _added(
         **common(),
     )
     nfa = viewer.add_image(
-        as_shown(log10_nfa),
+        log10_nfa,
         multiscale=is_multiscale,
         name=f"{target.image_name} log10 NFA{end}",
         colormap="viridis",
@@ -241,7 +250,7 @@ def _added(
         **common(),
     )
     labels = viewer.add_labels(
-        as_shown(ids),
+        ids,
         multiscale=is_multiscale,
         colormap=CyclicLabelColormap(colors=[(0, 0, 0, 0), _OUTLINE]),
         opacity=1.0,
@@ -288,14 +297,12 @@ def _labels(
     shape: tuple[int, ...], planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
 ) -> tuple[NDArray[np.int32], dict[str, Any]]:
     """Return ids that are unique over all planes, 1 to N, and their table."""
-    if len(planes) == 1 and max(shape[-2:]) > _LARGEST_PLAIN and math.prod(shape[:-2]) == 1:
+    if _is_one_large(shape):
         return planes[0][1].labels.reshape(shape), features_of(planes, axis_labels)
-    ids = room_for(shape, np.int32)
-    if len(planes) < math.prod(shape[:-2]):
-        ids.fill(0)
+    ids = _room(shape, len(planes), np.int32(0))
     n = 0
     for index, found in planes:
-        ids[index] = found.labels if n == 0 else np.where(found.labels > 0, found.labels + np.int32(n), 0)
+        ids[index] = found.numbered_after(n).labels
         n += len(found.regions)
         let_go(ids)
     return ids, features_of(planes, axis_labels)

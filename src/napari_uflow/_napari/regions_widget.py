@@ -27,7 +27,6 @@ from napari_uflow._napari.outputs import relabel
 from napari_uflow._napari.panel import Panel, as_sentence, heading, push_button, text_label
 from napari_uflow._napari.regions_table import RegionRow, RegionsTable
 from napari_uflow._napari.session import LayerDetection, bare, session_of
-from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ImageError, UFlowError
 from napari_uflow.wording import counted
 
@@ -376,8 +375,7 @@ def _summary(result: LayerDetection | None, rows: list[RegionRow]) -> str:
     n_found = len(Counter(row.index for row in rows))
     where = f" in {n_found} of {n_planes} planes" if n_planes > 1 else ""
     found = result.planes[0][1]
-    config = DetectionConfig.from_dict(found.provenance.get("detection", {}))
-    counted_on = config.counted_on(found.provenance.get("n_planes", 1))
+    counted_on = found.config.counted_on(found.n_planes)
     accepted = f"{counted(found.false_alarms, 'false alarm')} per {counted_on} accepted"
     if not n:
         return f"No anomalies; {accepted}."

@@ -65,6 +65,11 @@ class UFlow(nn.Module):
             raise ConfigError(f"tile must be a multiple of {self.align} for {config.backbone}, not {config.tile}")
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.flow.parameters()).device
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """Pixels between two positions of each level, finest first."""
         return self.backbone.strides
