@@ -18,6 +18,7 @@ from napari_uflow.errors import UFlowError
 from napari_uflow.progress import FINISH, Message, Progress, drain
 from napari_uflow.store import write_tiff
 
+dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of dask and tornado, about ports and processes that were killed
 
@@ -100,6 +101,7 @@ ORIGINAL = cluster._detect_file
 def test_a_picture_that_kills_its_workers_fails_alone(local_cluster, tiny_model, folder, tmp_path, monkeypatch):
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
     monkeypatch.setattr(cluster, "_detect_file", deadly)
+    monkeypatch.setattr(local_cluster.scheduler, "allowed_failures", 1)
     try:
         summary = drain(on_cluster(local_cluster, tiny_model, files(folder), tmp_path / "out"))
     finally:
@@ -112,6 +114,26 @@ def test_a_picture_that_kills_its_workers_fails_alone(local_cluster, tiny_model,
         ["odd 0.tif", "done"],
         ["odd 1.tif", "failed"],
     ]
+
+
+def test_pictures_that_shared_a_dying_worker_are_tried_alone(tiny_model, folder, tmp_path, monkeypatch):
+    """Four threads of one process: whatever kills it has been beside all the others each time."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(cluster, "_detect_file", deadly)
+    one_process = {"n_workers": 1, "threads_per_worker": 4, "processes": True, "memory_limit": None}
+    events = []
+    try:
+        with (
+            dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+            distributed.LocalCluster(dashboard_address=None, **one_process) as crowded,
+        ):
+            summary = drain(on_cluster(crowded, tiny_model, files(folder), tmp_path / "out"), events.append)
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert [path.name for path in summary.done] == ["odd 0.tif", "odd 2.tif", "odd 3.tif"]
+    assert [path.name for path, _ in summary.failed] == ["odd 1.tif"]
+    assert events[-1] == Progress(PHASE, 4, 4)
+    assert any(isinstance(event, Message) and "one by one" in event.text for event in events)
 
 
 def test_a_stop_keeps_what_is_done(local_cluster, tiny_model, folder, tmp_path):

@@ -22,6 +22,8 @@ _SECONDS_TO_CONNECT = 20
 # Between two looks at what is done, at which the job may be stopped.
 _SECONDS_BETWEEN = 0.3
 _SECONDS_WITHOUT_WORKERS = 60
+_DIED = "the workers that took it died, each time: it may need too much memory"
+_NO_WORKER = "no worker of the cluster was left"
 
 
 def detect_on_cluster_steps(
@@ -39,8 +41,10 @@ def detect_on_cluster_steps(
     """Detect in files as :func:`~napari_uflow.batch.detect_files_steps` does, each file on one of many machines.
 
     The machines must see the files and the folder under the same names, and have this version of napari-uflow. A
-    picture whose worker is lost is given to another one; it fails when that has happened as often as the cluster's
-    setting ``distributed.scheduler.allowed-failures`` says (three times by default). The other pictures go on.
+    picture whose worker is lost is given to another one; it fails when that has happened more often than the cluster's
+    setting ``distributed.scheduler.allowed-failures`` says (three times by default). The other pictures go on. Where
+    several were lost so often, perhaps for being beside the one that killed their workers, each is tried once more by
+    itself.
 
     Parameters
     ----------
@@ -80,56 +84,100 @@ def detect_on_cluster_steps(
             f"there is no scheduler of dask.distributed at '{scheduler}': start one with 'dask scheduler', or check "
             f"the address"
         ) from error
-    collected = Collected()
-    was_stopped = False
     with client:
         n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
         yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}"))
-        # The model is the result of a task and not scattered: what was scattered is lost with its workers.
-        shared = client.submit(pickle.loads, pickle.dumps(model), pure=False)
         options = {"channels": channels, "axes": axes, "device": device, "weights": weights}
+        work = _Work(client, model, (folder, config, options), len(files))
+        suspects = yield from work.detect(files)
+        if len(suspects) > 1 and not work.was_stopped:
+            # Whatever kills a worker takes along what runs beside it: alone it turns out which of them it was.
+            yield Message(f"{len(suspects)} pictures lost their workers; they are tried again one by one", warning=True)
+            together, suspects = suspects, []
+            for path in together:
+                suspects += yield from work.detect([path])
+        for path in suspects:
+            yield from work.add(FileResult(path, reason=_DIED))
+        if not work.was_stopped:
+            yield Progress(PHASE, len(files), len(files))
+    return work.collected.write(folder, was_stopped=work.was_stopped, order=files)
+
+
+class _Work:
+    """The files of one call on their way to the workers and back."""
+
+    def __init__(self, client: Any, model: TrainedModel, arguments: tuple[Any, ...], n_files: int) -> None:
+        self._client, self._model, self._arguments, self._n_files = client, pickle.dumps(model), arguments, n_files
+        self._shared: Any = None
+        self._n_done = 0
+        self.collected = Collected()
+        self.was_stopped = self._is_abandoned = False
+
+    def add(self, result: FileResult) -> Steps[None]:
+        """Take what became of a file."""
+        self.collected.add(result)
+        self._n_done += 1
+        if result.reason:
+            yield Message(f"{result.path.name}: {result.reason}", warning=True)
+
+    def detect(self, paths: Sequence[Path]) -> Steps[list[Path]]:
+        """Detect in files at the same time; return those whose workers died too often."""
+        from distributed import wait
+
+        client = self._client
+        suspects: list[Path] = []
+        if self.was_stopped:
+            return suspects
+        if self._is_abandoned:
+            for path in paths:
+                yield from self.add(FileResult(path, reason=_NO_WORKER))
+            return suspects
+        if self._shared is None or self._shared.status == "error":  # it was with a worker that died, too
+            # The model is the result of a task and not scattered: what was scattered is lost with its workers.
+            self._shared = client.submit(pickle.loads, self._model, pure=False)
         waiting = {
-            client.submit(_detect_file, shared, path, folder, config, options, pure=False): path for path in files
+            client.submit(_detect_file, self._shared, path, *self._arguments, pure=False): path for path in paths
         }
         seconds_alone = 0.0
         while waiting:
-            answer = yield Progress(PHASE, len(files) - len(waiting), len(files))
-            if answer is FINISH:
-                was_stopped = True
+            if (yield Progress(PHASE, self._n_done, self._n_files)) is FINISH:
+                self.was_stopped = True
                 client.cancel(list(waiting))
                 break
             finished = [future for future in waiting if future.done()]
             for future in finished:
                 path = waiting.pop(future)
-                result = _result_of(future, path)
-                collected.add(result)
-                if result.reason:
-                    yield Message(f"{path.name}: {result.reason}", warning=True)
+                if _is_lost(future):
+                    suspects.append(path)
+                else:
+                    yield from self.add(_result_of(future, path))
             if finished:
                 seconds_alone = 0.0
                 continue
             with client.as_current(), suppress(TimeoutError):
-                distributed.wait(list(waiting), timeout=_SECONDS_BETWEEN, return_when="FIRST_COMPLETED")
+                wait(list(waiting), timeout=_SECONDS_BETWEEN, return_when="FIRST_COMPLETED")
             is_alone = not client.scheduler_info(n_workers=-1)["workers"]
             seconds_alone = seconds_alone + _SECONDS_BETWEEN if is_alone else 0.0
             if seconds_alone > _SECONDS_WITHOUT_WORKERS:
                 yield Message("all workers of the cluster are gone; what was done is kept", warning=True)
+                self._is_abandoned = True
                 for path in waiting.values():
-                    collected.add(FileResult(path, reason="no worker of the cluster was left"))
+                    yield from self.add(FileResult(path, reason=_NO_WORKER))
                 break
-        else:
-            yield Progress(PHASE, len(files), len(files))
-    return collected.write(folder, was_stopped=was_stopped, order=files)
+        return suspects
+
+
+def _is_lost(future: Any) -> bool:
+    """Tell whether a task was given up because its workers died."""
+    return type(future.exception()).__name__ == "KilledWorker"
 
 
 def _result_of(future: Any, path: Path) -> FileResult:
-    """Return what a worker made of a file; a lost worker or an error of ours is a reason."""
+    """Return what a worker made of a file; an error is a reason."""
     error = future.exception()
     if error is None:
         result: FileResult = future.result()
         return result
-    if type(error).__name__ == "KilledWorker":
-        return FileResult(path, reason="the workers that took it died, each time: it may need too much memory")
     if isinstance(error, UFlowError):
         return FileResult(path, reason=str(error))
     return FileResult(path, reason=f"something went wrong on the worker ({type(error).__name__}: {error})")
