@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_uflow import __version__
 from napari_uflow.config import DetectionConfig
 from napari_uflow.devices import choose_device, free_memory, is_out_of_memory, memory_for_tiles
 from napari_uflow.errors import ImageError
@@ -152,7 +152,7 @@ def detect_steps(
             "feature_norm": model.config.feature_norm,
             "trained": model.provenance.get("date"),
         },
-        "version": version("napari-uflow"),
+        "version": __version__,
     }
     return Detection(
         plane.title,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import pprint
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from napari_uflow import __version__
 from napari_uflow.config import DetectionConfig, parameters_of
 from napari_uflow.nfa import fields_needed
 from napari_uflow.result import Detection
@@ -76,7 +76,7 @@ def python_script(
     function = "detect_stack" if is_shared else "detect"
     lines = [
         f'"""Find what is not normal, as on {_sanitized(detection.name)} with napari-uflow '
-        f'{detection.provenance.get("version", version("napari-uflow"))}."""',
+        f'{detection.provenance.get("version", __version__)}."""',
         "",
         f"from napari_uflow import DetectionConfig, {function}, load_model, read_planes, write_regions",
         "",
@@ -141,7 +141,7 @@ def methods_text(model: TrainedModel, detection: Detection | None = None) -> str
         What was found with it; without it, only the model is described.
     """
     sentences = [
-        f"Anomalies were detected with napari-uflow {version('napari-uflow')}, an independent implementation of U-Flow "
+        f"Anomalies were detected with napari-uflow {__version__}, an independent implementation of U-Flow "
         f"(Tailanian, Pardo and Musé 2024): a U-shaped normalizing flow learns how the features of a frozen network "
         f"are distributed, at several scales, in images that are normal.",
         _features(model),

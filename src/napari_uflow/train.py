@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from napari_uflow import __version__
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.devices import choose_device, free_memory, is_out_of_memory, memory_for_tiles
 from napari_uflow.errors import ConfigError, ImageError
@@ -334,7 +335,7 @@ def _provenance(
         "pixel_size": next((plane.pixel_size for plane in planes if plane.pixel_size), None),
         "unit": next((plane.unit for plane in planes if plane.unit), None),
         "versions": {
-            "napari-uflow": version("napari-uflow"),
+            "napari-uflow": __version__,
             "torch": torch.__version__,
             "timm": version("timm"),
             "FrEIA": version("FrEIA"),

@@ -345,38 +345,42 @@ def _draw_regions(
         row_0 = max(top, 0)
         row_1 = min(top + 1, rows - 1)
         nearest_row = row // stride
-        for col in range(out.shape[1]):
-            at_col = (col + 0.5) / stride - 0.5
-            left = int(np.floor(at_col))
-            right_weight = at_col - left
+        for left in range(-1, cols):  # between the centres of two columns of positions the same four are around
+            first_col = max(left * stride + stride // 2, 0)
+            stop_col = min((left + 1) * stride + stride // 2, out.shape[1])
             col_0 = max(left, 0)
             col_1 = min(left + 1, cols - 1)
-            label = labels[nearest_row, col // stride]
             around[0] = labels[row_0, col_0]
             around[1] = labels[row_0, col_1]
             around[2] = labels[row_1, col_0]
             around[3] = labels[row_1, col_1]
-            if around[0] != label or around[1] != label or around[2] != label or around[3] != label:
-                share[0] = (1.0 - low_weight) * (1.0 - right_weight)
-                share[1] = (1.0 - low_weight) * right_weight
-                share[2] = low_weight * (1.0 - right_weight)
-                share[3] = low_weight * right_weight
-                own = 0.0
-                for i in range(4):
-                    if around[i] == label:
-                        own += share[i]
-                if own < _KEEP_SHARE:
-                    most = -1.0
+            is_uniform = around[0] == around[1] and around[0] == around[2] and around[0] == around[3]
+            if is_uniform and around[0] == 0:
+                continue
+            for col in range(first_col, stop_col):
+                label = labels[nearest_row, col // stride]
+                if not is_uniform:
+                    right_weight = (col + 0.5) / stride - 0.5 - left
+                    share[0] = (1.0 - low_weight) * (1.0 - right_weight)
+                    share[1] = (1.0 - low_weight) * right_weight
+                    share[2] = low_weight * (1.0 - right_weight)
+                    share[3] = low_weight * right_weight
+                    own = 0.0
                     for i in range(4):
-                        total = 0.0
-                        for j in range(4):
-                            if around[j] == around[i]:
-                                total += share[j]
-                        if total > most:
-                            most = total
-                            label = around[i]
-            if label > 0 and values[label - 1] < out[row - first_row, col]:
-                out[row - first_row, col] = values[label - 1]
+                        if around[i] == label:
+                            own += share[i]
+                    if own < _KEEP_SHARE:
+                        most = -1.0
+                        for i in range(4):
+                            total = 0.0
+                            for j in range(4):
+                                if around[j] == around[i]:
+                                    total += share[j]
+                            if total > most:
+                                most = total
+                                label = around[i]
+                if label > 0 and values[label - 1] < out[row - first_row, col]:
+                    out[row - first_row, col] = values[label - 1]
 
 
 @compiled
