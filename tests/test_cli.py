@@ -27,6 +27,7 @@ PARAMETERS = [
         ("evaluate model root", DetectionConfig),
     )
     for parameter in parameters_of(config)
+    if (command, parameter.name) != ("evaluate model root", "false_alarms_per")  # its pictures are single planes
 ]
 FAST = "--tile 64 --flow-steps 1 --views 1 --batch-size 2 --check-every 1 --device cpu"
 
@@ -256,6 +257,12 @@ def test_trust(here, capsys):
     assert len(numbers["new"]) == len(numbers["epsilon"])
     assert numbers["held_out"][0] is None  # a single held-out field tells nothing
     assert Path("report/trust.png").stat().st_size > 10_000
+
+
+def test_pictures_with_known_truth_are_no_stacks(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "model.safetensors", "root", "--false-alarms-per", "stack"])
+    assert "--false-alarms-per" in capsys.readouterr().err
 
 
 def test_evaluating_without_anomalies_gives_no_nan(here, capsys):

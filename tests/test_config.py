@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameter_table, parameters_of
+from napari_uflow.config import (
+    SMALLEST_DETECTION_TILE,
+    DetectionConfig,
+    ModelConfig,
+    TrainingConfig,
+    parameter_table,
+    parameters_of,
+)
 from napari_uflow.errors import ConfigError, UFlowError
 
 CONFIGS = (ModelConfig, TrainingConfig, DetectionConfig)
@@ -30,9 +37,13 @@ def allowed(parameter):
 
 
 def configs():
-    return st.sampled_from(CONFIGS).flatmap(
-        lambda c: st.builds(c, **{parameter.name: allowed(parameter) for parameter in parameters_of(c)})
-    )
+    def built(config):
+        values = {parameter.name: allowed(parameter) for parameter in parameters_of(config)}
+        if config is DetectionConfig:
+            values["tile"] = st.just(0) | st.integers(SMALLEST_DETECTION_TILE, 8192)
+        return st.builds(config, **values)
+
+    return st.sampled_from(CONFIGS).flatmap(built)
 
 
 @pytest.mark.parametrize(("config", "parameter"), PARAMETERS)
@@ -135,3 +146,10 @@ def test_the_table_has_a_row_for_each_parameter(config):
 def test_no_name_is_in_two_configurations_of_one_command():
     training = {p.name for p in parameters_of(TrainingConfig)}
     assert not training & {p.name for p in parameters_of(ModelConfig)}
+
+
+def test_tiles_of_detection_are_chosen_or_not_too_small():
+    assert DetectionConfig(tile=0).tile == 0
+    assert DetectionConfig(tile=128).tile == 128
+    with pytest.raises(ConfigError, match=r"tile must be 0, .*, or at least 128 pixels, not 64"):
+        DetectionConfig(tile=64)

@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("-o", "--output", type=Path, help="folder for numbers (JSON) and an overview (PNG)")
     _add_common(evaluate)
-    _add_parameters(evaluate, DetectionConfig)
+    _add_parameters(evaluate, DetectionConfig, without=("false_alarms_per",))  # its pictures are single planes
     evaluate.set_defaults(run=_evaluate)
 
     trust = commands.add_parser("trust", help="report what a model's number of false alarms is worth")
@@ -152,10 +152,12 @@ def _channels(text: str) -> list[int | str]:
     return [int(name) if name.isdigit() else name for name in names]
 
 
-def _add_parameters(parser: argparse.ArgumentParser, config: type[Config]) -> None:
-    """Add a flag for each parameter of a configuration; its description is the only source."""
+def _add_parameters(parser: argparse.ArgumentParser, config: type[Config], without: Sequence[str] = ()) -> None:
+    """Add a flag for each parameter of a configuration but some; its description is the only source."""
     group = parser.add_argument_group(config.__name__.removesuffix("Config").lower() + " parameters")
     for parameter in parameters_of(config):
+        if parameter.name in without:
+            continue
         flag = "--" + parameter.name.replace("_", "-")
         if parameter.type is bool:
             group.add_argument(

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from napari_uflow.errors import ConfigError
 
 __all__ = [
+    "SMALLEST_DETECTION_TILE",
     "Config",
     "DetectionConfig",
     "ModelConfig",
@@ -314,6 +315,9 @@ NfaMethod = Literal["size-conditional", "paper", "binomial"]
 CalibrationName = Literal["promised", "tails", "none"]
 SharedBy = Literal["image", "stack"]
 
+SMALLEST_DETECTION_TILE = 128
+"""Pixels; smaller tiles would be mostly their surroundings."""
+
 
 @dataclass(frozen=True)
 class DetectionConfig(Config):
@@ -367,8 +371,8 @@ class DetectionConfig(Config):
     )
     tile: int = _parameter(
         0,
-        "Side of the square tiles a large picture is read in; 0 chooses it by the memory that is free. What is found "
-        "does not depend on it, unless the halo is cut.",
+        "Side of the square tiles a large picture is read in; 0 chooses it by the memory that is free, otherwise 128 "
+        "or more. What is found does not depend on it, unless the halo is cut.",
         low=0,
         high=8192,
         step=128,
@@ -382,6 +386,14 @@ class DetectionConfig(Config):
         step=16,
         unit="pixels",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.tile < SMALLEST_DETECTION_TILE:
+            raise ConfigError(
+                f"tile must be 0, to be chosen by the free memory, or at least {SMALLEST_DETECTION_TILE} pixels, not "
+                f"{self.tile}"
+            )
 
     def n_sharing(self, n_planes: int) -> int:
         """Return how many images share the accepted false alarms, of a stack of so many planes."""

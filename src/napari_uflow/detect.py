@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_uflow import __version__
-from napari_uflow.config import DetectionConfig
+from napari_uflow.config import SMALLEST_DETECTION_TILE, DetectionConfig
 from napari_uflow.devices import choose_device, free_memory, is_out_of_memory, memory_for_tiles
 from napari_uflow.errors import ImageError
 from napari_uflow.evidence import Evidence, evidence_steps
@@ -39,7 +39,6 @@ from napari_uflow.wording import counted
 
 __all__ = ["LEAST_BACKGROUND", "detect", "detect_stack", "detect_stack_steps", "detect_steps", "promise", "resegment"]
 
-_SMALLEST_TILE = 128
 # With less context than the flow sees, what is found depends on the tiles: they must not depend on the free memory.
 _TILE_OF_CUT_HALO = 768
 # Pixels of the shorter side below which most of what the model looks at is beyond the picture's border.
@@ -241,7 +240,7 @@ def _evidence_that_fits(
         fits = network.tile_that_fits(plane.shape, memory_for_tiles(network.device))
         tile = _TILE_OF_CUT_HALO if is_cut else fits
     # Half of what is larger than the picture would be the same tile again.
-    tile = max(_SMALLEST_TILE, min(tile, -(-max(plane.shape) // network.align) * network.align))
+    tile = max(SMALLEST_DETECTION_TILE, min(tile, -(-max(plane.shape) // network.align) * network.align))
     while True:
         try:
             return (
@@ -255,11 +254,11 @@ def _evidence_that_fits(
                 )
             )
         except (RuntimeError, MemoryError) as error:
-            if tile <= _SMALLEST_TILE or not network.is_size_free or not is_out_of_memory(error):
+            if tile <= SMALLEST_DETECTION_TILE or not network.is_size_free or not is_out_of_memory(error):
                 raise
         # Behind the handler: the error holds on to what did not fit.
         free_memory(network.device)
-        smaller = max(_SMALLEST_TILE, tile // 2 // network.align * network.align)
+        smaller = max(SMALLEST_DETECTION_TILE, tile // 2 // network.align * network.align)
         yield from or_stop(
             Message(
                 f"there is not enough memory for tiles of {tile} pixels: '{plane.title}' is read in tiles of "
@@ -306,14 +305,14 @@ def promise(n_fields: int | None, config: DetectionConfig, n_planes: int = 1) ->
 
 
 def resegment(detection: Detection, false_alarms: float) -> Detection:
-    """Return the detection for another number of false alarms per picture; needs no network.
+    """Return the detection for another number of false alarms than it was made for; needs no network.
 
     Parameters
     ----------
     detection : Detection
         What was found.
     false_alarms : float
-        False alarms accepted per picture.
+        False alarms accepted per image, or per stack where it was counted so.
 
     Raises
     ------

@@ -160,7 +160,7 @@ class Detection:
     strides : tuple of int
         Pixels between two positions of each level.
     false_alarms : float
-        The number of false alarms per picture that `labels` and `regions` were made for.
+        The number of false alarms accepted per image or stack that `labels` and `regions` were made for.
     pixel_size : (float, float) or None
         Height and width of a pixel in `unit`.
     unit : str or None

@@ -330,14 +330,23 @@ def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
     assert widget.slider_heading.text() == "At most so many false alarms per image"
     apart = [len(found.regions) for found in run(widget, qtbot).detections]
     widget.form.fields["false_alarms_per"].value = "stack"
-    assert widget.slider_heading.text() == "At most so many false alarms per stack"
+    assert widget.slider_heading.text() == "At most so many false alarms per image"  # of what is shown
+    assert widget.promise_label.text().endswith("The next detection counts them per stack.")
     shared = run(widget, qtbot)
+    assert widget.slider_heading.text() == "At most so many false alarms per stack"
+    assert "next detection" not in widget.promise_label.text()
     assert all(found.provenance["n_planes"] == 4 for found in shared.detections)
     assert "stack of 4 images" in widget.promise_label.text()
     assert sum(len(found.regions) for found in shared.detections) <= sum(apart)
     regions = RegionsWidget(viewer)
     qtbot.addWidget(regions)
     assert "per stack of 4 images accepted" in regions.summary.text()
+    for layer in list(viewer.layers)[1:]:
+        viewer.layers.remove(layer)
+    widget.scope.set_value("slice")
+    assert widget.slider_heading.text() == "At most so many false alarms per image"  # one plane is no stack
+    widget.scope.set_value("layer")
+    assert widget.slider_heading.text() == "At most so many false alarms per stack"
 
 
 def test_time_and_memory_are_said_before_the_start(widget, viewer):

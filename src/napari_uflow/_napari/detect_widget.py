@@ -164,8 +164,8 @@ class DetectWidget(Panel):
         self.session.results_changed.connect(self._tell)
         self.session.model_changed.connect(self._refresh)
         self._watch.changed.connect(self._refresh)
-        self.form.changed.connect(self._name_slider)
-        self._name_slider()
+        self.form.changed.connect(self._choice_changed)
+        self.scope.currentIndexChanged.connect(self._choice_changed)
         self._refresh()
         self._tell()
 
@@ -269,10 +269,22 @@ class DetectWidget(Panel):
         self.job_bar.take_back_refusal()
 
     def _name_slider(self) -> None:
-        """Say what the number at the slider is counted on."""
-        counted_on = self.form.fields["false_alarms_per"].value
+        """Say what the number at the slider is counted on: in the results that it changes, or in those to come."""
+        shown = {
+            "stack" if found.config.n_sharing(found.n_planes) > 1 else "image"
+            for found in (result.planes[0][1] for result in self.session.results.values())
+        }
+        counted_on = " or ".join(sorted(shown or {self._next_counted_on()}))
         self.slider_heading.setText(f"At most so many false alarms per {counted_on}")
         self.slider.count_on(counted_on)
+
+    def _next_counted_on(self) -> str:
+        is_part = self.scope.value() in ("view", "slice")
+        return "image" if is_part else self.form.fields["false_alarms_per"].value
+
+    def _choice_changed(self) -> None:
+        self._name_slider()
+        self._tell_promise()
 
     def _slid(self) -> None:
         self._timer.start()
@@ -300,14 +312,16 @@ class DetectWidget(Panel):
             lines.append(f"'{result.labels.name}': {counted(n, 'region')}{where}")
         self.count_label.setText("\n".join(lines))
         self.count_label.setVisible(bool(lines))
-        self._tell_promise()
+        self._choice_changed()
 
     def _tell_promise(self) -> None:
         results = list(self.session.results.values())
         if results:
             found = results[-1].planes[0][1]
             if found.false_alarms == self.slider.value():
-                text = found.promise
-                self.promise_label.setText(f"{as_sentence(text)}.")
+                wanted = self.form.fields["false_alarms_per"].value
+                will_change = found.config.false_alarms_per != wanted
+                text = f" The next detection counts them per {self._next_counted_on()}." if will_change else ""
+                self.promise_label.setText(f"{as_sentence(found.promise)}.{text}")
             return
         self.promise_label.setText("What this number rests on is said here after a detection.")

@@ -347,7 +347,7 @@ def relabel(session: Session, result: LayerDetection, false_alarms: float) -> La
     result : LayerDetection
         What was found.
     false_alarms : float
-        False alarms accepted per image.
+        False alarms accepted per image or stack.
     """
     from napari_uflow.detect import resegment
 
