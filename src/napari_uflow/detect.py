@@ -30,7 +30,7 @@ from napari_uflow.nfa import (
     log10_tests_for_any_size,
     log10_tests_published,
     published_regions,
-    significant_regions,
+    significant_regions_in_pieces,
 )
 from napari_uflow.progress import Event, Message, Pieces, Progress, Steps, at_once, drain, in_pieces, or_stop, within
 from napari_uflow.result import Detection, RegionTable
@@ -450,10 +450,10 @@ def _log10_nfa(
         background = log10_tests_published([e.size for e in energies])
     elif config.calibration == "none" or model.calibration is None:
         prices = [log10_tests_for_any_size(max(1, int(np.isfinite(e).sum())), len(energies)) for e in energies]
-        levels = [
-            significant_regions(chi2_log10_tail(e, c), price)
-            for e, c, price in zip(energies, channels, prices, strict=True)
-        ]
+        levels = []
+        for e, c, price in zip(energies, channels, prices, strict=True):
+            levels.append((yield from significant_regions_in_pieces(chi2_log10_tail(e, c), price)))
+            yield
         background = max(prices)
     else:
         levels = yield from model.calibration.regions_in_pieces(

@@ -19,6 +19,7 @@ from napari_uflow.nfa.segment import (
     label_mask_in_pieces,
     published_regions,
     significant_regions,
+    significant_regions_in_pieces,
 )
 from napari_uflow.nfa.significance import chernoff_log10_tail, chi2_log10_tail
 from napari_uflow.nfa.tree import best_regions
@@ -55,4 +56,5 @@ __all__ = [
     "log10_tests_published",
     "published_regions",
     "significant_regions",
+    "significant_regions_in_pieces",
 ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_uflow.nfa.calibration import MapCalibration, TooFewPositionsError
 from napari_uflow.nfa.conformal import HIGHEST, ConformalOffset, HeldOutField
 from napari_uflow.nfa.counts import log10_tests_for_any_size
-from napari_uflow.nfa.segment import LevelRegions, combine_levels, count_thresholds, significant_regions
+from napari_uflow.nfa.segment import LevelRegions, combine_levels, count_thresholds, significant_regions_in_pieces
 from napari_uflow.progress import Pieces, Progress, Steps, at_once, or_stop
 
 __all__ = ["Calibration", "CalibrationPicture", "QQ_LEVELS"]
@@ -127,14 +127,14 @@ class Calibration:
 
     def nominal_regions(self, log10_p: Sequence[NDArray[np.float64]], maps: Maps) -> list[LevelRegions]:
         """Return the regions of each map with their nominal log10 NFA; the price counts all maps that are tested."""
-        return [self._level(*each) for each in zip(log10_p, maps, self.maps, strict=True)]
+        return [at_once(self._level(*each)) for each in zip(log10_p, maps, self.maps, strict=True)]
 
     def _level(
         self, log10_p: NDArray[np.float64], values: NDArray[np.floating], calibration: MapCalibration
-    ) -> LevelRegions:
+    ) -> Pieces[LevelRegions]:
         n_positions = max(1, int(np.count_nonzero(np.isfinite(values))))
         price = log10_tests_for_any_size(n_positions, len(self.maps))
-        return significant_regions(log10_p, price, calibration.correlation_area)
+        return significant_regions_in_pieces(log10_p, price, calibration.correlation_area)
 
     def regions(self, maps: Maps, *, promised: bool = True) -> list[LevelRegions]:
         """Return the regions of each map of a picture.
@@ -149,12 +149,12 @@ class Calibration:
         return at_once(self.regions_in_pieces(maps, promised=promised))
 
     def regions_in_pieces(self, maps: Maps, *, promised: bool = True) -> Pieces[list[LevelRegions]]:
-        """Return the regions as :meth:`regions` does, with a pause behind each map."""
+        """Return the regions as :meth:`regions` does, with pauses."""
         levels = []
         for values, calibration in zip(maps, self.maps, strict=True):
             log10_p = calibration.log10_tail(values)
             yield
-            level = self._level(log10_p, values, calibration)
+            level = yield from self._level(log10_p, values, calibration)
             del log10_p
             if promised:
                 level = LevelRegions(level.labels, self.offset.promised(level.log10_nfa))

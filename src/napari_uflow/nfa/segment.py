@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from napari_uflow.nfa.compiled import compiled
 from napari_uflow.nfa.counts import LOG10_BETA, log10_tests_published
 from napari_uflow.nfa.significance import chernoff_log10_tail
-from napari_uflow.nfa.tree import best_regions
+from napari_uflow.nfa.tree import best_regions, best_regions_in_pieces
 from napari_uflow.progress import Pieces, at_once
 from napari_uflow.scratch import let_go, strips
 
@@ -24,6 +24,7 @@ __all__ = [
     "label_mask_in_pieces",
     "published_regions",
     "significant_regions",
+    "significant_regions_in_pieces",
 ]
 
 # A picture pixel keeps its nearest position's label (or background) while that has this share of the bilinear weight.
@@ -99,8 +100,15 @@ def significant_regions(
     If the positions are independent where normal, the expected number of regions with NFA < epsilon is at most
     epsilon: a union bound over all sizes (which share epsilon), positions and shapes. See README.md of this folder.
     """
+    return at_once(significant_regions_in_pieces(log10_p, log10_price, correlation_area))
+
+
+def significant_regions_in_pieces(
+    log10_p: NDArray[np.floating], log10_price: float, correlation_area: float = 1.0
+) -> Pieces[LevelRegions]:
+    """Find regions as `significant_regions` does, with pauses in large maps."""
     weight = np.asarray(log10_p, dtype=np.float64) + LOG10_BETA
-    labels, log10_value = best_regions(-weight, weight, cut=0.0, correlation_area=correlation_area)
+    labels, log10_value = yield from best_regions_in_pieces(-weight, weight, cut=0.0, correlation_area=correlation_area)
     return LevelRegions(labels, log10_price + log10_value)
 
 

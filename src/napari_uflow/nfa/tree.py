@@ -4,8 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow.nfa.compiled import compiled
+from napari_uflow.progress import Pieces, at_once
 
-__all__ = ["best_regions"]
+__all__ = ["best_regions", "best_regions_in_pieces"]
+
+# Between two pauses: a third of a second.
+_PIXELS_AT_ONCE = 2**20
 
 
 def best_regions(
@@ -66,6 +70,17 @@ def best_regions(
     >>> best_regions(order, -order)
     (array([[1, 0, 2]], dtype=int32), array([-9., -8.]))
     """
+    return at_once(best_regions_in_pieces(order, log10_weight, cut=cut, correlation_area=correlation_area))
+
+
+def best_regions_in_pieces(
+    order: NDArray[np.floating],
+    log10_weight: NDArray[np.float64],
+    *,
+    cut: float | None = None,
+    correlation_area: float = 1.0,
+) -> Pieces[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+    """Choose regions as `best_regions` does, with pauses in large maps."""
     order = np.asarray(order)
     if not np.issubdtype(order.dtype, np.floating):
         order = order.astype(np.float64)
@@ -81,8 +96,25 @@ def best_regions(
     looked_at &= ~np.isnan(levels) if cut is None else levels > cut
     pixels = np.flatnonzero(looked_at)
     pixels = pixels[np.argsort(-levels[pixels])]
+    yield
+    levels, weights = levels[pixels], weights[pixels]
     labels = np.zeros(height * width, dtype=np.int32)
-    log10_value, first = _grow(pixels, levels[pixels], weights[pixels], height, width, labels, 1 / correlation_area)
+    n = pixels.size
+    # Of the children while a slot grows; of the node itself once it is closed.
+    n_children = np.zeros(n, dtype=np.uint8)  # 2 stands for more
+    is_open = np.ones(n, dtype=np.bool_)
+    best = np.arange(n, dtype=np.int32)
+    best_value = np.full(n, np.inf)
+    area = np.ones(n, dtype=np.int32)
+    of_slot = (area, 1 / correlation_area, weights, n_children, is_open, best, best_value)
+    root, up, is_part = np.arange(n, dtype=np.int32), np.full(n, -1, dtype=np.int32), np.zeros(n, dtype=np.bool_)
+    for start in range(0, n, _PIXELS_AT_ONCE):
+        stop = min(start + _PIXELS_AT_ONCE, n)
+        _grow(start, stop, pixels, levels, height, width, labels, root, up, is_part, *of_slot)
+        yield
+    log10_value, first = _choose(pixels, labels, root, up, is_part, *of_slot)
+    if n > _PIXELS_AT_ONCE:
+        yield
     by_value = np.lexsort((first, log10_value))
     rank = np.zeros(by_value.size + 1, dtype=np.int32)
     rank[by_value + 1] = np.arange(1, by_value.size + 1, dtype=np.int32)
@@ -100,32 +132,31 @@ def _find(root: NDArray[np.int32], slot: int) -> int:
 
 @compiled
 def _grow(
+    start: int,
+    stop: int,
     pixels: NDArray[np.int64],
     levels: NDArray[np.floating],
-    weights: NDArray[np.float64],
     height: int,
     width: int,
     labels: NDArray[np.int32],
+    root: NDArray[np.int32],
+    up: NDArray[np.int32],
+    is_part: NDArray[np.bool_],
+    area: NDArray[np.int32],
     per_pixel: float,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Fill `labels` (zeros on entry) from pixels in descending order of level; return values and first pixels.
+    weights: NDArray[np.float64],
+    n_children: NDArray[np.uint8],
+    is_open: NDArray[np.bool_],
+    best: NDArray[np.int32],
+    best_value: NDArray[np.float64],
+) -> None:
+    """Let pixels in, in descending order of level, from `start` to before `stop`.
 
     Slot k belongs to the k-th pixel and stands for the region that this pixel has made of its neighbours. It is a node
     once a pixel of a lower level takes it in, or a mere part of a node if one of the same level does. Either way
     `up[k] > k` is the slot that took it in, so that descending order of slots is top-down order of the tree.
     """
-    n = pixels.size
-    root = np.arange(n).astype(np.int32)
-    up = np.full(n, -1, dtype=np.int32)
-    area = np.ones(n, dtype=np.int32)
-    is_part = np.zeros(n, dtype=np.bool_)
-    # Of the children while a slot grows; of the node itself once it is closed.
-    n_children = np.zeros(n, dtype=np.uint8)  # 2 stands for more
-    is_open = np.ones(n, dtype=np.bool_)
-    best = np.arange(n).astype(np.int32)
-    best_value = np.full(n, np.inf)
-
-    for k in range(n):
+    for k in range(start, stop):
         pixel = pixels[k]
         row = pixel // width
         col = pixel - row * width
@@ -161,6 +192,25 @@ def _grow(
                 is_open[k] &= is_open[child]
                 n_children[k] = min(2, n_children[k] + n_new)
         labels[pixel] = k + 1
+
+
+@compiled
+def _choose(
+    pixels: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    root: NDArray[np.int32],
+    up: NDArray[np.int32],
+    is_part: NDArray[np.bool_],
+    area: NDArray[np.int32],
+    per_pixel: float,
+    weights: NDArray[np.float64],
+    n_children: NDArray[np.uint8],
+    is_open: NDArray[np.bool_],
+    best: NDArray[np.int32],
+    best_value: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Fill `labels` with the regions that stay, when all pixels are in; return their values and first pixels."""
+    n = pixels.size
     for k in range(n):
         if up[k] < 0:
             _close(k, area, per_pixel, weights, n_children, is_open, best, best_value)
@@ -180,7 +230,7 @@ def _grow(
         if label[k] == 0 and up[k] >= 0:
             label[k] = label[up[k]]
     value = np.empty(n_regions)
-    first = np.full(n_regions, height * width)
+    first = np.full(n_regions, labels.size)
     for k in range(n):
         if not is_part[k] and is_open[k] and (up[k] < 0 or not is_open[node[up[k]]]):
             value[label[best[k]] - 1] = best_value[k]
