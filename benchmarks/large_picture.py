@@ -5,6 +5,7 @@
 Each size is a process of its own: a uint16 picture of drawn fibres, written as TIFF in tiles, is detected in, and
 heatmap, NFA and labels are written as TIFF. Memory is the greatest resident size of the process, less what it had when
 the libraries and the model were loaded; "in all" is with that. Files that are mapped count while they are resident.
+"stop" is the longest time between two events, at which a detection can be stopped.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def one(model: Path, side: int, tile: int, folder: Path) -> None:
     last: list[Any] = ["", time.monotonic()]
 
     peaks: dict[str, float] = {}
+    pauses: dict[str, float] = {}
 
     def watch() -> None:
         while not is_over.wait(0.02):
@@ -83,6 +85,7 @@ def one(model: Path, side: int, tile: int, folder: Path) -> None:
     def hear(event: object) -> None:
         now = time.monotonic()
         phases[last[0]] = phases.get(last[0], 0.0) + now - last[1]
+        pauses[last[0]] = max(pauses.get(last[0], 0.0), now - last[1])
         last[:] = [event.phase if isinstance(event, Progress) else last[0], now]
 
     watcher = threading.Thread(target=watch)
@@ -100,8 +103,11 @@ def one(model: Path, side: int, tile: int, folder: Path) -> None:
         "gb_without_files": most["RssAnon"] - before["RssAnon"],
         "gb_in_all": most["VmRSS"],
         "n_regions": summary.n_regions,
+        "stop": max(pauses.values()),
         "phases": {
-            name: (round(value, 1), round(peaks.get(name, 0), 2)) for name, value in phases.items() if value > 0.5
+            name: (round(value, 1), round(peaks.get(name, 0), 2), round(pauses[name], 2))
+            for name, value in phases.items()
+            if value > 0.5
         },
         "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
@@ -123,8 +129,8 @@ def main() -> None:
         return
     rows = []
     print(
-        f"{'side':>6}{'seconds':>10}{'s/Mpixel':>10}{'GB':>8}{'no files':>10}{'in all':>8}{'regions':>9}"
-        "  phases: seconds, GB without files"
+        f"{'side':>6}{'seconds':>10}{'s/Mpixel':>10}{'GB':>8}{'no files':>10}{'in all':>8}{'stop':>7}{'regions':>9}"
+        "  phases: seconds, GB without files, longest pause"
     )
     with tempfile.TemporaryDirectory() as name:
         for side in options.sides:
@@ -137,7 +143,8 @@ def main() -> None:
             rows.append(row)
             print(
                 f"{side:>6}{row['seconds']:>10.1f}{row['seconds'] / side**2 * 1e6:>10.2f}{row['gb']:>8.2f}"
-                f"{row['gb_without_files']:>10.2f}{row['gb_in_all']:>8.2f}{row['n_regions']:>9}  {row['phases']}",
+                f"{row['gb_without_files']:>10.2f}{row['gb_in_all']:>8.2f}{row['stop']:>7.2f}"
+                f"{row['n_regions']:>9}  {row['phases']}",
                 flush=True,
             )
     if len(rows) > 1:
