@@ -4,10 +4,14 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.image import NormalRegion, Plane
 from napari_uflow.samples import fibre_field
+
+settings.register_profile("any machine", deadline=None)  # no test is timed
+settings.load_profile("any machine")
 
 TINY_MODEL = {"backbone": "scattering", "tile": 64, "flow_steps": 2}
 TINY_TRAINING = {"steps": 4, "batch_size": 4, "check_every": 2, "views": 1, "holdout": 0.3, "learning_rate": 3e-3}

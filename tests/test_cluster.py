@@ -3,9 +3,10 @@
 import csv
 import os
 import signal
+import subprocess
 import sys
+import time
 
-import cloudpickle
 import numpy as np
 import pytest
 import tifffile
@@ -20,6 +21,7 @@ from napari_uflow.store import write_tiff
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
+cloudpickle = pytest.importorskip("cloudpickle")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of dask and tornado, about ports and processes that were killed
 
 CONFIG = DetectionConfig()
@@ -133,7 +135,44 @@ def test_pictures_that_shared_a_dying_worker_are_tried_alone(tiny_model, folder,
     assert [path.name for path in summary.done] == ["odd 0.tif", "odd 2.tif", "odd 3.tif"]
     assert [path.name for path, _ in summary.failed] == ["odd 1.tif"]
     assert events[-1] == Progress(PHASE, 4, 4)
-    assert any(isinstance(event, Message) and "one by one" in event.text for event in events)
+    assert any(isinstance(event, Message) and event.text.startswith("4 pictures lost") for event in events)
+
+
+@pytest.fixture
+def remote(tmp_path):
+    """A scheduler and a worker as processes of their own; the scheduler can be killed."""
+    file = tmp_path / "scheduler.json"
+    dask_command = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    place = ["--scheduler-file", str(file), "--no-dashboard"]
+    scheduler = subprocess.Popen([*dask_command, "scheduler", *place, "--port", "0", "--host", "127.0.0.1"], **quiet)
+    worker = subprocess.Popen([*dask_command, "worker", *place, "--no-nanny", "--death-timeout", "30"], **quiet)
+    try:
+        deadline = time.monotonic() + 60
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with distributed.Client(scheduler_file=str(file)) as client:
+            client.wait_for_workers(1, timeout=60)
+            address = client.scheduler.address
+        yield scheduler, address
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
+
+
+def test_what_was_done_is_told_when_the_scheduler_goes_away(remote, tiny_model, folder, tmp_path):
+    scheduler, address = remote
+    steps = detect_on_cluster_steps(tiny_model, files(folder), tmp_path / "out", CONFIG, address, device="cpu")
+    event = next(steps)
+    while not (isinstance(event, Progress) and event.done):
+        event = next(steps)
+    scheduler.kill()
+    summary = drain(steps)
+    assert summary.done
+    assert len(summary.done) + len(summary.failed) == 4
+    assert {reason for _, reason in summary.failed} <= {"the scheduler of the cluster went away"}
+    assert len(table(tmp_path / "out", "summary.csv")) == 5
 
 
 def test_a_stop_keeps_what_is_done(local_cluster, tiny_model, folder, tmp_path):

@@ -1,6 +1,8 @@
 """Maps of large pictures lie in files of their own, and are worked on in strips."""
 
+import errno
 import gc
+import types
 from itertools import pairwise
 
 import numpy as np
@@ -60,6 +62,23 @@ def test_a_full_disk_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     with pytest.raises(UFlowError, match=r"no room for a map of .* GB .*TMPDIR"):
         room_for((50, 40), np.int32)
+
+
+@pytest.mark.parametrize("is_reserved", [True, False])
+def test_room_is_taken_when_it_is_asked_for(monkeypatch, is_reserved):
+    """A file with a hole in place of room would end the program when the disk is full."""
+    monkeypatch.setattr(scratch, "LARGE", 1000)
+
+    def full(file, start, length):
+        raise OSError(errno.ENOSPC if is_reserved else errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(scratch.os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(scratch.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=7999))
+    with pytest.raises(UFlowError, match=r"no room for a map of .* GB .*TMPDIR"):
+        room_for((50, 40), np.int32)
+    if not is_reserved:
+        monkeypatch.setattr(scratch.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=8000))
+        assert room_for((50, 40), np.int32).shape == (50, 40)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([1, 4, 16]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ _SECONDS_TO_CONNECT = 20
 # Between two looks at what is done, at which the job may be stopped.
 _SECONDS_BETWEEN = 0.3
 _SECONDS_WITHOUT_WORKERS = 60
+# For a result that lies on a worker already.
+_SECONDS_TO_FETCH = 5
 _DIED = "the workers that took it died, each time: it may need too much memory"
 _NO_WORKER = "no worker of the cluster was left"
+_NO_SCHEDULER = "the scheduler of the cluster went away"
 
 
 def detect_on_cluster_steps(
@@ -43,8 +47,7 @@ def detect_on_cluster_steps(
     The machines must see the files and the folder under the same names, and have this version of napari-uflow. A
     picture whose worker is lost is given to another one; it fails when that has happened more often than the cluster's
     setting ``distributed.scheduler.allowed-failures`` says (three times by default). The other pictures go on. Where
-    several were lost so often, perhaps for being beside the one that killed their workers, each is tried once more by
-    itself.
+    several were lost so often, perhaps for being beside the one that killed their workers, each is tried again alone.
 
     Parameters
     ----------
@@ -65,7 +68,8 @@ def detect_on_cluster_steps(
     Raises
     ------
     UFlowError
-        If the package distributed is missing, the scheduler cannot be reached, or all workers are gone for a minute.
+        If the package distributed is missing, or the scheduler cannot be reached. Files that were not done when all
+        workers were gone for a minute, or the scheduler went away, have failed.
     ConfigError
         If two files would write to the same names.
     """
@@ -90,7 +94,7 @@ def detect_on_cluster_steps(
         options = {"channels": channels, "axes": axes, "device": device, "weights": weights}
         work = _Work(client, model, (folder, config, options), len(files))
         suspects = yield from work.detect(files)
-        if len(suspects) > 1 and not work.was_stopped:
+        if len(suspects) > 1 and work.is_on:
             # Whatever kills a worker takes along what runs beside it: alone it turns out which of them it was.
             yield Message(f"{len(suspects)} pictures lost their workers; they are tried again one by one", warning=True)
             together, suspects = suspects, []
@@ -113,6 +117,11 @@ class _Work:
         self.collected = Collected()
         self.was_stopped = self._is_abandoned = False
 
+    @property
+    def is_on(self) -> bool:
+        """Whether more can be asked of the cluster: nobody stopped it, and it has workers."""
+        return not (self.was_stopped or self._is_abandoned)
+
     def add(self, result: FileResult) -> Steps[None]:
         """Take what became of a file."""
         self.collected.add(result)
@@ -132,32 +141,36 @@ class _Work:
             for path in paths:
                 yield from self.add(FileResult(path, reason=_NO_WORKER))
             return suspects
-        if self._shared is None or self._shared.status == "error":  # it was with a worker that died, too
-            # The model is the result of a task and not scattered: what was scattered is lost with its workers.
+        if self._shared is None or self._shared.status not in ("pending", "finished"):
+            # The model is the result of a task and not scattered: what was scattered is lost with its workers. One that
+            # was with too many of them is lost, too.
             self._shared = client.submit(pickle.loads, self._model, pure=False)
         waiting = {
             client.submit(_detect_file, self._shared, path, *self._arguments, pure=False): path for path in paths
         }
         seconds_alone = 0.0
         while waiting:
-            if (yield Progress(PHASE, self._n_done, self._n_files)) is FINISH:
+            answer = yield Progress(PHASE, self._n_done, self._n_files)
+            finished = [future for future in waiting if future.done()]
+            for future in finished:
+                result = _result_of(future, waiting[future])
+                if result is None:  # its worker went away with it; it is made once more
+                    continue
+                path = waiting.pop(future)
+                if result.reason == _DIED:
+                    suspects.append(path)
+                else:
+                    yield from self.add(result)
+            if answer is FINISH:
                 self.was_stopped = True
                 client.cancel(list(waiting))
                 break
-            finished = [future for future in waiting if future.done()]
-            for future in finished:
-                path = waiting.pop(future)
-                if _is_lost(future):
-                    suspects.append(path)
-                else:
-                    yield from self.add(_result_of(future, path))
             if finished:
                 seconds_alone = 0.0
                 continue
-            with client.as_current(), suppress(TimeoutError):
+            with client.as_current(), suppress(TimeoutError, CancelledError):
                 wait(list(waiting), timeout=_SECONDS_BETWEEN, return_when="FIRST_COMPLETED")
-            is_alone = not client.scheduler_info(n_workers=-1)["workers"]
-            seconds_alone = seconds_alone + _SECONDS_BETWEEN if is_alone else 0.0
+            seconds_alone = 0.0 if self._n_workers() else seconds_alone + _SECONDS_BETWEEN
             if seconds_alone > _SECONDS_WITHOUT_WORKERS:
                 yield Message("all workers of the cluster are gone; what was done is kept", warning=True)
                 self._is_abandoned = True
@@ -166,21 +179,31 @@ class _Work:
                 break
         return suspects
 
+    def _n_workers(self) -> int:
+        try:
+            return len(self._client.scheduler_info(n_workers=-1)["workers"])
+        except (OSError, CancelledError, RuntimeError):  # the scheduler went away
+            return 0
 
-def _is_lost(future: Any) -> bool:
-    """Tell whether a task was given up because its workers died."""
-    return type(future.exception()).__name__ == "KilledWorker"
 
-
-def _result_of(future: Any, path: Path) -> FileResult:
-    """Return what a worker made of a file; an error is a reason."""
-    error = future.exception()
-    if error is None:
-        result: FileResult = future.result()
+def _result_of(future: Any, path: Path) -> FileResult | None:
+    """Return what a worker made of a file, an error as a reason; None where the result went away with its worker."""
+    if future.cancelled():
+        return FileResult(path, reason=_NO_SCHEDULER)
+    try:
+        result: FileResult = future.result(timeout=_SECONDS_TO_FETCH)
         return result
-    if isinstance(error, UFlowError):
+    except TimeoutError:
+        return None
+    except CancelledError:
+        return FileResult(path, reason=_NO_SCHEDULER)
+    except UFlowError as error:
         return FileResult(path, reason=str(error))
-    return FileResult(path, reason=f"something went wrong on the worker ({type(error).__name__}: {error})")
+    except Exception as error:  # whatever a worker raised
+        known = {"KilledWorker": _DIED, "CommClosedError": _NO_SCHEDULER}
+        if type(error).__name__ in known:
+            return FileResult(path, reason=known[type(error).__name__])
+        return FileResult(path, reason=f"something went wrong on the worker ({type(error).__name__}: {error})")
 
 
 def _detect_file(

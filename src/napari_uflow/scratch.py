@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -57,13 +60,27 @@ def room_for(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     n_bytes = _n_bytes(shape, dtype)
     try:
         with tempfile.TemporaryFile(prefix="napari-uflow-") as file:
-            file.truncate(n_bytes)
+            _reserve(file.fileno(), n_bytes)
             return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
     except OSError as error:
         raise UFlowError(
             f"there is no room for a map of {n_bytes / 1e9:.1f} GB in '{tempfile.gettempdir()}' "
             f"({error.strerror or error}); name another folder in the environment variable TMPDIR"
         ) from error
+
+
+def _reserve(file: int, n_bytes: int) -> None:
+    """Give a file its size and its room: writing to a mapped file for which there is none ends the program."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, n_bytes)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # which some file systems lack
+                raise
+    if shutil.disk_usage(tempfile.gettempdir()).free < n_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.truncate(file, n_bytes)
 
 
 def let_go(*arrays: object) -> None:
