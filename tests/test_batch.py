@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_uflow import scratch
 from napari_uflow.batch import PHASE, detect_files_steps, overview_row
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detect import detect
@@ -62,7 +63,9 @@ def test_one_picture(tiny_model, tmp_path):
     assert info["napari_uflow"]["detection"] == DetectionConfig().to_dict()
 
 
-def test_a_stack_keeps_its_axes_and_has_unique_labels(tiny_model, tmp_path):
+@pytest.mark.parametrize("n_bytes", [2**27, 1e5])
+def test_a_stack_keeps_its_axes_and_has_unique_labels(tiny_model, tmp_path, monkeypatch, n_bytes):
+    monkeypatch.setattr(scratch, "LARGE", n_bytes)  # in memory, and in a file
     path = tmp_path / "stack.tif"
     stack = np.stack([odd(seed) for seed in range(4)]).reshape(2, 2, 112, 128)
     write_tiff(path, stack, "TZYX", pixel_size=(0.5, 0.5), unit="um")
@@ -88,16 +91,18 @@ def test_a_stack_keeps_its_axes_and_has_unique_labels(tiny_model, tmp_path):
 def test_the_planes_of_a_file_share_the_false_alarms_where_they_are_counted_per_stack(tiny_model, tmp_path):
     path = tmp_path / "stack.tif"
     write_tiff(path, np.stack([odd(seed) for seed in range(4)]), "ZYX")
-    labels = {}
+    labels, promises = {}, {}
     for name, config in (
         ("shared", DetectionConfig(false_alarms=1e-3, false_alarms_per="stack")),
         ("quarter", DetectionConfig(false_alarms=2.5e-4)),
         ("each", DetectionConfig(false_alarms=1e-3)),
     ):
-        drain(detect_files_steps(tiny_model, [path], tmp_path / name, config))
+        promises[name] = drain(detect_files_steps(tiny_model, [path], tmp_path / name, config)).promises
         labels[name] = tifffile.imread(tmp_path / name / "stack_labels.tif")
     np.testing.assert_array_equal(labels["shared"], labels["quarter"])
     assert labels["shared"].any()
+    assert ["stack of 4 images" in text for text in promises["shared"]] == [True]
+    assert ["stack" in text for text in promises["each"]] == [False]
     shared, each = (float(table(tmp_path / name / "regions.csv")[0]["log10_nfa"]) for name in ("shared", "each"))
     assert shared == pytest.approx(each + np.log10(4), abs=1e-4)
 

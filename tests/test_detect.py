@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_uflow import scratch
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detect import detect, detect_stack, detect_steps, promise, resegment
 from napari_uflow.errors import ConfigError, ImageError, Stopped
@@ -487,6 +488,24 @@ def test_the_planes_of_a_stack_share_the_false_alarms(tiny_model, odd_plane, net
         assert "stack of 4 images" in one.promise
         assert "stack of 4 images" in again.promise or "stacks of 4 images" in again.promise
         assert "stack" not in other.promise
+
+
+@pytest.mark.parametrize("n_bytes", [2e5, 3e4])
+def test_maps_of_a_stack_lie_in_files_where_they_are_large_together(
+    tiny_model, odd_plane, network, monkeypatch, n_bytes
+):
+    """A thousand planes that are small each would fill the memory; one file each would be too many files."""
+    planes = [odd_plane] * 3 + [Plane(data=odd_plane.data.T.copy())] * (n_bytes == 3e4)
+    in_memory = detect_stack(tiny_model, planes, DetectionConfig(), network=network)
+    assert 4 * odd_plane.data.size < 2e5 < 3 * 4 * odd_plane.data.size
+    monkeypatch.setattr(scratch, "LARGE", n_bytes)
+    in_files = detect_stack(tiny_model, planes, DetectionConfig(), network=network)
+    for one, other in zip(in_memory, in_files, strict=True):
+        for name in ("score", "log10_nfa", "labels"):
+            assert isinstance(getattr(other, name), np.memmap)
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    if n_bytes == 2e5:
+        assert in_files[0].score.base is in_files[1].score.base
 
 
 def test_an_image_alone_is_no_stack(tiny_model, odd_plane, network, found):

@@ -14,14 +14,15 @@ from napari_uflow.model.uflow import UFlow
 SIDES = st.integers(64, 60_000)
 
 
-@given(SIDES, SIDES, st.floats(1, 50), st.sampled_from([80, 112, 144]), st.floats(1e8, 4e10))
-def test_the_largest_tile_that_fits_is_chosen(rows, cols, values, halo, memory):
-    tile = tile_that_fits((rows, cols), values, halo, memory)
+@given(SIDES, SIDES, st.floats(1, 50), st.sampled_from([80, 112, 144]), st.integers(28, 448), st.floats(1e8, 4e10))
+def test_the_largest_tile_that_fits_is_chosen(rows, cols, values, halo, flow_halo, memory):
+    looks = (values, halo, flow_halo)
+    tile = tile_that_fits((rows, cols), *looks, memory)
     assert SMALLEST_TILE <= tile <= LARGEST_TILE
     if tile > SMALLEST_TILE:
-        assert detection_bytes((rows, cols), tile, values, halo) <= memory
+        assert detection_bytes((rows, cols), tile, *looks) <= memory
     if tile < LARGEST_TILE:
-        assert detection_bytes((rows, cols), tile + 128, values, halo) > memory
+        assert detection_bytes((rows, cols), tile + 128, *looks) > memory
 
 
 def test_a_wide_picture_is_read_in_smaller_tiles():

@@ -21,7 +21,7 @@ from napari_uflow.image import Plane, Window
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Steps, within
 from napari_uflow.result import Detection
-from napari_uflow.scratch import let_go, strips
+from napari_uflow.scratch import let_go, room_for, strips
 from napari_uflow.store import atomic_path, read_planes, write_regions, write_tiff
 from napari_uflow.wording import counted
 
@@ -63,6 +63,9 @@ class BatchSummary:
         Planes with at least one region, and planes in all.
     was_stopped : bool
         True where the user stopped the batch before its end.
+    promises : tuple of str
+        What the number of false alarms means in what was found, each once; stacks of other sizes have another one where
+        a stack shares it.
     """
 
     done: tuple[Path, ...]
@@ -72,6 +75,7 @@ class BatchSummary:
     n_anomalous_planes: int
     n_planes: int
     was_stopped: bool
+    promises: tuple[str, ...]
 
 
 def detect_files_steps(
@@ -215,7 +219,7 @@ def detect_file_steps(
     try:
         planes = read_planes(path, channels=channels, axes=axes)
         _check_sizes(planes)
-        detections = _numbered((yield from detect_stack_steps(model, planes, config, network=network)))
+        detections = yield from detect_stack_steps(model, planes, config, network=network)
         write_detections(output, path.stem.removesuffix(".ome"), planes, detections)
     except Stopped:
         raise
@@ -226,8 +230,8 @@ def detect_file_steps(
     rows = tuple((lowest[i], overview_row(planes[i], detections[i])) for i in strangest)
     empty = np.zeros((0, 0), dtype=np.float32)
     no_labels = empty.astype(np.int32)
-    tables = tuple(replace(d, score=empty, log10_nfa=empty, labels=no_labels, energies=()) for d in detections)
-    return FileResult(path, tables, rows, min(lowest))
+    tables = [replace(d, score=empty, log10_nfa=empty, labels=no_labels, energies=()) for d in detections]
+    return FileResult(path, tuple(_numbered(tables)), rows, min(lowest))
 
 
 class Collected:
@@ -273,6 +277,7 @@ class Collected:
             sum(len(table.regions) > 0 for table in tables),
             len(tables),
             was_stopped,
+            tuple(dict.fromkeys(table.promise for table in tables)),
         )
 
 
@@ -321,7 +326,7 @@ def _numbered(detections: Sequence[Detection]) -> list[Detection]:
 
 
 def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detections: Sequence[Detection]) -> None:
-    """Write heatmap, NFA map and labels of the planes of one file as TIFF.
+    """Write heatmap, NFA map and labels of the planes of one file as TIFF; labels are unique over the planes.
 
     Parameters
     ----------
@@ -336,23 +341,26 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
     """
     first = detections[0]
     axes, shape = _stack_axes(planes)
-    maps: dict[str, list[NDArray[Any]]] = {
-        "heatmap": [found.score for found in detections],
-        "log10_nfa": [found.log10_nfa for found in detections],
-        "labels": [found.labels for found in detections],
-    }
-    for name, values in maps.items():
+    for name, attribute in (("heatmap", "score"), ("log10_nfa", "log10_nfa"), ("labels", "labels")):
+        maps = [getattr(found, attribute) for found in detections]
         # a single plane as it is: it may be too large for a copy in memory
-        stacked = (np.stack(values) if len(values) > 1 else values[0]).reshape(*shape, *values[0].shape)
+        stacked = maps[0] if len(maps) == 1 else room_for((len(maps), *maps[0].shape), maps[0].dtype)
+        n_labels = 0
+        for i, values in enumerate(maps if len(maps) > 1 else ()):
+            stacked[i] = values
+            if name == "labels":
+                np.add(stacked[i], n_labels, out=stacked[i], where=values > 0)
+                n_labels += len(detections[i].regions)
+            let_go(stacked, values)
         write_tiff(
             folder / f"{stem}_{name}.tif",
-            stacked,
+            stacked.reshape(*shape, *maps[0].shape),
             axes + "YX",
             pixel_size=first.pixel_size if first.unit else None,
             unit=first.unit if first.pixel_size else None,
             description={"napari_uflow": dict(first.provenance)},
         )
-        let_go(*values)
+        let_go(stacked)
 
 
 def _stack_axes(planes: Sequence[Plane]) -> tuple[str, tuple[int, ...]]:

@@ -346,7 +346,6 @@ def _detect(options: argparse.Namespace) -> int:
     _check_output(options.output, is_folder=True)
     from napari_uflow.batch import detect_files_steps
     from napari_uflow.cluster import detect_on_cluster_steps
-    from napari_uflow.detect import promise
     from napari_uflow.store import find_images, load_model
 
     model = load_model(options.model)
@@ -371,9 +370,8 @@ def _detect(options: argparse.Namespace) -> int:
         else f"{summary.n_regions} anomalous regions in {summary.n_anomalous_planes} of {summary.n_planes} pictures; "
         f"written to {options.output}"
     )
-    if summary.n_planes:
-        n_fields = None if model.calibration is None else model.calibration.offset.n_fields
-        print(f"false alarms: {promise(n_fields, config)}")
+    for text in summary.promises:
+        print(f"false alarms: {text}")
     for path, reason in summary.failed:
         print(f"failed: {path}: {reason}", file=sys.stderr)
     if summary.was_stopped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -222,12 +223,33 @@ def detect_stack_steps(
         network = model.network(choose_device(device))
     n_in_all = len(planes) if total is None else total
     found: list[Detection] = []
+    put_by = _PutBy(planes)
     for i, plane in enumerate(planes, start=done):
         steps = detect_steps(model, plane, config, network=network, n_planes=len(planes))
-        found.append((yield from steps if n_in_all == 1 else within(steps, Progress("Detecting", i, n_in_all))))
+        steps = steps if n_in_all == 1 else within(steps, Progress("Detecting", i, n_in_all))
+        found.append(put_by(i - done, (yield from steps)))
     if total is None and n_in_all > 1:
         yield from or_stop(Progress("Detecting", n_in_all, n_in_all))
     return found
+
+
+class _PutBy:
+    """Keeps the maps of a stack that are large together in files, one for each kind, until they are asked for."""
+
+    def __init__(self, planes: Sequence[Plane]) -> None:
+        self._kinds: dict[str, NDArray[Any]] = {}
+        shape = (len(planes), *planes[0].shape) if len({plane.shape for plane in planes}) == 1 else ()
+        # Of a single plane, and of planes that are large each, they lie there already.
+        if len(planes) > 1 and shape and is_large(shape, np.float32) and not is_large(shape[1:], np.float32):
+            self._kinds = {name: room_for(shape, np.float32) for name in ("score", "log10_nfa")}
+            self._kinds["labels"] = room_for(shape, np.int32)
+
+    def __call__(self, i: int, found: Detection) -> Detection:
+        """Return what was found in a plane, with its maps where they are kept."""
+        for name, maps in self._kinds.items():
+            maps[i] = getattr(found, name)
+            let_go(maps)
+        return replace(found, **{name: maps[i] for name, maps in self._kinds.items()})
 
 
 def _evidence_that_fits(
@@ -235,8 +257,8 @@ def _evidence_that_fits(
 ) -> Steps[Evidence]:
     """Run the network in tiles of the size that was asked for, or of half of it, as often as the memory wants it."""
     tile = config.tile
+    is_cut = 0 <= config.halo < network.flow_halo
     if not tile:
-        is_cut = 0 <= config.halo < network.flow_halo
         fits = network.tile_that_fits(plane.shape, memory_for_tiles(network.device))
         tile = _TILE_OF_CUT_HALO if is_cut else fits
     # Half of what is larger than the picture would be the same tile again.
@@ -258,11 +280,12 @@ def _evidence_that_fits(
                 raise
         # Behind the handler: the error holds on to what did not fit.
         free_memory(network.device)
+        same = "finds nearly the same: the halo is cut" if is_cut else "finds the same"
         smaller = max(SMALLEST_DETECTION_TILE, tile // 2 // network.align * network.align)
         yield from or_stop(
             Message(
                 f"there is not enough memory for tiles of {tile} pixels: '{plane.title}' is read in tiles of "
-                f"{smaller}, which takes longer and finds the same",
+                f"{smaller}, which takes longer and {same}",
                 warning=True,
             )
         )

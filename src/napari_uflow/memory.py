@@ -14,11 +14,9 @@ _STEP = 128
 # detections with tiles of 384 to 1024 pixels (scattering). An estimate for other backbones.
 _BYTES_PER_PIXEL = 200
 _BYTES_PER_VALUE = 55
-# The flow looks at so much more of a level, at most, than a tile.
-_FLOW_HALO = 128
 
 
-def detection_bytes(shape: tuple[int, int], tile: int, values_per_pixel: float, halo: int) -> float:
+def detection_bytes(shape: tuple[int, int], tile: int, values_per_pixel: float, halo: int, flow_halo: int) -> float:
     """Return about how much memory the network takes in a picture, besides the maps of the whole picture.
 
     Parameters
@@ -31,6 +29,8 @@ def detection_bytes(shape: tuple[int, int], tile: int, values_per_pixel: float, 
         Values of the features of all levels, over the pixels.
     halo : int
         Pixels that the backbone sees around a tile.
+    flow_halo : int
+        Pixels that the flow sees around a tile.
 
     Returns
     -------
@@ -38,12 +38,12 @@ def detection_bytes(shape: tuple[int, int], tile: int, values_per_pixel: float, 
         Bytes: a band of features over the whole width, and what is computed of one tile.
     """
     rows, cols = shape
-    band = cols * min(tile + _FLOW_HALO, rows) * values_per_pixel * 4
+    band = cols * min(tile + 2 * flow_halo, rows) * values_per_pixel * 4
     seen = min(tile + 2 * halo, rows + halo) * min(tile + 2 * halo, cols + halo)
     return band + seen * (_BYTES_PER_PIXEL + _BYTES_PER_VALUE * values_per_pixel)
 
 
-def tile_that_fits(shape: tuple[int, int], values_per_pixel: float, halo: int, memory: float) -> int:
+def tile_that_fits(shape: tuple[int, int], values_per_pixel: float, halo: int, flow_halo: int, memory: float) -> int:
     """Return the largest side of tiles, 512 to 2048 pixels, for which a detection keeps to so many bytes.
 
     Larger tiles take less time: less is looked at twice. What is found does not depend on them. Parameters are those of
@@ -51,5 +51,6 @@ def tile_that_fits(shape: tuple[int, int], values_per_pixel: float, halo: int, m
     """
     sides = range(LARGEST_TILE, SMALLEST_TILE, -_STEP)
     return next(
-        (side for side in sides if detection_bytes(shape, side, values_per_pixel, halo) <= memory), SMALLEST_TILE
+        (side for side in sides if detection_bytes(shape, side, values_per_pixel, halo, flow_halo) <= memory),
+        SMALLEST_TILE,
     )

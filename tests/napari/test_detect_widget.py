@@ -332,9 +332,15 @@ def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
     widget.form.fields["false_alarms_per"].value = "stack"
     assert widget.slider_heading.text() == "At most so many false alarms per image"  # of what is shown
     assert widget.promise_label.text().endswith("The next detection counts them per stack.")
+    widget.scope.set_value("slice")
+    assert "next detection" not in widget.promise_label.text()  # one plane is no stack
+    widget.scope.set_value("layer")
     shared = run(widget, qtbot)
     assert widget.slider_heading.text() == "At most so many false alarms per stack"
     assert "next detection" not in widget.promise_label.text()
+    widget.scope.set_value("slice")
+    assert widget.promise_label.text().endswith("The next detection counts them per image.")
+    widget.scope.set_value("layer")
     assert all(found.provenance["n_planes"] == 4 for found in shared.detections)
     assert "stack of 4 images" in widget.promise_label.text()
     assert sum(len(found.regions) for found in shared.detections) <= sum(apart)

@@ -225,6 +225,7 @@ def test_costs_follow_from_the_backbones(name, n_channels):
     values = sum(c / s**2 for c, s in zip(backbone.channels, backbone.strides, strict=True))
     cost = _COSTS[name]
     assert cost.values + cost.further_values * (n_channels - 1) == pytest.approx(values, rel=0.01)
+    assert cost.strides == sum(backbone.strides)
     assert (cost.stride, cost.halo, cost.fixed_tile) == (max(backbone.strides), backbone.halo, backbone.fixed_size)
 
 

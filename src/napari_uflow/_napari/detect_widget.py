@@ -35,6 +35,8 @@ from napari_uflow.wording import counted
 if TYPE_CHECKING:
     import napari.viewer
 
+    from napari_uflow.result import Detection
+
 __all__ = ["DetectWidget", "FalseAlarmSlider"]
 
 _SCOPES = {
@@ -54,7 +56,7 @@ _MS_AT_LEAST, _MS_AT_MOST = 15, 400
 
 
 class FalseAlarmSlider(QWidget):
-    """A slider and a box for "at most N false alarms per image", 0.001 to 10 on a logarithmic scale."""
+    """A slider and a box for "at most N false alarms per image" or stack, 0.001 to 10 on a logarithmic scale."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -102,6 +104,10 @@ class FalseAlarmSlider(QWidget):
         was_blocked = self.slider.blockSignals(True)
         self.slider.setValue(round(math.log10(value) * _PER_DECADE))
         self.slider.blockSignals(was_blocked)
+
+
+def _counted_on(found: Detection) -> str:
+    return "stack" if found.config.n_sharing(found.n_planes) > 1 else "image"
 
 
 class DetectWidget(Panel):
@@ -165,7 +171,6 @@ class DetectWidget(Panel):
         self.session.model_changed.connect(self._refresh)
         self._watch.changed.connect(self._refresh)
         self.form.changed.connect(self._choice_changed)
-        self.scope.currentIndexChanged.connect(self._choice_changed)
         self._refresh()
         self._tell()
 
@@ -263,6 +268,7 @@ class DetectWidget(Panel):
 
     def _refresh(self) -> None:
         self._estimating.start()
+        self._choice_changed()
         self.image.setEnabled(self.scope.value() != "selected")
         is_image = self.scope.value() == "selected" or self.image.value() is not None
         self.job_bar.set_ready(self.session.model is not None and is_image)
@@ -270,17 +276,20 @@ class DetectWidget(Panel):
 
     def _name_slider(self) -> None:
         """Say what the number at the slider is counted on: in the results that it changes, or in those to come."""
-        shown = {
-            "stack" if found.config.n_sharing(found.n_planes) > 1 else "image"
-            for found in (result.planes[0][1] for result in self.session.results.values())
-        }
+        shown = {_counted_on(result.planes[0][1]) for result in self.session.results.values()}
         counted_on = " or ".join(sorted(shown or {self._next_counted_on()}))
         self.slider_heading.setText(f"At most so many false alarms per {counted_on}")
         self.slider.count_on(counted_on)
 
     def _next_counted_on(self) -> str:
-        is_part = self.scope.value() in ("view", "slice")
-        return "image" if is_part else self.form.fields["false_alarms_per"].value
+        """Say what the next detection counts on; a single plane is no stack."""
+        counted_on: str = self.form.fields["false_alarms_per"].value
+        if counted_on == "image":
+            return counted_on
+        try:
+            return counted_on if any(len(target.planes) > 1 for target in self.targets()) else "image"
+        except UFlowError:  # nothing to look at yet
+            return counted_on
 
     def _choice_changed(self) -> None:
         self._name_slider()
@@ -319,9 +328,8 @@ class DetectWidget(Panel):
         if results:
             found = results[-1].planes[0][1]
             if found.false_alarms == self.slider.value():
-                wanted = self.form.fields["false_alarms_per"].value
-                will_change = found.config.false_alarms_per != wanted
-                text = f" The next detection counts them per {self._next_counted_on()}." if will_change else ""
+                now, later = _counted_on(found), self._next_counted_on()
+                text = f" The next detection counts them per {later}." if later != now else ""
                 self.promise_label.setText(f"{as_sentence(found.promise)}.{text}")
             return
         self.promise_label.setText("What this number rests on is said here after a detection.")

@@ -25,12 +25,13 @@ __all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estim
 class _Cost:
     """What a backbone costs.
 
-    Its coarsest stride, the pixels it sees around a tile, feature values per pixel (of one channel, of each further
-    one), the only tile it takes, and seconds of one core per million pixels for the features, for a step of the flow,
-    and for a detection in all.
+    Its coarsest stride, the sum of its strides, the pixels it sees around a tile, feature values per pixel (of one
+    channel, of each further one), the only tile it takes, and seconds of one core per million pixels for the features,
+    for a step of the flow, and for a detection in all.
     """
 
     stride: int
+    strides: int
     halo: int
     values: float
     further_values: float
@@ -43,10 +44,10 @@ class _Cost:
 # Values per pixel follow from the channels and strides of the levels (a test compares). Seconds were measured on one
 # core of a 2.1 GHz server, tiles of 256 pixels, 4 steps of the flow; of mcait they are a guess from its size.
 _COSTS = {
-    "scattering": _Cost(16, 80, 8.97, 8.97, None, 1.7, 6.0, 2.3),
-    "resnet18": _Cost(16, 112, 7.0, 0.0, None, 0.8, 1.8, 1.8),
-    "wide_resnet50_2": _Cost(16, 144, 28.0, 0.0, None, 6.4, 48.0, 18.0),
-    "mcait": _Cost(32, 64, 3.375, 0.0, 448, 60.0, 12.0, 70.0),
+    "scattering": _Cost(16, 28, 80, 8.97, 8.97, None, 1.7, 6.0, 2.3),
+    "resnet18": _Cost(16, 28, 112, 7.0, 0.0, None, 0.8, 1.8, 1.8),
+    "wide_resnet50_2": _Cost(16, 28, 144, 28.0, 0.0, None, 6.4, 48.0, 18.0),
+    "mcait": _Cost(32, 48, 64, 3.375, 0.0, 448, 60.0, 12.0, 70.0),
 }
 # Bytes a training holds for each feature value of a batch, and besides: from the peak memory of trainings with 2 and 8
 # tiles of 256 pixels in a batch (scattering, 4 steps of the flow): 1.19 and 1.71 GB. An estimate for other backbones.
@@ -177,10 +178,10 @@ def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, ti
     """
     cost = _COSTS[model.backbone]
     pixels = [rows * cols for rows, cols in shapes]
+    flow_halo = 2 * ((model.flow_steps + 1) // 2) * cost.strides
+    looks = (cost.values, cost.halo, flow_halo)
     needed = [
-        detection_bytes(
-            shape, tile or tile_that_fits(shape, cost.values, cost.halo, MOST_OF_PROCESSOR), cost.values, cost.halo
-        )
+        detection_bytes(shape, tile or tile_that_fits(shape, *looks, MOST_OF_PROCESSOR), *looks)
         for shape in set(shapes)
     ]
     memory = max(needed, default=0.0) + max(pixels, default=0) * _MAP_BYTES_PER_PIXEL

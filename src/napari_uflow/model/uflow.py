@@ -149,7 +149,7 @@ class UFlow(nn.Module):
     def tile_that_fits(self, shape: tuple[int, int], memory: float) -> int:
         """Return the side of the tiles in which a picture of this shape is looked at with so many bytes."""
         values = sum(n / stride**2 for n, stride in zip(self.backbone.channels, self.strides, strict=True))
-        return tile_that_fits(shape, values, self.backbone.halo, memory)
+        return tile_that_fits(shape, values, self.backbone.halo, self.flow_halo, memory)
 
     @property
     def holds_border(self) -> bool:
