@@ -212,9 +212,16 @@ def test_stopping_keeps_what_is_done(tiny_model, tmp_path):
     assert between.was_stopped
     assert between.done == tuple(paths[:2])
     assert (tmp_path / "between" / "regions.csv").exists()
+    assert between.left_out == (paths[2],)
+    assert [(row["file"], row["outcome"]) for row in table(tmp_path / "between" / "summary.csv")] == [
+        ("a.tif", "done"),
+        ("b.tif", "done"),
+        ("c.tif", "not looked at"),
+    ]
     inside = stop_at("inside", 0, 3)
     assert inside.was_stopped
     assert inside.done == ()
+    assert inside.left_out == tuple(paths)
 
 
 def test_a_single_file_tells_how_far_it_is(tiny_model, tmp_path):

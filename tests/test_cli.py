@@ -300,7 +300,7 @@ def test_stacks_by_their_axes_and_channels_by_number(here, capsys):
     assert model.provenance["n_pictures"] == 2
     code, out, _ = call(capsys, "detect two.safetensors stack.tif --channels 0,2 --device cpu")
     assert code == 0
-    assert "of 2 pictures" in out
+    assert "of 2 planes" in out
     assert len(read_planes("detected/stack_labels.tif")) == 2
 
 
@@ -354,10 +354,13 @@ def test_ctrl_c_during_training_keeps_the_best_model(here, capsys, monkeypatch):
 )
 def test_ctrl_c_before_there_is_a_result_exits_with_130(here, capsys, monkeypatch, command, when):
     interrupting(monkeypatch, when)
-    code, _, err = call(capsys, command)
+    code, out, err = call(capsys, command)
     assert code == 130
     assert "Traceback" not in err
     assert not Path("m.safetensors").exists()
+    if command.startswith("detect"):
+        n_files = len(list(Path("data/test/good").iterdir()))
+        assert f"stopped: {n_files} of {n_files} file" in out
 
 
 def test_the_second_ctrl_c_breaks_off(here, capsys, monkeypatch):

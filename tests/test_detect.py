@@ -467,6 +467,23 @@ def test_an_error_that_is_not_about_memory_is_not_hidden(tiny_model, monkeypatch
         detect(tiny_model, Plane(data=np.zeros((64, 64), np.uint8)), network=network)
 
 
+def test_a_promise_that_does_not_hold_is_not_given(tiny_model, odd_plane, network, found):
+    assert "this does not hold here" not in found.promise
+    bright = Plane(data=255 - odd_plane.data // 64)
+    other = detect(tiny_model, bright, network=network)
+    told = "; this does not hold here: brightness is not that of the normal pictures"
+    assert told in other.promise
+    assert told in resegment(other, 0.5).promise
+    assert told in other.provenance["promise"]
+
+
+def test_what_is_no_plane_is_refused_in_words(tiny_model, odd_plane, network):
+    with pytest.raises(ImageError, match="must be a Plane, as read_planes and planes_of make it, not ndarray"):
+        detect(tiny_model, odd_plane.data, network=network)
+    with pytest.raises(ImageError, match="must be a list of planes"):
+        detect_stack(tiny_model, odd_plane, network=network)
+
+
 # Stacks
 
 

@@ -120,6 +120,21 @@ def test_a_job_within_another_is_heard_and_can_be_stopped():
         steps.send(FINISH)
 
 
+def test_the_part_of_a_long_step_is_that_of_its_first_phase():
+    def inner():
+        for i in range(4):
+            yield Progress("Detecting", i, 4)
+        yield Progress("Drawing", 0, 2)
+        yield Progress("Detecting", 0, 4)
+
+    parts = []
+    drain(within(within(inner(), Progress("a stack", 1, 2)), Progress("files", 3, 9)), lambda e: parts.append(e.part))
+    assert parts == [0.5, 0.625, 0.75, 0.875, 0.875, 0.875]
+    clock = TimeLeft()
+    told = [clock.seconds(Progress("files", 3, 9, part), now) for part, now in ((0.0, 0.0), (0.5, 5.0), (0.5, 8.0))]
+    assert told == [None, 55.0, 52.0]
+
+
 def test_time_left_is_told_from_whole_steps():
     clock = TimeLeft()
     told = [

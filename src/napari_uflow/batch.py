@@ -19,7 +19,7 @@ from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.figures import OverviewRow, overview, save_figure
 from napari_uflow.image import Plane, Window
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.progress import FINISH, Message, Progress, Steps, within
+from napari_uflow.progress import FINISH, Message, Progress, Steps, or_stop, within
 from napari_uflow.result import Detection
 from napari_uflow.scratch import let_go, room_for, strips
 from napari_uflow.store import atomic_path, read_planes, write_regions, write_tiff
@@ -66,6 +66,8 @@ class BatchSummary:
     promises : tuple of str
         What the number of false alarms means in what was found, each once; stacks of other sizes have another one where
         a stack shares it.
+    left_out : tuple of Path
+        Files that were not looked at, or not to the end, because it was stopped.
     """
 
     done: tuple[Path, ...]
@@ -76,6 +78,7 @@ class BatchSummary:
     n_planes: int
     was_stopped: bool
     promises: tuple[str, ...]
+    left_out: tuple[Path, ...] = ()
 
 
 def detect_files_steps(
@@ -146,7 +149,7 @@ def detect_files_steps(
             yield Message(f"{path.name}: {result.reason}", warning=True)
     else:
         yield Progress(PHASE, len(paths), len(paths))
-    return collected.write(output, was_stopped=was_stopped)
+    return collected.write(output, was_stopped=was_stopped, order=paths)
 
 
 def prepare(paths: Sequence[Path], output: str | Path) -> tuple[list[Path], Path]:
@@ -220,6 +223,7 @@ def detect_file_steps(
         planes = read_planes(path, channels=channels, axes=axes)
         _check_sizes(planes)
         detections = yield from detect_stack_steps(model, planes, config, network=network)
+        yield from or_stop(Progress("Writing", 0, 1))  # what has begun to be written is written to its end
         write_detections(output, path.stem.removesuffix(".ome"), planes, detections)
     except Stopped:
         raise
@@ -246,7 +250,7 @@ class Collected:
         self._rows = sorted([*self._rows, *result.rows], key=lambda row: row[0])[:_N_OVERVIEW]
         self._results.append(replace(result, rows=()))
 
-    def write(self, output: Path, *, was_stopped: bool, order: Sequence[Path] = ()) -> BatchSummary:
+    def write(self, output: Path, *, was_stopped: bool, order: Sequence[Path]) -> BatchSummary:
         """Write ``summary.csv``, ``regions.csv`` and ``overview.png`` and say how it went.
 
         Parameters
@@ -256,13 +260,16 @@ class Collected:
         was_stopped : bool
             Whether the user stopped it.
         order : sequence of Path
-            In which the files are listed; that in which they were added by default.
+            All files, in the order in which they are listed; those that were not added have been left out.
         """
         place = {path: i for i, path in enumerate(order)}
-        results = sorted(self._results, key=lambda result: place.get(result.path, 0))
+        results = sorted(self._results, key=lambda result: place[result.path])
+        left_out = [path for path in order if path not in {result.path for result in results}]
         done = [result for result in results if not result.reason]
         if results:
-            _write_summary(output / "summary.csv", [_summary_row(result) for result in results])
+            rows = [_summary_row(result) for result in results]
+            rows += [(path.name, "not looked at", "", "", "", "", "stopped before its end") for path in left_out]
+            _write_summary(output / "summary.csv", rows)
         tables = [table for result in done for table in result.tables]
         if done:
             write_regions(output / "regions.csv", tables)
@@ -278,6 +285,7 @@ class Collected:
             len(tables),
             was_stopped,
             tuple(dict.fromkeys(table.promise for table in tables)),
+            tuple(left_out),
         )
 
 

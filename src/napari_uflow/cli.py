@@ -18,6 +18,7 @@ from napari_uflow.apple import let_missing_operations_run_on_the_processor
 from napari_uflow.config import Config, DetectionConfig, ModelConfig, Parameter, TrainingConfig, parameters_of
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
+from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     from napari_uflow.batch import BatchSummary
@@ -195,6 +196,10 @@ def _config(config: type[C], options: argparse.Namespace) -> C:
     return config.from_dict(values)
 
 
+# Of a step, that is worth telling.
+_LEAST_PART = 0.01
+
+
 class _Reporter:
     """Prints events: one line that is rewritten on a terminal, a line now and then elsewhere."""
 
@@ -236,11 +241,12 @@ class _Reporter:
             left = f", took {_duration(now - self._start)}"
         elif seconds is not None:
             left = f", {_duration(seconds)} left"
-        text = f"{event.phase}: {event.done} of {event.total}{left}"
+        part = f" and {event.part:.0%}" if event.part >= _LEAST_PART else ""
+        text = f"{event.phase}: {event.done} of {event.total}{part}{left}"
         if self._is_terminal:
             print(f"\r\x1b[K{text}", end="\n" if is_end else "", file=sys.stderr, flush=True)
             self._open_line = not is_end
-        elif is_end or event.done > 0:
+        elif is_end or event.done > 0 or part:
             print(text, file=sys.stderr, flush=True)
 
     def _line(self, text: str) -> None:
@@ -367,9 +373,12 @@ def _detect(options: argparse.Namespace) -> int:
     print(
         "no picture could be looked at"
         if not summary.n_planes
-        else f"{summary.n_regions} anomalous regions in {summary.n_anomalous_planes} of {summary.n_planes} pictures; "
-        f"written to {options.output}"
+        else f"{summary.n_regions} anomalous regions in {summary.n_anomalous_planes} of {summary.n_planes} "
+        f"{'planes' if summary.n_planes > len(summary.done) else 'pictures'}; written to {options.output}"
     )
+    if summary.was_stopped:
+        n_files = len(summary.done) + len(summary.failed) + len(summary.left_out)
+        print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} were not looked at")
     for text in summary.promises:
         print(f"false alarms: {text}")
     for path, reason in summary.failed:

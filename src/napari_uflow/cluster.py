@@ -90,7 +90,8 @@ def detect_on_cluster_steps(
         ) from error
     with client:
         n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}"))
+        wait = "" if n_workers else f": waiting for one, {_SECONDS_WITHOUT_WORKERS} s at most"
+        yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}{wait}"))
         options = {"channels": channels, "axes": axes, "device": device, "weights": weights}
         work = _Work(client, model, (folder, config, options), len(files))
         suspects = yield from work.detect(files)

@@ -60,7 +60,31 @@ def detect(
 ) -> Detection:
     """Detect the anomalies of one plane and return them.
 
-    Parameters are those of :func:`detect_steps`; `on_event` is called with every event.
+    Parameters
+    ----------
+    model : TrainedModel
+        A trained model, as :func:`~napari_uflow.train` returns it or :func:`~napari_uflow.load_model` reads it.
+    plane : Plane
+        The picture, as :func:`~napari_uflow.read_planes` or :func:`~napari_uflow.planes_of` makes it.
+    config : DetectionConfig, optional
+        How to detect; the defaults without it.
+    device : str
+        "auto", "cpu", "cuda", "cuda:N" or "mps".
+    network : UFlow, optional
+        ``model.network(...)``, built once where it is called many times.
+    on_event : callable, optional
+        Called with every :class:`~napari_uflow.progress.Message` (warnings among them) and
+        :class:`~napari_uflow.progress.Progress`, several a second.
+
+    Returns
+    -------
+    Detection
+        Maps (M, N), the regions, and what the number of false alarms rests on.
+
+    Raises
+    ------
+    ImageError
+        If a picture does not have the channels that the model was trained on, or is none.
     """
     return drain(detect_steps(model, plane, config or DetectionConfig(), device=device, network=network), on_event)
 
@@ -107,6 +131,8 @@ def detect_steps(
     Stopped
         If it was asked to finish.
     """
+    if not isinstance(plane, Plane):
+        raise ImageError(f"a picture must be a Plane, as read_planes and planes_of make it, not {type(plane).__name__}")
     if plane.n_channels != model.n_channels:
         raise ImageError(
             f"'{plane.title}' has {plane.n_channels} channels, but the model was trained on {model.n_channels}; "
@@ -119,8 +145,10 @@ def detect_steps(
     is_binomial = config.nfa == "binomial"
     threshold = candidate_threshold(config.binomial_probability_thr) if is_binomial else None
     evidence = yield from _evidence_that_fits(network, model, plane, config, threshold)
-    for text in _unlike(model, plane, evidence):
+    doubts = []
+    for text, doubt in _unlike(model, plane, evidence):
         yield from or_stop(Message(text, warning=True))
+        doubts.append(doubt)
     has_large_maps = is_large(plane.shape, np.float32)
     if has_large_maps:
         free_memory(network.device)
@@ -140,11 +168,12 @@ def detect_steps(
     if has_large_maps:
         free_memory(network.device)
     n_fields = None if model.calibration is None else model.calibration.offset.n_fields
-    text = promise(n_fields, config, n_planes)
+    text = "; ".join([promise(n_fields, config, n_planes), *doubts])
     provenance = {
         "source": plane.source,
         "detection": config.to_dict(),
         "n_planes": n_planes,
+        "doubts": doubts,
         "promise": text,
         "n_held_out_fields": n_fields,
         "model": {
@@ -181,7 +210,32 @@ def detect_stack(
 ) -> list[Detection]:
     """Detect the anomalies of the planes of a stack and return them, plane by plane.
 
-    Parameters are those of :func:`detect_stack_steps`; `on_event` is called with every event.
+    Parameters
+    ----------
+    model : TrainedModel
+        A trained model, as :func:`~napari_uflow.train` returns it or :func:`~napari_uflow.load_model` reads it.
+    planes : sequence of Plane
+        The planes of a stack, as :func:`~napari_uflow.read_planes` or :func:`~napari_uflow.planes_of` makes them; they
+        share the accepted false alarms where `config` counts them per stack.
+    config : DetectionConfig, optional
+        How to detect; the defaults without it.
+    device : str
+        "auto", "cpu", "cuda", "cuda:N" or "mps".
+    network : UFlow, optional
+        ``model.network(...)``, built once where it is called many times.
+    on_event : callable, optional
+        Called with every :class:`~napari_uflow.progress.Message` (warnings among them) and
+        :class:`~napari_uflow.progress.Progress`, several a second.
+
+    Returns
+    -------
+    list of Detection
+        One for each plane, with labels from 1 in each; :meth:`Detection.numbered_after` makes them unique.
+
+    Raises
+    ------
+    ImageError
+        If a picture does not have the channels that the model was trained on, or is none.
     """
     config = config or DetectionConfig()
     return drain(detect_stack_steps(model, planes, config, device=device, network=network), on_event)
@@ -221,6 +275,8 @@ def detect_stack_steps(
     """
     if network is None:
         network = model.network(choose_device(device))
+    if not hasattr(planes, "__len__"):
+        raise ImageError("a stack must be a list of planes; detect takes a single one")
     n_in_all = len(planes) if total is None else total
     found: list[Detection] = []
     put_by = _PutBy(planes)
@@ -347,6 +403,7 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
     regions = RegionTable.measure(labels, detection.log10_nfa, detection.score, detection.pixel_size)
     config = detection.config.replace(false_alarms=false_alarms)
     text = promise(detection.provenance["n_held_out_fields"], config, detection.n_planes)
+    text = "; ".join([text, *detection.provenance.get("doubts", ())])
     provenance = {**detection.provenance, "detection": config.to_dict(), "promise": text}
     return replace(
         detection, labels=labels, regions=regions, false_alarms=false_alarms, promise=text, provenance=provenance
@@ -382,27 +439,30 @@ def _differences(model: TrainedModel, plane: Plane) -> list[str]:
     ]
 
 
-def _unlike(model: TrainedModel, plane: Plane, evidence: Evidence) -> list[str]:
-    """Say how the picture as a whole differs in brightness and in strangeness."""
+def _unlike(model: TrainedModel, plane: Plane, evidence: Evidence) -> list[tuple[str, str]]:
+    """Say how the picture as a whole differs in brightness, size and strangeness, and what that does to the promise."""
     texts = []
     if evidence.outside > _OUTSIDE:
-        texts.append(
+        text = (
             f"{evidence.outside:.0%} of the pixels of '{plane.title}' are darker or brighter than those the model was "
             f"trained on: another exposure or stain, and the false-alarm promise does not hold"
         )
+        texts.append((text, "this does not hold here: brightness is not that of the normal pictures"))
     if model.calibration is None:
         return texts
     times = plane.shape[0] * plane.shape[1] / max(model.calibration.n_pixels, 1.0)
     if times > _LARGER:
-        texts.append(
+        text = (
             f"'{plane.title}' is {times:.0f} times as large as the pictures that false alarms were counted on: the "
             f"promise is carried over to it by theory, not by counting"
         )
+        texts.append((text, "by theory, not by counting, in a picture this large"))
     if model.calibration.unlike(evidence.tested) < _UNLIKELY:
-        texts.append(
+        text = (
             f"'{plane.title}' as a whole is unlike the normal pictures (focus, magnification, contrast or material): "
             f"regions are looked for against its own background, and the false-alarm promise does not hold"
         )
+        texts.append((text, "this does not hold here: the picture as a whole is unlike the normal ones"))
     return texts
 
 

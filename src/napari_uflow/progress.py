@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final, TypeVar
 
@@ -73,11 +73,14 @@ class Progress:
         What is being done, in words a user reads ("Computing features").
     done, total : int
         Steps done and steps in all, ``0 <= done <= total``.
+    part : float
+        How much of the next step is done, 0 to 1, where it is a long one; events that differ in it alone are equal.
     """
 
     phase: str
     done: int
     total: int
+    part: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class TimeLeft:
     def __init__(self) -> None:
         self._phase: str | None = None
         self._began = self._done_at = 0.0
-        self._first = self._done = 0
+        self._first = self._done = 0.0
 
     def seconds(self, progress: Progress, now: float) -> float | None:
         """Take note of how far a phase has come and return the time left, None while it cannot be told.
@@ -151,11 +154,12 @@ class TimeLeft:
         now : float
             Time in seconds from any zero, the same for all calls.
         """
-        if progress.phase != self._phase or progress.done < self._done:
+        done = progress.done + progress.part
+        if progress.phase != self._phase or done < self._done:
             self._phase, self._began, self._done_at = progress.phase, now, now
-            self._first = self._done = progress.done
-        elif progress.done != self._done:
-            self._done, self._done_at = progress.done, now
+            self._first = self._done = done
+        elif done != self._done:
+            self._done, self._done_at = done, now
         n, took = self._done - self._first, self._done_at - self._began
         if n == 0 or took < self._LEAST_SECONDS:
             return None
@@ -271,13 +275,19 @@ def within(steps: Steps[T], progress: Progress) -> Steps[T]:
     steps : generator
         The job.
     progress : Progress
-        How far the whole has come, yielded in place of each progress event; answers reach the job.
+        How far the whole has come, yielded in place of each progress event; answers reach the job. The part of the
+        step that is done is that of the job's first phase.
     """
+    phase, part = None, 0.0
     try:
         event = next(steps)
         while True:
-            answer = yield progress if isinstance(event, Progress) else event
-            event = steps.send(answer)
+            if isinstance(event, Progress):
+                phase = phase or event.phase
+                if event.phase == phase and event.total:
+                    part = max(part, (event.done + event.part) / event.total)
+                event = replace(progress, part=part)
+            event = steps.send((yield event))
     except StopIteration as stop:
         result: T = stop.value
         return result

@@ -81,7 +81,26 @@ def train(
 ) -> TrainedModel:
     """Train a model on normal regions and return it.
 
-    Parameters are those of :func:`train_steps`; `on_event` is called with every event.
+    Parameters
+    ----------
+    regions, weights, device, start
+        As in :func:`~napari_uflow.train.train_steps`.
+    model : ModelConfig, optional
+        What it is made of; the defaults without it, or what `start` is made of.
+    training : TrainingConfig, optional
+        How it is trained; the defaults without it.
+    on_event : callable, optional
+        Called with every :class:`~napari_uflow.progress.Message` (warnings among them),
+        :class:`~napari_uflow.progress.Progress` and :class:`~napari_uflow.progress.TrainingPoint` (the losses).
+
+    Returns
+    -------
+    TrainedModel
+
+    Raises
+    ------
+    UFlowError
+        As in :func:`~napari_uflow.train.train_steps`.
     """
     model = model or (ModelConfig() if start is None else start.config)
     training = training or TrainingConfig()

@@ -188,6 +188,12 @@ def test_other_shapes_need_axes(shape: tuple[int, ...]) -> None:
         planes_of(np.zeros(shape))
 
 
+@pytest.mark.parametrize("shape", [(0, 64, 64), (3, 0, 64)])
+def test_an_array_without_pixels_is_no_picture(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="is empty: its shape is"):
+        planes_of(np.zeros(shape), "ZYX")
+
+
 @pytest.mark.parametrize("axes", ["YX", "CYXS", "CZX", "YYX"])
 def test_wrong_axes_are_named(axes: str) -> None:
     with pytest.raises(ImageError, match=axes):

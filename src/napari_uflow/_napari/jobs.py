@@ -58,6 +58,10 @@ class JobError(UFlowError):
     """A job cannot be started because another one is running."""
 
 
+# Of a step, that is worth telling.
+_LEAST_PART = 0.01
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """How far a job has come.
@@ -70,18 +74,22 @@ class Running:
         Steps of this phase.
     seconds_left : float or None
         Time left in this phase; None while it cannot be told.
+    part : float
+        How much of the next step is done, 0 to 1.
     """
 
     phase: str
     done: int
     total: int
     seconds_left: float | None
+    part: float = 0.0
 
     @property
     def text(self) -> str:
         """The phase and the time left in words."""
         left = "" if self.seconds_left is None else f", {in_words(self.seconds_left)} left"
-        return f"{self.phase}: {self.done} of {self.total}{left}"
+        part = f" and {self.part:.0%}" if self.part >= _LEAST_PART else ""
+        return f"{self.phase}: {self.done} of {self.total}{part}{left}"
 
 
 def in_words(seconds: float) -> str:
@@ -266,7 +274,7 @@ class Job(QObject):
 
     def _timed(self, event: Progress) -> Running:
         left = self._time_left.seconds(event, time.monotonic())
-        return Running(event.phase, event.done, event.total, left)
+        return Running(event.phase, event.done, event.total, left, event.part)
 
     def _show_in_dock(self) -> None:
         # napari's bar handles events while it is drawn, so this may be called while it runs

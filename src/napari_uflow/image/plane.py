@@ -237,6 +237,8 @@ def planes_of(
     sizes = _sizes(data, axes, name)
     names = _all_channel_names(sizes, channel_names, name)
     others = [a for a in axes if a not in "YXCS"]
+    if 0 in data.shape:
+        raise ImageError(f"'{name}' is empty: its shape is {tuple(data.shape)}")
     if channels is None:
         selected = _default_channels(sizes, names, name)
     else:
