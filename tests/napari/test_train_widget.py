@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from napari_uflow._napari import autosave
-from napari_uflow._napari.estimate import _COSTS, _FIELDS_NEEDED, estimate_training
+from napari_uflow._napari import autosave, estimate
+from napari_uflow._napari.estimate import _COSTS, _FIELDS_NEEDED, estimate_training, speed_of
 from napari_uflow._napari.jobs import Outcome, State
 from napari_uflow._napari.known_normal import known_normal_of
 from napari_uflow._napari.layer_choice import chosen_channels
@@ -227,6 +227,13 @@ def test_costs_follow_from_the_backbones(name, n_channels):
     assert cost.values + cost.further_values * (n_channels - 1) == pytest.approx(values, rel=0.01)
     assert cost.strides == sum(backbone.strides)
     assert (cost.stride, cost.halo, cost.fixed_tile) == (max(backbone.strides), backbone.halo, backbone.fixed_size)
+
+
+def test_a_short_run_says_little_about_the_next_one(monkeypatch):
+    monkeypatch.setattr(estimate.time, "monotonic", lambda: 136.0)
+    assert speed_of(100.0, 1.0) == pytest.approx(38 / 3)
+    assert speed_of(36.0, 50.0) == pytest.approx(102 / 52)
+    assert speed_of(135.9, 1000.0) == 0.02
 
 
 def test_as_many_fields_are_asked_for_as_a_promise_takes():

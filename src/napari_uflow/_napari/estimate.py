@@ -57,12 +57,14 @@ _SECONDS_PER_STEP = 0.1
 # Three maps; in files where they are large, but resident while they are worked on.
 _MAP_BYTES_PER_PIXEL = 12
 _SECONDS_PER_PLANE = 0.05
+# What a run begins with and does not grow with the picture, about; runs that are shorter are no measure of the machine.
+_SECONDS_TO_BEGIN = 2.0
 # `fields_needed(1.0)`, which a test compares: to ask it loads numba, and the window stands still for a second.
 _FIELDS_NEEDED = 3
 
 
 def speed_of(began: float, said: float) -> float:
-    """Return how much longer a run took than was said, for the next estimate.
+    """Return how much longer a run took than was said, for the next estimate; a short run says little.
 
     Parameters
     ----------
@@ -71,7 +73,8 @@ def speed_of(began: float, said: float) -> float:
     said : float
         Seconds that were said.
     """
-    return min(max((time.monotonic() - began) / max(said, 1e-3), 0.02), 50.0)
+    took = time.monotonic() - began
+    return min(max((took + _SECONDS_TO_BEGIN) / (said + _SECONDS_TO_BEGIN), 0.02), 50.0)
 
 
 @dataclass(frozen=True)
