@@ -2,7 +2,7 @@
 
 import pytest
 
-from napari_uflow.wording import counted
+from napari_uflow.wording import counted, how_far
 
 
 @pytest.mark.parametrize(
@@ -10,3 +10,8 @@ from napari_uflow.wording import counted
 )
 def test_one_is_singular(n, said):
     assert counted(n, "tile") == said
+
+
+@pytest.mark.parametrize(("part", "said"), [(0.0, "1 of 2"), (0.009, "1 of 2"), (0.23, "1 of 2 and 23%")])
+def test_the_part_of_a_step_is_told_where_it_is_worth_it(part, said):
+    assert how_far(1, 2, part) == said

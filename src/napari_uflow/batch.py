@@ -264,7 +264,8 @@ class Collected:
         """
         place = {path: i for i, path in enumerate(order)}
         results = sorted(self._results, key=lambda result: place[result.path])
-        left_out = [path for path in order if path not in {result.path for result in results}]
+        added = {result.path for result in results}
+        left_out = [path for path in order if path not in added]
         done = [result for result in results if not result.reason]
         if results:
             rows = [_summary_row(result) for result in results]
@@ -354,12 +355,10 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
         # a single plane as it is: it may be too large for a copy in memory
         stacked = maps[0] if len(maps) == 1 else room_for((len(maps), *maps[0].shape), maps[0].dtype)
         n_labels = 0
-        for i, values in enumerate(maps if len(maps) > 1 else ()):
-            stacked[i] = values
-            if name == "labels":
-                np.add(stacked[i], n_labels, out=stacked[i], where=values > 0)
-                n_labels += len(detections[i].regions)
-            let_go(stacked, values)
+        for i, found in enumerate(detections if len(maps) > 1 else ()):
+            stacked[i] = found.numbered_after(n_labels).labels if name == "labels" else maps[i]
+            n_labels += len(found.regions)
+            let_go(stacked, maps[i])
         write_tiff(
             folder / f"{stem}_{name}.tif",
             stacked.reshape(*shape, *maps[0].shape),

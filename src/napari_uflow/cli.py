@@ -18,7 +18,7 @@ from napari_uflow.apple import let_missing_operations_run_on_the_processor
 from napari_uflow.config import Config, DetectionConfig, ModelConfig, Parameter, TrainingConfig, parameters_of
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
-from napari_uflow.wording import counted
+from napari_uflow.wording import LEAST_PART, counted, how_far
 
 if TYPE_CHECKING:
     from napari_uflow.batch import BatchSummary
@@ -196,10 +196,6 @@ def _config(config: type[C], options: argparse.Namespace) -> C:
     return config.from_dict(values)
 
 
-# Of a step, that is worth telling.
-_LEAST_PART = 0.01
-
-
 class _Reporter:
     """Prints events: one line that is rewritten on a terminal, a line now and then elsewhere."""
 
@@ -241,12 +237,11 @@ class _Reporter:
             left = f", took {_duration(now - self._start)}"
         elif seconds is not None:
             left = f", {_duration(seconds)} left"
-        part = f" and {event.part:.0%}" if event.part >= _LEAST_PART else ""
-        text = f"{event.phase}: {event.done} of {event.total}{part}{left}"
+        text = f"{event.phase}: {how_far(event.done, event.total, event.part)}{left}"
         if self._is_terminal:
             print(f"\r\x1b[K{text}", end="\n" if is_end else "", file=sys.stderr, flush=True)
             self._open_line = not is_end
-        elif is_end or event.done > 0 or part:
+        elif is_end or event.done + event.part >= LEAST_PART:
             print(text, file=sys.stderr, flush=True)
 
     def _line(self, text: str) -> None:

@@ -189,8 +189,6 @@ class _Work:
 
 def _result_of(future: Any, path: Path) -> FileResult | None:
     """Return what a worker made of a file, an error as a reason; None where the result went away with its worker."""
-    if future.cancelled():
-        return FileResult(path, reason=_NO_SCHEDULER)
     try:
         result: FileResult = future.result(timeout=_SECONDS_TO_FETCH)
         return result

@@ -212,20 +212,11 @@ def detect_stack(
 
     Parameters
     ----------
-    model : TrainedModel
-        A trained model, as :func:`~napari_uflow.train` returns it or :func:`~napari_uflow.load_model` reads it.
+    model, config, device, network, on_event
+        As in :func:`~napari_uflow.detect`.
     planes : sequence of Plane
         The planes of a stack, as :func:`~napari_uflow.read_planes` or :func:`~napari_uflow.planes_of` makes them; they
         share the accepted false alarms where `config` counts them per stack.
-    config : DetectionConfig, optional
-        How to detect; the defaults without it.
-    device : str
-        "auto", "cpu", "cuda", "cuda:N" or "mps".
-    network : UFlow, optional
-        ``model.network(...)``, built once where it is called many times.
-    on_event : callable, optional
-        Called with every :class:`~napari_uflow.progress.Message` (warnings among them) and
-        :class:`~napari_uflow.progress.Progress`, several a second.
 
     Returns
     -------
@@ -273,10 +264,10 @@ def detect_stack_steps(
     ImageError, Stopped
         As in :func:`detect_steps`.
     """
-    if network is None:
-        network = model.network(choose_device(device))
     if not hasattr(planes, "__len__"):
         raise ImageError("a stack must be a list of planes; detect takes a single one")
+    if network is None:
+        network = model.network(choose_device(device))
     n_in_all = len(planes) if total is None else total
     found: list[Detection] = []
     put_by = _PutBy(planes)

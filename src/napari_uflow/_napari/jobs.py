@@ -28,6 +28,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_uflow._napari.libraries import load_libraries
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.progress import FINISH, Event, Finish, Message, Progress, Steps, TimeLeft, TrainingPoint
+from napari_uflow.wording import how_far
 
 __all__ = ["Job", "JobError", "JobRunner", "Outcome", "Running", "State", "in_words"]
 
@@ -58,10 +59,6 @@ class JobError(UFlowError):
     """A job cannot be started because another one is running."""
 
 
-# Of a step, that is worth telling.
-_LEAST_PART = 0.01
-
-
 @dataclass(frozen=True, slots=True)
 class Running:
     """How far a job has come.
@@ -88,8 +85,7 @@ class Running:
     def text(self) -> str:
         """The phase and the time left in words."""
         left = "" if self.seconds_left is None else f", {in_words(self.seconds_left)} left"
-        part = f" and {self.part:.0%}" if self.part >= _LEAST_PART else ""
-        return f"{self.phase}: {self.done} of {self.total}{part}{left}"
+        return f"{self.phase}: {how_far(self.done, self.total, self.part)}{left}"
 
 
 def in_words(seconds: float) -> str:

@@ -1,5 +1,7 @@
 """The best regions of a map: all connected upper level sets in one pass, without building their tree."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,29 @@ __all__ = ["best_regions", "best_regions_in_pieces"]
 
 # Between two pauses: a third of a second.
 _PIXELS_AT_ONCE = 2**20
+
+
+class _Slots(NamedTuple):
+    """What is known of each slot, all of them arrays (n,).
+
+    Slot k belongs to the k-th pixel in descending order of level and stands for the region that this pixel has made of
+    its neighbours. It is a node once a pixel of a lower level takes it in, or a mere part of a node if one of the same
+    level does. Either way `up[k] > k` is the slot that took it in, so that descending order of slots is top-down order
+    of the tree.
+    """
+
+    pixels: NDArray[np.int64]
+    levels: NDArray[np.floating]
+    weights: NDArray[np.float64]
+    root: NDArray[np.int32]
+    up: NDArray[np.int32]
+    is_part: NDArray[np.bool_]
+    area: NDArray[np.int32]
+    # Of the children while a slot grows; of the node itself once it is closed.
+    n_children: NDArray[np.uint8]  # 2 stands for more
+    is_open: NDArray[np.bool_]
+    best: NDArray[np.int32]
+    best_value: NDArray[np.float64]
 
 
 def best_regions(
@@ -97,24 +122,26 @@ def best_regions_in_pieces(
     pixels = np.flatnonzero(looked_at)
     pixels = pixels[np.argsort(-levels[pixels])]
     yield
-    levels, weights = levels[pixels], weights[pixels]
-    labels = np.zeros(height * width, dtype=np.int32)
     n = pixels.size
-    # Of the children while a slot grows; of the node itself once it is closed.
-    n_children = np.zeros(n, dtype=np.uint8)  # 2 stands for more
-    is_open = np.ones(n, dtype=np.bool_)
-    best = np.arange(n, dtype=np.int32)
-    best_value = np.full(n, np.inf)
-    area = np.ones(n, dtype=np.int32)
-    of_slot = (area, 1 / correlation_area, weights, n_children, is_open, best, best_value)
-    root, up, is_part = np.arange(n, dtype=np.int32), np.full(n, -1, dtype=np.int32), np.zeros(n, dtype=np.bool_)
+    slots = _Slots(
+        pixels=pixels,
+        levels=levels[pixels],
+        weights=weights[pixels],
+        root=np.arange(n, dtype=np.int32),
+        up=np.full(n, -1, dtype=np.int32),
+        is_part=np.zeros(n, dtype=np.bool_),
+        area=np.ones(n, dtype=np.int32),
+        n_children=np.zeros(n, dtype=np.uint8),
+        is_open=np.ones(n, dtype=np.bool_),
+        best=np.arange(n, dtype=np.int32),
+        best_value=np.full(n, np.inf),
+    )
+    labels, per_pixel = np.zeros(height * width, dtype=np.int32), 1 / correlation_area
     for start in range(0, n, _PIXELS_AT_ONCE):
-        stop = min(start + _PIXELS_AT_ONCE, n)
-        _grow(start, stop, pixels, levels, height, width, labels, root, up, is_part, *of_slot)
+        _grow(slots, start, min(start + _PIXELS_AT_ONCE, n), height, width, labels, per_pixel)
         yield
-    log10_value, first = _choose(pixels, labels, root, up, is_part, *of_slot)
-    if n > _PIXELS_AT_ONCE:
-        yield
+    log10_value, first = _choose(slots, labels, per_pixel)
+    yield
     by_value = np.lexsort((first, log10_value))
     rank = np.zeros(by_value.size + 1, dtype=np.int32)
     rank[by_value + 1] = np.arange(1, by_value.size + 1, dtype=np.int32)
@@ -132,32 +159,11 @@ def _find(root: NDArray[np.int32], slot: int) -> int:
 
 @compiled
 def _grow(
-    start: int,
-    stop: int,
-    pixels: NDArray[np.int64],
-    levels: NDArray[np.floating],
-    height: int,
-    width: int,
-    labels: NDArray[np.int32],
-    root: NDArray[np.int32],
-    up: NDArray[np.int32],
-    is_part: NDArray[np.bool_],
-    area: NDArray[np.int32],
-    per_pixel: float,
-    weights: NDArray[np.float64],
-    n_children: NDArray[np.uint8],
-    is_open: NDArray[np.bool_],
-    best: NDArray[np.int32],
-    best_value: NDArray[np.float64],
+    slots: _Slots, start: int, stop: int, height: int, width: int, labels: NDArray[np.int32], per_pixel: float
 ) -> None:
-    """Let pixels in, in descending order of level, from `start` to before `stop`.
-
-    Slot k belongs to the k-th pixel and stands for the region that this pixel has made of its neighbours. It is a node
-    once a pixel of a lower level takes it in, or a mere part of a node if one of the same level does. Either way
-    `up[k] > k` is the slot that took it in, so that descending order of slots is top-down order of the tree.
-    """
+    """Let pixels in, from `start` to before `stop`; `labels` hold slot + 1 of those that are in, 0 of others."""
     for k in range(start, stop):
-        pixel = pixels[k]
+        pixel = slots.pixels[k]
         row = pixel // width
         col = pixel - row * width
         for side in range(4):
@@ -171,95 +177,75 @@ def _grow(
                 near = labels[pixel + width]
             else:
                 near = 0
-            if near == 0:  # labels hold slot + 1 while the regions grow
+            if near == 0:
                 continue
-            child = _find(root, near - 1)
+            child = _find(slots.root, near - 1)
             if child == k:
                 continue
-            root[child] = k
-            up[child] = k
-            area[k] += area[child]
-            if levels[child] == levels[k]:
-                is_part[child] = True
-                n_new = n_children[child]
+            slots.root[child] = k
+            slots.up[child] = k
+            slots.area[k] += slots.area[child]
+            if slots.levels[child] == slots.levels[k]:
+                slots.is_part[child] = True
+                n_new = slots.n_children[child]
             else:
-                _close(child, area, per_pixel, weights, n_children, is_open, best, best_value)
+                _close(slots, child, per_pixel)
                 n_new = 1
             if n_new > 0:
-                if n_children[k] == 0 or best_value[child] < best_value[k]:
-                    best[k] = best[child]
-                    best_value[k] = best_value[child]
-                is_open[k] &= is_open[child]
-                n_children[k] = min(2, n_children[k] + n_new)
+                if slots.n_children[k] == 0 or slots.best_value[child] < slots.best_value[k]:
+                    slots.best[k] = slots.best[child]
+                    slots.best_value[k] = slots.best_value[child]
+                slots.is_open[k] &= slots.is_open[child]
+                slots.n_children[k] = min(2, slots.n_children[k] + n_new)
         labels[pixel] = k + 1
 
 
 @compiled
 def _choose(
-    pixels: NDArray[np.int64],
-    labels: NDArray[np.int32],
-    root: NDArray[np.int32],
-    up: NDArray[np.int32],
-    is_part: NDArray[np.bool_],
-    area: NDArray[np.int32],
-    per_pixel: float,
-    weights: NDArray[np.float64],
-    n_children: NDArray[np.uint8],
-    is_open: NDArray[np.bool_],
-    best: NDArray[np.int32],
-    best_value: NDArray[np.float64],
+    slots: _Slots, labels: NDArray[np.int32], per_pixel: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Fill `labels` with the regions that stay, when all pixels are in; return their values and first pixels."""
-    n = pixels.size
+    n = slots.pixels.size
     for k in range(n):
-        if up[k] < 0:
-            _close(k, area, per_pixel, weights, n_children, is_open, best, best_value)
+        if slots.up[k] < 0:
+            _close(slots, k, per_pixel)
 
     # Top-down: an open node that is a root, or whose parent is not open, hands its best descendant out as a region.
-    node = root  # of each slot; the components are no longer needed
+    node = slots.root  # of each slot; the components are no longer needed
     label = np.zeros(n, dtype=np.int32)
     n_regions = 0
     for k in range(n - 1, -1, -1):
-        if is_part[k]:
-            node[k] = node[up[k]]
+        if slots.is_part[k]:
+            node[k] = node[slots.up[k]]
         else:
             node[k] = k
-            if is_open[k] and (up[k] < 0 or not is_open[node[up[k]]]):
+            if slots.is_open[k] and (slots.up[k] < 0 or not slots.is_open[node[slots.up[k]]]):
                 n_regions += 1
-                label[best[k]] = n_regions
-        if label[k] == 0 and up[k] >= 0:
-            label[k] = label[up[k]]
+                label[slots.best[k]] = n_regions
+        if label[k] == 0 and slots.up[k] >= 0:
+            label[k] = label[slots.up[k]]
     value = np.empty(n_regions)
     first = np.full(n_regions, labels.size)
     for k in range(n):
-        if not is_part[k] and is_open[k] and (up[k] < 0 or not is_open[node[up[k]]]):
-            value[label[best[k]] - 1] = best_value[k]
-        labels[pixels[k]] = label[k]
-        if label[k] > 0 and pixels[k] < first[label[k] - 1]:
-            first[label[k] - 1] = pixels[k]
+        if not slots.is_part[k] and slots.is_open[k] and (slots.up[k] < 0 or not slots.is_open[node[slots.up[k]]]):
+            value[label[slots.best[k]] - 1] = slots.best_value[k]
+        labels[slots.pixels[k]] = label[k]
+        if label[k] > 0 and slots.pixels[k] < first[label[k] - 1]:
+            first[label[k] - 1] = slots.pixels[k]
     return value, first
 
 
 @compiled
-def _close(
-    k: int,
-    area: NDArray[np.int32],
-    per_pixel: float,
-    weights: NDArray[np.float64],
-    n_children: NDArray[np.uint8],
-    is_open: NDArray[np.bool_],
-    best: NDArray[np.int32],
-    best_value: NDArray[np.float64],
-) -> None:
+def _close(slots: _Slots, k: int, per_pixel: float) -> None:
     """Turn what slot k knows of its children into what it is itself; all its pixels are in."""
-    value = (1 + (area[k] - 1) * per_pixel) * weights[k]
-    if n_children[k] == 0:
+    value = (1 + (slots.area[k] - 1) * per_pixel) * slots.weights[k]
+    if slots.n_children[k] == 0:
         replaces = True
-    elif n_children[k] == 1:
-        replaces = value < best_value[k]
+    elif slots.n_children[k] == 1:
+        replaces = value < slots.best_value[k]
     else:
-        replaces = value <= best_value[k]
-        is_open[k] &= replaces
+        replaces = value <= slots.best_value[k]
+        slots.is_open[k] &= replaces
     if replaces:
-        best[k] = k
-        best_value[k] = value
+        slots.best[k] = k
+        slots.best_value[k] = value
