@@ -28,11 +28,12 @@ import timm
 import torch
 
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
-from napari_uflow.detect import detect
-from napari_uflow.devices import free_memory
-from napari_uflow.image import NormalRegion, Plane
+from napari_uflow.detection.detect import detect
+from napari_uflow.image.plane import Plane
+from napari_uflow.image.region import NormalRegion
 from napari_uflow.progress import Progress
-from napari_uflow.samples import fibre_field
+from napari_uflow.samples.fibres import fibre_field
+from napari_uflow.system.devices import free_memory
 
 
 def tiles_of(n: int, side: int) -> list[np.ndarray]:
@@ -48,7 +49,7 @@ def without_downloads() -> None:
         return original(*args, **{**options, "pretrained": False})
 
     timm.create_model = make
-    for name in ("napari_uflow.model.backbone", "napari_uflow.train"):
+    for name in ("napari_uflow.model.backbone", "napari_uflow.training.train"):
         importlib.import_module(name).load_pretrained = _leave_random
 
 
@@ -69,7 +70,7 @@ class Ours:
 
     def train(self, n_epochs: int) -> tuple[float, float]:
         """Return seconds until the first step, and of an epoch after it."""
-        from napari_uflow.train import train
+        from napari_uflow.training.train import train
 
         steps = max(1, len(self._regions) // self._batch) * n_epochs
         training = TrainingConfig(

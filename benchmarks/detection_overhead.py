@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
-from napari_uflow.detect import detect
-from napari_uflow.evidence import evidence_steps
-from napari_uflow.image import IntensityRange, Plane
+from napari_uflow.detection.detect import detect
+from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.plane import Plane
+from napari_uflow.model.inference import evidence_steps
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.nfa import Calibration, CalibrationPicture
+from napari_uflow.nfa.calibrated import Calibration, CalibrationPicture
 from napari_uflow.progress import drain
-from napari_uflow.samples import fibre_field
+from napari_uflow.samples.fibres import fibre_field
 
 SIDE = 512
 

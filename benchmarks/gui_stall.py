@@ -24,8 +24,8 @@ from qtpy.QtWidgets import QApplication
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
-from napari_uflow._napari.jobs import State
-from napari_uflow._napari.session import session_of
+from napari_uflow._napari.session.jobs import State
+from napari_uflow._napari.session.session import session_of
 
 _TICK_MS = 5
 _WANTED = 0.1

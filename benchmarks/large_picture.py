@@ -27,8 +27,8 @@ import numpy as np
 
 def draw(path: Path, side: int) -> None:
     """Write a picture of fibres, with a few odd squares, in tiles."""
-    from napari_uflow.samples import fibre_field
-    from napari_uflow.store import write_tiff_tiles
+    from napari_uflow.samples.fibres import fibre_field
+    from napari_uflow.store.tiff_writer import write_tiff_tiles
 
     fields = [fibre_field(seed, shape=(512, 512)).image.astype(np.uint16) * 100 for seed in range(4)]
     noise = np.random.default_rng(0).integers(0, 25000, (40, 40)).astype(np.uint16)
@@ -58,10 +58,10 @@ def memory() -> dict[str, float]:
 
 def one(model: Path, side: int, tile: int, folder: Path) -> None:
     """Detect in one picture and print what it took as JSON."""
-    from napari_uflow.batch import detect_files_steps
+    from napari_uflow.batch.files import detect_files_steps
     from napari_uflow.config import DetectionConfig
     from napari_uflow.progress import Progress, drain
-    from napari_uflow.store import load_model
+    from napari_uflow.store.checkpoint import load_model
 
     path = folder / f"picture {side}.tif"
     trained = load_model(model)

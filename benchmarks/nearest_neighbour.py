@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from napari_uflow.metrics import aupro, auroc, pixel_auroc
+from napari_uflow.evaluation.metrics import aupro, auroc, pixel_auroc
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 STRIDE = 8

@@ -28,19 +28,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import binom
 
-from napari_uflow.nfa import (
-    Calibration,
-    CalibrationPicture,
-    binomial_log10_nfa,
-    candidate_threshold,
-    chi2_log10_tail,
-    combine_levels,
-    fields_needed,
-    label_mask,
-    log10_tests_for_any_size,
-    published_regions,
-    significant_regions,
-)
+from napari_uflow.nfa.binomial import binomial_log10_nfa, candidate_threshold
+from napari_uflow.nfa.calibrated import Calibration, CalibrationPicture
+from napari_uflow.nfa.conformal import fields_needed
+from napari_uflow.nfa.counts import log10_tests_for_any_size
+from napari_uflow.nfa.segment import combine_levels, label_mask, published_regions, significant_regions
+from napari_uflow.nfa.significance import chi2_log10_tail
 from napari_uflow.progress import drain
 
 SHAPES = ((84, 64, 64), (80, 32, 32), (128, 16, 16))

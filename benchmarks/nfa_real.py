@@ -26,13 +26,15 @@ import numpy as np
 
 from napari_uflow.cli import main as napari_uflow
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detect import detect
-from napari_uflow.devices import choose_device
-from napari_uflow.evaluate import TestPicture, find_test_pictures
-from napari_uflow.metrics import auroc, iou, oracle_iou, region_recall
-from napari_uflow.nfa import fields_needed, label_mask
-from napari_uflow.result import Detection
-from napari_uflow.store import find_images, load_model, read_planes
+from napari_uflow.detection.detect import detect
+from napari_uflow.detection.result import Detection
+from napari_uflow.evaluation.evaluate import TestPicture, find_test_pictures
+from napari_uflow.evaluation.metrics import auroc, iou, oracle_iou, region_recall
+from napari_uflow.nfa.conformal import fields_needed
+from napari_uflow.nfa.segment import label_mask
+from napari_uflow.store.checkpoint import load_model
+from napari_uflow.store.images import find_images, read_planes
+from napari_uflow.system.devices import choose_device
 
 EPSILONS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 METHODS = {

@@ -45,15 +45,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_uflow.nfa import (
-    LOG10_BETA,
-    LevelRegions,
-    best_regions,
-    chi2_log10_tail,
-    log10_tests_for_any_size,
-    published_regions,
-    significant_regions,
-)
+from napari_uflow.nfa.counts import LOG10_BETA, log10_tests_for_any_size
+from napari_uflow.nfa.segment import LevelRegions, published_regions, significant_regions
+from napari_uflow.nfa.significance import chi2_log10_tail
+from napari_uflow.nfa.tree import best_regions
 
 SIDES = (64, 128, 256, 512, 1024, 2048, 4096)
 CHANNELS = 32

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from napari_uflow.cli import main as napari_uflow
 from napari_uflow.config import DetectionConfig
-from napari_uflow.evaluate import EvaluationRun, evaluate_steps, find_test_pictures
+from napari_uflow.evaluation.evaluate import EvaluationRun, evaluate_steps, find_test_pictures
 from napari_uflow.progress import drain
-from napari_uflow.store import load_model
+from napari_uflow.store.checkpoint import load_model
 
 COLUMNS = {
     "image AUROC": "image_auroc",

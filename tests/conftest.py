@@ -7,8 +7,9 @@ import pytest
 from hypothesis import settings
 
 from napari_uflow.config import ModelConfig, TrainingConfig
-from napari_uflow.image import NormalRegion, Plane
-from napari_uflow.samples import fibre_field
+from napari_uflow.image.plane import Plane
+from napari_uflow.image.region import NormalRegion
+from napari_uflow.samples.fibres import fibre_field
 
 settings.register_profile("any machine", deadline=None)  # no test is timed
 settings.load_profile("any machine")
@@ -51,7 +52,7 @@ def odd_plane():
 @pytest.fixture(scope="session")
 def tiny_model(normal_planes, tiny_model_config, tiny_training_config):
     """A model of the normal planes, calibrated on a held-out one."""
-    from napari_uflow.train import train
+    from napari_uflow.training.train import train
 
     regions = [NormalRegion(plane) for plane in normal_planes]
     model = train(regions, tiny_model_config, tiny_training_config, device="cpu")
@@ -61,7 +62,7 @@ def tiny_model(normal_planes, tiny_model_config, tiny_training_config):
 
 @pytest.fixture(scope="session")
 def tiny_model_file(tiny_model, tmp_path_factory):
-    from napari_uflow.store import save_model
+    from napari_uflow.store.checkpoint import save_model
 
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_model(path, tiny_model)
@@ -71,7 +72,7 @@ def tiny_model_file(tiny_model, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory):
     """A folder with train/good, test/good, test/KIND and ground_truth/KIND; do not write to it."""
-    from napari_uflow.samples import write_fibre_dataset
+    from napari_uflow.samples.fibres import write_fibre_dataset
 
     folder = tmp_path_factory.mktemp("data") / "fibres"
     return write_fibre_dataset(folder, n_train=3, n_test_good=2, n_test_defective=3, shape=(128, 128))

@@ -15,7 +15,9 @@ from napari_uflow import cli
 from napari_uflow.cli import main
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
 from napari_uflow.progress import Message, Progress, TrainingPoint
-from napari_uflow.store import load_model, read_card, read_planes, write_tiff
+from napari_uflow.store.checkpoint import load_model, read_card
+from napari_uflow.store.images import read_planes
+from napari_uflow.store.tiff_writer import write_tiff
 
 COMMANDS = ("demo", "train", "detect", "evaluate", "show")
 PARAMETERS = [

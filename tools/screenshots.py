@@ -24,8 +24,8 @@ from qtpy.QtWidgets import QApplication, QDockWidget
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
-from napari_uflow._napari.jobs import Outcome, State
-from napari_uflow._napari.session import session_of
+from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.session import session_of
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 SIZE = (1280, 860)
@@ -195,7 +195,7 @@ def trust(at: Photographer) -> None:
 
 def batch(at: Photographer) -> None:
     """Detect in files."""
-    from napari_uflow.store import write_tiff
+    from napari_uflow.store.tiff_writer import write_tiff
 
     stack = at.viewer.layers["Fibres, with defects"].data
     with tempfile.TemporaryDirectory() as name:

@@ -14,15 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from napari_uflow.apple import let_missing_operations_run_on_the_processor
 from napari_uflow.config import Config, DetectionConfig, ModelConfig, Parameter, TrainingConfig, parameters_of
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
+from napari_uflow.system.apple import let_missing_operations_run_on_the_processor
 from napari_uflow.wording import LEAST_PART, counted, how_far
 
 if TYPE_CHECKING:
-    from napari_uflow.batch import BatchSummary
-    from napari_uflow.evaluate import EvaluationRun
+    from napari_uflow.batch.files import BatchSummary
+    from napari_uflow.evaluation.evaluate import EvaluationRun
 
 __all__ = ["main"]
 
@@ -299,9 +299,10 @@ def _check_output(path: Path, *, is_folder: bool) -> None:
 def _train(options: argparse.Namespace) -> int:
     model_config, training = _config(ModelConfig, options), _config(TrainingConfig, options)
     _check_output(options.output, is_folder=False)
-    from napari_uflow.image import NormalRegion, field_of
-    from napari_uflow.store import find_images, load_model, read_planes, save_model
-    from napari_uflow.train import train_steps
+    from napari_uflow.image.region import NormalRegion, field_of
+    from napari_uflow.store.checkpoint import load_model, save_model
+    from napari_uflow.store.images import find_images, read_planes
+    from napari_uflow.training.train import train_steps
 
     start = None if options.start is None else load_model(options.start)
     if start is not None and model_config == ModelConfig():
@@ -331,7 +332,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _mask_of(folder: Path, path: Path) -> Any:
-    from napari_uflow.store import read_planes
+    from napari_uflow.store.images import read_planes
 
     candidates = [folder / f"{path.stem}{part}{end}" for part in ("", "_mask") for end in (".png", ".tif", ".tiff")]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -345,9 +346,10 @@ def _mask_of(folder: Path, path: Path) -> Any:
 def _detect(options: argparse.Namespace) -> int:
     config = _config(DetectionConfig, options)
     _check_output(options.output, is_folder=True)
-    from napari_uflow.batch import detect_files_steps
-    from napari_uflow.cluster import detect_on_cluster_steps
-    from napari_uflow.store import find_images, load_model
+    from napari_uflow.batch.cluster import detect_on_cluster_steps
+    from napari_uflow.batch.files import detect_files_steps
+    from napari_uflow.store.checkpoint import load_model
+    from napari_uflow.store.images import find_images
 
     model = load_model(options.model)
     run: Callable[..., Steps[BatchSummary]] = detect_files_steps
@@ -387,8 +389,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = _config(DetectionConfig, options)
     if options.output is not None:
         _check_output(options.output, is_folder=True)
-    from napari_uflow.evaluate import evaluate_steps, find_test_pictures
-    from napari_uflow.store import load_model
+    from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_pictures
+    from napari_uflow.store.checkpoint import load_model
 
     model = load_model(options.model)
     pictures = find_test_pictures(options.root, channels=options.channels, axes=options.axes)
@@ -407,9 +409,9 @@ def _evaluation_table(run: EvaluationRun, name: str) -> str:
 
 
 def _write_evaluation(run: EvaluationRun, folder: Path, name: str, n_rows: int = 8) -> None:
-    from napari_uflow.batch import overview_row
-    from napari_uflow.figures import overview, save_figure
-    from napari_uflow.store import atomic_path
+    from napari_uflow.batch.files import overview_row
+    from napari_uflow.evaluation.figures import overview, save_figure
+    from napari_uflow.store.files import atomic_path
 
     with atomic_path(folder / "evaluation.json") as path:
         path.write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -434,7 +436,7 @@ def _spread(run: EvaluationRun, n_rows: int) -> list[Any]:
 
 def _demo(options: argparse.Namespace) -> int:
     _check_output(options.output, is_folder=True)
-    from napari_uflow.demo import run_demo
+    from napari_uflow.samples.demo import run_demo
 
     return run_demo(options.output, seed=options.seed, device=options.device, run=_run)
 
@@ -442,9 +444,10 @@ def _demo(options: argparse.Namespace) -> int:
 def _trust(options: argparse.Namespace) -> int:
     if options.output is not None:
         _check_output(options.output, is_folder=True)
-    from napari_uflow.figures import save_figure, trust_figure
-    from napari_uflow.store import find_images, load_model, read_planes
-    from napari_uflow.trust import trust_steps
+    from napari_uflow.evaluation.figures import save_figure, trust_figure
+    from napari_uflow.evaluation.trust import trust_steps
+    from napari_uflow.store.checkpoint import load_model
+    from napari_uflow.store.images import find_images, read_planes
 
     model = load_model(options.model)
     paths = find_images(options.pictures) if options.pictures else []
@@ -459,7 +462,7 @@ def _trust(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from napari_uflow.store import read_card
+    from napari_uflow.store.checkpoint import read_card
 
     card = read_card(options.model)
     if options.json:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_uflow.errors import ConfigError
-from napari_uflow.image import Mosaic, TileGrid, Window
+from napari_uflow.image.grid import Mosaic, TileGrid, Window
 
 
 @st.composite

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_uflow.errors import ConfigError, ImageError
-from napari_uflow.image import IntensityRange, NormalRegion, Plane, planes_of
+from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.plane import Plane, planes_of
+from napari_uflow.image.region import NormalRegion
 
 
 def region_of(picture: np.ndarray, axes: str = "YX", mask: np.ndarray | None = None) -> NormalRegion:

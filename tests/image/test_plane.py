@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_uflow.errors import ImageError
-from napari_uflow.image import Plane, Window, planes_of
+from napari_uflow.image.grid import Window
+from napari_uflow.image.plane import Plane, planes_of
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 

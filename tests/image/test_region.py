@@ -5,16 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_uflow.errors import ConfigError, ImageError
-from napari_uflow.image import (
-    NormalRegion,
-    Plane,
-    Window,
-    common_channels,
-    field_of,
-    hold_out_fields,
-    planes_of,
-    sample_windows,
-)
+from napari_uflow.image.grid import Window
+from napari_uflow.image.plane import Plane, planes_of
+from napari_uflow.image.region import NormalRegion, common_channels, field_of, hold_out_fields, sample_windows
 
 
 def region_of(shape: tuple[int, int], mask: np.ndarray | None = None) -> NormalRegion:

@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from napari_uflow.config import ModelConfig
-from napari_uflow.evidence import evidence_steps
-from napari_uflow.features import fill_cache, viewed, viewed_window
-from napari_uflow.image import IntensityRange, NormalRegion, Plane, Window
+from napari_uflow.image.grid import Window
+from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.plane import Plane
+from napari_uflow.image.region import NormalRegion
 from napari_uflow.model.border import border_excess, frame_of, hold
-from napari_uflow.model.cache import FeatureCache
+from napari_uflow.model.inference import evidence_steps
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, drain
-from napari_uflow.tiles import TrainingTile
+from napari_uflow.training.cache import FeatureCache
+from napari_uflow.training.features import fill_cache, viewed, viewed_window
+from napari_uflow.training.tiles import TrainingTile
 
 # 0 1 2 3 4        2 2 2 2 2
 # of a row of five positions, two held at both ends
@@ -171,7 +174,7 @@ def striped_fields(n=4):
 
 
 def trained(config, training, **options):
-    from napari_uflow.train import train
+    from napari_uflow.training.train import train
 
     events = []
     model = train(list(striped_fields()), config.replace(tile=128, **options), training, on_event=events.append)
@@ -188,7 +191,7 @@ def test_training_finds_out(tiny_model_config, tiny_training_config):
 
 @pytest.mark.parametrize(("excess", "border"), [(2.4, "keep"), (2.6, "hold"), (math.nan, "hold")])
 def test_what_is_strange(monkeypatch, tiny_model_config, tiny_training_config, excess, border):
-    module = importlib.import_module("napari_uflow.train")
+    module = importlib.import_module("napari_uflow.training.train")
     monkeypatch.setattr(module, "_border_excess", lambda network, cache: excess)
     model, said = trained(tiny_model_config, tiny_training_config)
     assert model.config.border == border

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from napari_uflow.image import Window
-from napari_uflow.model.cache import FeatureCache
+from napari_uflow.image.grid import Window
+from napari_uflow.training.cache import FeatureCache
 
 
 @pytest.fixture(autouse=True)

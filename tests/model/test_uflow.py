@@ -8,14 +8,16 @@ import torch
 from torch import nn
 
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
-from napari_uflow.detect import detect
+from napari_uflow.detection.detect import detect
 from napari_uflow.errors import ConfigError, ModelFileError
-from napari_uflow.image import IntensityRange, Plane, Window
-from napari_uflow.model.cache import FeatureCache
+from napari_uflow.image.grid import Window
+from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.plane import Plane
 from napari_uflow.model.flow import UShapedFlow
 from napari_uflow.model.uflow import MARGIN, TrainedModel, UFlow
 from napari_uflow.progress import at_once, drain
-from napari_uflow.samples import fibre_field
+from napari_uflow.samples.fibres import fibre_field
+from napari_uflow.training.cache import FeatureCache
 
 
 def untrained(norm: str, n_channels: int = 1, seed: int = 0, **options) -> TrainedModel:
@@ -155,7 +157,7 @@ class StubNetwork(nn.Module):
 
 def test_spread_of_latents_does_not_depend_on_the_batch_size():
     """Summing the quadratic term over the batch and not the determinant gives 1 / sqrt(8) = 0.35 at batch 8."""
-    training = importlib.import_module("napari_uflow.train")
+    training = importlib.import_module("napari_uflow.training.train")
     generator = torch.Generator().manual_seed(0)
     everywhere = [torch.ones(8, 8, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)]
     tiles = [

@@ -7,12 +7,13 @@ import pytest
 from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
-from napari_uflow._napari import dialogs
-from napari_uflow._napari.batch_widget import BatchWidget
-from napari_uflow._napari.jobs import State
-from napari_uflow._napari.session import session_of
-from napari_uflow.samples import fibre_field
-from napari_uflow.store import read_planes, write_tiff
+from napari_uflow._napari.panels.batch import BatchWidget
+from napari_uflow._napari.parts import dialogs
+from napari_uflow._napari.session.jobs import State
+from napari_uflow._napari.session.session import session_of
+from napari_uflow.samples.fibres import fibre_field
+from napari_uflow.store.images import read_planes
+from napari_uflow.store.tiff_writer import write_tiff
 
 WAIT = 60_000
 

@@ -4,12 +4,12 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_uflow._napari import outputs
-from napari_uflow._napari.detect_widget import DetectWidget, FalseAlarmSlider
-from napari_uflow._napari.jobs import Outcome, State
-from napari_uflow._napari.regions_widget import RegionsWidget
-from napari_uflow._napari.session import session_of
-from napari_uflow.samples import fibre_field
+from napari_uflow._napari.panels.anomalies import RegionsWidget
+from napari_uflow._napari.panels.detect import DetectWidget, FalseAlarmSlider
+from napari_uflow._napari.session import results as outputs
+from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.session import session_of
+from napari_uflow.samples.fibres import fibre_field
 
 WAIT = 60_000
 
@@ -84,8 +84,9 @@ def test_outputs_land_on_the_image(widget, viewer, qtbot, data, options):
 
 @pytest.mark.parametrize("model_channels", [3])
 def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_config, model_channels):
-    from napari_uflow.image import NormalRegion, Plane
-    from napari_uflow.train import train
+    from napari_uflow.image.plane import Plane
+    from napari_uflow.image.region import NormalRegion
+    from napari_uflow.training.train import train
 
     stack = np.stack([fibre_field(seed, shape=(128, 128)).image for seed in range(3)])
     regions = [NormalRegion(Plane(data=np.stack([p] * 3), axes="CYX", name=str(i))) for i, p in enumerate(stack)]
@@ -243,7 +244,7 @@ def test_preferences(npe2pm, plugin_settings):
 
     from napari.settings import get_plugin_settings
 
-    from napari_uflow._napari.settings import Settings, read_settings
+    from napari_uflow._napari.session.settings import Settings, read_settings
 
     assert read_settings() == Settings()
     with npe2pm.tmp_plugin(manifest=str(Path(__file__).parents[2] / "napari.yaml")):

@@ -7,7 +7,7 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QSpinBox
 
-from napari_uflow._napari.forms import ConfigForm, NumberBox, _WheelGuard
+from napari_uflow._napari.parts.form import ConfigForm, NumberBox, _WheelGuard
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
 from napari_uflow.errors import ConfigError
 

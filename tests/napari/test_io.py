@@ -9,9 +9,10 @@ import pytest
 import tifffile
 from napari.layers import Image, Labels
 
-from napari_uflow._napari import dialogs, io
+from napari_uflow._napari.contributions import io
+from napari_uflow._napari.parts import dialogs
 from napari_uflow.errors import ImageError
-from napari_uflow.store import read_planes
+from napari_uflow.store.images import read_planes
 
 
 def saved(layer, path, writer=None):
@@ -156,7 +157,7 @@ def test_napari_gives_the_menu_entries_its_viewer(viewer, tmp_path, monkeypatch)
 
 
 def test_a_dropped_model_becomes_the_current_one(viewer, tiny_model_file):
-    from napari_uflow._napari.session import session_of
+    from napari_uflow._napari.session.session import session_of
 
     viewer.open(str(tiny_model_file), plugin="napari-uflow")
     assert list(viewer.layers) == []
@@ -165,7 +166,7 @@ def test_a_dropped_model_becomes_the_current_one(viewer, tiny_model_file):
 
 
 def test_a_model_from_the_menu(viewer, tiny_model_file, monkeypatch):
-    from napari_uflow._napari.session import session_of
+    from napari_uflow._napari.session.session import session_of
 
     monkeypatch.setattr(dialogs, "ask_to_open", lambda *args: "")
     io.open_model(viewer)

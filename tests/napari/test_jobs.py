@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from napari_uflow._napari.jobs import JobError, JobRunner, Outcome, Running, State, in_words
+from napari_uflow._napari.session.jobs import JobError, JobRunner, Outcome, Running, State, in_words
 from napari_uflow.errors import ImageError
 from napari_uflow.progress import FINISH, Message, Progress, TrainingPoint, or_stop
 

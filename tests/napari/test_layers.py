@@ -6,15 +6,10 @@ import pytest
 import zarr
 from napari.layers import Image, Labels, Shapes
 
-from napari_uflow._napari.layers import (
-    axis_letters,
-    current_plane,
-    frame_of,
-    normal_regions,
-    output_transform,
-    planes_of_layer,
-    visible_field,
-)
+from napari_uflow._napari.layers.areas import normal_regions
+from napari_uflow._napari.layers.axes import axis_letters, frame_of
+from napari_uflow._napari.layers.planes import current_plane, planes_of_layer, visible_field
+from napari_uflow._napari.layers.transform import output_transform
 from napari_uflow.errors import ImageError
 
 RGB = np.zeros((4, 20, 30, 3), np.uint8)

@@ -17,7 +17,7 @@ assert gc.isenabled() == ("{state}" == "enable")
 assert gc.get_freeze_count() == 0
 import torch
 assert float(torch.ones(3).sum()) == 3
-assert {{"napari_uflow.train", "napari_uflow.detect"}} <= set(sys.modules)
+assert {{"napari_uflow.training.train", "napari_uflow.detection.detect"}} <= set(sys.modules)
 before = set(sys.modules)
 load_libraries()
 assert set(sys.modules) == before

@@ -12,18 +12,19 @@ import pytest
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QApplication
 
-from napari_uflow._napari import dialogs
-from napari_uflow._napari.export import EXPORTS, as_methods_text
-from napari_uflow._napari.known_normal import known_normal_of
-from napari_uflow._napari.layers import View, current_plane, planes_of_layer
-from napari_uflow._napari.navigate import camera_of
-from napari_uflow._napari.outputs import relabel, show_detections, target_of_planes, target_of_view
-from napari_uflow._napari.regions_widget import RegionsWidget
-from napari_uflow._napari.session import session_of
+from napari_uflow._napari.contributions.export import EXPORTS, as_methods_text
+from napari_uflow._napari.layers.navigate import camera_of
+from napari_uflow._napari.layers.planes import View, current_plane, planes_of_layer
+from napari_uflow._napari.panels.anomalies import RegionsWidget
+from napari_uflow._napari.parts import dialogs
+from napari_uflow._napari.session.known_normal import known_normal_of
+from napari_uflow._napari.session.results import relabel, show_detections, target_of_planes, target_of_view
+from napari_uflow._napari.session.session import session_of
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detect import detect
-from napari_uflow.image import Window
-from napari_uflow.store import read_planes, write_tiff
+from napari_uflow.detection.detect import detect
+from napari_uflow.image.grid import Window
+from napari_uflow.store.images import read_planes
+from napari_uflow.store.tiff_writer import write_tiff
 
 
 def drawn():
@@ -38,7 +39,7 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def detections(tiny_model):
-    from napari_uflow.image import planes_of
+    from napari_uflow.image.plane import planes_of
 
     planes = planes_of(drawn(), "ZYX", name="drawn", pixel_size=(0.5, 0.5), unit="um")
     found = [detect(tiny_model, plane, DetectionConfig(nfa="paper"), device="cpu") for plane in planes]
@@ -160,7 +161,7 @@ def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, 
 
 
 def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot, monkeypatch):
-    from napari_uflow._napari.train_widget import TrainWidget
+    from napari_uflow._napari.panels.train import TrainWidget
 
     session = session_of(viewer)
     session.set_model(tiny_model, "tiny")

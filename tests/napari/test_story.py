@@ -9,11 +9,12 @@ from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
-from napari_uflow._napari import dialogs, samples
-from napari_uflow._napari.jobs import Outcome, State
-from napari_uflow._napari.navigate import camera_of
-from napari_uflow._napari.session import session_of
-from napari_uflow.store import read_planes
+from napari_uflow._napari.contributions import samples
+from napari_uflow._napari.layers.navigate import camera_of
+from napari_uflow._napari.parts import dialogs
+from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.session import session_of
+from napari_uflow.store.images import read_planes
 
 WAIT = 60_000
 

@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from napari_uflow._napari import autosave, estimate
-from napari_uflow._napari.estimate import _COSTS, _FIELDS_NEEDED, estimate_training, speed_of
-from napari_uflow._napari.jobs import Outcome, State
-from napari_uflow._napari.known_normal import known_normal_of
-from napari_uflow._napari.layer_choice import chosen_channels
-from napari_uflow._napari.layers import normal_regions
-from napari_uflow._napari.recipe import Recipe
-from napari_uflow._napari.session import session_of
-from napari_uflow._napari.train_widget import TrainWidget, refining
+from napari_uflow._napari.layers.areas import normal_regions
+from napari_uflow._napari.panels.train import TrainWidget, refining
+from napari_uflow._napari.parts.layer_choice import chosen_channels
+from napari_uflow._napari.session import autosave, estimate
+from napari_uflow._napari.session.estimate import _COSTS, _FIELDS_NEEDED, estimate_training, speed_of
+from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.known_normal import known_normal_of
+from napari_uflow._napari.session.recipe import Recipe
+from napari_uflow._napari.session.session import session_of
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
-from napari_uflow.corrections import Correction
+from napari_uflow.detection.corrections import Correction
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
-from napari_uflow.image import NormalRegion, Plane
+from napari_uflow.image.plane import Plane
+from napari_uflow.image.region import NormalRegion
 from napari_uflow.progress import FINISH, Progress, Snapshot, TrainingPoint, drain
-from napari_uflow.samples import fibre_field
+from napari_uflow.samples.fibres import fibre_field
 
 WAIT = 60_000
 
@@ -99,7 +100,7 @@ def test_stop_keeps_the_best_model(widget, qtbot):
 
 def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, tiny_model, monkeypatch):
     widget.session.set_model(tiny_model, "good")
-    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", endless)
+    monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", endless)
     widget.job_bar.button.click()
     widget.job_bar.button.click()
     idle(qtbot, widget)
@@ -110,7 +111,7 @@ def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, 
         yield Progress("Training", 0, 1)
         raise UFlowError("nothing works; try again")
 
-    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", failing)
+    monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", failing)
     widget.job_bar.button.click()
     idle(qtbot, widget)
     assert widget.job_bar.status.text() == "Nothing works; try again"
@@ -196,11 +197,11 @@ def test_presets(widget, preset, steps):
 
 
 def test_only_one_job(widget, viewer, qtbot, monkeypatch):
-    from napari_uflow._napari.detect_widget import DetectWidget
+    from napari_uflow._napari.panels.detect import DetectWidget
 
     other = DetectWidget(viewer)
     qtbot.addWidget(other)
-    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", endless)
+    monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", endless)
     widget.job_bar.button.click()
     assert other.job_bar.button.text() == "Detect (waits for: Training)"
     assert not other.job_bar.button.isEnabled()
@@ -237,7 +238,7 @@ def test_a_short_run_says_little_about_the_next_one(monkeypatch):
 
 
 def test_as_many_fields_are_asked_for_as_a_promise_takes():
-    from napari_uflow.nfa import fields_needed
+    from napari_uflow.nfa.conformal import fields_needed
 
     assert fields_needed(1.0) == _FIELDS_NEEDED
 
@@ -343,7 +344,7 @@ def test_old_models_are_removed(tmp_path):
 
 
 def test_a_model_that_was_left_behind_is_offered(viewer, qtbot, tmp_path, tiny_model):
-    from napari_uflow.store import save_model
+    from napari_uflow.store.checkpoint import save_model
 
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
@@ -362,8 +363,8 @@ def test_a_model_that_was_left_behind_is_offered(viewer, qtbot, tmp_path, tiny_m
 def test_a_training_that_was_interrupted_goes_on(
     viewer, images, qtbot, tmp_path, tiny_model_config, tiny_training_config
 ):
-    from napari_uflow.store import save_model
-    from napari_uflow.train import train
+    from napari_uflow.store.checkpoint import save_model
+    from napari_uflow.training.train import train
 
     two_steps = tiny_training_config.replace(steps=2)
     interrupted = train(normal_regions(images), tiny_model_config, two_steps, device="cpu")
@@ -405,7 +406,7 @@ def test_a_panel_that_is_opened_again_follows_the_training_and_can_stop_it(widge
                 yield TrainingPoint(1, 2.0, 3.0, 1.0, True)
             time.sleep(0.01)
 
-    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", slow)
+    monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", slow)
     widget.job_bar.button.click()
     qtbot.waitUntil(lambda: len(widget.plot.points) == 1, timeout=WAIT)
     again = TrainWidget(viewer)
@@ -429,7 +430,7 @@ from napari_uflow._napari.train_widget import TrainWidget
 from napari_uflow._napari.detect_widget import DetectWidget
 widgets = TrainWidget(viewer), DetectWidget(viewer)
 took = time.monotonic() - began
-heavy = {"torch", "timm", "napari_uflow.nfa", "napari_uflow.detect"}
+heavy = {"torch", "timm", "napari_uflow.nfa", "napari_uflow.detection.detect"}
 print(took, sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -534,7 +535,7 @@ def test_a_refinement_is_shorter_and_gentler(preset, tiny_model):
 def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tiny_model, monkeypatch):
     widget.session.set_model(tiny_model, "good")
     call_normal(viewer, widget.session)
-    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", endless)
+    monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", endless)
     widget.refine_button.click()
     widget.job_bar.button.click()
     idle(qtbot, widget)
@@ -549,7 +550,7 @@ def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbo
         yield Progress("Training", 1, 1)
         return tiny_model
 
-    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", steps)
+    monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", steps)
     call_normal(viewer, session)
     session.set_model(tiny_model, "tiny")
     widget.refine_as_trained()
@@ -581,7 +582,7 @@ def test_missing_weights_are_told_in_terms_of_the_window(widget, qtbot, monkeypa
         yield Progress("Training", 0, 1)
         raise BackboneUnavailableError("no weights; save them as a.safetensors, or name it with --weights; or choose")
 
-    monkeypatch.setattr(import_module("napari_uflow.train"), "train_steps", failing)
+    monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", failing)
     widget.job_bar.button.click()
     idle(qtbot, widget)
     assert "Preferences > U-Flow anomaly detection > Weights folder" in widget.job_bar.status.text()

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_uflow._napari import dialogs
-from napari_uflow._napari.jobs import Outcome, State
-from napari_uflow._napari.session import session_of
-from napari_uflow._napari.trust_widget import TrustWidget
-from napari_uflow.samples import fibre_field
-from napari_uflow.trust import EPSILONS, trust_report, trust_steps
+from napari_uflow._napari.panels.trust import TrustWidget
+from napari_uflow._napari.parts import dialogs
+from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.session import session_of
+from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
+from napari_uflow.samples.fibres import fibre_field
 
 WAIT = 60_000
 
@@ -104,7 +104,7 @@ def test_a_report_that_comes_late_is_not_shown_for_another_model(widget, qtbot, 
         return (yield from trust_steps(*args, **kwargs))
 
     widget_model_changes = []
-    monkeypatch.setattr("napari_uflow.trust.trust_steps", slow)
+    monkeypatch.setattr("napari_uflow.evaluation.trust.trust_steps", slow)
     widget.job_bar.button.click()
     widget.session.set_model(replace(tiny_model), "other")
     idle(widget, qtbot)

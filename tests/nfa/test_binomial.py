@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chi2
 
-from napari_uflow.nfa import binomial_log10_nfa, binomial_log10_tail, block_log10_tail, candidate_threshold
+from napari_uflow.nfa.binomial import binomial_log10_nfa, binomial_log10_tail, block_log10_tail, candidate_threshold
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "binomial.npz")
 PUBLISHED = [key for key in GOLDEN if key.startswith("log10p_")]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from napari_uflow.errors import Stopped
-from napari_uflow.nfa import Calibration, CalibrationPicture, combine_levels, count_thresholds, label_mask
+from napari_uflow.nfa.calibrated import Calibration, CalibrationPicture
+from napari_uflow.nfa.segment import combine_levels, count_thresholds, label_mask
 from napari_uflow.progress import FINISH, Progress, drain
 
 STRIDES = (1, 2)

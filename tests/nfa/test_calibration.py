@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.special import ndtri
 
-from napari_uflow.nfa import MapCalibration, Tail
-from napari_uflow.nfa.calibration import correlation_area
+from napari_uflow.nfa.calibration import MapCalibration, Tail, correlation_area
 
 
 def chi_squared(rng, shape=(40, 50), n_channels=20):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from napari_uflow.nfa import ConformalOffset, HeldOutField, fields_needed
+from napari_uflow.nfa.conformal import ConformalOffset, HeldOutField, fields_needed
 
 
 def fields(*lowest):

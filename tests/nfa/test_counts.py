@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_uflow.nfa import ALPHA, BETA, LOG10_BETA, log10_tests_for_any_size, log10_tests_published
+from napari_uflow.nfa.counts import ALPHA, BETA, LOG10_BETA, log10_tests_for_any_size, log10_tests_published
 
 # OEIS A001168
 FIXED_POLYOMINOES = [

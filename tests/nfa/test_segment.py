@@ -7,20 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import ndimage
 
-from napari_uflow import scratch
-from napari_uflow.nfa import (
-    LOG10_BETA,
-    LevelRegions,
-    best_regions,
-    chernoff_log10_tail,
-    chi2_log10_tail,
-    combine_levels,
-    label_mask,
-    log10_tests_for_any_size,
-    log10_tests_published,
-    published_regions,
-    significant_regions,
-)
+from napari_uflow.nfa.counts import LOG10_BETA, log10_tests_for_any_size, log10_tests_published
+from napari_uflow.nfa.segment import LevelRegions, combine_levels, label_mask, published_regions, significant_regions
+from napari_uflow.nfa.significance import chernoff_log10_tail, chi2_log10_tail
+from napari_uflow.nfa.tree import best_regions
+from napari_uflow.system import scratch
 
 PAPER = np.load(Path(__file__).parents[1] / "data" / "tree_paper.npz")
 

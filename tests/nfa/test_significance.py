@@ -4,7 +4,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 
-from napari_uflow.nfa import chernoff_log10_tail, chi2_log10_tail
+from napari_uflow.nfa.significance import chernoff_log10_tail, chi2_log10_tail
 
 LARGEST = np.finfo(np.float32).max
 

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import ndimage
 
-from napari_uflow.nfa import best_regions, tree
+from napari_uflow.nfa import tree
+from napari_uflow.nfa.tree import best_regions
 
 
 def reference_regions(order, weight):

@@ -15,12 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from napari_uflow.config import ModelConfig, TrainingConfig
-from napari_uflow.detect import detect
+from napari_uflow.detection.detect import detect
 from napari_uflow.errors import BackboneUnavailableError, ModelFileError, UFlowError
-from napari_uflow.image import IntensityRange
+from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.model import backbone
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.store import checkpoint, load_model, read_card, save_model
+from napari_uflow.store import checkpoint
+from napari_uflow.store.checkpoint import load_model, read_card, save_model
 
 
 def rewritten(source: Path, target: Path, change) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from napari_uflow.errors import UFlowError
-from napari_uflow.store import atomic_path
+from napari_uflow.store.files import atomic_path
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path: Path) -> None:

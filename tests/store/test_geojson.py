@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
+from napari_uflow.detection.result import Detection, RegionTable
 from napari_uflow.errors import ConfigError, UFlowError
-from napari_uflow.result import Detection, RegionTable
-from napari_uflow.store import write_geojson
-from napari_uflow.store.geojson import outline
+from napari_uflow.store.geojson import outline, write_geojson
 
 masks = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 

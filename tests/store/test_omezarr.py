@@ -12,8 +12,9 @@ import pytest
 import zarr
 
 from napari_uflow.errors import ImageError
-from napari_uflow.image import Window
-from napari_uflow.store import find_images, read_planes, write_tiff
+from napari_uflow.image.grid import Window
+from napari_uflow.store.images import find_images, read_planes
+from napari_uflow.store.tiff_writer import write_tiff
 
 UM = "micrometer"
 

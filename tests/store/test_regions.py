@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from napari_uflow.detection.result import Detection, RegionTable
 from napari_uflow.errors import UFlowError
-from napari_uflow.result import Detection, RegionTable
-from napari_uflow.store import write_regions
+from napari_uflow.store.regions import write_regions
 
 LABELS = np.array([[1, 1, 0, 0], [0, 0, 0, 2]], np.int32)
 NFA = np.where(LABELS == 1, -123.456789, np.where(LABELS == 2, -0.5, 3.0)).astype(np.float32)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from skimage.io import imsave
 
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
-from napari_uflow.image import Window
-from napari_uflow.store import find_images, read_planes, write_tiff, write_tiff_tiles
+from napari_uflow.image.grid import Window
+from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.store.segments import TiffSegments
+from napari_uflow.store.tiff_writer import write_tiff, write_tiff_tiles
 
 
 def numbers(shape: tuple[int, ...], dtype: Any = np.uint16) -> np.ndarray:
@@ -76,7 +77,7 @@ def test_odd_shapes(shape: tuple[int, int], name: str, tmp_path: Path) -> None:
 
 
 def test_files_beyond_4_gb_are_big_tiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_uflow.store.tiff._IMAGEJ_LIMIT", 1000)
+    monkeypatch.setattr("napari_uflow.store.tiff_writer._IMAGEJ_LIMIT", 1000)
     write_tiff(tmp_path / "a.tif", numbers((40, 50)), "YX", pixel_size=(2, 3), unit="inch")
     write_tiff_tiles(tmp_path / "b.tif", [numbers((40, 50))], (40, 50), "uint16", tile=(48, 64))
     for name in ("a.tif", "b.tif"):

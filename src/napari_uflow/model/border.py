@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_uflow.image import Window
+from napari_uflow.image.grid import Window
 
 __all__ = ["N_HELD", "border_excess", "frame_of", "hold", "hold_mask"]
 

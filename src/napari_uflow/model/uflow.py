@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ModelFileError
-from napari_uflow.image import IntensityRange, Window
-from napari_uflow.memory import tile_that_fits
+from napari_uflow.image.grid import Window
+from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.model.backbone import create_backbone, load_pretrained
 from napari_uflow.model.border import frame_of
 from napari_uflow.model.energy import energy
 from napari_uflow.model.flow import Latents, UShapedFlow
 from napari_uflow.model.norm import FeatureNorm
-from napari_uflow.nfa import Calibration
+from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.progress import Pieces, at_once, under
+from napari_uflow.system.memory import tile_that_fits
 
 __all__ = ["MARGIN", "TrainedModel", "UFlow"]
 

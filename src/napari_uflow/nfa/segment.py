@@ -13,7 +13,7 @@ from napari_uflow.nfa.counts import LOG10_BETA, log10_tests_published
 from napari_uflow.nfa.significance import chernoff_log10_tail
 from napari_uflow.nfa.tree import best_regions, best_regions_in_pieces
 from napari_uflow.progress import Pieces, at_once
-from napari_uflow.scratch import let_go, strips
+from napari_uflow.system.scratch import let_go, strips
 
 __all__ = [
     "LevelRegions",

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ModelFileError, UFlowError
-from napari_uflow.image import IntensityRange
+from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.model.uflow import TrainedModel
-from napari_uflow.nfa import Calibration
+from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.store.files import atomic_path
 
 __all__ = ["FORMAT", "load_model", "read_card", "save_model"]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from napari_uflow.detection.result import Detection
 from napari_uflow.errors import ConfigError
-from napari_uflow.result import Detection
 from napari_uflow.store.files import atomic_path
 
 __all__ = ["outline", "write_geojson"]

@@ -1,0 +1,1 @@
+"""Commands, readers, writers and sample data named in napari.yaml."""

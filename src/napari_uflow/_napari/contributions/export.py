@@ -1,0 +1,120 @@
+"""Results of a window as files and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from napari_uflow._napari.contributions.io import write_image, write_labels, write_mask
+from napari_uflow._napari.layers.axes import axis_letters
+from napari_uflow._napari.layers.planes import planes_of_layer
+from napari_uflow._napari.session.known_normal import channel_options, place_of
+from napari_uflow._napari.session.session import LayerDetection, Session
+from napari_uflow.errors import ConfigError, UFlowError
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from napari_uflow.detection.result import Detection
+
+__all__ = ["EXPORTS", "as_methods_text", "as_python", "export"]
+
+EXPORTS: Mapping[str, tuple[str, str, str]] = {
+    "csv": ("Table (CSV)...", " regions.csv", "Tables (*.csv)"),
+    "geojson": ("Outlines for QuPath (GeoJSON)...", " regions.geojson", "GeoJSON (*.geojson)"),
+    "labels": ("Labels as TIFF...", " labels.tif", "TIFF (*.tif *.tiff)"),
+    "mask": ("Mask as TIFF, 0 and 255...", " mask.tif", "TIFF (*.tif *.tiff)"),
+    "heatmap": ("Heatmap as TIFF...", " heatmap.tif", "TIFF (*.tif *.tiff)"),
+}
+"""Kind of file -> what the menu says, the end of the name it proposes, and the filter of the dialog."""
+
+
+def export(kind: str, path: str, result: LayerDetection, image: Image | None) -> str:
+    """Write a result to a file and return its name.
+
+    Parameters
+    ----------
+    kind : str
+        One of `EXPORTS`.
+    path : str
+        Name of the file; the ending is added where it is missing.
+    result : LayerDetection
+        What was found.
+    image : Image or None
+        The layer in which; None where it is gone.
+
+    Raises
+    ------
+    UFlowError
+        If the file cannot be written.
+    """
+    if kind in ("csv", "geojson"):
+        if not path.lower().endswith((f".{kind}", ".json")):
+            path += f".{kind}"
+        if kind == "csv":
+            from napari_uflow.store.regions import write_regions
+
+            write_regions(path, _numbered(result))
+        else:
+            from napari_uflow.store.geojson import write_geojson
+
+            write_geojson(path, _numbered(result), [_place(result, index, image) for index, _ in result.planes])
+        return path
+    write = {"labels": write_labels, "mask": write_mask, "heatmap": write_image}[kind]
+    layer = result.heatmap if kind == "heatmap" else result.labels
+    data, meta, _ = layer.as_layer_data_tuple()
+    return write(path, data, meta)[0]
+
+
+def _numbered(result: LayerDetection) -> list[Detection]:
+    """Return what was found with the ids of the labels layer."""
+    return [found.numbered_after(first) for found, first in zip(result.detections, result.first_labels, strict=True)]
+
+
+def _place(result: LayerDetection, index: tuple[int, ...], image: Image | None) -> dict[str, int]:
+    """Return where a plane lies in its stack, by the names of axes that QuPath knows."""
+    if image is not None:
+        try:
+            place = place_of(image, result.labels, index)
+        except UFlowError:  # the image was changed: what the result knows of itself is the best there is
+            pass
+        else:
+            return {"row": place.row, "col": place.col, **{a.lower(): place.at[a] for a in "ZT" if a in place.at}}
+    letters = axis_letters(result.labels)
+    return {letter.lower(): i for letter, i in zip(letters, index, strict=False) if letter in "ZT"}
+
+
+def as_python(result: LayerDetection, session: Session, index: tuple[int, ...], image: Image | None) -> str:
+    """Return a script that repeats a detection; `index` is the plane that is meant where not all were looked at."""
+    from napari_uflow.evaluation.methods import python_script
+
+    found = dict(result.planes)[index]
+    scope = result.labels.metadata.get("napari_uflow", {}).get("scope")
+    options = channel_options(result.labels)
+    positions = None
+    if scope in ("slice", "view") and image is not None:
+        place = place_of(image, result.labels, index)
+        planes = planes_of_layer(image, **options)
+        positions = [i for i, plane in enumerate(planes) if plane.index == place.at] if len(planes) > 1 else None
+    remark = "Only a part of the picture was looked at in napari; here it is all of it." if scope == "view" else ""
+    return python_script(found, session.model_path, positions=positions, channels=options["channels"], remark=remark)
+
+
+def as_methods_text(result: LayerDetection | None, session: Session) -> str:
+    """Return a paragraph for the methods section.
+
+    Raises
+    ------
+    ConfigError
+        If there is no model.
+    """
+    from napari_uflow.evaluation.methods import methods_text
+
+    if session.model is None:
+        raise ConfigError("there is no model to write about: train one, or open the one it was detected with")
+    if result is None:
+        return methods_text(session.model, None)
+    found = result.planes[0][1]
+    n_called = sum(int(plane.provenance.get("called_normal") or 0) for plane in result.detections)
+    return methods_text(session.model, replace(found, provenance={**found.provenance, "called_normal": n_called}))

@@ -1,0 +1,228 @@
+"""Files of layers and models: what napari calls to open a model, and to save layers as calibrated TIFF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_uflow.errors import ImageError
+
+if TYPE_CHECKING:
+    import napari.viewer
+    from napari.layers import Layer
+
+__all__ = [
+    "model_reader",
+    "open_model",
+    "save_as_mask",
+    "save_as_tiff",
+    "write_image",
+    "write_labels",
+    "write_mask",
+]
+
+_NO_LAYERS: list[Any] = [(None,)]
+"""What a reader returns that has done its work and has no layer to add."""
+
+
+def model_reader(path: str | Sequence[str]) -> Callable[[Any], list[Any]] | None:
+    """Return what opens a model file, or None for what is none.
+
+    Parameters
+    ----------
+    path : str or sequence of str
+        What was dropped on the window. Of several files none is taken: one model is current.
+    """
+    return _read_model if isinstance(path, str) and path.lower().endswith(".safetensors") else None
+
+
+def _read_model(path: Any) -> list[Any]:
+    """Make a model the current one of the window; there is no layer to add."""
+    import napari
+
+    viewer = napari.current_viewer()
+    if viewer is None:
+        raise ImageError("a model belongs to a window: open napari first, or use napari_uflow.load_model in Python")
+    _make_current(viewer, Path(path))
+    return _NO_LAYERS
+
+
+def _make_current(viewer: napari.viewer.Viewer, path: Path) -> None:
+    from napari.utils.notifications import show_info
+
+    from napari_uflow._napari.session.session import session_of
+
+    session_of(viewer).open_model(path)
+    show_info(f"'{path.stem}' is the current model; find anomalies with Plugins > U-Flow anomaly detection > Detect")
+
+
+def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
+    """Write an image layer as TIFF with its axes, pixel size and unit, as Fiji reads them.
+
+    Parameters
+    ----------
+    path : str
+        Name of the file; ".tif" is added where it has no ending of a TIFF file.
+    data : array-like
+        The pixels; of a pyramid the finest level is written.
+    meta : mapping
+        What napari knows of the layer: name, scale, units, axis_labels, rgb, metadata and others.
+
+    Returns
+    -------
+    list of str
+        The file that was written.
+
+    Raises
+    ------
+    UFlowError
+        If the layer has more axes than a TIFF file can name, or the file cannot be written.
+    """
+    return _write(path, data, meta)
+
+
+def write_labels(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
+    """Write a labels layer as TIFF with its axes, pixel size and unit; as in :func:`write_image`."""
+    return _write(path, data, meta)
+
+
+def write_mask(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
+    """Write where a labels layer is above 0 as TIFF, 255 there and 0 elsewhere; as in :func:`write_image`."""
+    finest = data[0] if meta.get("multiscale") else data
+    mask = np.where(np.asarray(finest) > 0, np.uint8(255), np.uint8(0))
+    return _write(path, mask, {**meta, "multiscale": False})
+
+
+class _Described(NamedTuple):
+    """What the axes of a layer are read from."""
+
+    name: str
+    ndim: int
+    scale: Sequence[float]
+    units: Sequence[Any]
+    axis_labels: Sequence[str]
+    rgb: bool
+
+
+def _write(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
+    from napari_uflow.store.tiff import TIFF_SUFFIXES
+    from napari_uflow.store.tiff_writer import write_tiff
+
+    target = Path(path)
+    if target.suffix.lower() not in TIFF_SUFFIXES:
+        target = target.with_name(target.name + ".tif")
+    values = np.asarray(data[0] if meta.get("multiscale") else data)
+    layer = _described(values, meta)
+    values, axes, spacing = _hyperstack(values, layer)
+    pixel_size, unit = _calibration(layer)
+    known = (meta.get("metadata") or {}).get("napari_uflow")
+    write_tiff(
+        target,
+        values,
+        axes,
+        pixel_size=pixel_size,
+        unit=unit,
+        z_spacing=spacing if unit else None,
+        description={"napari_uflow": _plain(known)} if known else None,
+    )
+    return [str(target)]
+
+
+def _described(values: NDArray[Any], meta: Mapping[str, Any]) -> _Described:
+    rgb = bool(meta.get("rgb"))
+    ndim = values.ndim - rgb
+    return _Described(
+        str(meta.get("name", "layer")),
+        ndim,
+        meta.get("scale", (1.0,) * ndim),
+        meta.get("units") or ("pixel",) * ndim,
+        meta.get("axis_labels") or tuple(str(axis - ndim) for axis in range(ndim)),
+        rgb,
+    )
+
+
+def _hyperstack(values: NDArray[Any], layer: _Described) -> tuple[NDArray[Any], str, float | None]:
+    """Return the values with axes that ImageJ has names for, these axes, and the distance of planes on Z."""
+    from napari_uflow._napari.layers.axes import axis_letters, unit_text
+
+    letters = list(axis_letters(layer))
+    kept = [axis for axis, n in enumerate(values.shape) if letters[axis] in "YXS" or n > 1]
+    values = values.reshape([values.shape[axis] for axis in kept])
+    free = [letter for letter in "CTZ" if letter not in {letters[axis] for axis in kept}]
+    named = {axis: letters[axis] for axis in kept if letters[axis] in "TZCYXS"}
+    for axis in reversed(kept):
+        if axis not in named:
+            if not free:
+                raise ImageError(
+                    f"'{layer.name}' has {len(kept)} axes, more than a TIFF file has names for (time, depth, channels, "
+                    f"rows, columns); save a part of it"
+                )
+            named[axis] = free.pop()
+    z = next((axis for axis in kept if letters[axis] == "Z" and named[axis] == "Z"), None)
+    same_unit = z is not None and unit_text(layer.units[z]) == unit_text(layer.units[-1])
+    spacing = abs(float(layer.scale[z])) if z is not None and same_unit else None
+    return values, "".join(named[axis] for axis in kept), spacing
+
+
+def _calibration(layer: _Described) -> tuple[tuple[float, float] | None, str | None]:
+    from napari_uflow._napari.layers.axes import pixel_size_of
+
+    size, unit = pixel_size_of(layer)
+    return (size, unit) if size is not None and unit is not None else (None, None)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def open_model(viewer: napari.viewer.Viewer) -> None:
+    """Ask for a model file and make it the current model."""
+    from napari_uflow._napari.parts import dialogs
+
+    path = dialogs.ask_to_open("Open a U-Flow model", "Models (*.safetensors)")
+    if path:
+        _make_current(viewer, Path(path))
+
+
+def save_as_tiff(viewer: napari.viewer.Viewer) -> None:
+    """Ask for a name and save the selected layer as calibrated TIFF."""
+    from napari_uflow._napari.parts import dialogs
+
+    layer = _active(viewer, ("image", "labels"), "an image or labels layer")
+    path = dialogs.ask_to_save("Save as calibrated TIFF", f"{layer.name}.tif", "TIFF (*.tif *.tiff)")
+    if path:
+        data, meta, _ = layer.as_layer_data_tuple()
+        _tell(_write(path, data, meta))
+
+
+def save_as_mask(viewer: napari.viewer.Viewer) -> None:
+    """Ask for a name and save the selected labels layer as a mask of 0 and 255."""
+    from napari_uflow._napari.parts import dialogs
+
+    layer = _active(viewer, ("labels",), "a labels layer")
+    path = dialogs.ask_to_save("Save as mask", f"{layer.name} mask.tif", "TIFF (*.tif *.tiff)")
+    if path:
+        data, meta, _ = layer.as_layer_data_tuple()
+        _tell(write_mask(path, data, meta))
+
+
+def _active(viewer: napari.viewer.Viewer, kinds: Sequence[str], wanted: str) -> Layer:
+    layer = viewer.layers.selection.active
+    if layer is None or layer.as_layer_data_tuple()[2] not in kinds:
+        raise ImageError(f"select {wanted} in the layer list first, and one only")
+    return layer
+
+
+def _tell(paths: Sequence[str]) -> None:
+    from napari.utils.notifications import show_info
+
+    show_info(f"Saved '{paths[0]}'")

@@ -1,0 +1,1 @@
+"""napari layers in, plain values out; and the way back."""

@@ -1,0 +1,267 @@
+"""The trust report: what a model's number of false alarms has been worth on normal images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QRectF, QSize, Qt
+from qtpy.QtGui import QImage, QPainter, QPaintEvent
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+from napari_uflow._napari.layers.areas import normal_regions
+from napari_uflow._napari.parts import dialogs
+from napari_uflow._napari.parts.form import tooltip
+from napari_uflow._napari.parts.layer_choice import LayerChecks, LayerWatch, is_picture
+from napari_uflow._napari.parts.panel import JobBar, ModelBar, Panel, heading, push_button, text_label
+from napari_uflow._napari.session.jobs import Job
+from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.settings import read_settings, weights_folder
+from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.progress import Message, Steps, or_stop
+from napari_uflow.training.tiles import FieldsBefore
+from napari_uflow.wording import counted
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+    from napari_uflow.evaluation.trust import TrustReport
+    from napari_uflow.image.plane import Plane
+    from napari_uflow.image.region import NormalRegion
+    from napari_uflow.model.uflow import TrainedModel
+
+__all__ = ["TrustWidget"]
+
+_HINT = (
+    "Says how many false alarms the model gave on normal images, for each number that you may accept: on the specimens "
+    "that were held out of training, and on other normal images that you tick above."
+)
+_COLUMNS = {
+    "accepted": "False alarms that you accept per image: the number at the slider of Detect.",
+    "held out": "Regions reported per image on the specimens that were held out of training.",
+    "others": "Regions reported per image on the normal images that are ticked.",
+    "promised": "Whether enough specimens were held out to promise the number.",
+}
+
+
+class TrustWidget(Panel):
+    """Show what the active model's number of false alarms has been worth.
+
+    Parameters
+    ----------
+    napari_viewer : Viewer
+        The viewer, given by napari.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.session = session_of(napari_viewer)
+        self.report: TrustReport | None = None
+        watch = LayerWatch(napari_viewer, self)
+        self.model_bar = ModelBar(self.session)
+        self.images = LayerChecks(watch, is_picture, ticks_first=False)
+        self.images.setToolTip(
+            tooltip(
+                "Normal images that had no part in the training: what is reported in them is a false alarm. None need "
+                "be ticked."
+            )
+        )
+        self.job_bar = JobBar(self.session.runner, "Make the report", self._start)
+        self.model_bar.failed.connect(self.job_bar.warn)
+        self.text = text_label(_HINT)
+        self.table = _table()
+        self.picture = _Picture()
+        self.save_button = push_button(
+            "Save the report...", self._save, "The plots as a PNG picture, or the numbers as JSON."
+        )
+        self.rows.addWidget(self.model_bar)
+        self.rows.addWidget(heading("Other normal images"))
+        for widget in (self.images, self.job_bar, self.text, self.table, self.picture, self.save_button):
+            self.rows.addWidget(widget)
+        self.rows.addStretch()
+        self._model: TrainedModel | None = None
+        self.session.model_changed.connect(self._refresh)
+        self._clear()
+
+    def _refresh(self) -> None:
+        if self.session.model is not self._model:  # and not only saved or renamed
+            self._clear()
+
+    def _clear(self) -> None:
+        self.report, self._model = None, self.session.model
+        self.text.setText(_HINT)
+        for widget in (self.table, self.picture, self.save_button):
+            widget.hide()
+        self.job_bar.set_ready(self.session.model is not None)
+
+    def _start(self) -> Job:
+        model, recipe = self.session.model, self.session.recipe
+        if model is None:
+            raise ConfigError("there is no model yet: train one, or open a model file")
+        axis, channels = (None, None) if recipe is None else (recipe.channel_axis, recipe.channels)
+        regions: list[NormalRegion] = []
+        for layer in self.images.layers():
+            regions += normal_regions(layer, channel_axis=axis, channels=channels)
+        seen = FieldsBefore.of(model.provenance).seen
+        n_seen = sum(region.field in seen for region in regions)
+        planes, device, weights = [region.plane for region in regions], read_settings().device, weights_folder()
+        title = self.session.model_name
+        job = self.session.runner.start(
+            lambda: _report_steps(model, planes, device, weights, title), title="Looking at the model"
+        )
+
+        def show(result: tuple[TrustReport, NDArray[np.uint8]]) -> None:
+            if self.session.model is model:
+                self._show(*result)
+
+        job.finished.connect(show)
+        if n_seen:
+            were = f"{n_seen} of the ticked images had a part in the training"
+            self.job_bar.warn(f"{were}: too few false alarms are counted in them")
+        return job
+
+    def _show(self, report: TrustReport, picture: NDArray[np.uint8]) -> None:
+        from napari_uflow.evaluation.trust import EPSILONS
+        from napari_uflow.nfa.conformal import fields_needed
+
+        self.report = report
+        n = report.n_fields
+        lines = [f"The promise rests on {counted(n, 'specimen')} held out of training."]
+        if not report.is_promised(max(EPSILONS)):
+            lines = [f"Nothing can be promised: too few specimens were held out; 1 per image takes {fields_needed(1)}."]
+        if report.n_new:
+            lines.append(f"{counted(report.n_new, 'other normal image')} looked at.")
+        if report.n_warned:
+            lines.append(f"{report.n_warned} of them are unlike the normal ones: no promise holds for such images.")
+        self.text.setText(" ".join(lines))
+        _fill(self.table, report)
+        self.picture.show_array(picture)
+        for widget in (self.table, self.picture, self.save_button):
+            widget.show()
+
+    def _save(self) -> None:
+        report, title = self.report, self.session.model_name
+        if report is None:
+            return
+        kinds = "Picture (*.png);;Numbers (*.json)"
+        answer = dialogs.ask_to_save("Save the report", f"{title or 'model'} trust.png", kinds, parent=self)
+        if answer:
+            path = Path(answer)
+            path = path if path.suffix else path.with_name(f"{path.name}.png")
+            self.job_bar.run(lambda: self._start_saving(report, path, title))
+
+    def _start_saving(self, report: TrustReport, path: Path, title: str) -> Job:
+        job = self.session.runner.start(lambda: _saving_steps(report, path, title), title="Saving")
+        job.finished.connect(lambda saved: self.job_bar.say(f"Saved '{saved}'."))
+        return job
+
+
+def _report_steps(
+    model: TrainedModel, planes: Sequence[Plane], device: str, weights: Path | None, title: str
+) -> Steps[tuple[TrustReport, NDArray[np.uint8]]]:
+    """Make the report and draw it; the drawing is an (M, N, 4) uint8 array."""
+    from napari_uflow.evaluation.trust import trust_steps
+
+    yield from or_stop(Message("Looking at the model"))
+    report = yield from trust_steps(model, planes, device=device, weights=weights)
+    yield from or_stop(Message("Drawing"))
+    from napari_uflow.evaluation.figures import figure_pixels, trust_figure
+
+    return report, figure_pixels(trust_figure(report, title=title, upright=True))
+
+
+def _saving_steps(report: TrustReport, path: Path, title: str) -> Steps[Path]:
+    from napari_uflow.evaluation.figures import save_figure, trust_figure
+
+    yield from or_stop(Message("Saving"))
+    if path.suffix == ".json":
+        report.save(path)
+    elif path.suffix == ".png":
+        save_figure(trust_figure(report, title=title), path)
+    else:
+        raise UFlowError(f"the report is saved as .png or .json, not as '{path.name}'")
+    return path
+
+
+def _table() -> QTableWidget:
+    table = QTableWidget(0, len(_COLUMNS))
+    table.setHorizontalHeaderLabels(list(_COLUMNS))
+    for column, text in enumerate(_COLUMNS.values()):
+        header = table.horizontalHeaderItem(column)
+        if header is not None:
+            header.setToolTip(tooltip(text))
+    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
+    table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    table.verticalHeader().hide()
+    table.verticalHeader().setDefaultSectionSize(22)
+    table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+    table.setAccessibleName("False alarms accepted and observed")
+    return table
+
+
+def _fill(table: QTableWidget, report: TrustReport) -> None:
+    from napari_uflow.evaluation.trust import EPSILONS
+    from napari_uflow.nfa.conformal import fields_needed
+
+    table.setRowCount(len(EPSILONS))
+    table.setColumnHidden(2, not report.n_new)
+    for row, epsilon in enumerate(EPSILONS):
+        is_promised = report.is_promised(epsilon)
+        new = report.new[row] if report.n_new else float("nan")
+        promise = "yes" if is_promised else f"no, {fields_needed(epsilon)} needed"
+        for column, text in enumerate((f"{epsilon:g}", _number(report.held_out[row]), _number(new), promise)):
+            item = QTableWidgetItem(text)
+            item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
+            table.setItem(row, column, item)
+    height = table.horizontalHeader().sizeHint().height() + sum(table.rowHeight(i) for i in range(table.rowCount()))
+    table.setFixedHeight(height + 2 * table.frameWidth())
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3g}"
+
+
+class _Picture(QWidget):
+    """A picture as wide as its place, in its own proportions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._image = QImage()
+        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
+        self.setAccessibleName("Plots of the trust report")
+
+    def show_array(self, pixels: NDArray[np.uint8]) -> None:
+        """Show an (M, N, 4) array, uint8 RGBA."""
+        height, width = pixels.shape[:2]
+        image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
+        self._image = image.copy()  # the bytes go
+        self.updateGeometry()
+        self.update()
+
+    def heightForWidth(self, width: int) -> int:  # noqa: N802 - Qt's name
+        """Return the height that keeps the proportions."""
+        return round(width * self._image.height() / max(self._image.width(), 1))
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Return the size for the least width of a panel."""
+        return QSize(280, self.heightForWidth(280))
+
+    def paintEvent(self, event: QPaintEvent | None) -> Any:  # noqa: ARG002, N802
+        """Draw it smoothly."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+        if not self._image.isNull():
+            painter.drawImage(QRectF(0, 0, self.width(), self.heightForWidth(self.width())), self._image)

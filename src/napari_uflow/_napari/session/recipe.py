@@ -1,0 +1,91 @@
+"""What a model is trained on: which layers, and what is normal in them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from napari_uflow._napari.layers.areas import FieldRule, normal_regions
+from napari_uflow._napari.layers.axes import bare
+from napari_uflow.errors import ImageError
+from napari_uflow.image.region import NormalRegion
+
+if TYPE_CHECKING:
+    from napari.components import LayerList
+    from napari.layers import Image, Labels, Shapes
+
+__all__ = ["Recipe"]
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A choice of layers to train on, which does not keep them alive.
+
+    Attributes
+    ----------
+    images : tuple of weak references to Image
+        The pictures.
+    normal, ignore : weak reference to Labels or Shapes, or None
+        What is normal in them, all of it where there is none; and what is taken away from that.
+    fields, channel_axis, channels
+        As in :func:`~napari_uflow._napari.layers.areas.normal_regions`.
+    """
+
+    images: tuple[weakref.ref[Any], ...]
+    normal: weakref.ref[Any] | None
+    ignore: weakref.ref[Any] | None
+    fields: FieldRule
+    channel_axis: int | None
+    channels: tuple[int | str, ...] | None
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[Image],
+        normal: Labels | Shapes | None = None,
+        ignore: Labels | Shapes | None = None,
+        *,
+        fields: FieldRule = "names",
+        channel_axis: int | None = None,
+        channels: Sequence[int | str] | None = None,
+    ) -> Recipe:
+        """Make a recipe of layers."""
+        on, off = (None if layer is None else weakref.ref(bare(layer)) for layer in (normal, ignore))
+        pictures = tuple(weakref.ref(bare(layer)) for layer in images)
+        return cls(pictures, on, off, fields, channel_axis, None if channels is None else tuple(channels))
+
+    def is_open(self, layers: LayerList) -> bool:
+        """Return whether all of its layers are in a layer list."""
+        return all(ref() is not None and ref() in layers for ref in (*self.images, self.normal, self.ignore) if ref)
+
+    def regions(self) -> list[NormalRegion]:
+        """Return what is normal in its layers.
+
+        Raises
+        ------
+        ImageError
+            If nothing is, or a layer is gone.
+        """
+        images = [ref() for ref in self.images]
+        if not images:
+            raise ImageError("Tick at least one image that is normal.")
+        areas = [None if ref is None else ref() for ref in (self.normal, self.ignore)]
+        if any(image is None for image in images):
+            raise ImageError("an image to train on is gone; choose again")
+        found: list[NormalRegion] = []
+        for image in images:
+            found += normal_regions(
+                image,
+                *areas,
+                fields=self.fields,
+                channel_axis=self.channel_axis,
+                channels=self.channels,
+                may_be_empty=len(images) > 1,
+            )
+        if not found:
+            raise ImageError(
+                "nothing is marked as normal in these images: paint over what is, or choose the whole image"
+            )
+        return found

@@ -1,0 +1,370 @@
+"""Detections out, layers in: heatmap, log10 NFA and anomalies on top of the image they were found in."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_uflow._napari.layers.axes import bare, finest, frame_of
+from napari_uflow._napari.layers.planes import View
+from napari_uflow._napari.layers.transform import output_transform
+from napari_uflow._napari.session.known_normal import known_normal_of
+from napari_uflow._napari.session.session import LayerDetection, Session
+from napari_uflow.image.plane import Plane
+from napari_uflow.system.scratch import let_go, room_for
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Labels
+    from napari.viewer import Viewer
+
+    from napari_uflow.detection.result import Detection
+
+__all__ = ["Target", "features_of", "relabel", "show_detections", "target_of_planes", "target_of_view"]
+
+_HEATMAP_LIMITS = (0.4, 1.0)
+"""From what a normal latent has (0.39) to the highest value, the same for all images: stretched to its image, a clean
+one would look full of defects."""
+# Held-out normal pixels reach 0.6; this keeps them dark.
+_HEATMAP_GAMMA = 1.5
+_OUTLINE = (0.0, 0.9, 1.0, 1.0)
+"""Of the anomalies: a colour that neither grey pictures nor the heatmap have."""
+_NFA_LIMITS = (-6.0, 2.0)
+_LARGEST_PLAIN = 4096
+"""Rows or columns up to which results are plain layers; larger ones, which a graphics card may not take, are multiscale
+and cannot be painted in."""
+_COARSEST = 1024
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the results of some planes go; values only, so that the image may go while they are computed.
+
+    Attributes
+    ----------
+    image_name : str
+        Name of the image layer.
+    scope : str
+        What part of it is looked at; a new result of the same scope replaces the old one.
+    planes : tuple of Plane
+        The planes to look at.
+    indices : tuple of tuple of int
+        For each of them where it lies in the result, without rows and columns.
+    shape : tuple of int
+        Shape of the result.
+    transform : dict
+        The fields that put the result on the image.
+    channel_axis, channels
+        Which channels are looked at, as :func:`~napari_uflow._napari.layers.planes.planes_of_layer` takes them.
+    image : weak reference
+        To the layer, which may get another name.
+    """
+
+    image_name: str
+    scope: str
+    planes: tuple[Plane, ...]
+    indices: tuple[tuple[int, ...], ...]
+    shape: tuple[int, ...]
+    transform: Mapping[str, Any] = field(repr=False)
+    channel_axis: int | None = None
+    channels: tuple[int | str, ...] | None = None
+    image: weakref.ref[Image] | None = field(default=None, repr=False, compare=False)
+
+
+def _looked_at(
+    layer: Image, channel_axis: int | None, channels: Sequence[int | str] | None
+) -> tuple[int | None, tuple[int | str, ...] | None, weakref.ref[Image]]:
+    """Return the last three entries of a target: channel axis, channels and layer."""
+    return channel_axis, None if channels is None else tuple(channels), weakref.ref(bare(layer))
+
+
+def target_of_planes(
+    layer: Image,
+    planes: Sequence[Plane],
+    scope: str,
+    *,
+    channel_axis: int | None = None,
+    channels: Sequence[int | str] | None = None,
+) -> Target:
+    """Return where the results of planes of a layer go: all of them, or one."""
+    frame = frame_of(layer, channel_axis)
+    looked_at = _looked_at(layer, channel_axis, channels)
+    places = [frame.index_of(plane) for plane in planes]
+    if len(planes) == 1 and math.prod(frame.shape[:-2]) > 1:
+        flat = (0,) * (len(frame.shape) - 2)
+        shape = (*(1 for _ in flat), *frame.shape[-2:])
+        transform = output_transform(layer, channel_axis=channel_axis, index=places[0])
+        return Target(layer.name, scope, tuple(planes), (flat,), shape, transform, *looked_at)
+    transform = output_transform(layer, channel_axis=channel_axis)
+    return Target(layer.name, scope, tuple(planes), tuple(places), frame.shape, transform, *looked_at)
+
+
+def target_of_view(
+    layer: Image, view: View, *, channel_axis: int | None = None, channels: Sequence[int | str] | None = None
+) -> Target:
+    """Return where the result of the visible part of a layer goes."""
+    offset = (view.window.row, view.window.col)
+    flat = (0,) * len(view.index)
+    transform = output_transform(layer, channel_axis=channel_axis, offset=offset, index=view.index)
+    shape = (*(1 for _ in flat), *view.plane.shape)
+    looked_at = _looked_at(layer, channel_axis, channels)
+    return Target(layer.name, "view", (view.plane,), (flat,), shape, transform, *looked_at)
+
+
+def show_detections(
+    viewer: Viewer, session: Session, target: Target, detections: Sequence[Detection], *, model_name: str
+) -> LayerDetection:
+    """Show a detection in layers; those of an earlier one of the same image and scope are written over.
+
+    Parameters
+    ----------
+    viewer, session
+        Where to.
+    target : Target
+        Where the results lie.
+    detections : sequence of Detection
+        One for each plane of the target.
+    model_name : str
+        What the user calls the model, for the record.
+    """
+    score, log10_nfa, planes = _stacked(target, detections)
+    ids, features = _labels(target.shape, planes, target.transform["axis_labels"])
+    record = _record(target, detections, model_name)
+    old = _room_for(viewer, session, target)
+    if old is None:
+        result = _added(viewer, target, planes, (score, log10_nfa, ids), features)
+    else:
+        known_normal_of(session).let_go(old.labels)
+        result = replace(old, planes=tuple(planes), image_name=target.image_name, image=target.image)
+        for layer, data in zip(_layers(result), (score, log10_nfa, ids), strict=True):
+            layer.data = as_shown(data)
+            for name, value in target.transform.items():
+                setattr(layer, name, value)
+        result.labels.features = features
+    for layer in _layers(result):
+        layer.metadata["napari_uflow"] = dict(record)
+    session.set_result(result)
+    viewer.layers.selection.active = result.labels
+    _bring_into_view(viewer, result)
+    return result
+
+
+def as_shown(data: NDArray[Any]) -> Any:
+    """Return the data of a layer: large pictures as views of themselves, each half as fine, which take no memory."""
+    if max(data.shape[-2:]) <= _LARGEST_PLAIN:
+        return data
+    levels = [data]
+    while max(levels[-1].shape[-2:]) > _COARSEST:
+        levels.append(levels[-1][..., ::2, ::2])
+    return levels
+
+
+def _is_one_large(shape: tuple[int, ...]) -> bool:
+    """Tell whether a result is a single plane that is too large for a copy."""
+    return max(shape[-2:]) > _LARGEST_PLAIN and math.prod(shape[:-2]) == 1
+
+
+def _room(shape: tuple[int, ...], n_planes: int, nothing: Any) -> NDArray[Any]:
+    """Return an array for so many planes, of the type of `nothing`, which stands where there is none of them."""
+    array = room_for(shape, type(nothing))
+    if n_planes < math.prod(shape[:-2]):
+        array.fill(nothing)
+    return array
+
+
+def _stacked(
+    target: Target, detections: Sequence[Detection]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[tuple[tuple[int, ...], Detection]]]:
+    """Return heatmap and NFA of all planes, and the planes, whose maps are parts of them."""
+    if _is_one_large(target.shape):
+        found = detections[0]
+        return found.score.reshape(target.shape), found.log10_nfa.reshape(target.shape), [(target.indices[0], found)]
+    score, log10_nfa = (_room(target.shape, len(detections), np.float32(np.nan)) for _ in range(2))
+    planes = []
+    for index, found in zip(target.indices, detections, strict=True):
+        score[index], log10_nfa[index] = found.score, found.log10_nfa
+        # The stacks are the memory: a detection looks into them.
+        planes.append((index, replace(found, score=score[index], log10_nfa=log10_nfa[index])))
+        let_go(score, log10_nfa)
+    return score, log10_nfa, planes
+
+
+def _layers(result: LayerDetection) -> tuple[Image, Image, Labels]:
+    return result.heatmap, result.log10_nfa, result.labels
+
+
+def _room_for(viewer: Viewer, session: Session, target: Target) -> LayerDetection | None:
+    """Return an earlier result whose layers can be written over: napari takes a second to replace three layers.
+
+    Layers of earlier results that do not fit are removed.
+    """
+    room = None
+    for old in [r for r in session.results.values() if _is_same(r, target)]:
+        if all(layer in viewer.layers and finest(layer).shape == target.shape for layer in _layers(old)):
+            room = old
+            continue
+        for layer in _layers(old):
+            if layer in viewer.layers:
+                viewer.layers.remove(layer)
+    return room
+
+
+def _added(
+    viewer: Viewer,
+    target: Target,
+    planes: Sequence[tuple[tuple[int, ...], Detection]],
+    maps: tuple[NDArray[Any], ...],
+    features: Mapping[str, Any],
+) -> LayerDetection:
+    """Add the three layers of a result."""
+    from napari.utils import CyclicLabelColormap
+
+    score, log10_nfa, ids = (as_shown(data) for data in maps)
+    is_multiscale = isinstance(score, list)
+    end = {"view": " (view)", "slice": " (slice)"}.get(target.scope, "")
+
+    def common() -> dict[str, Any]:
+        return {"metadata": {"napari_uflow": {}}, **target.transform}  # from the beginning, so that none is a picture
+
+    heatmap = viewer.add_image(
+        score,
+        multiscale=is_multiscale,
+        name=f"{target.image_name} heatmap{end}",
+        colormap="inferno",
+        contrast_limits=_HEATMAP_LIMITS,
+        blending="additive",
+        opacity=0.7,
+        gamma=_HEATMAP_GAMMA,
+        **common(),
+    )
+    nfa = viewer.add_image(
+        log10_nfa,
+        multiscale=is_multiscale,
+        name=f"{target.image_name} log10 NFA{end}",
+        colormap="viridis",
+        contrast_limits=_NFA_LIMITS,
+        visible=False,
+        **common(),
+    )
+    labels = viewer.add_labels(
+        ids,
+        multiscale=is_multiscale,
+        colormap=CyclicLabelColormap(colors=[(0, 0, 0, 0), _OUTLINE]),
+        opacity=1.0,
+        name=f"{target.image_name} anomalies{end}",
+        features=features,
+        **common(),
+    )
+    labels.contour = 2
+    return LayerDetection(target.image_name, tuple(planes), bare(heatmap), bare(nfa), bare(labels), target.image)
+
+
+def _bring_into_view(viewer: Viewer, result: LayerDetection) -> None:
+    """Move the sliders to the strangest plane where they stand beside the result, as on a shorter stack."""
+    low, high = result.labels.extent.world[:, :-2]
+    first = viewer.dims.ndim - result.labels.ndim
+    point = np.asarray(viewer.dims.point, dtype=float)[first : first + len(low)]
+    step = np.abs(np.asarray(result.labels.scale, dtype=float)[:-2])
+    if len(low) and not np.all((point >= low - step / 2) & (point <= high + step / 2)):
+        index = min(result.planes, key=lambda item: item[1].lowest_log10_nfa)[0]
+        world = np.asarray(result.labels.data_to_world((*index, 0, 0)), dtype=float)[:-2]
+        viewer.dims.set_point([first + axis for axis in range(len(world))], world.tolist())
+
+
+def _is_same(result: LayerDetection, target: Target) -> bool:
+    record = result.labels.metadata.get("napari_uflow", {})
+    is_image = result.image_name == target.image_name if target.image is None else result.image == target.image
+    return is_image and record.get("scope") == target.scope
+
+
+def _record(target: Target, detections: Sequence[Detection], model_name: str) -> dict[str, Any]:
+    """Return what a layer's metadata says of where it comes from."""
+    provenance = dict(detections[0].provenance)
+    return {
+        **provenance,
+        "image": target.image_name,
+        "scope": target.scope,
+        "channel_axis": target.channel_axis,
+        "channels": None if target.channels is None else list(target.channels),
+        "model_name": model_name,
+    }
+
+
+def _labels(
+    shape: tuple[int, ...], planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
+) -> tuple[NDArray[np.int32], dict[str, Any]]:
+    """Return ids that are unique over all planes, 1 to N, and their table."""
+    if _is_one_large(shape):
+        return planes[0][1].labels.reshape(shape), features_of(planes, axis_labels)
+    ids = _room(shape, len(planes), np.int32(0))
+    n = 0
+    for index, found in planes:
+        ids[index] = found.numbered_after(n).labels
+        n += len(found.regions)
+        let_go(ids)
+    return ids, features_of(planes, axis_labels)
+
+
+def features_of(
+    planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Return the features table of a labels layer: row 0 is the background, row i the region with id i.
+
+    Parameters
+    ----------
+    planes : sequence of (tuple of int, Detection)
+        Index of each plane in the layer, and what was found there.
+    axis_labels : sequence of str
+        Of the layer; the place on an axis before rows and columns is a column of the table.
+    """
+    counts = [len(found.regions) for _, found in planes]
+    total = sum(counts)
+    table: dict[str, NDArray[Any]] = {"index": np.arange(total + 1)}
+    for axis, name in enumerate(axis_labels[:-2]):
+        places = np.repeat([index[axis] for index, _ in planes], counts)
+        column = name if name[:1].isalpha() else f"axis {axis}"
+        table[column] = np.concatenate([[-1], places]).astype(np.int64)
+    columns = [found.regions.columns() for _, found in planes]
+    for name in columns[0]:
+        if name == "label":
+            continue
+        values = np.concatenate([column[name] for column in columns])
+        background = np.nan if values.dtype.kind == "f" else 0
+        table[name] = np.concatenate([np.array([background], values.dtype), values])
+    return table
+
+
+def relabel(session: Session, result: LayerDetection, false_alarms: float) -> LayerDetection:
+    """Answer another number of false alarms from what is stored; no network is needed.
+
+    Parameters
+    ----------
+    session : Session
+        Gets the new result.
+    result : LayerDetection
+        What was found.
+    false_alarms : float
+        False alarms accepted per image or stack.
+    """
+    from napari_uflow.detection.detect import resegment
+
+    planes = tuple((index, resegment(found, false_alarms)) for index, found in result.planes)
+    layer = result.labels
+    ids, features = _labels(finest(layer).shape, planes, layer.axis_labels)
+    layer.data = as_shown(ids)
+    layer.features = features
+    new = planes[0][1]
+    changes = {"detection": new.provenance["detection"], "promise": new.promise}
+    n_called = sum(int(found.provenance.get("called_normal") or 0) for _, found in planes)
+    if n_called or "called_normal" in layer.metadata.get("napari_uflow", {}):
+        changes["called_normal"] = n_called
+    for shown in (result.heatmap, result.log10_nfa, layer):
+        shown.metadata["napari_uflow"] = {**shown.metadata.get("napari_uflow", {}), **changes}
+    changed = replace(result, planes=planes)
+    session.set_result(changed)
+    return changed

@@ -1,0 +1,1 @@
+"""Detection in many files, here or on a cluster."""

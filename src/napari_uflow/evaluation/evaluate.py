@@ -1,0 +1,194 @@
+"""Evaluation: how well a model does on pictures with known truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.detect import detect_steps
+from napari_uflow.detection.result import Detection
+from napari_uflow.errors import ImageError
+from napari_uflow.evaluation.metrics import Evaluation, auroc, evaluate_maps
+from napari_uflow.image.plane import Plane
+from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.progress import Progress, Steps, within
+from napari_uflow.store.images import find_images, read_planes
+from napari_uflow.system.devices import choose_device
+
+__all__ = ["EvaluatedPicture", "EvaluationRun", "TestPicture", "evaluate_steps", "find_test_pictures"]
+
+_NORMAL_KIND = "good"
+
+
+@dataclass(frozen=True, eq=False)
+class TestPicture:
+    """A picture whose truth is known.
+
+    Attributes
+    ----------
+    plane : Plane
+        The picture.
+    kind : str
+        "good" or the name of the kind of anomaly (the folder's name).
+    truth : Path or None
+        File of the mask; None where the picture is normal, or anomalous without a mask.
+    """
+
+    __test__ = False  # not a class of tests, whatever its name
+
+    plane: Plane
+    kind: str
+    truth: Path | None
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the picture has an anomaly."""
+        return self.kind != _NORMAL_KIND
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Read the true mask, (M, N) bool; all False where there is none.
+
+        Raises
+        ------
+        ImageError
+            If the mask does not have the shape of the picture.
+        """
+        if self.truth is None:
+            return np.zeros(self.plane.shape, dtype=bool)
+        mask: NDArray[np.bool_] = read_planes(self.truth)[0].read().max(axis=0) > 0
+        if mask.shape != self.plane.shape:
+            raise ImageError(
+                f"the mask '{self.truth}' has {mask.shape[0]} x {mask.shape[1]} pixels, but its picture has "
+                f"{self.plane.shape[0]} x {self.plane.shape[1]}"
+            )
+        return mask
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedPicture:
+    """A test picture and what was found in it."""
+
+    picture: TestPicture
+    detection: Detection = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationRun:
+    """The outcome of an evaluation.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+        All numbers; `image_auroc` ranks pictures by the maximum of the heatmap.
+    image_auroc_nfa : float
+        The same with pictures ranked by the NFA of their strangest region.
+    pictures : tuple of EvaluatedPicture
+        Every picture with its detection.
+    """
+
+    evaluation: Evaluation
+    image_auroc_nfa: float
+    pictures: tuple[EvaluatedPicture, ...] = field(repr=False)
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        """Return all numbers by name, None for NaN, ready for JSON."""
+        by_nfa = None if math.isnan(self.image_auroc_nfa) else self.image_auroc_nfa
+        return {**self.evaluation.to_dict(), "image_auroc_nfa": by_nfa}
+
+
+def find_test_pictures(
+    root: str | Path, *, channels: Sequence[int | str] | None = None, axes: str | None = None
+) -> list[TestPicture]:
+    """Find the test pictures of a data set.
+
+    Parameters
+    ----------
+    root : path
+        Folder with ``test/good/*``, ``test/KIND/*`` and ``ground_truth/KIND/NAME_mask.png`` (or ``NAME.png``, or TIFF);
+        without a folder ``test`` in it, the folder that holds ``good`` and ``KIND`` themselves.
+    channels, axes
+        As in :func:`~napari_uflow.store.images.read_planes`.
+
+    Raises
+    ------
+    ImageError
+        If there is no picture.
+    """
+    root = Path(root)
+    test = root / "test" if (root / "test").is_dir() else root
+    truth = test.parent / "ground_truth"
+    pictures = []
+    kinds = sorted(folder for folder in test.iterdir() if folder.is_dir()) if test.is_dir() else []
+    for folder in kinds:
+        for path in find_images(folder):
+            mask = None
+            if folder.name != _NORMAL_KIND:
+                names = [f"{path.stem}{part}{end}" for part in ("_mask", "") for end in (".png", ".tif", ".tiff")]
+                mask = next((truth / folder.name / n for n in names if (truth / folder.name / n).is_file()), None)
+            planes = read_planes(path, channels=channels, axes=axes)
+            if len(planes) != 1:
+                raise ImageError(f"'{path}' is a stack of {len(planes)} planes; test pictures must be single planes")
+            pictures.append(TestPicture(planes[0], folder.name, mask))
+    if not pictures:
+        raise ImageError(
+            f"no test picture in '{root}': it must hold test/good, test/KIND and ground_truth/KIND, where KIND is the "
+            f"name of a kind of anomaly"
+        )
+    return pictures
+
+
+def evaluate_steps(
+    model: TrainedModel,
+    pictures: Sequence[TestPicture],
+    config: DetectionConfig,
+    *,
+    device: str = "auto",
+    weights: str | Path | None = None,
+) -> Steps[EvaluationRun]:
+    """Detect in pictures with known truth, and compare.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        A trained model.
+    pictures : sequence of TestPicture
+        What to look at.
+    config : DetectionConfig
+        How to detect.
+    device : str
+        As in :func:`~napari_uflow.detection.detect.detect_steps`.
+    weights : path, optional
+        The backbone's weights, for a model file that does not hold them.
+
+    Yields
+    ------
+    Message or Progress
+        Where FINISH is sent, evaluation ends without a result.
+
+    Returns
+    -------
+    EvaluationRun
+    """
+    network = model.network(choose_device(device), weights)
+    done: list[EvaluatedPicture] = []
+    for i, picture in enumerate(pictures):
+        steps = detect_steps(model, picture.plane, config, network=network)
+        found = yield from within(steps, Progress("Evaluating", i, len(pictures)))
+        done.append(EvaluatedPicture(picture, found))
+    yield Progress("Evaluating", len(pictures), len(pictures))
+    scores = [np.nan_to_num(item.detection.score) for item in done]
+    is_anomalous = [item.picture.is_anomalous for item in done]
+    evaluation = evaluate_maps(
+        scores,
+        [item.picture.mask() for item in done],
+        [item.detection.labels for item in done],
+        is_anomalous=is_anomalous,
+    )
+    by_nfa = auroc([-item.detection.lowest_log10_nfa for item in done], is_anomalous)
+    return EvaluationRun(evaluation, by_nfa, tuple(done))

@@ -1,0 +1,1 @@
+"""The model: backbone, feature normalisation, flow, and inference with them."""

@@ -1,0 +1,1 @@
+"""Drawn sample images, and the demonstration that runs on them."""

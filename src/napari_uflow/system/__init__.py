@@ -1,0 +1,1 @@
+"""The machine: devices, memory, disk-backed arrays."""

@@ -1,0 +1,80 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+
+import psutil
+import torch
+
+from napari_uflow.errors import ConfigError
+from napari_uflow.system.memory import MOST_OF_PROCESSOR
+
+__all__ = ["choose_device", "free_memory", "is_out_of_memory", "memory_for_tiles"]
+
+# Of what is free.
+_PART_OF_PROCESSOR, _PART_OF_GPU = 0.25, 0.5
+
+
+def memory_for_tiles(device: torch.device) -> float:
+    """Return how many bytes a detection may take for its tiles: a part of what is free now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return _PART_OF_GPU * (free + kept)
+    if device.type == "mps":
+        most = getattr(torch.mps, "recommended_max_memory", None)  # not in older versions of torch
+        if most is not None:
+            return float(_PART_OF_GPU * (most() - torch.mps.driver_allocated_memory()))
+    return min(MOST_OF_PROCESSOR, _PART_OF_PROCESSOR * float(psutil.virtual_memory().available))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that the memory of the computer or of its GPU was not enough."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give memory back that torch and the C library keep for later; it takes time to get it again."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # of glibc
+        trim(0)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device to compute on.
+
+    Parameters
+    ----------
+    name : str
+        "auto" takes a CUDA GPU where there is one, then Apple's, then the CPU; or a name as torch knows it.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown or there is no such device on this computer.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu, cuda, cuda:N or mps, not {name!r}") from error
+    is_there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not is_there.get(device.type, False):
+        raise ConfigError(f"this computer has no device {name!r} that torch can use; choose auto or cpu")
+    if name == "cuda":  # older versions of torch want a number
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device

@@ -1,0 +1,119 @@
+"""What was done, as a script that does it again and as a paragraph that says it."""
+
+import csv
+import runpy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.detect import detect, detect_stack, resegment
+from napari_uflow.evaluation.methods import REFERENCE, methods_text, python_script
+from napari_uflow.image.plane import Plane
+from napari_uflow.store.images import read_planes
+from napari_uflow.store.tiff_writer import write_tiff
+
+
+@pytest.fixture(scope="module")
+def picture(odd_plane, tmp_path_factory):
+    path = tmp_path_factory.mktemp("picture's") / 'odd "one".tif'
+    pixels = odd_plane.read()[0]
+    write_tiff(path, np.stack([pixels, pixels[::-1]]).astype(np.uint8), "ZYX", pixel_size=(0.5, 0.5), unit="um")
+    return path
+
+
+def run(script, folder, monkeypatch):
+    """Run a script in a folder and return its names."""
+    monkeypatch.chdir(folder)
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    return runpy.run_path("script.py")
+
+
+def test_the_script_repeats_the_detection(tiny_model, tiny_model_file, picture, tmp_path, monkeypatch, capsys):
+    config = DetectionConfig(false_alarms=0.25, nfa="paper", tile=128)
+    found = detect(tiny_model, read_planes(picture)[1], config)
+    script = python_script(found, tiny_model_file, positions=[1])
+    assert "DetectionConfig(false_alarms=0.25, nfa='paper', tile=128)" in script
+    names = run(script, tmp_path, monkeypatch)
+    (again,) = names["detections"]
+    np.testing.assert_array_equal(again.labels, found.labels)
+    np.testing.assert_array_equal(again.log10_nfa, found.log10_nfa)
+    with open(tmp_path / "regions.csv", newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == len(found.regions)
+    assert found.promise in capsys.readouterr().out
+
+
+def test_the_script_repeats_another_threshold_and_all_planes(
+    tiny_model, tiny_model_file, picture, tmp_path, monkeypatch
+):
+    found = resegment(detect(tiny_model, read_planes(picture)[0]), 1e-3)
+    script = python_script(found, tiny_model_file, channels=[0], axes="ZYX")
+    assert "DetectionConfig(false_alarms=0.001)" in script
+    again = run(script, tmp_path, monkeypatch)["detections"]
+    assert len(again) == 2
+    np.testing.assert_array_equal(again[0].labels, found.labels)
+
+
+def test_the_script_shares_the_false_alarms_of_a_stack(tiny_model, tiny_model_file, picture, tmp_path, monkeypatch):
+    found = detect_stack(tiny_model, read_planes(picture), DetectionConfig(false_alarms_per="stack"))
+    again = run(python_script(found[0], tiny_model_file), tmp_path, monkeypatch)["detections"]
+    for one, other in zip(again, found, strict=True):
+        np.testing.assert_array_equal(one.log10_nfa, other.log10_nfa)
+        assert one.promise == other.promise
+    assert "in one normal stack of 2 images" in methods_text(tiny_model, found[0])
+
+
+def test_what_was_never_saved_is_said(tiny_model, odd_plane, tmp_path, monkeypatch):
+    found = replace(detect(tiny_model, odd_plane), name='no """ harm\nin a \\ name')
+    script = python_script(found, positions=range(3, 8))
+    compile(script, "script.py", "exec")
+    assert "The model had not been saved" in script
+    assert "The picture was not opened from a file" in script
+    assert "DetectionConfig()" in script
+    assert "range(3, 8)" in script
+    assert "[1, 5]" in python_script(found, positions=[1, 5])
+
+
+def test_the_paragraph_says_what_a_reader_asks(tiny_model, odd_plane):
+    found = detect(tiny_model, odd_plane, DetectionConfig(false_alarms=0.5))
+    text = methods_text(tiny_model, found)
+    assert "doi.org/10.1007/s10851-024-01193-y" in text
+    for part in (
+        "napari-uflow 0.",
+        "wavelet scattering transform",
+        "3 normal images from 3 independent fields",
+        "64 × 64 pixels",
+        "1 field of them",
+        "was held out of training",
+        "for 4 steps",
+        "at most 0.5. The NFA",
+        found.promise,
+        "torch ",
+        "FrEIA ",
+        "python 3.",
+    ):
+        assert part in text, part
+    assert "  " not in text
+    assert text.count("\n\n") == 1
+
+
+def test_the_paragraph_describes_a_model_alone_and_one_of_unknown_origin(tiny_model):
+    assert "false alarms" not in methods_text(tiny_model)
+    bare = methods_text(replace(tiny_model, provenance={}, history=()))
+    assert bare.endswith(REFERENCE + "\n")
+    assert "trained on" not in bare
+
+
+def test_the_paragraph_knows_other_ways_to_train_and_detect(tiny_model, odd_plane):
+    known = tiny_model.provenance
+    one_field = {**known, "fields": ["a"], "holdout_fields": ["a"], "pixel_size": (0.5, 0.5), "unit": "um"}
+    text = methods_text(replace(tiny_model, provenance=one_field))
+    assert "1 independent field," in text
+    assert "of the same field were held out" in text
+    assert "A pixel was 0.5 µm." in text
+    text = methods_text(replace(tiny_model, provenance={**known, "holdout_fields": [], "n_holdout_tiles": 0}))
+    assert "nothing was held out" in text
+    plane = Plane(data=np.asarray(odd_plane.data)[:64, :64], name="small")
+    text = methods_text(tiny_model, detect(tiny_model, plane, DetectionConfig(nfa="binomial")))
+    assert "by a binomial test." in text

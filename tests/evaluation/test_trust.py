@@ -1,0 +1,98 @@
+"""The trust report says what the held-out fields and new normal pictures say, no more."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.detect import detect
+from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.evaluation.figures import save_figure, trust_figure
+from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
+from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationPicture
+from napari_uflow.progress import FINISH, drain
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    """The tiny model, as if it had been calibrated on twelve fields."""
+    rng = np.random.default_rng(0)
+    pictures = [
+        CalibrationPicture(
+            f"field {i}",
+            tuple(np.log1p(rng.normal(size=(20, 32 // s, 40 // s)) ** 2).mean(axis=0) for s in (1, 2, 4) * 2),
+        )
+        for i in range(12)
+    ]
+    return dataclasses.replace(tiny_model, calibration=drain(Calibration.fit_steps(pictures, (4, 8, 16, 4, 8, 16))))
+
+
+def test_the_report_on_held_out_fields(model):
+    report = trust_report(model)
+    assert report.n_fields == 12
+    assert report.is_promised(0.1)
+    assert not report.is_promised(0.05)
+    assert all(observed <= max(e, 1 / 12) + 1e-9 for observed, e in zip(report.held_out, EPSILONS, strict=True))
+    assert list(report.held_out) == sorted(report.held_out)
+    assert report.map_names[0] == "energy, stride 4"
+    assert report.map_names[-1] == "spread, stride 16"
+    observed = np.array(report.observed)
+    assert observed.shape == (6, len(QQ_LEVELS))
+    np.testing.assert_allclose(observed[0, :6], QQ_LEVELS[:6], atol=0.1)
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["n_held_out_fields"] == 12
+
+
+def test_new_pictures_are_counted(model, normal_planes, odd_plane):
+    planes = [*normal_planes, odd_plane]
+    report = drain(trust_steps(model, planes, device="cpu"))
+    assert report.n_new == len(planes)
+    assert len(report.new) == len(EPSILONS)
+    assert list(report.new) == sorted(report.new)
+    for epsilon in (0.1, 1.0, 10.0):
+        i = EPSILONS.index(epsilon)
+        counts = [len(detect(model, plane, DetectionConfig(false_alarms=epsilon)).regions) for plane in planes]
+        assert report.new[i] == pytest.approx(np.mean(counts))
+        assert report.new_any[i] == pytest.approx(np.mean(np.array(counts) > 0))
+    assert report.n_warned > 0  # the calibration of this model is not of these pictures
+    table = report.as_table()
+    assert len(table.splitlines()) >= len(EPSILONS) + 2
+    assert "no: needs 99 fields" in table
+    assert f"12 held-out fields, {len(planes)} new pictures" in table
+
+
+def test_a_model_of_one_field_reports_what_it_can(tiny_model, tmp_path):
+    report = trust_report(tiny_model)
+    assert report.n_fields == 0
+    assert all(math.isnan(x) for x in report.held_out)
+    assert "no: needs 3 fields" in report.as_table()
+    save_figure(trust_figure(report), tmp_path / "trust.png")
+    assert (tmp_path / "trust.png").stat().st_size > 10_000
+
+
+def test_the_figure_has_a_line_for_everything(model, normal_planes):
+    report = drain(trust_steps(model, normal_planes[:1], device="cpu"))
+    alarms, tails = trust_figure(report, title="a model").axes
+    labels = alarms.get_legend_handles_labels()[1]
+    assert labels == [
+        "as many as accepted",
+        "not promised: 12 held-out fields",
+        "held-out fields, tails alone",
+        "held-out fields, as promised",
+        "1 new normal picture",
+    ]
+    assert tails.get_legend_handles_labels()[1] == ["as expected", *report.map_names]
+
+
+def test_without_calibration_there_is_nothing_to_report(tiny_model):
+    with pytest.raises(ImageError, match="too few pictures to be calibrated"):
+        trust_report(dataclasses.replace(tiny_model, calibration=None))
+
+
+def test_it_can_be_stopped(model, normal_planes):
+    steps = trust_steps(model, normal_planes, device="cpu")
+    next(steps)
+    with pytest.raises(Stopped):
+        steps.send(FINISH)

@@ -1,0 +1,94 @@
+"""Evidence in tiles: the backbone sees each place once; holes, windows and borders are those of the whole picture."""
+
+import numpy as np
+import pytest
+
+from napari_uflow.image.grid import Window
+from napari_uflow.image.plane import Plane
+from napari_uflow.model.inference import evidence_steps
+from napari_uflow.progress import Progress, drain
+from napari_uflow.samples.fibres import fibre_field
+
+TILE = 128
+
+
+@pytest.fixture(scope="module")
+def network(tiny_model):
+    return tiny_model.network("cpu")
+
+
+@pytest.fixture(scope="module")
+def plane(network):
+    """Two rows and three columns of tiles; its sides are no multiples of a stride."""
+    image = fibre_field(5, shape=(2 * TILE - 7, 3 * TILE - 21)).image.astype(np.float32)
+    image[60:140, 130] = np.nan
+    return Plane(data=image)
+
+
+def evidence(network, model, plane, **options):
+    return drain(evidence_steps(network, model.intensity, plane, phase=None, **options))
+
+
+def same(one, other):
+    for kind in ("energies", "bounded", "spreads"):
+        for a, b in zip(getattr(one, kind), getattr(other, kind), strict=True):
+            np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert one.outside == pytest.approx(other.outside)
+
+
+def test_tiles_give_what_the_whole_gives_with_holes_too(network, tiny_model, plane):
+    whole = evidence(network, tiny_model, plane, tile=4096)
+    tiled = evidence(network, tiny_model, plane, tile=TILE)
+    assert np.isnan(whole.energies[0]).any()
+    same(tiled, whole)
+
+
+def test_a_window_in_tiles_gives_what_it_gives_at_once(network, tiny_model, plane):
+    window = Window(32, 64, 200, 290)
+    at_once = evidence(network, tiny_model, plane, tile=4096, window=window)
+    tiled = evidence(network, tiny_model, plane, tile=TILE, window=window)
+    assert at_once.energies[0].shape == (50, 73)
+    same(tiled, at_once)
+
+
+def test_the_backbone_sees_each_place_once(network, tiny_model, plane, monkeypatch):
+    asked = []
+    original = network.reading_window
+    monkeypatch.setattr(
+        network, "reading_window", lambda wanted, shape: asked.append(wanted) or original(wanted, shape)
+    )
+    evidence(network, tiny_model, plane, tile=TILE)
+    assert len(asked) == 6
+    seen = np.zeros((2 * TILE, 3 * TILE), int)
+    for wanted in asked:
+        seen[wanted.slices()] += 1
+    n_rows, n_cols = (-(-size // 16) * 16 for size in plane.shape)
+    assert (seen[:n_rows, :n_cols] == 1).all()
+    assert seen.sum() == n_rows * n_cols
+
+
+def test_a_band_of_features_is_kept_and_not_the_picture(network, tiny_model):
+    """The band is as high as the flow's windows, whatever the height of the picture."""
+    import napari_uflow.model.inference as module
+
+    heights = []
+
+    class Band(module._FeatureBand):
+        def features(self, outer):
+            heights.append(self._levels[0].shape[2] * 4)
+            return super().features(outer)
+
+    tall = Plane(data=np.zeros((6 * TILE, TILE), np.uint8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_FeatureBand", Band)
+        evidence(network, tiny_model, tall, tile=TILE)
+    assert max(heights) <= TILE + 2 * network.flow_halo + 32
+
+
+def test_progress_of_tiles(network, tiny_model, plane):
+    events = []
+    drain(evidence_steps(network, tiny_model.intensity, plane, tile=TILE), events.append)
+    counts = [event.done for event in events if isinstance(event, Progress)]
+    assert counts == sorted(counts)
+    assert set(counts) == set(range(7))

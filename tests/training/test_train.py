@@ -1,0 +1,637 @@
+"""Training: the loss goes down, the best state is kept, and it can be ended at any event with something to show."""
+
+import importlib
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.detection.detect import detect
+from napari_uflow.errors import BackboneUnavailableError, ConfigError, ImageError, Stopped
+from napari_uflow.image.plane import Plane
+from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.progress import FINISH, Message, Progress, Snapshot, TrainingPoint, drain
+from napari_uflow.training.cache import FeatureCache
+from napari_uflow.training.refine import rest_of_training
+from napari_uflow.training.train import train, train_steps
+
+# The package's own name `train` is the function.
+MODULE = importlib.import_module("napari_uflow.training.train")
+
+MODEL = ModelConfig(backbone="scattering", tile=64, flow_steps=1)
+TRAINING = TrainingConfig(steps=4, batch_size=2, views=1, check_every=2, holdout=0.3)
+
+
+def texture(shape, seed=0) -> np.ndarray:
+    """Smooth noise, uint8."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), [0] * (len(shape) - 2) + [1.5] * 2)
+    return (128 + 40 * noise / noise.std()).clip(0, 255).astype(np.uint8)
+
+
+def fields(n=3, shape=(64, 128), **options) -> list[NormalRegion]:
+    return [NormalRegion(Plane(data=texture(shape, i), name=f"field {i}", **options)) for i in range(n)]
+
+
+def run(regions, model=MODEL, training=TRAINING, events=None) -> TrainedModel:
+    return train(regions, model, training, device="cpu", on_event=None if events is None else events.append)
+
+
+def warnings_of(events) -> list[str]:
+    """What the user was warned of, but for how few positions these small pictures have."""
+    texts = [event.text for event in events if isinstance(event, Message) and event.warning]
+    return [text for text in texts if "too few normal positions" not in text]
+
+
+def check(model: TrainedModel):
+    assert all(bool(torch.isfinite(value).all()) for value in model.state.values())
+    assert not any(value.requires_grad for value in model.state.values())
+    assert model.history
+    size = torch.rand(1, model.n_channels, 64, 64)
+    assert all(bool(torch.isfinite(e).all()) for e in model.network().energies(size))
+
+
+# What training does
+
+
+def test_the_loss_goes_down():
+    events = []
+    training = TRAINING.replace(steps=15, check_every=5, learning_rate=5e-3)
+    model = run(fields(), training=training, events=events)
+    losses = [point["train_loss"] for point in model.history]
+    assert losses[-1] < losses[0]
+    assert [event for event in events if isinstance(event, TrainingPoint)] == [
+        TrainingPoint(**point) for point in model.history
+    ]
+    assert model.provenance["outcome"].startswith("done")
+    check(model)
+
+
+def test_seeds_decide_about_everything():
+    one, same, other = (run(fields(), training=TRAINING.replace(seed=seed)) for seed in (1, 1, 2))
+    assert one.history == same.history
+    assert all(torch.equal(one.state[key], same.state[key]) for key in one.state)
+    assert one.calibration == same.calibration
+    assert any(not torch.equal(one.state[key], other.state[key]) for key in one.state)
+
+
+def test_global_random_states_do_not_matter():
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002 - other people's code uses it
+    one = run(fields(), MODEL.replace(permute_soft=True))
+    torch.manual_seed(2)
+    np.random.seed(2)  # noqa: NPY002
+    other = run(fields(), MODEL.replace(permute_soft=True))
+    assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
+
+
+@pytest.mark.usefixtures("learns")
+def test_what_a_model_remembers():
+    events = []
+    regions = fields(pixel_size=(0.5, 0.5), unit="um")
+    model = run(regions, events=events)
+    provenance = model.provenance
+    assert provenance["n_pictures"] == 3
+    assert provenance["pictures"] == ["field 0", "field 1", "field 2"]
+    assert sorted(provenance["fields"] + provenance["holdout_fields"]) == provenance["pictures"]
+    assert len(provenance["holdout_fields"]) == 1
+    assert (provenance["n_tiles"], provenance["n_holdout_tiles"]) == (4, 2)
+    assert (provenance["pixel_size"], provenance["unit"]) == ((0.5, 0.5), "um")
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert model.config.border in ("keep", "hold")
+    assert (model.config.replace(border="auto"), model.training) == (MODEL, TRAINING)
+    assert Message("4 tiles from 2 fields to train on, 2 from 1 held out") in events
+    assert not warnings_of(events)
+
+
+@pytest.mark.parametrize("n", [3, 9])
+def test_too_few_held_out_fields_for_a_promise_are_said_before_training(n):
+    events = []
+    model = run(fields(n, (128, 128)), events=events)
+    said = [event.text for event in events if isinstance(event, Message) and "can be promised" in event.text]
+    assert len(model.provenance["holdout_fields"]) == (1 if n == 3 else 3)
+    assert bool(said) == (n == 3)
+    if said:
+        assert "no number of false alarms can be promised with 1 held-out field: 1 per image takes 3" in said[0]
+
+
+@pytest.mark.parametrize(("side", "n", "holdout", "views"), [(64, 2, 0.5, 1), (80, 1, 0.0, 4), (128, 2, 0.5, 1)])
+def test_too_few_positions_for_a_calibration_are_said_before_training(side, n, holdout, views):
+    """Views of a tile are not more of it, and a position in two tiles is one."""
+    events = []
+    model = run(fields(n, (side, side)), training=TRAINING.replace(holdout=holdout, views=views), events=events)
+    warned = [i for i, event in enumerate(events) if isinstance(event, Message) and "too few normal" in event.text]
+    assert len(warned) == (side < 128)
+    assert (model.calibration is not None) == (side == 128)
+    assert all(not isinstance(event, TrainingPoint) for i in warned for event in events[:i])
+
+
+def test_every_phase_counts_to_its_end():
+    events = []
+    run(fields(), events=events)
+    phases = {}
+    for event in events:
+        if isinstance(event, Progress):
+            phases.setdefault(event.phase, []).append(event)
+    phases.pop("Fitting the feature normalisation without the border", None)
+    assert list(phases) == [
+        "Computing features",
+        "Computing held-out features",
+        "Fitting the feature normalisation",
+        "Training",
+    ]
+    for reports in phases.values():
+        done = [event.done for event in reports]
+        assert done == sorted(done)
+        assert done[-1] == reports[-1].total
+        assert len({event.total for event in reports}) == 1
+
+
+def test_features_on_disk_give_the_same_model(monkeypatch):
+    events = []
+    one = run(fields())
+    monkeypatch.setattr(MODULE, "FeatureCache", lambda limit: FeatureCache(0))
+    other = run(fields(), events=events)
+    assert sum(isinstance(event, Message) and "kept on disk" in event.text for event in events) == 1
+    assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
+
+
+@pytest.fixture
+def learns(monkeypatch):
+    """Let each look be better than the last: four tiles are not enough to learn anything that holds."""
+    losses = itertools.count(0, -1)
+    monkeypatch.setattr(MODULE, "_look", lambda *args: (float(next(losses)), 1.0))
+
+
+def scripted_looks(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
+    """Let the held-out loss be what we say, the first time before the first step; return the states at the looks."""
+    states: list[dict[str, torch.Tensor]] = []
+
+    def look(network, cache, device, batch_size):
+        states.append({key: value.detach().clone() for key, value in network.flow.state_dict().items()})
+        return losses[len(states) - 1], 1.0
+
+    monkeypatch.setattr(MODULE, "_look", look)
+    return states
+
+
+def test_the_best_state_is_kept(monkeypatch):
+    states = scripted_looks(monkeypatch, [9.0, 3.0, 1.0, 2.0, math.nan, 1.5])
+    model = run(fields(), training=TRAINING.replace(steps=5, check_every=1))
+    assert [point["is_best"] for point in model.history] == [True, True, False, False, False]
+    for key, value in states[2].items():
+        assert torch.equal(model.state[f"flow.{key}"], value)
+    assert any(not torch.equal(states[2][key], states[5][key]) for key in states[2])
+
+
+def test_the_state_before_the_first_step_is_kept_where_nothing_better_comes(monkeypatch):
+    states = scripted_looks(monkeypatch, [0.5, 3.0, 1.0, math.nan])
+    events = []
+    model = run(fields(), training=TRAINING.replace(steps=3, check_every=1), events=events)
+    assert not any(point["is_best"] for point in model.history)
+    for key, value in states[0].items():
+        assert torch.equal(model.state[f"flow.{key}"], value)
+    assert "nothing was learned" in model.provenance["outcome"]
+    assert any("does not hold for those that were held out" in text for text in warnings_of(events))
+
+
+def test_patience_ends_training(monkeypatch):
+    scripted_looks(monkeypatch, [4.0, 3.0, 1.0, *[2.0] * 40])
+    model = run(fields(), training=TRAINING.replace(steps=40, check_every=2, patience=3))
+    assert [point["step"] for point in model.history] == [2, 4, 6, 8, 10]
+    assert model.provenance["outcome"] == "done: no better held-out loss after step 4"
+
+
+# Ending it early
+
+
+def small_run():
+    return train_steps(fields(2, (64, 64)), MODEL, TRAINING.replace(steps=3, holdout=0.5), device="cpu")
+
+
+def n_events() -> int:
+    count = []
+    drain(small_run(), count.append)
+    return len(count)
+
+
+@pytest.mark.usefixtures("learns")
+def test_finish_at_any_event():
+    outcomes = []
+    for asked_at in range(n_events()):
+        seen = []
+        try:
+            model = drain(small_run(), seen.append, lambda seen=seen, asked_at=asked_at: len(seen) == asked_at + 1)
+        except Stopped:
+            assert not any(isinstance(event, TrainingPoint) for event in seen)
+            assert not any(isinstance(event, Progress) and event.phase == "Training" for event in seen)
+            outcomes.append("stopped without a model")
+            assert len(seen) == asked_at + 1
+        else:
+            check(model)
+            last = seen[-1].step if isinstance(seen[-1], TrainingPoint) else seen[-1].done
+            outcomes.append(model.provenance["outcome"])
+            assert outcomes[-1] in (f"stopped at step {last}", "done")
+            assert model.history[-1]["step"] == last
+            assert len(seen) == asked_at + 1  # it stops there: so small a field has nothing to calibrate
+    first = next(i for i, outcome in enumerate(outcomes) if not outcome.startswith("stopped without"))
+    assert all(outcome.startswith("stopped without") for outcome in outcomes[:first])
+    assert {"stopped at step 1", "stopped at step 2"} <= set(outcomes[first:])
+
+
+def test_a_stop_between_two_looks_is_answered_without_another(monkeypatch):
+    states = scripted_looks(monkeypatch, [4.0, 3.0, 2.0])
+    seen = []
+
+    def asked():
+        return isinstance(seen[-1], Progress) and seen[-1].phase == "Training" and seen[-1].done == 3
+
+    job = train_steps(fields(), MODEL, TRAINING.replace(steps=8, check_every=2), device="cpu")
+    model = drain(job, seen.append, asked)
+    assert [point["step"] for point in model.history] == [2]
+    assert model.provenance["outcome"] == "stopped at step 3"
+    assert len(states) == 2
+    for key, value in states[1].items():
+        assert torch.equal(model.state[f"flow.{key}"], value)
+
+
+def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_left():
+    training = TRAINING.replace(steps=10, learning_rate=0.01, final_learning_rate=0.2)
+    job = train_steps(fields(), MODEL, training.replace(check_every=4), device="cpu")
+    seen = []
+    model = drain(job, seen.append, lambda: isinstance(seen[-1], TrainingPoint))
+    rest = rest_of_training(model)
+    assert rest.steps == 6
+    # a straight line from 0.01 at step 0 to 0.002 at step 10
+    assert rest.learning_rate == pytest.approx(0.01 - 0.008 * 0.4)
+    assert rest.learning_rate * rest.final_learning_rate == pytest.approx(0.002)
+    again = train(fields(), training=rest, start=model, device="cpu")
+    assert again.provenance["started_from"]["steps"] == 4
+    assert again.provenance["holdout_fields"] == model.provenance["holdout_fields"]
+
+
+def test_a_closed_job_leaves_nothing_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(MODULE, "FeatureCache", lambda limit: FeatureCache(0))
+    job = small_run()
+    for event in job:
+        if isinstance(event, Progress) and event.phase == "Training":
+            break
+    assert list(tmp_path.iterdir())
+    job.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_no_grad_mode_leaks_to_the_caller(is_enabled):
+    with torch.set_grad_enabled(is_enabled):
+        for _ in small_run():
+            assert torch.is_grad_enabled() is is_enabled
+            assert not torch.is_inference_mode_enabled()
+            assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_grad_enabled() is is_enabled
+
+
+# Losses that are not finite
+
+
+def spoil(monkeypatch, is_bad):
+    """Make the loss of chosen training steps NaN; held-out losses stay as they are."""
+    n_steps = 0
+    original = MODULE.negative_log_likelihood
+
+    def loss(z, ln_det, is_normal=None):
+        nonlocal n_steps
+        value, n_dims = original(z, ln_det, is_normal)
+        if torch.is_grad_enabled():
+            n_steps += 1
+            if is_bad(n_steps):
+                value = value * math.nan
+        return value, n_dims
+
+    monkeypatch.setattr(MODULE, "negative_log_likelihood", loss)
+
+
+@pytest.mark.usefixtures("learns")
+def test_one_step_that_is_not_finite_is_left_out(monkeypatch):
+    spoil(monkeypatch, lambda step: step == 2)
+    model = run(fields())
+    check(model)
+    assert model.provenance["outcome"] == "done"
+    assert all(math.isfinite(point["train_loss"]) for point in model.history)
+
+
+def test_many_steps_that_are_not_finite_end_training_with_the_best_model(monkeypatch):
+    spoil(monkeypatch, lambda step: step > 2)
+    events = []
+    model = run(fields(), training=TRAINING.replace(steps=100, check_every=1, patience=1000), events=events)
+    check(model)
+    assert model.provenance["outcome"] == "stopped: the loss was no longer finite"
+    assert model.history[-1]["step"] < 50
+    assert any(isinstance(event, Message) and event.warning and "no longer finite" in event.text for event in events)
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_taken_in_parts(monkeypatch):
+    expected = run(fields(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5))
+    original = UFlow.latents
+    sizes = []
+
+    def small_memory(self, features):
+        sizes.append(len(features[0]))
+        if len(features[0]) > 2 and torch.is_grad_enabled():
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return original(self, features)
+
+    monkeypatch.setattr(UFlow, "latents", small_memory)
+    events = []
+    model = run(fields(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5), events=events)
+    told = [text for text in warnings_of(events) if "2 at a time" in text]
+    assert len(told) == 1
+    assert max(sizes) == 4
+    for one, other in zip(model.history, expected.history, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert one["holdout_loss"] == pytest.approx(other["holdout_loss"], rel=1e-3)
+
+
+def test_never_finite_is_an_error(monkeypatch):
+    monkeypatch.setattr(
+        MODULE, "negative_log_likelihood", lambda z, ln_det, normal=None: (z[0].sum() * math.nan, torch.tensor(1))
+    )
+    with pytest.raises(ImageError, match="training failed: the loss was never finite; lower the learning rate"):
+        run(fields())
+
+
+def test_a_wild_learning_rate_still_gives_a_finite_model():
+    model = run(fields(), training=TRAINING.replace(steps=30, learning_rate=1.0, check_every=1))
+    assert all(bool(torch.isfinite(value).all()) for value in model.state.values())
+
+
+# Pictures as they come
+
+
+def test_what_is_not_normal_and_far_away_has_no_influence():
+    far = 160 + UFlow(MODEL, 1).backbone.halo
+    regions, spoiled = [], []
+    for i in range(3):
+        image = texture((64, far + 40), i)
+        other = image.copy()
+        other[:, far:] = 255 - other[:, far:]
+        mask = np.zeros(image.shape, bool)
+        mask[:, :160] = True
+        regions.append(NormalRegion(Plane(data=image, name=str(i)), mask))
+        spoiled.append(NormalRegion(Plane(data=other, name=str(i)), mask))
+    one, other = run(regions), run(spoiled)
+    assert one.provenance["n_tiles"] == 2 * 3
+    assert one.intensity == other.intensity
+    for key, value in one.state.items():
+        torch.testing.assert_close(other.state[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["nan", "inf", "mask"])
+def test_missing_pixels(where):
+    regions = []
+    for i in range(3):
+        image = texture((64, 128), i).astype(np.float32)
+        mask = np.ones((64, 128), bool)
+        if where == "mask":
+            image[10:20, 30:50] = 1e30
+            mask[10:20, 30:50] = False
+        else:
+            image[10:20, 30:50] = np.nan if where == "nan" else np.inf
+        regions.append(NormalRegion(Plane(data=image, name=str(i)), mask))
+    model = run(regions)
+    check(model)
+    assert model.intensity.high[0] < 300
+
+
+def test_holes_everywhere_are_an_error_that_says_so():
+    """Every position of the coarsest level has a pixel that is not normal."""
+    regions = []
+    for i in range(3):
+        mask = np.ones((64, 128), bool)
+        mask[::12, ::12] = False
+        regions.append(NormalRegion(Plane(data=texture((64, 128), i), name=str(i)), mask))
+    with pytest.raises(ImageError, match="normal"):
+        run(regions)
+
+
+def test_holes_everywhere_in_what_is_held_out():
+    regions = fields()
+    held_out = run(regions).provenance["holdout_fields"][0]
+    mask = np.ones((64, 128), bool)
+    mask[::12, ::12] = False
+    regions = [NormalRegion(r.plane, mask if r.field == held_out else None) for r in regions]
+    check(run(regions))
+
+
+@pytest.mark.usefixtures("learns")
+def test_a_single_field_is_split_by_place_with_a_warning():
+    events = []
+    model = run(fields(1, (128, 256)), events=events)
+    check(model)
+    assert model.provenance["n_holdout_tiles"] > 0
+    assert model.provenance["fields"] == model.provenance["holdout_fields"]
+    (warning,) = warnings_of(events)
+    assert "all pictures come from one field" in warning
+
+
+def test_a_single_tile_is_not_split_with_a_warning():
+    events = []
+    model = run(fields(1, (64, 64)), events=events)
+    check(model)
+    assert model.provenance["n_holdout_tiles"] == 0
+    (warning,) = warnings_of(events)
+    assert "nothing could be held out" in warning
+
+
+@pytest.mark.parametrize("n_channels", [2, 3])
+def test_two_and_three_channels(n_channels):
+    regions = [NormalRegion(Plane(data=texture((n_channels, 64, 128), i), axes="CYX", name=str(i))) for i in range(2)]
+    model = run(regions, training=TRAINING.replace(steps=2))
+    assert model.n_channels == n_channels
+    check(model)
+
+
+@pytest.mark.parametrize(
+    ("shape", "converted"),
+    [
+        ((110, 2048), lambda image: image),
+        ((40, 50), lambda image: image),
+        ((30, 300), lambda image: image.astype(np.uint16) * 257),
+        ((64, 128), lambda image: image.astype(np.float32) * 1e-3 - 5),
+        ((64, 65), lambda image: image > 128),
+    ],
+    ids=["strip", "small", "sixteen bits", "real", "black and white"],
+)
+def test_shapes_and_types(shape, converted):
+    planes = [Plane(data=converted(texture(shape, i)), name=str(i)) for i in range(2)]
+    views = 1 if max(shape) > 1000 else 5  # the fifth is the first one that turns rows into columns
+    model = run([NormalRegion(plane) for plane in planes], training=TRAINING.replace(steps=2, views=views, max_tiles=4))
+    check(model)
+    found = detect(model, planes[0], device="cpu")
+    assert found.score.shape == shape
+    assert np.isfinite(found.score).all()
+
+
+def test_constant_pictures_do_not_break_it():
+    planes = [Plane(data=np.full((64, 128), 7, np.uint8), name=str(i)) for i in range(2)]
+    model = run([NormalRegion(plane) for plane in planes], training=TRAINING.replace(steps=2))
+    check(model)
+
+
+# Mistakes
+
+
+def test_nothing_to_train_on():
+    with pytest.raises(ImageError, match="nothing to train on"):
+        run([])
+    nothing = [NormalRegion(Plane(data=np.full((64, 64), np.nan, np.float32)))]
+    with pytest.raises(ImageError, match="no tile of 64 x 64 pixels"):
+        run(nothing)
+
+
+def test_pictures_with_different_channels():
+    regions = [*fields(1), NormalRegion(Plane(data=texture((2, 64, 64)), axes="CYX", name="other"))]
+    with pytest.raises(ImageError, match="'field 0' has 1 channels but 'other' has 2"):
+        run(regions)
+
+
+def test_tile_that_does_not_fit():
+    with pytest.raises(ConfigError, match="tile must be a multiple of 16"):
+        run(fields(), MODEL.replace(tile=100))
+
+
+def test_mistakes_of_device_and_weights(tmp_path):
+    with pytest.raises(ConfigError, match="device"):
+        train(fields(), MODEL, TRAINING, device="toaster")
+    with pytest.raises(BackboneUnavailableError, match="no file of weights"):
+        train(fields(), MODEL.replace(backbone="resnet18"), TRAINING, weights=tmp_path / "nothing", device="cpu")
+
+
+def test_the_word_for_finish():
+    assert FINISH.value == "finish"
+
+
+@pytest.mark.usefixtures("learns")
+def test_snapshots_are_models_that_detect(monkeypatch):
+    monkeypatch.setattr(MODULE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
+    events = train_steps(fields(), MODEL, TRAINING, device="cpu")
+    taken = [event.result for event in events if isinstance(event, Snapshot)]
+    assert taken
+    assert taken[0].provenance["outcome"] == "interrupted after step 2"
+    assert taken[0].calibration is None
+    assert detect(taken[0], fields()[0].plane, device="cpu").promise.startswith("not calibrated")
+
+
+# Going on
+
+
+def test_training_goes_on_where_it_was(monkeypatch):
+    regions = fields(4)
+    with monkeypatch.context() as patch:
+        losses = itertools.count(0, -1)
+        patch.setattr(MODULE, "_look", lambda *args: (float(next(losses)), 1.0))
+        first = run(regions, training=TRAINING.replace(steps=10, check_every=5, learning_rate=3e-3))
+    more = [*regions, NormalRegion(Plane(data=texture((64, 128), 99), name="more"))]
+    events = []
+    training = TRAINING.replace(steps=2, check_every=1, learning_rate=1e-6, holdout=0.2)
+    again = train(more, training=training, device="cpu", start=first, on_event=events.append)
+    assert again.intensity == first.intensity
+    assert again.config == first.config
+    assert set(again.provenance["holdout_fields"]) == set(first.provenance["holdout_fields"])
+    assert "more" in again.provenance["fields"]
+    for key, value in again.state.items():
+        if key.startswith("norm."):
+            assert torch.equal(value, first.state[key])
+    # it starts from what was reached, not from nothing
+    flow = {key: value for key, value in first.state.items() if key.startswith("flow.") and value.is_floating_point()}
+    assert any(value.abs().max() > 1e-3 for key, value in flow.items() if key.endswith("subnet.2.weight"))
+    for key, value in flow.items():
+        torch.testing.assert_close(again.state[key], value, rtol=0, atol=1e-4)
+    assert not any(isinstance(e, Progress) and e.phase.startswith("Fitting the feature") for e in events)
+    check(again)
+
+
+def test_training_goes_on_only_with_the_same_parts(tiny_model):
+    first = run(fields())
+    with pytest.raises(ConfigError, match=r"can go on only with .*: flow_steps 1 \(not 3\)"):
+        train(fields(), MODEL.replace(flow_steps=3), TRAINING, device="cpu", start=first)
+    colour = [NormalRegion(Plane(data=np.zeros((64, 64, 3), np.uint8), axes="YXS", name="colour"))]
+    with pytest.raises(ImageError, match="have 3 channels, but the model was trained on 1"):
+        train(colour, training=TRAINING, device="cpu", start=first)
+
+
+def held_and_trained(model):
+    return set(model.provenance["holdout_fields"]), set(model.provenance["fields"])
+
+
+def test_nothing_that_was_trained_on_is_held_out_later():
+    regions = fields(4)
+    first = run(regions)
+    held, trained = held_and_trained(first)
+    # the field that was held out is gone, a new one has come: only that may be held out
+    others = [region for region in regions if region.field not in held]
+    new = NormalRegion(Plane(data=texture((64, 128), 99), name="new"))
+    again = train([*others, new], training=TRAINING, device="cpu", start=first)
+    assert held_and_trained(again) == ({"new"}, trained)
+    # a third run knows what the first one was trained on
+    events = []
+    third = train(others[1:], training=TRAINING, device="cpu", start=again, on_event=events.append)
+    assert any("are not among the pictures (1): it will forget" in text for text in warnings_of(events))
+    assert held_and_trained(third) == (set(), trained)
+    assert third.provenance["started_from"]["started_from"]["steps"] == 4
+
+
+def test_new_fields_join_those_held_out():
+    first = run(fields(3))
+    more = [NormalRegion(Plane(data=texture((64, 128), 50 + i), name=f"more {i}")) for i in range(9)]
+    again = train([*fields(3), *more], training=TRAINING, device="cpu", start=first)
+    held, _ = held_and_trained(again)
+    assert held > held_and_trained(first)[0]
+    assert len(held) == 4  # 0.3 of 12
+    assert not held & held_and_trained(first)[1]
+    none = train(fields(3), training=TRAINING.replace(holdout=0.0), device="cpu", start=first)
+    assert held_and_trained(none)[0] == set()
+
+
+def test_a_single_field_that_was_split_by_place_and_another():
+    first = run(fields(1, (128, 256)))
+    assert held_and_trained(first) == ({"field 0"}, {"field 0"})
+    again = train(fields(2, (128, 256)), training=TRAINING, device="cpu", start=first)
+    assert held_and_trained(again) == ({"field 1"}, {"field 0"})
+
+
+def test_a_region_given_several_times_is_held_out_and_counted_once():
+    regions = fields(4)
+    first = run(regions)
+    (held,) = first.provenance["holdout_fields"]
+    (region,) = [region for region in regions if region.field == held]
+    again = train([*regions, *[region] * 5], training=TRAINING, device="cpu", start=first)
+    assert again.provenance["n_holdout_tiles"] == first.provenance["n_holdout_tiles"]
+    assert again.provenance["n_pictures"] == 4
+
+
+def test_a_model_that_went_astray_is_not_kept():
+    first = run(fields(), training=TRAINING.replace(steps=10, check_every=5))
+    again = train(fields(), training=TRAINING.replace(learning_rate=1.0), device="cpu", start=first)
+    assert "nothing was learned" in again.provenance["outcome"]
+    assert all(torch.equal(again.state[key], first.state[key]) for key in first.state)
+
+
+def test_too_few_positions_are_known_where_the_border_is_held():
+    """Every missing pixel costs the positions that have their features from there too."""
+    images = [texture((128, 128), i).astype(np.float32) for i in range(2)]
+    for image in images:
+        for row, col in ((40, 40), (40, 85), (85, 40)):
+            image[row, col] = np.nan
+    regions = [NormalRegion(Plane(data=image, name=f"holes {i}")) for i, image in enumerate(images)]
+    training = TRAINING.replace(holdout=0.5, min_normal=0.1)
+    for border in ("keep", "hold"):
+        events = []
+        model = run(regions, MODEL.replace(border=border), training, events)
+        warned = any(isinstance(event, Message) and "too few normal" in event.text for event in events)
+        assert (model.calibration is None) is warned is (border == "hold")
