@@ -157,7 +157,7 @@ class StubNetwork(nn.Module):
 
 def test_spread_of_latents_does_not_depend_on_the_batch_size():
     """Summing the quadratic term over the batch and not the determinant gives 1 / sqrt(8) = 0.35 at batch 8."""
-    training = importlib.import_module("napari_uflow.training.train")
+    optimise = importlib.import_module("napari_uflow.training.optimise")
     generator = torch.Generator().manual_seed(0)
     everywhere = [torch.ones(8, 8, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)]
     tiles = [
@@ -171,7 +171,7 @@ def test_spread_of_latents_does_not_depend_on_the_batch_size():
             for i, features in enumerate(tiles):
                 (train_cache if i < 64 else holdout_cache).add(features, everywhere)
             rng = np.random.default_rng(0)
-            drain(training._optimise(network, train_cache, holdout_cache, config, rng, lambda history, outcome: None))
+            drain(optimise.optimise(network, train_cache, holdout_cache, config, rng, lambda history, outcome: None))
         with torch.no_grad():
             z = network.latents([torch.stack(level) for level in zip(*tiles[64:], strict=True)]).z
         np.testing.assert_allclose([float(part.std()) for part in z], 1, atol=0.15)

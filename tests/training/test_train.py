@@ -21,7 +21,8 @@ from napari_uflow.training.refine import rest_of_training
 from napari_uflow.training.train import train, train_steps
 
 # The package's own name `train` is the function.
-MODULE = importlib.import_module("napari_uflow.training.train")
+TRAIN = importlib.import_module("napari_uflow.training.train")
+OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
 
 MODEL = ModelConfig(backbone="scattering", tile=64, flow_steps=1)
 TRAINING = TrainingConfig(steps=4, batch_size=2, views=1, check_every=2, holdout=0.3)
@@ -154,7 +155,7 @@ def test_every_phase_counts_to_its_end():
 def test_features_on_disk_give_the_same_model(monkeypatch):
     events = []
     one = run(fields())
-    monkeypatch.setattr(MODULE, "FeatureCache", lambda limit: FeatureCache(0))
+    monkeypatch.setattr(TRAIN, "FeatureCache", lambda limit: FeatureCache(0))
     other = run(fields(), events=events)
     assert sum(isinstance(event, Message) and "kept on disk" in event.text for event in events) == 1
     assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
@@ -164,7 +165,7 @@ def test_features_on_disk_give_the_same_model(monkeypatch):
 def learns(monkeypatch):
     """Let each look be better than the last: four tiles are not enough to learn anything that holds."""
     losses = itertools.count(0, -1)
-    monkeypatch.setattr(MODULE, "_look", lambda *args: (float(next(losses)), 1.0))
+    monkeypatch.setattr(OPTIMISE, "_look", lambda *args: (float(next(losses)), 1.0))
 
 
 def scripted_looks(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
@@ -175,7 +176,7 @@ def scripted_looks(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
         states.append({key: value.detach().clone() for key, value in network.flow.state_dict().items()})
         return losses[len(states) - 1], 1.0
 
-    monkeypatch.setattr(MODULE, "_look", look)
+    monkeypatch.setattr(OPTIMISE, "_look", look)
     return states
 
 
@@ -276,7 +277,7 @@ def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_le
 
 def test_a_closed_job_leaves_nothing_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(MODULE, "FeatureCache", lambda limit: FeatureCache(0))
+    monkeypatch.setattr(TRAIN, "FeatureCache", lambda limit: FeatureCache(0))
     job = small_run()
     for event in job:
         if isinstance(event, Progress) and event.phase == "Training":
@@ -302,7 +303,7 @@ def test_no_grad_mode_leaks_to_the_caller(is_enabled):
 def spoil(monkeypatch, is_bad):
     """Make the loss of chosen training steps NaN; held-out losses stay as they are."""
     n_steps = 0
-    original = MODULE.negative_log_likelihood
+    original = OPTIMISE.negative_log_likelihood
 
     def loss(z, ln_det, is_normal=None):
         nonlocal n_steps
@@ -313,7 +314,7 @@ def spoil(monkeypatch, is_bad):
                 value = value * math.nan
         return value, n_dims
 
-    monkeypatch.setattr(MODULE, "negative_log_likelihood", loss)
+    monkeypatch.setattr(OPTIMISE, "negative_log_likelihood", loss)
 
 
 @pytest.mark.usefixtures("learns")
@@ -359,7 +360,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_taken_in_parts(monkeypatch):
 
 def test_never_finite_is_an_error(monkeypatch):
     monkeypatch.setattr(
-        MODULE, "negative_log_likelihood", lambda z, ln_det, normal=None: (z[0].sum() * math.nan, torch.tensor(1))
+        OPTIMISE, "negative_log_likelihood", lambda z, ln_det, normal=None: (z[0].sum() * math.nan, torch.tensor(1))
     )
     with pytest.raises(ImageError, match="training failed: the loss was never finite; lower the learning rate"):
         run(fields())
@@ -518,7 +519,7 @@ def test_the_word_for_finish():
 
 @pytest.mark.usefixtures("learns")
 def test_snapshots_are_models_that_detect(monkeypatch):
-    monkeypatch.setattr(MODULE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
+    monkeypatch.setattr(OPTIMISE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
     events = train_steps(fields(), MODEL, TRAINING, device="cpu")
     taken = [event.result for event in events if isinstance(event, Snapshot)]
     assert taken
@@ -534,7 +535,7 @@ def test_training_goes_on_where_it_was(monkeypatch):
     regions = fields(4)
     with monkeypatch.context() as patch:
         losses = itertools.count(0, -1)
-        patch.setattr(MODULE, "_look", lambda *args: (float(next(losses)), 1.0))
+        patch.setattr(OPTIMISE, "_look", lambda *args: (float(next(losses)), 1.0))
         first = run(regions, training=TRAINING.replace(steps=10, check_every=5, learning_rate=3e-3))
     more = [*regions, NormalRegion(Plane(data=texture((64, 128), 99), name="more"))]
     events = []

@@ -15,7 +15,6 @@ from napari_uflow.image.region import NormalRegion
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer, Shapes
 from napari_uflow._napari.layers.axes import axis_letters, axis_names, finest
-from napari_uflow._napari.layers.layers import _AREAS
 from napari_uflow._napari.layers.planes import planes_of_layer
 
 __all__ = ["normal_regions"]
@@ -25,6 +24,7 @@ FieldRule = Literal["names", "one", "each"]
 
 
 # Axes whose positions are separate specimens: each can be held out of training by itself.
+_AREAS = ("rectangle", "ellipse", "polygon")
 _FIELD_NAMES = frozenset(
     {"field", "fields", "fov", "image", "picture", "position", "sample", "scene", "specimen", "well"}
 )

@@ -426,11 +426,11 @@ import napari, qtpy.QtWidgets
 app = qtpy.QtWidgets.QApplication([])
 viewer = napari.components.ViewerModel()
 began = time.monotonic()
-from napari_uflow._napari.train_widget import TrainWidget
-from napari_uflow._napari.detect_widget import DetectWidget
+from napari_uflow._napari.panels.train import TrainWidget
+from napari_uflow._napari.panels.detect import DetectWidget
 widgets = TrainWidget(viewer), DetectWidget(viewer)
 took = time.monotonic() - began
-heavy = {"torch", "timm", "napari_uflow.nfa", "napari_uflow.detection.detect"}
+heavy = {"torch", "timm", "numba", "napari_uflow.detection.detect"}
 print(took, sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

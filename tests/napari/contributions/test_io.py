@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import tifffile
-from napari.layers import Image, Labels
 
+from napari.layers import Image, Labels
 from napari_uflow._napari.contributions import io
 from napari_uflow._napari.parts import dialogs
 from napari_uflow.errors import ImageError
@@ -186,7 +186,7 @@ def test_saving_a_layer_does_not_wait_for_torch(tmp_path):
     code = f"""
 import sys
 import numpy as np
-from napari_uflow._napari.io import write_labels
+from napari_uflow._napari.contributions.io import write_labels
 write_labels({str(tmp_path / "a.tif")!r}, np.ones((4, 5), int), {{"name": "a", "scale": (1, 1)}})
 print("torch" in sys.modules)
 """

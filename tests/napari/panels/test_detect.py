@@ -247,7 +247,7 @@ def test_preferences(npe2pm, plugin_settings):
     from napari_uflow._napari.session.settings import Settings, read_settings
 
     assert read_settings() == Settings()
-    with npe2pm.tmp_plugin(manifest=str(Path(__file__).parents[2] / "napari.yaml")):
+    with npe2pm.tmp_plugin(manifest=str(Path(__file__).parents[3] / "napari.yaml")):
         assert read_settings() == Settings()
         own = get_plugin_settings("napari-uflow")
         own.detection.false_alarms = 0.1

@@ -467,7 +467,15 @@ def test_channels_before_the_stack(viewer, detections, qtbot):
 
 
 def test_the_widgets_are_light_to_import():
-    modules = ("regions_widget", "batch_widget", "io", "dialogs", "export", "known_normal", "navigate")
+    modules = (
+        "panels.anomalies",
+        "panels.batch",
+        "contributions.io",
+        "contributions.export",
+        "parts.dialogs",
+        "session.known_normal",
+        "layers.navigate",
+    )
     names = ", ".join(f"napari_uflow._napari.{name}" for name in modules)
     code = f"import sys; import {names}; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ import pytest
 CODE = """
 import gc, sys, threading
 gc.{state}()
-from napari_uflow._napari.libraries import load_libraries
+from napari_uflow._napari.session.libraries import load_libraries
 assert "torch" not in sys.modules
 thread = threading.Thread(target=load_libraries)
 thread.start()
