@@ -37,7 +37,7 @@ from napari_uflow.system.devices import free_memory
 
 
 def tiles_of(n: int, side: int) -> list[np.ndarray]:
-    """Draw square pictures."""
+    """Draw square images."""
     return [fibre_field(seed, shape=(side, side)).image for seed in range(n)]
 
 
@@ -61,7 +61,7 @@ class Ours:
     """Train and detect with this package."""
 
     def __init__(self, backbone: str, side: int, tiles: list[np.ndarray], batch: int) -> None:
-        self._model = ModelConfig(backbone=backbone, tile=side if backbone != "mcait" else 256, border="keep")
+        self._model = ModelConfig(backbone=backbone, tile=side if backbone != "mcait" else 256, border="reflect")
         self._regions = [NormalRegion(Plane(data=tile, name=str(i))) for i, tile in enumerate(tiles)]
         self._planes = [region.plane for region in self._regions]
         self._batch = batch
@@ -74,7 +74,7 @@ class Ours:
 
         steps = max(1, len(self._regions) // self._batch) * n_epochs
         training = TrainingConfig(
-            steps=steps, batch_size=self._batch, views=1, holdout=0.0, check_every=min(10_000, steps + 1)
+            steps=steps, batch_size=self._batch, augmentations=1, holdout=0.0, check_every=min(10_000, steps + 1)
         )
         times: list[float] = []
         began = time.perf_counter()
@@ -90,7 +90,7 @@ class Ours:
         return first, per_step * max(1, len(self._regions) // self._batch)
 
     def detect(self) -> float:
-        """Return seconds for all pictures."""
+        """Return seconds for all images."""
         began = time.perf_counter()
         for plane in self._planes:
             detect(self.model, plane, DetectionConfig(), network=self._network)
@@ -126,7 +126,7 @@ class Theirs:
         return seconds[0], float(np.mean(seconds[1:]))
 
     def detect(self) -> float:
-        """Return seconds for all pictures."""
+        """Return seconds for all images."""
         self._model.eval()
         began = time.perf_counter()
         with torch.no_grad():

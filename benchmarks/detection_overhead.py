@@ -2,10 +2,10 @@
 
     python benchmarks/detection_overhead.py [--backbones scattering resnet18] [--sides 256 512 1024 2048] [--rounds 5]
 
-The network has random weights. Backbone and flow are timed on a picture of 512 x 512 pixels at once, without tiles,
-surroundings or pauses, and their seconds per pixel are carried over to the size of the picture: on tensors of one size,
+The network has random weights. Backbone and flow are timed on an image of 512 x 512 pixels at once, without tiles,
+surroundings or pauses, and their seconds per pixel are carried over to the size of the image: on tensors of one size,
 and one that suits the caches, so the ratio charges a detection with all that it does besides (surroundings that are
-looked at twice, evidence, heatmap, regions, table). The rounds take turns; the table has the medians, and the median of
+looked at twice, scores, heatmap, regions, table). The rounds take turns; the table has the medians, and the median of
 the ratios with their range.
 """
 
@@ -22,9 +22,9 @@ from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
 from napari_uflow.detection.detect import detect
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.inference import evidence_steps
+from napari_uflow.model.inference import score_steps
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.nfa.calibrated import Calibration, CalibrationPicture
+from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.progress import drain
 from napari_uflow.samples.fibres import fibre_field
 
@@ -33,14 +33,14 @@ SIDE = 512
 
 def model_of(backbone: str) -> TrainedModel:
     """Return a model whose region test is calibrated, so that it takes its time."""
-    network = UFlow(ModelConfig(backbone=backbone, border="keep"), 1)
+    network = UFlow(ModelConfig(backbone=backbone, border="reflect"), 1)
     intensity = IntensityRange((0.0,), (255.0,))
-    pictures = []
+    images = []
     for seed in range(4):
         plane = Plane(data=fibre_field(100 + seed, shape=(256, 256)).image)
-        evidence = drain(evidence_steps(network.eval(), intensity, plane))
-        pictures.append(CalibrationPicture(str(seed), evidence.tested))
-    calibration = drain(Calibration.fit_steps(pictures, evidence.tested_strides))
+        scores = drain(score_steps(network.eval(), intensity, plane))
+        images.append(CalibrationImage(str(seed), scores.tested))
+    calibration = drain(Calibration.fit_steps(images, scores.tested_strides))
     return TrainedModel(network.config, TrainingConfig(), intensity, network.state_dict(), calibration)
 
 
@@ -62,19 +62,19 @@ def main() -> None:
     for backbone in options.backbones:
         model = model_of(backbone)
         network = model.network()
-        picture = torch.rand(1, 1, SIDE, SIDE)
+        image = torch.rand(1, 1, SIDE, SIDE)
         with torch.no_grad():
-            features = network.features(picture)
+            features = network.features(image)
             network.latents(features)
         for side in options.sides:
-            fields = fibre_field(0, shape=(512, 512)).image
-            plane = Plane(data=np.tile(fields, (-(-side // 512),) * 2)[:side, :side])
+            specimens = fibre_field(0, shape=(512, 512)).image
+            plane = Plane(data=np.tile(specimens, (-(-side // 512),) * 2)[:side, :side])
             config = DetectionConfig()
             detect(model, plane, config, network=network)
             rows = []
             for _ in range(options.rounds):
                 with torch.no_grad():
-                    of_backbone = seconds(network.features, picture)
+                    of_backbone = seconds(network.features, image)
                     of_flow = seconds(network.latents, features)
                 larger = (side / SIDE) ** 2
                 of_all = seconds(detect, model, plane, config, network=network)

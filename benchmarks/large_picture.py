@@ -1,8 +1,8 @@
-"""Time and memory of a detection from file to files, against the size of the picture.
+"""Time and memory of a detection from file to files, against the size of the image.
 
-    python benchmarks/large_picture.py model.safetensors [--sides 1000 2000 4000 10000] [--tile 0] [--json FILE]
+    python benchmarks/large_image.py model.safetensors [--sides 1000 2000 4000 10000] [--tile 0] [--json FILE]
 
-Each size is a process of its own: a uint16 picture of drawn fibres, written as TIFF in tiles, is detected in, and
+Each size is a process of its own: a uint16 image of drawn fibres, written as TIFF in tiles, is detected in, and
 heatmap, NFA and labels are written as TIFF. Memory is the greatest resident size of the process, less what it had when
 the libraries and the model were loaded; "in all" is with that. Files that are mapped count while they are resident.
 "stop" is the longest time between two events, at which a detection can be stopped.
@@ -26,18 +26,18 @@ import numpy as np
 
 
 def draw(path: Path, side: int) -> None:
-    """Write a picture of fibres, with a few odd squares, in tiles."""
+    """Write an image of fibres, with a few odd squares, in tiles."""
     from napari_uflow.samples.fibres import fibre_field
     from napari_uflow.store.tiff_writer import write_tiff_tiles
 
-    fields = [fibre_field(seed, shape=(512, 512)).image.astype(np.uint16) * 100 for seed in range(4)]
+    specimens = [fibre_field(seed, shape=(512, 512)).image.astype(np.uint16) * 100 for seed in range(4)]
     noise = np.random.default_rng(0).integers(0, 25000, (40, 40)).astype(np.uint16)
 
     def tiles():
         number = 0
         for row in range(0, side, 512):
             for col in range(0, side, 512):
-                values = fields[(row // 512 + 3 * (col // 512)) % 4].copy()
+                values = specimens[(row // 512 + 3 * (col // 512)) % 4].copy()
                 if number % 7 == 0:
                     values[200:240, 100:140] = noise
                 number += 1
@@ -57,13 +57,13 @@ def memory() -> dict[str, float]:
 
 
 def one(model: Path, side: int, tile: int, folder: Path) -> None:
-    """Detect in one picture and print what it took as JSON."""
+    """Detect in one image and print what it took as JSON."""
     from napari_uflow.batch.files import detect_files_steps
     from napari_uflow.config import DetectionConfig
     from napari_uflow.progress import Progress, drain
     from napari_uflow.store.checkpoint import load_model
 
-    path = folder / f"picture {side}.tif"
+    path = folder / f"image {side}.tif"
     trained = load_model(model)
     trained.network()
     before = memory()
@@ -135,7 +135,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for side in options.sides:
             folder = Path(name)
-            draw(folder / f"picture {side}.tif", side)
+            draw(folder / f"image {side}.tif", side)
             command = [sys.executable, __file__, str(options.model), "--one", str(side), "--folder", name]
             command += ["--tile", str(options.tile)]
             done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ})

@@ -3,10 +3,10 @@
 A plain relative of PatchCore (Roth et al., 2022, DOI 10.1109/CVPR52688.2022.01392): a ResNet-18's features of strides
 8 and 16, each averaged over 3 x 3, both at stride 8; 4,000 normal patches drawn at random in place of a coreset; the
 score of a patch is the Euclidean distance to the nearest of them, brought to the pixels by bilinear interpolation and a
-Gaussian; the score of a picture is the maximum of its map. Pictures keep their size and are continued by reflection.
+Gaussian; the score of an image is the maximum of its map. Images keep their size and are continued by reflection.
 
 Two options matter more than the seed. The network pads with zeros: without a margin the highest scores of normal
-pictures lie in their corners. Features of unit length raised the pixel AUROC on both sets tried, and lowered the AUPRO
+images lie in their corners. Features of unit length raised the pixel AUROC on both sets tried, and lowered the AUPRO
 on one of them.
 
     python benchmarks/nearest_neighbour.py ROOT --weights resnet18.safetensors
@@ -41,13 +41,13 @@ IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-def pictures(folder: Path) -> list[Path]:
-    """Return the picture files of a folder, sorted."""
+def images(folder: Path) -> list[Path]:
+    """Return the image files of a folder, sorted."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
-def read_picture(path: Path) -> Tensor:
-    """Read an 8 or 16 bit picture as float32 (3, M, N), normalised as the network was trained."""
+def read_image(path: Path) -> Tensor:
+    """Read an 8 or 16 bit image as float32 (3, M, N), normalised as the network was trained."""
     data = imread(path)
     image = torch.from_numpy(data.astype(np.float32) / np.iinfo(data.dtype).max)
     image = image.expand(3, *image.shape) if image.ndim == 2 else image[..., :3].permute(2, 0, 1)
@@ -55,7 +55,7 @@ def read_picture(path: Path) -> Tensor:
 
 
 def read_truth(root: Path, path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return the mask (M, N) of a test picture; empty for a normal one."""
+    """Return the mask (M, N) of a test image; empty for a normal one."""
     kind = path.parent.name
     if kind == "good":
         return np.zeros(shape, dtype=bool)
@@ -72,7 +72,7 @@ def load_network(weights: Path) -> Module:
 
 @torch.inference_mode()
 def patches_of(network: Module, image: Tensor, *, margin: int, unit_length: bool) -> Tensor:
-    """Return the patch features (channels, m, n) of one picture, one patch per 8 x 8 pixels."""
+    """Return the patch features (channels, m, n) of one image, one patch per 8 x 8 pixels."""
     height, width = image.shape[1:]
     padding = (margin, margin + -width % COARSEST_STRIDE, margin, margin + -height % COARSEST_STRIDE)
     fine, coarse = (
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, default=4.0, help="Gaussian in pixels, 0: none (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of patches (default: %(default)s)")
     parser.add_argument(
-        "--margin", type=int, default=32, help="reflected pixels around a picture, in 16s (default: %(default)s)"
+        "--margin", type=int, default=32, help="reflected pixels around an image, in 16s (default: %(default)s)"
     )
     parser.add_argument("--unit-length", action="store_true", help="normalise each patch to unit length")
     args = parser.parse_args()
@@ -112,15 +112,15 @@ def main() -> None:
 
     network = load_network(args.weights)
     look = partial(patches_of, network, margin=args.margin, unit_length=args.unit_length)
-    normal = [look(read_picture(path)).flatten(1).T for path in pictures(args.root / "train" / "good")]
+    normal = [look(read_image(path)).flatten(1).T for path in images(args.root / "train" / "good")]
     memory = torch.cat(normal)
     chosen = torch.randperm(len(memory), generator=torch.Generator().manual_seed(args.seed))[: args.patches]
     memory = memory[chosen]
 
     scores, masks, anomalous = [], [], []
     for folder in sorted(path for path in (args.root / "test").iterdir() if path.is_dir()):
-        for path in pictures(folder):
-            image = read_picture(path)
+        for path in images(folder):
+            image = read_image(path)
             shape = tuple(image.shape[1:])
             scores.append(score_map(look(image), memory, shape, args.sigma))
             masks.append(read_truth(args.root, path, shape))

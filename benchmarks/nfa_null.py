@@ -2,15 +2,15 @@
 
 Latents are drawn at the sizes of a resnet18 model and 256 x 256 pixels, from eight nulls: what the theory asks for, and
 what real latents do instead (gain per image, smooth gain fields, neighbours and channels that are correlated, heavy
-tails, all at once). Each draw is an independent field. The calibrated test sees some fields of the same null first; the
-promise is an average over the draw of these, so several sets of them are drawn.
+tails, all at once). Each draw is an independent specimen. The calibrated test sees some fields of the same null first; the
+guarantee is an average over the draw of these, so several sets of them are drawn.
 
     python benchmarks/nfa_null.py                     # about 10 minutes on two cores
     python benchmarks/nfa_null.py --tests 100 --nulls iid t5
 
 For epsilon of .01 and .1 the number is the part of images with any false alarm, for 1 the mean number of them.
-`promised` must not exceed epsilon by more than chance (one-sided, 1 %; a star marks what does); with fewer
-than 1 / epsilon - 1 fields there is no promise and the number is marked with a tilde. Hits are the parts of
+`guaranteed` must not exceed epsilon by more than chance (one-sided, 1 %; a star marks what does); with fewer
+than 1 / epsilon - 1 fields there is no guarantee and the number is marked with a tilde. Hits are the parts of
 planted squares found at epsilon = 1: 4 x 4 positions of the finest level with latents 1.7 times too wide, 12 x 12 with
 1.35, 24 x 24 with 1.2.
 """
@@ -29,8 +29,8 @@ from scipy import ndimage
 from scipy.stats import binom
 
 from napari_uflow.nfa.binomial import binomial_log10_nfa, candidate_threshold
-from napari_uflow.nfa.calibrated import Calibration, CalibrationPicture
-from napari_uflow.nfa.conformal import fields_needed
+from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
+from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.nfa.counts import log10_tests_for_any_size
 from napari_uflow.nfa.segment import combine_levels, label_mask, published_regions, significant_regions
 from napari_uflow.nfa.significance import chi2_log10_tail
@@ -108,14 +108,14 @@ def planted(latents: Latents, side: int, factor: float, rng: np.random.Generator
     return truth
 
 
-def evidence(latents: Latents) -> tuple[NDArray[np.float64], ...]:
+def scores(latents: Latents) -> tuple[NDArray[np.float64], ...]:
     return tuple(np.log1p(np.square(z, dtype=np.float64)).mean(axis=0) for z in latents)
 
 
-def calibrated(null: str, n_fields: int, seed: int, which: int) -> Calibration:
-    rng = np.random.default_rng((seed, n_fields, which, 1))
-    pictures = [CalibrationPicture(str(i), evidence(NULLS[null](rng))) for i in range(n_fields)]
-    return drain(Calibration.fit_steps(pictures, STEPS))
+def calibrated(null: str, n_specimens: int, seed: int, which: int) -> Calibration:
+    rng = np.random.default_rng((seed, n_specimens, which, 1))
+    images = [CalibrationImage(str(i), scores(NULLS[null](rng))) for i in range(n_specimens)]
+    return drain(Calibration.fit_steps(images, STEPS))
 
 
 def nfa_maps(latents: Latents, calibrations: dict[int, Calibration]) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -133,11 +133,11 @@ def nfa_maps(latents: Latents, calibrations: dict[int, Calibration]) -> Iterator
         for e, c in zip(energies, n_channels, strict=True)
     ]
     yield "not calibrated", combine_levels(levels, STEPS, GRID, background=BACKGROUND)
-    maps = evidence(latents)
-    for n_fields, calibration in calibrations.items():
-        for name, promised in (("tails", False), ("promised", True)):
-            levels = calibration.regions(maps, promised=promised)
-            yield f"{name}, {n_fields} fields", combine_levels(levels, STEPS, GRID, background=BACKGROUND)
+    maps = scores(latents)
+    for n_specimens, calibration in calibrations.items():
+        for name, guaranteed in (("tails", False), ("conformal", True)):
+            levels = calibration.regions(maps, guaranteed=guaranteed)
+            yield f"{name}, {n_specimens} fields", combine_levels(levels, STEPS, GRID, background=BACKGROUND)
 
 
 def look(task: tuple[str, int, int, dict[int, Calibration]]) -> dict[str, list[float]]:
@@ -166,9 +166,9 @@ def is_above(values: list[float], epsilon: float) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nulls", nargs="+", choices=list(NULLS), default=list(NULLS), metavar="NULL")
-    parser.add_argument("--fields", nargs="+", type=int, default=[20, 100], help="held-out fields to calibrate on")
+    parser.add_argument("--fields", nargs="+", type=int, default=[20, 100], help="held-out specimens to calibrate on")
     parser.add_argument("--tests", type=int, default=400, help="draws to test on (default: %(default)s)")
-    parser.add_argument("--sets", type=int, default=10, help="sets of held-out fields (default: %(default)s)")
+    parser.add_argument("--sets", type=int, default=10, help="sets of held-out specimens (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
@@ -178,9 +178,9 @@ def main() -> None:
     start = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for null in options.nulls:
-            jobs = [(null, n, options.seed, i) for i in range(options.sets) for n in options.fields]
+            jobs = [(null, n, options.seed, i) for i in range(options.sets) for n in options.specimens]
             fitted = dict(zip(((n, i) for _, n, _, i in jobs), pool.starmap(calibrated, jobs), strict=True))
-            sets = [{n: fitted[n, i] for n in options.fields} for i in range(options.sets)]
+            sets = [{n: fitted[n, i] for n in options.specimens} for i in range(options.sets)]
             tasks = [(null, options.seed, i, sets[i * options.sets // options.tests]) for i in range(options.tests)]
             rows = pool.map(look, tasks, chunksize=10)
             for name in rows[0]:
@@ -188,12 +188,12 @@ def main() -> None:
                 cells = []
                 for column, (mean, epsilon) in enumerate(zip(means, EPSILONS, strict=False)):
                     mark = "*" if is_above([row[name][column] for row in rows], epsilon) else ""
-                    if name.startswith("promised") and int(name.split()[1]) < fields_needed(epsilon):
+                    if name.startswith("conformal") and int(name.split()[1]) < specimens_needed(epsilon):
                         mark += "~"
                     cells.append(f"{mean:.3f}{mark}")
                 cells += [f"{mean:.2f}" for mean in means[len(EPSILONS) :]]
                 print(f"| {null} | {name} | " + " | ".join(cells) + " |", flush=True)
-    print(f"\n{options.tests} draws each, {time.perf_counter() - start:.0f} s; * above epsilon, ~ no promise")
+    print(f"\n{options.tests} draws each, {time.perf_counter() - start:.0f} s; * above epsilon, ~ no guarantee")
 
 
 if __name__ == "__main__":

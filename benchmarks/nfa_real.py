@@ -1,13 +1,13 @@
-"""The threshold on real pictures: false alarms observed against accepted, masks against the best fixed threshold.
+"""The threshold on real images: false alarms observed against accepted, masks against the best fixed threshold.
 
 For each data set a model is trained (or read, where the output folder has it), calibrated on fields held out of
-training and tested on normal pictures of other fields and on anomalous ones, by every test of the package.
+training and tested on normal images of other fields and on anomalous ones, by every test of the package.
 
     python benchmarks/nfa_real.py DATASET ... --weights resnet18.safetensors [--holdout 0.34] [-- --steps 200]
 
 A data set is laid out like MVTec AD (``train/good``, ``test/good``, ``test/KIND``, ``ground_truth``), or has a folder
 ``normal`` and others with anomalies and without masks; then ``--test-fields`` names the beginnings of the normal
-pictures that are kept for testing, and a field (specimen) is what stands before the last underscore. What follows
+images that are kept for testing, and a field (specimen) is what stands before the last underscore. What follows
 ``--`` are flags of ``napari-uflow train``.
 
 Prints two Markdown tables per data set: false alarms, and masks at one accepted false alarm per image. The oracle is
@@ -28,9 +28,9 @@ from napari_uflow.cli import main as napari_uflow
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect
 from napari_uflow.detection.result import Detection
-from napari_uflow.evaluation.evaluate import TestPicture, find_test_pictures
+from napari_uflow.evaluation.evaluate import TestImage, find_test_images
 from napari_uflow.evaluation.metrics import auroc, iou, oracle_iou, region_recall
-from napari_uflow.nfa.conformal import fields_needed
+from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.nfa.segment import label_mask
 from napari_uflow.store.checkpoint import load_model
 from napari_uflow.store.images import find_images, read_planes
@@ -38,7 +38,7 @@ from napari_uflow.system.devices import choose_device
 
 EPSILONS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 METHODS = {
-    "size-conditional, promised": DetectionConfig(),
+    "size-conditional, guaranteed": DetectionConfig(),
     "size-conditional, tails": DetectionConfig(calibration="tails"),
     "size-conditional, not calibrated": DetectionConfig(calibration="none"),
     "paper": DetectionConfig(nfa="paper"),
@@ -48,10 +48,10 @@ METHODS = {
 }
 
 
-def split_of(root: Path, test_fields: list[str], folder: Path) -> tuple[list[str], list[TestPicture]]:
-    """Return the files to train on and the pictures to test on."""
+def split_of(root: Path, test_fields: list[str], folder: Path) -> tuple[list[str], list[TestImage]]:
+    """Return the files to train on and the images to test on."""
     if (root / "train" / "good").is_dir():
-        return [str(root / "train" / "good")], find_test_pictures(root, channels=[0])
+        return [str(root / "train" / "good")], find_test_images(root, channels=[0])
     normal = find_images(root / "normal")
     kept = [path for path in normal if path.name.startswith(tuple(test_fields))]
     if not kept or len(kept) == len(normal):
@@ -61,49 +61,49 @@ def split_of(root: Path, test_fields: list[str], folder: Path) -> tuple[list[str
     for path in normal:
         if path not in kept:
             (links / path.name).symlink_to(path.resolve())
-    pictures = [TestPicture(read_planes(path, channels=[0])[0], "good", None) for path in kept]
+    images = [TestImage(read_planes(path, channels=[0])[0], "good", None) for path in kept]
     for kind in sorted(path for path in root.iterdir() if path.is_dir() and path.name != "normal"):
-        pictures += [TestPicture(read_planes(path, channels=[0])[0], kind.name, None) for path in find_images(kind)]
-    return [str(links)], pictures
+        images += [TestImage(read_planes(path, channels=[0])[0], kind.name, None) for path in find_images(kind)]
+    return [str(links)], images
 
 
 def run(root: Path, options: argparse.Namespace, flags: list[str]) -> None:
     name = root.name if root.name != "tiles256" else root.parent.name
     model_file = options.output / f"{name}-{options.backbone}.safetensors"
     with tempfile.TemporaryDirectory() as temporary:
-        files, pictures = split_of(root, options.test_fields, Path(temporary))
+        files, images = split_of(root, options.test_fields, Path(temporary))
         if not model_file.exists():
             command = ["train", *files, "-o", str(model_file), "--backbone", options.backbone, "--channels", "0"]
             command += ["--holdout", str(options.holdout)]
             if options.weights and options.backbone != "scattering":
                 command += ["--weights", str(options.weights)]
             if not (root / "train").is_dir():
-                command += ["--field-pattern", "^(.+)_[^_]+$"]
+                command += ["--specimen-pattern", "^(.+)_[^_]+$"]
             if napari_uflow([*command, *flags]) != 0:
                 raise SystemExit(f"training failed: {' '.join(command)}")
     model = load_model(model_file)
     if model.calibration is None:
-        raise SystemExit(f"{name} has too few pictures to calibrate")
+        raise SystemExit(f"{name} has too few images to calibrate")
     network = model.network(choose_device("auto"))
-    n_fields = model.calibration.offset.n_fields
-    normal = [p for p in pictures if not p.is_anomalous]
-    anomalous = [p for p in pictures if p.is_anomalous]
-    pictures = normal + anomalous
+    n_specimens = model.calibration.offset.n_specimens
+    normal = [p for p in images if not p.is_anomalous]
+    anomalous = [p for p in images if p.is_anomalous]
+    images = normal + anomalous
     print(f"\n### {name}, {options.backbone}\n")
     print(
-        f"{len(model.provenance['fields'])} fields to train on, {n_fields} held out; {len(normal)} normal and "
-        f"{len(anomalous)} anomalous test pictures. (A promise of epsilon needs max(3, 1 / epsilon - 1) fields.)\n"
+        f"{len(model.provenance['fields'])} fields to train on, {n_specimens} held out; {len(normal)} normal and "
+        f"{len(anomalous)} anomalous test images. (A guarantee of epsilon needs max(3, 1 / epsilon - 1) fields.)\n"
     )
-    heads = [f"{e:g}" + ("" if n_fields >= fields_needed(e) else " (no promise)") for e in EPSILONS]
-    print("False alarms per normal test picture (pictures with any), where so many are accepted:\n")
+    heads = [f"{e:g}" + ("" if n_specimens >= specimens_needed(e) else " (no guarantee)") for e in EPSILONS]
+    print("False alarms per normal test image (images with any), where so many are accepted:\n")
     print("| test | " + " | ".join(heads) + " |")
     print("|---" * (len(heads) + 1) + "|")
-    masks = [p.mask() for p in pictures]
+    masks = [p.mask() for p in images]
     has_masks = any(mask.any() for mask in masks)
-    is_anomalous = [p.is_anomalous for p in pictures]
+    is_anomalous = [p.is_anomalous for p in images]
     lines, oracle = [], math.nan
     for method, config in METHODS.items():
-        found: list[Detection] = [detect(model, p.plane, config, network=network) for p in pictures]
+        found: list[Detection] = [detect(model, p.plane, config, network=network) for p in images]
         cells = []
         for epsilon in EPSILONS:
             labels = [label_mask(d.log10_nfa, math.log10(epsilon)) for d in found[: len(normal)]]
@@ -121,7 +121,7 @@ def run(root: Path, options: argparse.Namespace, flags: list[str]) -> None:
             recall = region_recall(labels[len(normal) :], masks[len(normal) :])
             cells += [f"{reached:.3f}", f"{reached / oracle:.0%}", f"{recall:.0%}"]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    heads = ["image AUROC by NFA", "anomalous pictures flagged"]
+    heads = ["image AUROC by NFA", "anomalous images flagged"]
     if has_masks:
         heads += ["IoU", f"of the oracle's {oracle:.3f}", "true regions hit"]
     print("\nAt one accepted false alarm per image:\n")

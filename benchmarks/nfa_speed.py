@@ -14,7 +14,7 @@ four planted squares of latents that are too wide. The columns, all on one core,
 
 The last lines give the exponent of growth of each time with the number of positions, fitted from 256 x 256 on, and
 whether 128 x 128 stays below 10 ms. Up to 512 x 512 it is also checked that the early stop and the full tree give the
-same regions below the price, positions and values alike.
+same regions below the log10_n_tests, positions and values alike.
 
     python benchmarks/nfa_speed.py                    # minutes; the largest map needs about 3 GB
     python benchmarks/nfa_speed.py --largest 1024
@@ -107,10 +107,10 @@ def below(regions: LevelRegions, log10_limit: float) -> tuple[NDArray[np.int32],
 
 
 def check(energy: NDArray[np.float32]) -> None:
-    """Early stop and full tree must give the same regions below the price."""
-    price = log10_tests_for_any_size(energy.size)
-    labels, values = below(early_stop(energy), price)
-    full_labels, full_values = below(full_tree(energy), price)
+    """Early stop and full tree must give the same regions below the log10_n_tests."""
+    log10_n_tests = log10_tests_for_any_size(energy.size)
+    labels, values = below(early_stop(energy), log10_n_tests)
+    full_labels, full_values = below(full_tree(energy), log10_n_tests)
     assert values.size > 0
     assert np.array_equal(values, full_values), f"values differ at {energy.shape}"
     assert np.array_equal(labels, full_labels), f"regions differ at {energy.shape}"
@@ -127,14 +127,14 @@ def timed(side: int, seed: int) -> tuple[dict[str, float], str]:
     energy, squares = energies(side, seed)
     if side <= LARGEST_CHECK:
         check(energy)
-    price = log10_tests_for_any_size(energy.size)
+    log10_n_tests = log10_tests_for_any_size(energy.size)
     repeats = max(3, min(101, 2**23 // energy.size)) | 1
     seconds: dict[str, list[float]] = {name: [] for name in TIMES}
     for _ in range(repeats):
         start = time.perf_counter()
         log10_p = chi2_log10_tail(energy, CHANNELS)
         tail = time.perf_counter()
-        regions = significant_regions(log10_p, price)
+        regions = significant_regions(log10_p, log10_n_tests)
         end = time.perf_counter()
         seconds["tail"].append(tail - start)
         seconds["regions"].append(end - tail)
@@ -208,7 +208,7 @@ def main() -> None:
         cells = [f"{side} x {side}", *(milliseconds(times[side][name]) for name in TIMES), hit, *memory[side]]
         print("| " + " | ".join(cells) + " |", flush=True)
     checked = max(side for side in sides if side <= LARGEST_CHECK)
-    print(f"\nUp to {checked} x {checked}, early stop and full tree give the same regions below the price.")
+    print(f"\nUp to {checked} x {checked}, early stop and full tree give the same regions below the log10_n_tests.")
     fitted = [side for side in sides if side >= SMALLEST_FIT]
     if len(fitted) > 1:
         log_n = [2 * np.log(side) for side in fitted]

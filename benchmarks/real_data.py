@@ -16,7 +16,7 @@ from pathlib import Path
 
 from napari_uflow.cli import main as napari_uflow
 from napari_uflow.config import DetectionConfig
-from napari_uflow.evaluation.evaluate import EvaluationRun, evaluate_steps, find_test_pictures
+from napari_uflow.evaluation.evaluate import EvaluationRun, evaluate_steps, find_test_images
 from napari_uflow.progress import drain
 from napari_uflow.store.checkpoint import load_model
 
@@ -63,9 +63,9 @@ def _run(root: Path, backbone: str, norm: str, options: argparse.Namespace, flag
         raise SystemExit(f"training failed: {' '.join(command)}")
     trained = time.perf_counter() - start
     start = time.perf_counter()
-    pictures = find_test_pictures(root, channels=[0])
-    run: EvaluationRun = drain(evaluate_steps(load_model(model), pictures, DetectionConfig()))
-    detected = (time.perf_counter() - start) / len(pictures)
+    images = find_test_images(root, channels=[0])
+    run: EvaluationRun = drain(evaluate_steps(load_model(model), images, DetectionConfig()))
+    detected = (time.perf_counter() - start) / len(images)
     if napari_uflow(["evaluate", str(model), str(root), "-o", str(folder), "--channels", "0"]) != 0:
         raise SystemExit("evaluation failed")
     numbers = run.to_dict()

@@ -1,4 +1,4 @@
-"""What the tests share: small drawn pictures, and one model that trains in a second."""
+"""What the tests share: small drawn images, and one model that trains in a second."""
 
 import sys
 
@@ -15,12 +15,19 @@ settings.register_profile("any machine", deadline=None)  # no test is timed
 settings.load_profile("any machine")
 
 TINY_MODEL = {"backbone": "scattering", "tile": 64, "flow_steps": 2}
-TINY_TRAINING = {"steps": 4, "batch_size": 4, "check_every": 2, "views": 1, "holdout": 0.3, "learning_rate": 3e-3}
+TINY_TRAINING = {
+    "steps": 4,
+    "batch_size": 4,
+    "check_every": 2,
+    "augmentations": 1,
+    "holdout": 0.3,
+    "learning_rate": 3e-3,
+}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
-    """Let torch use one thread: fastest for pictures this small, and napari's labels change the number by numba's."""
+    """Let torch use one thread: fastest for images this small, and napari's labels change the number by numba's."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

@@ -29,9 +29,9 @@ PARAMETERS = [
         ("evaluate model root", DetectionConfig),
     )
     for parameter in parameters_of(config)
-    if (command, parameter.name) != ("evaluate model root", "false_alarms_per")  # its pictures are single planes
+    if (command, parameter.name) != ("evaluate model root", "false_alarms_per")  # its images are single planes
 ]
-FAST = "--tile 64 --flow-steps 1 --views 1 --batch-size 2 --check-every 1 --device cpu"
+FAST = "--tile 64 --flow-steps 1 --augmentations 1 --batch-size 2 --check-every 1 --device cpu"
 
 
 def call(capsys, *arguments) -> tuple[int, str, str]:
@@ -97,9 +97,9 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("train nowhere", "no picture was found at 'nowhere'"),
-        ("train '*.bmp'", "no picture was found"),
-        ("train empty", "the folder 'empty' has no pictures"),
+        ("train nowhere", "no image was found at 'nowhere'"),
+        ("train '*.bmp'", "no image was found"),
+        ("train empty", "the folder 'empty' has no images"),
         ("train text.tif", "'text.tif' cannot be read"),
         ("train data/train/good --steps 0", "steps must be a whole number (1 to 1e+06), not 0"),
         ("train data/train/good --steps many", "--steps must be a number (1 to 1e+06), not 'many'"),
@@ -108,7 +108,7 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good --backbone vgg", "backbone must be one of scattering"),
         ("train data/train/good --tile 100", "tile must be a multiple of 16"),
         ("train data/train/good --device toaster", "device must be auto, cpu"),
-        ("train data/train/good --field-pattern (", "field pattern '(' is not a regular expression"),
+        ("train data/train/good --specimen-pattern (", "field pattern '(' is not a regular expression"),
         ("train data/train/good --channels 5", "has no channel 5"),
         ("train data/train/good --channels DAPI", "has no channel 'DAPI'"),
         ("train data/train/good --axes QYX", "axes of '000' must be 2 letters"),
@@ -117,21 +117,21 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good -o text.tif/model", "cannot write to the folder 'text.tif'"),
         ("detect nothing data/test/good", "there is no model file 'nothing'"),
         ("detect text.tif data/test/good", "is not a model of napari-uflow, or it is damaged"),
-        ("detect model.safetensors nowhere", "no picture was found at 'nowhere'"),
+        ("detect model.safetensors nowhere", "no image was found at 'nowhere'"),
         ("detect model.safetensors data/test/good --false-alarms 0", "false_alarms must be a number (1e-12 to 10)"),
         ("detect model.safetensors data/test/good --device cuda:99", "no device 'cuda:99'"),
         ("detect model.safetensors data/test/good -o text.tif", "cannot write to the folder 'text.tif'"),
         ("detect model.safetensors data/test/good data/test/*", "would be written to the same files"),
         ("evaluate nothing data", "there is no model file 'nothing'"),
-        ("evaluate model.safetensors nowhere", "no test picture in 'nowhere'"),
-        ("evaluate model.safetensors data --calibration cat", "calibration must be one of promised, tails, none"),
+        ("evaluate model.safetensors nowhere", "no test image in 'nowhere'"),
+        ("evaluate model.safetensors data --calibration cat", "calibration must be one of conformal, tails, none"),
         ("show nothing", "there is no model file 'nothing'"),
         ("show text.tif", "is not a model of napari-uflow, or it is damaged"),
         ("demo -o text.tif", "cannot write to the folder 'text.tif'"),
     ],
 )
 def test_a_mistake_is_one_line(here, command, said, capsys):
-    Path("text.tif").write_text("this is neither a picture nor a model")
+    Path("text.tif").write_text("this is neither an image nor a model")
     Path("empty").mkdir()
     if "data/test/*" in command:
         command = command.replace("data/test/*", " ".join(sorted(str(p) for p in Path("data/test").iterdir())))
@@ -169,7 +169,7 @@ def test_train_detect_evaluate_show(here, capsys):
     code, out, err = call(capsys, "detect new/model.safetensors data/test/good -o found --device cpu")
     assert code == 0
     assert "in " in out
-    assert "of 2 pictures" in out
+    assert "of 2 images" in out
     assert {path.name for path in Path("found").iterdir()} == {
         *(f"{stem}_{kind}.tif" for stem in ("000", "001") for kind in ("heatmap", "log10_nfa", "labels")),
         "regions.csv",
@@ -191,7 +191,7 @@ def test_train_detect_evaluate_show(here, capsys):
 
     code, out, err = call(capsys, "show new/model.safetensors")
     assert (code, err) == (0, "")
-    assert out.startswith("new/model.safetensors: U-Flow model, format 1")
+    assert out.startswith("new/model.safetensors: U-Flow model, format 2")
     assert "backbone:               scattering" in out
     code, out, err = call(capsys, "show new/model.safetensors --json")
     assert (code, err) == (0, "")
@@ -200,7 +200,7 @@ def test_train_detect_evaluate_show(here, capsys):
 
 def test_training_goes_on(here, capsys):
     """Without a flag of the model's own, the new one is made of what the old one is made of."""
-    goes_on = "train data/train/good --start model.safetensors -o more.safetensors --steps 1 --views 1 --device cpu"
+    goes_on = "train data/train/good --init-from model.safetensors -o more.safetensors --steps 1 --augmentations 1 --device cpu"
     assert call(capsys, goes_on)[0] == 0
     first, more = load_model("model.safetensors"), load_model("more.safetensors")
     assert more.config == first.config
@@ -208,7 +208,7 @@ def test_training_goes_on(here, capsys):
     code, _, err = call(capsys, f"{goes_on} --flow-steps 3")
     assert code == 2
     assert "flow_steps 2 (not 3)" in err
-    assert call(capsys, "train data/train/good --start nothing.safetensors")[0] == 2
+    assert call(capsys, "train data/train/good --init-from nothing.safetensors")[0] == 2
 
 
 def test_same_names_in_two_folders_are_two_fields(here, capsys):
@@ -222,9 +222,9 @@ def test_same_names_in_two_folders_are_two_fields(here, capsys):
     card = read_card("m.safetensors")["provenance"]
     assert len({*card["fields"], *card["holdout_fields"]}) == 4
     assert "monday/img_0" in {*card["fields"], *card["holdout_fields"]}
-    assert "pictures:               4 from 4 fields, 1 of them held out" in call(capsys, "show m.safetensors")[1]
+    assert "images:               4 from 4 fields, 1 of them held out" in call(capsys, "show m.safetensors")[1]
     # a pattern says it all
-    assert call(capsys, *shlex.split(command), "--field-pattern", "(img_.)")[0] == 0
+    assert call(capsys, *shlex.split(command), "--specimen-pattern", "(img_.)")[0] == 0
     card = read_card("m.safetensors")["provenance"]
     assert {*card["fields"], *card["holdout_fields"]} == {"img_0", "img_1"}
 
@@ -232,7 +232,7 @@ def test_same_names_in_two_folders_are_two_fields(here, capsys):
 def test_nothing_is_promised_where_nothing_was_looked_at(here, capsys):
     code, out, err = call(capsys, "detect model.safetensors data/test/good/000.png --channels 3 -o found --device cpu")
     assert code == 1
-    assert out == "no picture could be looked at\n"
+    assert out == "no image could be looked at\n"
     assert "failed: data/test/good/000.png: '000' has no channel 3" in err
 
 
@@ -249,19 +249,19 @@ def test_trust(here, capsys):
     assert (code, err) == (0, "")
     assert "accepted per image" in out
     assert "no: needs 99 fields" in out
-    assert "new pictures" not in out
+    assert "new images" not in out
 
     code, out, err = call(capsys, "trust model.safetensors data/test/good -o report --device cpu")
     assert code == 0
-    assert "0 held-out fields, 2 new pictures" in out
+    assert "0 held-out specimens, 2 new images" in out
     numbers = json.loads(Path("report/trust.json").read_text(), parse_constant=pytest.fail)
-    assert numbers["n_new_pictures"] == 2
+    assert numbers["n_new_images"] == 2
     assert len(numbers["new"]) == len(numbers["epsilon"])
-    assert numbers["held_out"][0] is None  # a single held-out field tells nothing
+    assert numbers["held_out"][0] is None  # a single held-out specimen tells nothing
     assert Path("report/trust.png").stat().st_size > 10_000
 
 
-def test_pictures_with_known_truth_are_no_stacks(capsys):
+def test_images_with_known_truth_are_no_stacks(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "model.safetensors", "root", "--false-alarms-per", "stack"])
     assert "--false-alarms-per" in capsys.readouterr().err
@@ -307,13 +307,13 @@ def test_stacks_by_their_axes_and_channels_by_number(here, capsys):
 
 
 def test_a_file_that_fails_is_told_and_exits_with_1(here, capsys):
-    Path("pictures").mkdir()
-    Path("pictures/good.png").write_bytes(Path("data/test/good/000.png").read_bytes())
-    Path("pictures/bad.tif").write_text("no picture")
-    code, out, err = call(capsys, "detect model.safetensors pictures --device cpu")
+    Path("images").mkdir()
+    Path("images/good.png").write_bytes(Path("data/test/good/000.png").read_bytes())
+    Path("images/bad.tif").write_text("no image")
+    code, out, err = call(capsys, "detect model.safetensors images --device cpu")
     assert code == 1
-    assert "of 1 pictures" in out
-    assert err.splitlines()[-1].startswith("failed: pictures/bad.tif: ")
+    assert "of 1 images" in out
+    assert err.splitlines()[-1].startswith("failed: images/bad.tif: ")
     assert Path("detected/good_labels.tif").is_file()
 
 

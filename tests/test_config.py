@@ -87,8 +87,8 @@ def test_both_ends_are_allowed_and_nothing_beyond(config, parameter):
 def test_the_message_names_range_and_value():
     with pytest.raises(ConfigError, match=r"^false_alarms must be a number \(1e-12 to 10\), not 0$"):
         DetectionConfig(false_alarms=0)
-    with pytest.raises(ConfigError, match=r"^views must be a whole number \(1 to 8\), not 2.5$"):
-        TrainingConfig(views=2.5)
+    with pytest.raises(ConfigError, match=r"^augmentations must be a whole number \(1 to 8\), not 2.5$"):
+        TrainingConfig(augmentations=2.5)
     with pytest.raises(ConfigError, match=r"^backbone must be one of scattering, .*, not 'vgg'$"):
         ModelConfig(backbone="vgg")
     with pytest.raises(ConfigError, match=r"^permute_soft must be True or False, not 1$"):
@@ -98,8 +98,8 @@ def test_the_message_names_range_and_value():
 
 
 def test_numbers_become_the_type_that_is_meant():
-    config = TrainingConfig(learning_rate=1, views=np.int64(2), holdout=np.float32(0.25), steps=10.0)
-    assert [type(v) for v in (config.learning_rate, config.views, config.holdout, config.steps)] == [
+    config = TrainingConfig(learning_rate=1, augmentations=np.int64(2), holdout=np.float32(0.25), steps=10.0)
+    assert [type(v) for v in (config.learning_rate, config.augmentations, config.holdout, config.steps)] == [
         float,
         int,
         float,

@@ -52,7 +52,7 @@ planes = [Plane(data=image, name=str(i)) for i, image in enumerate(noise)]
 model = train(
     [NormalRegion(plane) for plane in planes],
     ModelConfig(tile=64, flow_steps=1),
-    TrainingConfig(steps=2, batch_size=2, views=1),
+    TrainingConfig(steps=2, batch_size=2, augmentations=1),
     device="cpu",
 )
 assert detect(model, planes[0], DetectionConfig(), device="cpu").labels.shape == (64, 64)

@@ -1,4 +1,4 @@
-"""Draw the pictures of the dock widgets for the documentation: docs/images/NAME.png and NAME_light.png.
+"""Draw the images of the dock widgets for the documentation: docs/images/NAME.png and NAME_light.png.
 
 Run it where napari can open a window, or under a virtual screen: xvfb-run -a python tools/screenshots.py
 
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from qtpy.QtWidgets import QApplication, QDockWidget
 
-# Neither the settings of this user nor a model left behind belong into the pictures; napari reads this once.
+# Neither the settings of this user nor a model left behind belong into the images; napari reads this once.
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "images"
 SIZE = (1280, 860)
 PANEL = 400
 COLOURS = 256
-"""Of the palette; a window has few, and a picture of a page is then a third as large."""
+"""Of the palette; a window has few, and an image of a page is then a third as large."""
 
 
 def wait(done: Callable[[], bool], seconds: float = 1200) -> None:
@@ -51,12 +51,12 @@ def rest(seconds: float = 0.7) -> None:
 
 
 class Photographer:
-    """A window of napari, and the pictures that are taken of it.
+    """A window of napari, and the images that are taken of it.
 
     Parameters
     ----------
     folder : Path
-        Where the pictures go.
+        Where the images go.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,9 +73,9 @@ class Photographer:
             self.viewer.theme = theme
             rest()
             shot = self.viewer.screenshot(canvas_only=False, flash=False)
-            picture = Image.fromarray(np.asarray(shot)[..., :3]).quantize(COLOURS, dither=Image.Dither.NONE)
+            image = Image.fromarray(np.asarray(shot)[..., :3]).quantize(COLOURS, dither=Image.Dither.NONE)
             path = self.folder / f"{name}{suffix}.png"
-            picture.save(path, optimize=True)
+            image.save(path, optimize=True)
             print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
         self.viewer.theme = "dark"
 
@@ -96,7 +96,7 @@ class Photographer:
         return widget
 
     def run(self, bar: Any, halfway: Callable[[], bool] | None = None, name: str = "") -> None:
-        """Press the button of a job and wait for its end, with a picture on the way."""
+        """Press the button of a job and wait for its end, with an image on the way."""
         runner = self.session.runner
         began = time.monotonic()
         bar.button.click()
@@ -110,7 +110,7 @@ class Photographer:
         if bar.messages.text():
             print(bar.messages.text())
         if runner.job.outcome is not Outcome.DONE:
-            raise SystemExit("a job failed; there is nothing to take a picture of")
+            raise SystemExit("a job failed; there is nothing to take an image of")
 
 
 def napari_orientation() -> Any:
@@ -121,7 +121,7 @@ def napari_orientation() -> Any:
 
 
 def train(at: Photographer, model: Path | None) -> None:
-    """Mark and train, with pictures of both."""
+    """Mark and train, with images of both."""
     viewer = at.viewer
     began = time.monotonic()
     viewer.open_sample("napari-uflow", "normal_fibres")
@@ -181,7 +181,7 @@ def review(at: Photographer) -> None:
     widget.table.choose(2)
     rest()
     widget.table.choose(len(widget.table.rows()) - 1)
-    widget.call_normal()
+    widget.mark_normal()
     widget.table.choose(0)
     at.shoot("anomalies")
 
@@ -201,9 +201,9 @@ def batch(at: Photographer) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "fibres"
         folder.mkdir()
-        for i, picture in enumerate(stack[4:10]):
-            write_tiff(folder / f"fibres {i:02d}.tif", picture, "YX", pixel_size=(0.09, 0.09), unit="um")
-        (folder / "notes.tif").write_text("no picture")
+        for i, image in enumerate(stack[4:10]):
+            write_tiff(folder / f"fibres {i:02d}.tif", image, "YX", pixel_size=(0.09, 0.09), unit="um")
+        (folder / "notes.tif").write_text("no image")
         widget = at.open("Detect in files")
         widget.add([folder])
         at.run(widget.job_bar)
@@ -212,7 +212,7 @@ def batch(at: Photographer) -> None:
 
 
 def main() -> None:
-    """Draw all pictures."""
+    """Draw all images."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="folder to write to (%(default)s)")
     parser.add_argument("--model", type=Path, help="do not train; go on with this model")

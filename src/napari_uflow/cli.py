@@ -72,30 +72,30 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train, detect and evaluate on a built-in sample; needs no data")
     demo.add_argument("-o", "--output", type=Path, default=Path("demo_output"), help="folder to write to (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="number of the sample data set (%(default)s)")
-    _add_common(demo, pictures=False)
+    _add_common(demo, images=False)
     demo.set_defaults(run=_demo)
 
-    train = commands.add_parser("train", help="learn what is normal from pictures")
-    train.add_argument("pictures", nargs="+", help="files, folders or patterns of normal pictures")
+    train = commands.add_parser("train", help="learn what is normal from images")
+    train.add_argument("images", nargs="+", help="files, folders or patterns of normal images")
     train.add_argument(
         "-o", "--output", type=Path, default=Path("model.safetensors"), help="model file to write (%(default)s)"
     )
     train.add_argument(
         "--normal",
         type=Path,
-        help="folder of masks, one for each picture with its name: only what is above 0 is normal",
+        help="folder of masks, one for each image with its name: only what is above 0 is normal",
     )
     train.add_argument(
-        "--start", type=Path, help="model file whose training goes on, with what it was trained on and more"
+        "--init-from", type=Path, help="model file whose training goes on, with what it was trained on and more"
     )
     _add_common(train)
     _add_parameters(train, ModelConfig)
     _add_parameters(train, TrainingConfig)
     train.set_defaults(run=_train)
 
-    detect = commands.add_parser("detect", help="find anomalies in pictures and write heatmaps, labels and tables")
+    detect = commands.add_parser("detect", help="find anomalies in images and write heatmaps, labels and tables")
     detect.add_argument("model", type=Path, help="model file")
-    detect.add_argument("pictures", nargs="+", help="files, folders or patterns of pictures")
+    detect.add_argument("images", nargs="+", help="files, folders or patterns of images")
     detect.add_argument("-o", "--output", type=Path, default=Path("detected"), help="folder to write to (%(default)s)")
     detect.add_argument(
         "--scheduler",
@@ -113,13 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("-o", "--output", type=Path, help="folder for numbers (JSON) and an overview (PNG)")
     _add_common(evaluate)
-    _add_parameters(evaluate, DetectionConfig, without=("false_alarms_per",))  # its pictures are single planes
+    _add_parameters(evaluate, DetectionConfig, without=("false_alarms_per",))  # its images are single planes
     evaluate.set_defaults(run=_evaluate)
 
     trust = commands.add_parser("trust", help="report what a model's number of false alarms is worth")
     trust.add_argument("model", type=Path, help="model file")
     trust.add_argument(
-        "pictures", nargs="*", help="files, folders or patterns of normal pictures that it was not trained on"
+        "images", nargs="*", help="files, folders or patterns of normal images that it was not trained on"
     )
     trust.add_argument("-o", "--output", type=Path, help="folder for numbers (JSON) and plots (PNG)")
     _add_common(trust)
@@ -132,9 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser, *, pictures: bool = True) -> None:
+def _add_common(parser: argparse.ArgumentParser, *, images: bool = True) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
-    if pictures:
+    if images:
         parser.add_argument(
             "--weights",
             type=Path,
@@ -299,32 +299,34 @@ def _check_output(path: Path, *, is_folder: bool) -> None:
 def _train(options: argparse.Namespace) -> int:
     model_config, training = _config(ModelConfig, options), _config(TrainingConfig, options)
     _check_output(options.output, is_folder=False)
-    from napari_uflow.image.region import NormalRegion, field_of
+    from napari_uflow.image.region import NormalRegion, specimen_of
     from napari_uflow.store.checkpoint import load_model, save_model
     from napari_uflow.store.images import find_images, read_planes
     from napari_uflow.training.train import train_steps
 
-    start = None if options.start is None else load_model(options.start)
-    if start is not None and model_config == ModelConfig():
-        model_config = start.config
+    init_from = None if options.init_from is None else load_model(options.init_from)
+    if init_from is not None and model_config == ModelConfig():
+        model_config = init_from.config
     regions = []
-    paths = find_images(options.pictures)
-    # Pictures of the same name in two folders are two specimens, if nothing else was said. A model that goes on knows
+    paths = find_images(options.images)
+    # Images of the same name in two folders are two specimens, if nothing else was said. A model that goes on knows
     # its fields by the names they had.
     folders_of: dict[str, set[Path]] = {}
     for path in paths:
         folders_of.setdefault(path.stem, set()).add(path.parent)
-    in_folders = start is None and not training.field_pattern
+    in_folders = init_from is None and not training.specimen_pattern
     for path in paths:
         planes = read_planes(path, channels=options.channels, axes=options.axes)
         mask = None
         if options.normal is not None:
             mask = _mask_of(options.normal, path)
-        field = field_of(planes[0].name, training.field_pattern or None)
+        specimen = specimen_of(planes[0].name, training.specimen_pattern or None)
         if in_folders and len(folders_of[path.stem]) > 1:
-            field = f"{path.parent}/{field}"
-        regions += [NormalRegion(plane, mask, field) for plane in planes]
-    steps = train_steps(regions, model_config, training, weights=options.weights, device=options.device, start=start)
+            specimen = f"{path.parent}/{specimen}"
+        regions += [NormalRegion(plane, mask, specimen) for plane in planes]
+    steps = train_steps(
+        regions, model_config, training, weights=options.weights, device=options.device, init_from=init_from
+    )
     model = _run(steps)
     save_model(options.output, model)
     print(f"model: {options.output} ({model.provenance['outcome']})")
@@ -358,7 +360,7 @@ def _detect(options: argparse.Namespace) -> int:
     summary = _run(
         run(
             model,
-            find_images(options.pictures),
+            find_images(options.images),
             options.output,
             config,
             channels=options.channels,
@@ -368,15 +370,15 @@ def _detect(options: argparse.Namespace) -> int:
         )
     )
     print(
-        "no picture could be looked at"
+        "no image could be looked at"
         if not summary.n_planes
         else f"{summary.n_regions} anomalous regions in {summary.n_anomalous_planes} of {summary.n_planes} "
-        f"{'planes' if summary.n_planes > len(summary.done) else 'pictures'}; written to {options.output}"
+        f"{'planes' if summary.n_planes > len(summary.done) else 'images'}; written to {options.output}"
     )
     if summary.was_stopped:
         n_files = len(summary.done) + len(summary.failed) + len(summary.left_out)
         print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} were not looked at")
-    for text in summary.promises:
+    for text in summary.guarantees:
         print(f"false alarms: {text}")
     for path, reason in summary.failed:
         print(f"failed: {path}: {reason}", file=sys.stderr)
@@ -389,14 +391,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = _config(DetectionConfig, options)
     if options.output is not None:
         _check_output(options.output, is_folder=True)
-    from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_pictures
+    from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_images
     from napari_uflow.store.checkpoint import load_model
 
     model = load_model(options.model)
-    pictures = find_test_pictures(options.root, channels=options.channels, axes=options.axes)
-    run = _run(evaluate_steps(model, pictures, config, device=options.device, weights=options.weights))
+    images = find_test_images(options.root, channels=options.channels, axes=options.axes)
+    run = _run(evaluate_steps(model, images, config, device=options.device, weights=options.weights))
     print(_evaluation_table(run, options.root.resolve().name))
-    print(f"false alarms: {run.pictures[0].detection.promise}")
+    print(f"false alarms: {run.images[0].detection.guarantee}")
     if options.output is not None:
         _write_evaluation(run, options.output, options.root.resolve().name)
     return 0
@@ -416,22 +418,22 @@ def _write_evaluation(run: EvaluationRun, folder: Path, name: str, n_rows: int =
     with atomic_path(folder / "evaluation.json") as path:
         path.write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
     rows = [
-        overview_row(item.picture.plane, item.detection, item.picture.mask(), kind=item.picture.kind)
+        overview_row(item.image.plane, item.detection, item.image.mask(), kind=item.image.kind)
         for item in _spread(run, n_rows)
     ]
     save_figure(overview(rows, score_limits=(0, 1), title=name), folder / "overview.png")
 
 
 def _spread(run: EvaluationRun, n_rows: int) -> list[Any]:
-    """Choose pictures of every kind in turn, in their order: not the prettiest ones."""
+    """Choose images of every kind in turn, in their order: not the prettiest ones."""
     by_kind: dict[str, list[Any]] = {}
-    for item in run.pictures:
-        by_kind.setdefault(item.picture.kind, []).append(item)
+    for item in run.images:
+        by_kind.setdefault(item.image.kind, []).append(item)
     chosen: list[Any] = []
     for rank in range(n_rows):
         chosen += [items[rank] for items in by_kind.values() if rank < len(items)]
     chosen = chosen[:n_rows]
-    return sorted(chosen, key=lambda item: item.picture.kind)
+    return sorted(chosen, key=lambda item: item.image.kind)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -450,7 +452,7 @@ def _trust(options: argparse.Namespace) -> int:
     from napari_uflow.store.images import find_images, read_planes
 
     model = load_model(options.model)
-    paths = find_images(options.pictures) if options.pictures else []
+    paths = find_images(options.images) if options.images else []
     planes = [p for path in paths for p in read_planes(path, channels=options.channels, axes=options.axes)]
     report = _run(trust_steps(model, planes, device=options.device, weights=options.weights))
     print(report.as_table())
@@ -471,8 +473,8 @@ def _show(options: argparse.Namespace) -> int:
     provenance = card["provenance"]
     history = card["history"]
     started = provenance.get("started_from")
-    fields, held_out = (set(provenance.get(key, [])) for key in ("fields", "holdout_fields"))
-    counted = "" if started else f" from {len(fields | held_out)} fields, {len(held_out)} of them held out"
+    specimens, held_out = (set(provenance.get(key, [])) for key in ("fields", "holdout_fields"))
+    counted = "" if started else f" from {len(specimens | held_out)} fields, {len(held_out)} of them held out"
     print(f"{options.model}: U-Flow model, format {card['format']}")
     lines = {
         "backbone": f"{card['model']['backbone']} ({provenance.get('backbone_weights') or 'no weights to load'})",
@@ -481,7 +483,7 @@ def _show(options: argparse.Namespace) -> int:
         "tile": f"{card['model']['tile']} pixels",
         "trained": f"{provenance.get('date')}, {provenance.get('outcome')}",
         "went on from": f"a model of {started.get('date')}, {started.get('steps')} steps" if started else "nothing",
-        "pictures": f"{provenance.get('n_pictures')}{counted}",
+        "images": f"{provenance.get('n_pictures')}{counted}",
         "tiles": f"{provenance.get('n_tiles')} to train on, {provenance.get('n_holdout_tiles')} held out",
         "intensity range": ", ".join(
             f"{low:g} to {high:g}"

@@ -201,7 +201,7 @@ def parameter_table(config: type[Config]) -> str:
 
 BackboneName = Literal["scattering", "resnet18", "wide_resnet50_2", "mcait"]
 FeatureNormName = Literal["channel", "whiten", "position", "map"]
-BorderName = Literal["auto", "keep", "hold"]
+BorderName = Literal["auto", "reflect", "replicate"]
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,9 @@ class ModelConfig(Config):
     )
     border: BorderName = _parameter(
         "auto",
-        "What the outermost positions of each level (8, 16 and 32 pixels) are judged by: 'keep' (their own features, "
-        "for which the picture is reflected), 'hold' (the features of the positions further in), 'auto' ('hold' where "
-        "corners of the normal pictures look strange).",
+        "What the outermost positions of each level (8, 16 and 32 pixels) are judged by: 'reflect' (their own features, "
+        "for which the image is reflected), 'replicate' (the features of the positions further in), 'auto' ('replicate' where "
+        "corners of the normal images look strange).",
     )
     tile: int = _parameter(
         256, "Side of the square tiles a model is trained on.", low=64, high=2048, step=32, unit="pixels"
@@ -255,7 +255,7 @@ class TrainingConfig(Config):
     gradient_clip: float = _parameter(
         1.0, "Largest norm of a step's gradient (of the loss per latent dimension).", low=1e-3, high=1e3, step=0.1
     )
-    views: int = _parameter(
+    augmentations: int = _parameter(
         4,
         "Turned and mirrored copies of each tile (1: as it is, 8: all). Features of all copies are computed once.",
         low=1,
@@ -270,15 +270,15 @@ class TrainingConfig(Config):
     )
     holdout: float = _parameter(
         0.2,
-        "Part of the fields held out of training, to find the best step and to keep the false-alarm promise; of eight "
+        "Part of the fields held out of training, to find the best step and to keep the false-alarm guarantee; of eight "
         "fields or more at least three.",
         low=0.0,
         high=0.5,
         step=0.05,
     )
-    field_pattern: str = _parameter(
+    specimen_pattern: str = _parameter(
         "",
-        "Regular expression whose first group takes the field out of a picture's name; pictures of one field are "
+        "Regular expression whose first group takes the field out of a image's name; images of one field are "
         "held out together. Empty: the name without a tile coordinate such as _x000_y128.",
     )
     check_every: int = _parameter(25, "Steps between two looks at the held-out tiles.", low=1, high=10_000, step=5)
@@ -294,9 +294,9 @@ class TrainingConfig(Config):
 PresetName = Literal["fast", "balanced", "best"]
 
 _PRESETS: dict[PresetName, dict[str, Any]] = {
-    "fast": {"steps": 60, "views": 1, "max_tiles": 200, "check_every": 10, "patience": 4},
+    "fast": {"steps": 60, "augmentations": 1, "max_tiles": 200, "check_every": 10, "patience": 4},
     "balanced": {},
-    "best": {"steps": 1000, "views": 8, "max_tiles": 4000, "patience": 10},
+    "best": {"steps": 1000, "augmentations": 8, "max_tiles": 4000, "patience": 10},
 }
 
 
@@ -312,7 +312,7 @@ def training_preset(name: PresetName) -> TrainingConfig:
 
 
 NfaMethod = Literal["size-conditional", "paper", "binomial"]
-CalibrationName = Literal["promised", "tails", "none"]
+CalibrationName = Literal["conformal", "tails", "none"]
 SharedBy = Literal["image", "stack"]
 
 SMALLEST_DETECTION_TILE = 128
@@ -340,12 +340,12 @@ class DetectionConfig(Config):
     nfa: NfaMethod = _parameter(
         "size-conditional",
         "How the number of false alarms is computed: 'size-conditional' (regions, every size pays for itself), 'paper' "
-        "(regions as in the JMIV paper, one price for all sizes) or 'binomial' (windows as in its first version). The "
+        "(regions as in the JMIV paper, one number of tests for all sizes) or 'binomial' (windows as in its first version). The "
         "last two are never calibrated.",
     )
     calibration: CalibrationName = _parameter(
-        "promised",
-        "What the number of false alarms of 'size-conditional' rests on: 'promised' (false alarms counted on held-out "
+        "conformal",
+        "What the number of false alarms of 'size-conditional' rests on: 'conformal' (false alarms counted on held-out "
         "fields), 'tails' (how energies are distributed there) or 'none' (what would hold if the model were perfect).",
     )
     as_published: bool = _parameter(
@@ -371,7 +371,7 @@ class DetectionConfig(Config):
     )
     tile: int = _parameter(
         0,
-        "Side of the square tiles a large picture is read in; 0 chooses it by the memory that is free, otherwise 128 "
+        "Side of the square tiles a large image is read in; 0 chooses it by the memory that is free, otherwise 128 "
         "or more. What is found does not depend on it, unless the halo is cut.",
         low=0,
         high=8192,

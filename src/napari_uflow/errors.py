@@ -12,7 +12,7 @@ class ConfigError(UFlowError, ValueError):
 
 
 class ImageError(UFlowError, ValueError):
-    """A picture, a mask or a file of pictures cannot be used as it is."""
+    """An image, a mask or a file of images cannot be used as it is."""
 
 
 class ModelFileError(UFlowError):

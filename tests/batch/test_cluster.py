@@ -1,4 +1,4 @@
-"""The batch on a cluster: the same results as at home; a lost worker costs nothing, or only its picture."""
+"""The batch on a cluster: the same results as at home; a lost worker costs nothing, or only its image."""
 
 import csv
 import os
@@ -37,11 +37,11 @@ def local_cluster():
 
 @pytest.fixture
 def folder(odd_plane, tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "pictures"
+    images.mkdir()
     for i in range(4):
-        write_tiff(pictures / f"odd {i}.tif", np.roll(odd_plane.data, 3 * i, axis=1), "YX")
-    return pictures
+        write_tiff(images / f"odd {i}.tif", np.roll(odd_plane.data, 3 * i, axis=1), "YX")
+    return images
 
 
 def files(folder):
@@ -60,7 +60,7 @@ def table(folder, name):
 
 
 def test_the_results_are_those_of_one_machine(local_cluster, tiny_model, folder, tmp_path):
-    (folder / "bad.tif").write_text("no picture")
+    (folder / "bad.tif").write_text("no image")
     here, there = tmp_path / "here", tmp_path / "there"
     alone = drain(detect_files_steps(tiny_model, files(folder), here, CONFIG, device="cpu"))
     events = []
@@ -77,7 +77,7 @@ def test_the_results_are_those_of_one_machine(local_cluster, tiny_model, folder,
     assert any(isinstance(event, Message) and "2 workers" in event.text for event in events)
 
 
-def test_a_killed_worker_costs_no_picture(local_cluster, tiny_model, folder, tmp_path):
+def test_a_killed_worker_costs_no_image(local_cluster, tiny_model, folder, tmp_path):
     with distributed.Client(local_cluster) as client:
         workers = client.run(os.getpid)
     steps = on_cluster(local_cluster, tiny_model, files(folder), tmp_path / "out")
@@ -91,7 +91,7 @@ def test_a_killed_worker_costs_no_picture(local_cluster, tiny_model, folder, tmp
 
 
 def deadly(model, path, output, config, options):
-    """Dies with its worker at one picture, as where memory runs out."""
+    """Dies with its worker at one image, as where memory runs out."""
     if path.name == "odd 1.tif":
         os._exit(1)
     return ORIGINAL(model, path, output, config, options)
@@ -100,7 +100,7 @@ def deadly(model, path, output, config, options):
 ORIGINAL = cluster._detect_file
 
 
-def test_a_picture_that_kills_its_workers_fails_alone(local_cluster, tiny_model, folder, tmp_path, monkeypatch):
+def test_a_image_that_kills_its_workers_fails_alone(local_cluster, tiny_model, folder, tmp_path, monkeypatch):
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
     monkeypatch.setattr(cluster, "_detect_file", deadly)
     monkeypatch.setattr(local_cluster.scheduler, "allowed_failures", 1)
@@ -118,7 +118,7 @@ def test_a_picture_that_kills_its_workers_fails_alone(local_cluster, tiny_model,
     ]
 
 
-def test_pictures_that_shared_a_dying_worker_are_tried_alone(tiny_model, folder, tmp_path, monkeypatch):
+def test_images_that_shared_a_dying_worker_are_tried_alone(tiny_model, folder, tmp_path, monkeypatch):
     """Four threads of one process: whatever kills it has been beside all the others each time."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(cluster, "_detect_file", deadly)
@@ -135,7 +135,7 @@ def test_pictures_that_shared_a_dying_worker_are_tried_alone(tiny_model, folder,
     assert [path.name for path in summary.done] == ["odd 0.tif", "odd 2.tif", "odd 3.tif"]
     assert [path.name for path, _ in summary.failed] == ["odd 1.tif"]
     assert events[-1] == Progress(PHASE, 4, 4)
-    assert any(isinstance(event, Message) and event.text.startswith("4 pictures lost") for event in events)
+    assert any(isinstance(event, Message) and event.text.startswith("4 images lost") for event in events)
 
 
 @pytest.fixture

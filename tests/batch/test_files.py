@@ -38,7 +38,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_one_picture(tiny_model, tmp_path):
+def test_one_image(tiny_model, tmp_path):
     path = tmp_path / "odd.tif"
     write_tiff(path, odd(), "YX", pixel_size=(0.5, 0.25), unit="um")
     summary = run(tiny_model, [path], tmp_path / "a" / "b")
@@ -92,18 +92,18 @@ def test_a_stack_keeps_its_axes_and_has_unique_labels(tiny_model, tmp_path, monk
 def test_the_planes_of_a_file_share_the_false_alarms_where_they_are_counted_per_stack(tiny_model, tmp_path):
     path = tmp_path / "stack.tif"
     write_tiff(path, np.stack([odd(seed) for seed in range(4)]), "ZYX")
-    labels, promises = {}, {}
+    labels, guarantees = {}, {}
     for name, config in (
         ("shared", DetectionConfig(false_alarms=1e-3, false_alarms_per="stack")),
         ("quarter", DetectionConfig(false_alarms=2.5e-4)),
         ("each", DetectionConfig(false_alarms=1e-3)),
     ):
-        promises[name] = drain(detect_files_steps(tiny_model, [path], tmp_path / name, config)).promises
+        guarantees[name] = drain(detect_files_steps(tiny_model, [path], tmp_path / name, config)).guarantees
         labels[name] = tifffile.imread(tmp_path / name / "stack_labels.tif")
     np.testing.assert_array_equal(labels["shared"], labels["quarter"])
     assert labels["shared"].any()
-    assert ["stack of 4 images" in text for text in promises["shared"]] == [True]
-    assert ["stack" in text for text in promises["each"]] == [False]
+    assert ["stack of 4 images" in text for text in guarantees["shared"]] == [True]
+    assert ["stack" in text for text in guarantees["each"]] == [False]
     shared, each = (float(table(tmp_path / name / "regions.csv")[0]["log10_nfa"]) for name in ("shared", "each"))
     assert shared == pytest.approx(each + np.log10(4), abs=1e-4)
 
@@ -115,7 +115,7 @@ def test_one_damaged_file_does_not_stop_the_rest(tiny_model, tmp_path, damage):
         write_tiff(path, odd(), "YX")
     bad = paths[1]
     if damage == "text":
-        bad.write_text("this is no picture")
+        bad.write_text("this is no image")
     elif damage == "cut":
         bad.write_bytes(bad.read_bytes()[:5000])
     elif damage == "cut inside":
@@ -164,7 +164,7 @@ def test_a_result_that_cannot_be_written_does_not_stop_the_rest(tiny_model, tmp_
     assert "cannot be written" in reason
 
 
-def test_pictures_of_different_sizes_in_one_file_fail_alone(tiny_model, tmp_path):
+def test_images_of_different_sizes_in_one_file_fail_alone(tiny_model, tmp_path):
     path, other = tmp_path / "sizes.ome.tif", tmp_path / "other.tif"
     with tifffile.TiffWriter(path, ome=True) as writer:
         writer.write(odd(), metadata={"axes": "YX"})
@@ -177,7 +177,7 @@ def test_pictures_of_different_sizes_in_one_file_fail_alone(tiny_model, tmp_path
 
 def test_nothing_but_failures_writes_why(tiny_model, tmp_path):
     path = tmp_path / "a.tif"
-    path.write_text("no picture")
+    path.write_text("no image")
     summary = run(tiny_model, [path], tmp_path / "out")
     assert (summary.done, summary.n_planes) == ((), 0)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["summary.csv"]

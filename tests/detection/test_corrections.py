@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.corrections import call_normal, take_back
+from napari_uflow.detection.corrections import mark_normal, undo_mark_normal
 from napari_uflow.detection.detect import detect, resegment
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.plane import Plane
@@ -13,7 +13,7 @@ from napari_uflow.image.region import sample_windows
 
 @pytest.fixture(scope="module")
 def plane():
-    """Noise in two corners of a grey picture."""
+    """Noise in two corners of a grey image."""
     image = np.full((160, 192), 100, np.uint8)
     rng = np.random.default_rng(0)
     image[:48, :48] = rng.integers(0, 256, (48, 48))
@@ -30,7 +30,7 @@ def found(tiny_model, plane):
 
 def test_the_region_leaves_the_result_and_stays_out(found, plane):
     inside = found.labels == 1
-    less, _ = call_normal(found, 1, plane, side=64)
+    less, _ = mark_normal(found, 1, plane, side=64)
     assert len(less.regions) == len(found.regions) - 1
     np.testing.assert_array_equal(less.labels > 0, (found.labels > 0) & ~inside)
     np.testing.assert_array_equal(less.score, found.score)
@@ -42,9 +42,9 @@ def test_the_region_leaves_the_result_and_stays_out(found, plane):
 
 
 def test_it_can_be_taken_back_at_another_threshold(found, plane):
-    less, correction = call_normal(found, 2, plane, side=64)
+    less, correction = mark_normal(found, 2, plane, side=64)
     other = resegment(less, 0.5)
-    again = take_back(other, correction)
+    again = undo_mark_normal(other, correction)
     np.testing.assert_array_equal(again.labels, resegment(found, 0.5).labels)
     np.testing.assert_array_equal(again.log10_nfa, found.log10_nfa)
     assert again.false_alarms == 0.5
@@ -53,9 +53,9 @@ def test_it_can_be_taken_back_at_another_threshold(found, plane):
 
 @pytest.mark.parametrize("label", [1, 2])
 def test_what_is_trained_on_holds_the_region_and_no_other(found, plane, label):
-    _, correction = call_normal(found, label, plane, side=64, field="slide 1")
+    _, correction = mark_normal(found, label, plane, side=64, specimen="slide 1")
     normal = correction.normal
-    assert normal.field == "slide 1"
+    assert normal.specimen == "slide 1"
     mask = normal.normal()
     assert mask[found.labels == label].all()
     assert not mask[(found.labels > 0) & (found.labels != label)].any()
@@ -68,6 +68,6 @@ def test_what_is_trained_on_holds_the_region_and_no_other(found, plane, label):
 def test_what_is_not_there_is_refused(found, plane):
     for label in (0, -1, 99):
         with pytest.raises(ConfigError, match=f"has no region {label}; its regions are 1 to "):
-            call_normal(found, label, plane, side=64)
+            mark_normal(found, label, plane, side=64)
     with pytest.raises(ConfigError, match="has"):
-        call_normal(found, 1, Plane(data=np.zeros((8, 8), np.uint8)), side=64)
+        mark_normal(found, 1, Plane(data=np.zeros((8, 8), np.uint8)), side=64)

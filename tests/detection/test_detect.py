@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.caveats import promise
+from napari_uflow.detection.caveats import guarantee
 from napari_uflow.detection.detect import detect, detect_stack, detect_steps, resegment
 from napari_uflow.detection.result import RegionTable
 from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.border import hold
+from napari_uflow.model.border import replicate
 from napari_uflow.model.uflow import TrainedModel
-from napari_uflow.nfa.calibrated import Calibration, CalibrationPicture
+from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.progress import FINISH, Message, Progress, drain
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.system import scratch
@@ -153,8 +153,8 @@ def test_missing_pixels_are_not_measured(tiny_model, odd_plane, network, value, 
     assert np.isfinite(found.log10_nfa).all()
     for energy, stride in zip(found.energies, found.strides, strict=True):
         cells = missing.reshape(128 // stride, stride, 160 // stride, stride).any(axis=(1, 3))
-        if network.holds_border:  # positions that have their features from there are not measured either
-            cells |= hold(cells, Window(0, 0, 128, 160), stride)
+        if network.replicates_border:  # positions that have their features from there are not measured either
+            cells |= replicate(cells, Window(0, 0, 128, 160), stride)
         np.testing.assert_array_equal(np.isnan(energy), cells)
     assert math.isfinite(found.lowest_log10_nfa)
     assert np.isfinite(found.regions.log10_nfa).all()
@@ -164,7 +164,7 @@ def test_missing_pixels_are_not_measured(tiny_model, odd_plane, network, value, 
 
 @pytest.mark.parametrize("nfa", ["size-conditional", "paper", "binomial"])
 @pytest.mark.parametrize("shape", [(64, 64), (1, 1)])
-def test_a_picture_of_nothing_has_no_anomaly(tiny_model, network, shape, nfa):
+def test_a_image_of_nothing_has_no_anomaly(tiny_model, network, shape, nfa):
     plane = Plane(data=np.full(shape, np.nan, np.float32))
     found = detect(tiny_model, plane, DetectionConfig(false_alarms=10, nfa=nfa), network=network)
     assert np.isnan(found.score).all()
@@ -196,7 +196,7 @@ def test_any_shape(tiny_model, network, shape):
     assert all(np.isfinite(e).all() for e in found.energies)
 
 
-def test_types_and_layouts_of_the_same_picture_give_the_same(tiny_model, odd_plane, network, found):
+def test_types_and_layouts_of_the_same_image_give_the_same(tiny_model, odd_plane, network, found):
     image = odd_plane.data
     for data in (image.astype(np.uint16), image.astype(np.float64), np.asfortranarray(image), image[::-1].copy()[::-1]):
         other = detect(tiny_model, Plane(data=data), network=network)
@@ -208,7 +208,7 @@ def test_a_network_is_built_where_none_is_given(tiny_model, odd_plane, found):
 
 
 @pytest.mark.parametrize("limit", [1, 2**40])
-def test_a_large_picture_in_strips_and_files_gives_the_same(tiny_model, odd_plane, network, found, monkeypatch, limit):
+def test_a_large_image_in_strips_and_files_gives_the_same(tiny_model, odd_plane, network, found, monkeypatch, limit):
     monkeypatch.setattr("napari_uflow.system.scratch.LARGE", limit)
     monkeypatch.setattr("napari_uflow.system.scratch._STRIP_PIXELS", 40 * odd_plane.shape[1])
     again = detect(tiny_model, odd_plane, network=network)
@@ -236,7 +236,7 @@ def test_progress_counts_to_its_end(tiny_model, network):
     assert reports[0].total > 1
 
 
-def test_a_picture_that_is_mostly_border_is_warned_of(tiny_model, network):
+def test_a_image_that_is_mostly_border_is_warned_of(tiny_model, network):
     for shape, is_told in (((5, 300), True), ((64, 64), False)):
         events = []
         detect(tiny_model, Plane(data=np.zeros(shape, np.uint8)), network=network, on_event=events.append)
@@ -314,7 +314,7 @@ def test_nothing_found_is_an_empty_table():
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, 1e30])
-@pytest.mark.parametrize("calibration", ["promised", "tails", "none"])
+@pytest.mark.parametrize("calibration", ["conformal", "tails", "none"])
 def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monkeypatch, value, calibration):
     network = tiny_model.network()
     original = network.latents_in_pieces
@@ -378,33 +378,37 @@ def test_parameters_of_the_binomial_test_reach_it(tiny_model, odd_plane, network
 
 
 @pytest.mark.parametrize(
-    ("n_fields", "options", "text"),
+    ("n_specimens", "options", "text"),
     [
         (
             9,
             {"false_alarms": 0.1},
-            "any false alarm in at most 0.1 of normal images like the 9 held-out fields, on average",
+            "any false alarm in at most 0.1 of normal images like the 9 held-out specimens, on average",
         ),
-        (20, {}, "at most 1 false alarm per image, on average over normal images like the 20 held-out fields"),
+        (20, {}, "at most 1 false alarm per image, on average over normal images like the 20 held-out specimens"),
         (
             8,
             {"false_alarms": 0.1},
-            "from the tails fitted to 8 held-out fields: a promise takes 9 held-out fields",
+            "from the tails fitted to 8 held-out specimens: a guarantee takes 9 held-out specimens",
         ),
-        (0, {}, "fitted to pictures of a single field, or of the training itself: a promise takes 3 held-out fields"),
-        (2, {"calibration": "tails"}, "rests on the tails fitted to 2 held-out fields"),
+        (
+            0,
+            {},
+            "fitted to images of a single field, or of the training itself: a guarantee takes 3 held-out specimens",
+        ),
+        (2, {"calibration": "tails"}, "rests on the tails fitted to 2 held-out specimens"),
         (50, {"calibration": "none"}, "holds only if the latents of normal images are ideal"),
         (None, {}, "holds only if the latents of normal images are ideal"),
         (50, {"nfa": "paper"}, "'paper' is not calibrated"),
     ],
 )
-def test_what_a_number_of_false_alarms_rests_on(n_fields, options, text):
-    assert text in promise(n_fields, DetectionConfig(**options))
+def test_what_a_number_of_false_alarms_rests_on(n_specimens, options, text):
+    assert text in guarantee(n_specimens, DetectionConfig(**options))
 
 
 def test_a_detection_says_what_it_rests_on(found):
-    assert found.promise == found.provenance["promise"] != ""
-    assert resegment(found, 0.01).promise != found.promise
+    assert found.guarantee == found.provenance["promise"] != ""
+    assert resegment(found, 0.01).guarantee != found.guarantee
 
 
 def warnings_of(model, plane, network):
@@ -422,17 +426,17 @@ def test_another_exposure_is_warned_of(tiny_model, normal_planes, network):
     assert 50 <= int(text.split("%")[0]) < 60
 
 
-def test_a_much_larger_picture_is_said_to_be_carried_over(tiny_model, odd_plane, network):
+def test_a_much_larger_image_is_said_to_be_carried_over(tiny_model, odd_plane, network):
     assert not any("times as large" in text for text in warnings_of(tiny_model, odd_plane, network))
     small = dataclasses.replace(tiny_model.calibration, n_pixels=100.0)
     texts = warnings_of(dataclasses.replace(tiny_model, calibration=small), odd_plane, network)
     assert any("'odd' is 205 times as large" in text for text in texts)
 
 
-def test_a_picture_that_is_unlike_as_a_whole_is_warned_of(tiny_model, odd_plane, network):
+def test_a_image_that_is_unlike_as_a_whole_is_warned_of(tiny_model, odd_plane, network):
     rng = np.random.default_rng(0)
-    pictures = [CalibrationPicture(str(i), tuple(rng.normal(size=(9, 9)) * 0.1 for _ in range(6))) for i in range(5)]
-    calibration = drain(Calibration.fit_steps(pictures, network.strides * 2))
+    images = [CalibrationImage(str(i), tuple(rng.normal(size=(9, 9)) * 0.1 for _ in range(6))) for i in range(5)]
+    calibration = drain(Calibration.fit_steps(images, network.strides * 2))
     model = dataclasses.replace(tiny_model, calibration=calibration)
     assert any("as a whole is unlike" in text for text in warnings_of(model, odd_plane, network))
 
@@ -452,7 +456,7 @@ def test_tiles_that_do_not_fit_the_memory_are_halved(tiny_model, monkeypatch):
     events = []
     found = detect(tiny_model, plane, network=network, on_event=events.append)
     told = [event.text for event in events if isinstance(event, Message) and event.warning]
-    # the picture as a whole, then in halves
+    # the image as a whole, then in halves
     assert any("not enough memory for tiles of 512 pixels: 'image' is read in tiles of 256" in text for text in told)
     np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
 
@@ -470,12 +474,12 @@ def test_an_error_that_is_not_about_memory_is_not_hidden(tiny_model, monkeypatch
 
 
 def test_a_promise_that_does_not_hold_is_not_given(tiny_model, odd_plane, network, found):
-    assert "this does not hold here" not in found.promise
+    assert "this does not hold here" not in found.guarantee
     bright = Plane(data=255 - odd_plane.data // 64)
     other = detect(tiny_model, bright, network=network)
-    told = "; this does not hold here: brightness is not that of the normal pictures"
-    assert told in other.promise
-    assert told in resegment(other, 0.5).promise
+    told = "; this does not hold here: brightness is not that of the normal images"
+    assert told in other.guarantee
+    assert told in resegment(other, 0.5).guarantee
     assert told in other.provenance["promise"]
 
 
@@ -504,9 +508,9 @@ def test_the_planes_of_a_stack_share_the_false_alarms(tiny_model, odd_plane, net
         np.testing.assert_allclose(one.log10_nfa[inside], other.log10_nfa[inside] + math.log10(4), rtol=1e-6)
         again = resegment(one, 0.02)
         np.testing.assert_array_equal(again.labels, resegment(other, 0.005).labels)
-        assert "stack of 4 images" in one.promise
-        assert "stack of 4 images" in again.promise or "stacks of 4 images" in again.promise
-        assert "stack" not in other.promise
+        assert "stack of 4 images" in one.guarantee
+        assert "stack of 4 images" in again.guarantee or "stacks of 4 images" in again.guarantee
+        assert "stack" not in other.guarantee
 
 
 @pytest.mark.parametrize("n_bytes", [2e5, 3e4])
@@ -530,15 +534,19 @@ def test_maps_of_a_stack_lie_in_files_where_they_are_large_together(
 def test_an_image_alone_is_no_stack(tiny_model, odd_plane, network, found):
     alone = detect_stack(tiny_model, [odd_plane], DetectionConfig(false_alarms_per="stack"), network=network)[0]
     np.testing.assert_array_equal(alone.log10_nfa, found.log10_nfa)
-    assert alone.promise == found.promise
+    assert alone.guarantee == found.guarantee
 
 
 def test_the_promise_of_a_stack_takes_more_fields():
     config = DetectionConfig(false_alarms=1.0, false_alarms_per="stack")
-    assert promise(3, config, 1).startswith("at most 1 false alarm per image, on average")
-    assert "a promise takes 9 held-out fields" in promise(3, config, 10)
+    assert guarantee(3, config, 1).startswith("at most 1 false alarm per image, on average")
+    assert "a guarantee takes 9 held-out specimens" in guarantee(3, config, 10)
     # each share is below 1 / 3: images with any false alarm are what was counted
-    assert promise(9, config, 10).startswith("any false alarm in at most 1 image per stack of 10 images, on average")
-    assert promise(9, config.replace(false_alarms=5.0), 10).startswith("at most 5 false alarms per stack of 10 images")
-    few = promise(99, config.replace(false_alarms=0.1), 10)
-    assert few == "any false alarm in at most 0.1 of normal stacks of 10 images like the 99 held-out fields, on average"
+    assert guarantee(9, config, 10).startswith("any false alarm in at most 1 image per stack of 10 images, on average")
+    assert guarantee(9, config.replace(false_alarms=5.0), 10).startswith(
+        "at most 5 false alarms per stack of 10 images"
+    )
+    few = guarantee(99, config.replace(false_alarms=0.1), 10)
+    assert (
+        few == "any false alarm in at most 0.1 of normal stacks of 10 images like the 99 held-out specimens, on average"
+    )

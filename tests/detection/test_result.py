@@ -76,7 +76,7 @@ def test_missing_scores_are_left_out():
     assert np.isfinite(table.mean_score).all()
 
 
-def test_how_strange_a_picture_is_as_a_whole():
+def test_how_strange_a_image_is_as_a_whole():
     assert detection().lowest_log10_nfa == -7
     assert "array" not in repr(detection())
 

@@ -1,4 +1,4 @@
-"""Evaluation: finding pictures with their truth, and comparing."""
+"""Evaluation: finding images with their truth, and comparing."""
 
 import math
 import shutil
@@ -11,7 +11,7 @@ from PIL import Image
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ImageError, Stopped
-from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_pictures
+from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_images
 from napari_uflow.progress import Message, Progress, drain
 
 
@@ -20,18 +20,18 @@ def save(path, array):
     Image.fromarray(array).save(path)
 
 
-def picture(shape=(48, 64), seed=0):
+def image(shape=(48, 64), seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
 
 @pytest.fixture
 def data(tmp_path):
-    """One normal picture, one with a mask, one anomalous without a mask."""
+    """One normal image, one with a mask, one anomalous without a mask."""
     mask = np.zeros((48, 64), np.uint8)
     mask[10:20, 30:40] = 255
-    save(tmp_path / "test" / "good" / "a.png", picture(seed=0))
-    save(tmp_path / "test" / "hole" / "b.png", picture(seed=1))
-    save(tmp_path / "test" / "hole" / "c.png", picture(seed=2))
+    save(tmp_path / "test" / "good" / "a.png", image(seed=0))
+    save(tmp_path / "test" / "hole" / "b.png", image(seed=1))
+    save(tmp_path / "test" / "hole" / "c.png", image(seed=2))
     save(tmp_path / "ground_truth" / "hole" / "b_mask.png", mask)
     return tmp_path
 
@@ -39,8 +39,8 @@ def data(tmp_path):
 # Finding
 
 
-def test_pictures_are_found_with_their_truth(data):
-    good, masked, bare = find_test_pictures(data)
+def test_images_are_found_with_their_truth(data):
+    good, masked, bare = find_test_images(data)
     assert [p.kind for p in (good, masked, bare)] == ["good", "hole", "hole"]
     assert [p.plane.name for p in (good, masked, bare)] == ["a", "b", "c"]
     assert [p.is_anomalous for p in (good, masked, bare)] == [False, True, True]
@@ -58,40 +58,40 @@ def test_masks_may_have_other_names(data, ending):
     mask = np.zeros((48, 64), np.uint8)
     mask[0, 0] = 1
     save(data / "ground_truth" / "hole" / f"c{ending}", mask)
-    _, without, masked = find_test_pictures(data)
+    _, without, masked = find_test_images(data)
     assert without.truth is None
     assert masked.mask().sum() == 1
 
 
 def test_a_folder_without_test_is_the_test_itself(data):
-    assert [p.plane.name for p in find_test_pictures(data / "test")] == ["a", "b", "c"]
-    assert find_test_pictures(data / "test")[1].mask().any()
+    assert [p.plane.name for p in find_test_images(data / "test")] == ["a", "b", "c"]
+    assert find_test_images(data / "test")[1].mask().any()
 
 
 def test_colours_can_be_chosen(data):
     shutil.rmtree(data / "test" / "hole")
-    save(data / "test" / "good" / "a.png", picture((48, 64, 3)))
-    assert find_test_pictures(data, channels=[1])[0].plane.n_channels == 1
+    save(data / "test" / "good" / "a.png", image((48, 64, 3)))
+    assert find_test_images(data, channels=[1])[0].plane.n_channels == 1
 
 
 def test_a_mask_of_another_size_is_named(data):
     save(data / "ground_truth" / "hole" / "b_mask.png", np.zeros((48, 60), np.uint8))
-    masked = find_test_pictures(data)[1]
-    with pytest.raises(ImageError, match=r"b_mask.png' has 48 x 60 pixels, but its picture has 48 x 64"):
+    masked = find_test_images(data)[1]
+    with pytest.raises(ImageError, match=r"b_mask.png' has 48 x 60 pixels, but its image has 48 x 64"):
         masked.mask()
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
-def test_no_pictures_are_an_error_that_shows_the_layout(tmp_path, name):
+def test_no_images_are_an_error_that_shows_the_layout(tmp_path, name):
     with pytest.raises(ImageError, match="it must hold test/good, test/KIND and ground_truth/KIND"):
-        find_test_pictures(tmp_path / name)
+        find_test_images(tmp_path / name)
 
 
 def test_stacks_are_refused(data):
-    frames = [Image.fromarray(picture(seed=i)) for i in range(3)]
+    frames = [Image.fromarray(image(seed=i)) for i in range(3)]
     frames[0].save(data / "test" / "good" / "stack.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(ImageError, match=r"stack.tif' is a stack of 3 planes"):
-        find_test_pictures(data)
+        find_test_images(data)
 
 
 # Comparing
@@ -99,56 +99,56 @@ def test_stacks_are_refused(data):
 
 @pytest.fixture(scope="module")
 def evaluated(tiny_model, tiny_dataset):
-    pictures = find_test_pictures(tiny_dataset)
-    return pictures, drain(evaluate_steps(tiny_model, pictures, DetectionConfig(), device="cpu"))
+    images = find_test_images(tiny_dataset)
+    return images, drain(evaluate_steps(tiny_model, images, DetectionConfig(), device="cpu"))
 
 
 def test_numbers_of_an_evaluation(evaluated):
-    pictures, run = evaluated
-    assert [item.picture for item in run.pictures] == pictures
+    images, run = evaluated
+    assert [item.image for item in run.images] == images
     numbers = run.to_dict()
     assert (numbers["n_normal"], numbers["n_anomalous"]) == (2, 3)
     for name in ("image_auroc", "image_auroc_nfa", "pixel_auroc", "aupro", "iou", "oracle_iou", "region_recall"):
         assert 0 <= numbers[name] <= 1
-    flagged = [item for item in run.pictures if item.picture.kind == "good" and len(item.detection.regions)]
+    flagged = [item for item in run.images if item.image.kind == "good" and len(item.detection.regions)]
     assert numbers["fraction_with_false_alarm"] == len(flagged) / 2
 
 
-def test_pictures_are_ranked_by_their_strangest_region(evaluated):
+def test_images_are_ranked_by_their_strangest_region(evaluated):
     _, run = evaluated
-    normal = [item.detection.lowest_log10_nfa for item in run.pictures if not item.picture.is_anomalous]
-    strange = [item.detection.lowest_log10_nfa for item in run.pictures if item.picture.is_anomalous]
+    normal = [item.detection.lowest_log10_nfa for item in run.images if not item.image.is_anomalous]
+    strange = [item.detection.lowest_log10_nfa for item in run.images if item.image.is_anomalous]
     wins = [(s < n) + (s == n) / 2 for s in strange for n in normal]
     assert run.image_auroc_nfa == pytest.approx(np.mean(wins))
 
 
 def test_the_threshold_is_the_one_asked_for(tiny_model, tiny_dataset):
-    pictures = find_test_pictures(tiny_dataset)[:2]
-    run = drain(evaluate_steps(tiny_model, pictures, DetectionConfig(false_alarms=1e-12), device="cpu"))
-    assert all(item.detection.false_alarms == 1e-12 for item in run.pictures)
+    images = find_test_images(tiny_dataset)[:2]
+    run = drain(evaluate_steps(tiny_model, images, DetectionConfig(false_alarms=1e-12), device="cpu"))
+    assert all(item.detection.false_alarms == 1e-12 for item in run.images)
 
 
 def test_without_a_truth_there_are_no_pixel_numbers(tiny_model, data):
     shutil.rmtree(data / "ground_truth")
-    run = drain(evaluate_steps(tiny_model, find_test_pictures(data), DetectionConfig(), device="cpu"))
+    run = drain(evaluate_steps(tiny_model, find_test_images(data), DetectionConfig(), device="cpu"))
     assert 0 <= run.evaluation.image_auroc <= 1
     assert math.isnan(run.evaluation.pixel_auroc)
 
 
 def test_missing_pixels_do_not_break_it(tiny_model, data):
-    image = picture().astype(np.float32)
-    image[:20] = np.nan
-    tifffile.imwrite(data / "test" / "good" / "nan.tif", image)
-    run = drain(evaluate_steps(tiny_model, find_test_pictures(data), DetectionConfig(), device="cpu"))
+    holed = image().astype(np.float32)
+    holed[:20] = np.nan
+    tifffile.imwrite(data / "test" / "good" / "nan.tif", holed)
+    run = drain(evaluate_steps(tiny_model, find_test_images(data), DetectionConfig(), device="cpu"))
     assert run.evaluation.n_normal == 2
     assert 0 <= run.evaluation.pixel_auroc <= 1
 
 
 def test_events_and_finishing(tiny_model, data):
-    pictures = find_test_pictures(data)
+    images = find_test_images(data)
 
     def job():
-        return evaluate_steps(tiny_model, pictures, DetectionConfig(), device="cpu")
+        return evaluate_steps(tiny_model, images, DetectionConfig(), device="cpu")
 
     events = []
     drain(job(), events.append)
@@ -162,10 +162,10 @@ def test_events_and_finishing(tiny_model, data):
 
 
 def test_messages_of_detection_are_passed_on_and_can_be_answered(tiny_model, data):
-    pictures = find_test_pictures(data)
+    images = find_test_images(data)
     model = replace(tiny_model, provenance={**tiny_model.provenance, "pixel_size": (1.0, 1.0), "unit": "um"})
-    plane = replace(pictures[0].plane, pixel_size=(9.0, 9.0), unit="um")
-    job = evaluate_steps(model, [replace(pictures[0], plane=plane)], DetectionConfig(), device="cpu")
+    plane = replace(images[0].plane, pixel_size=(9.0, 9.0), unit="um")
+    job = evaluate_steps(model, [replace(images[0], plane=plane)], DetectionConfig(), device="cpu")
     seen = []
     with pytest.raises(Stopped):
         drain(job, seen.append, lambda: isinstance(seen[-1], Message))

@@ -22,7 +22,7 @@ def row(shape=(24, 32), *, truth=True, **changes):
     labels[8:12, 8:12] = 3
     mask = np.zeros(shape[:2], dtype=bool)
     mask[:4, :4] = True
-    fields = {
+    specimens = {
         "name": "tile_$1$.png",
         "image": np.arange(np.prod(shape), dtype=np.uint16).reshape(shape),
         "score": labels.astype(np.float32),
@@ -30,11 +30,11 @@ def row(shape=(24, 32), *, truth=True, **changes):
         "truth": mask if truth else None,
         "caption": "log10 NFA -7.5, 1 region",
     }
-    return OverviewRow(**(fields | changes))
+    return OverviewRow(**(specimens | changes))
 
 
 def panels(fig):
-    """The axes that show a picture, in reading order (the colour bar is the last of all)."""
+    """The axes that show an image, in reading order (the colour bar is the last of all)."""
     return fig.axes[:-1]
 
 
@@ -64,7 +64,7 @@ def test_there_is_a_truth_column_only_if_someone_knows_the_truth():
     assert mixed[7].images
 
 
-def test_pictures_keep_their_proportions_and_stay_on_the_page():
+def test_images_keep_their_proportions_and_stay_on_the_page():
     rows = [row((24, 32)), row((90, 30)), row((30, 120, 3))]
     fig = overview(rows, score_limits=(0, 1), title="Three shapes")
     width, height = fig.get_size_inches()
@@ -77,7 +77,7 @@ def test_pictures_keep_their_proportions_and_stay_on_the_page():
     fig.canvas.draw()
 
 
-def test_one_hot_pixel_of_a_large_picture_is_not_averaged_away(monkeypatch):
+def test_one_hot_pixel_of_a_large_image_is_not_averaged_away(monkeypatch):
     monkeypatch.setattr(figures, "_MAX_PIXELS", 10)
     score = np.zeros((24, 32), dtype=np.float32)
     score[13, 21] = 1.0
@@ -97,7 +97,7 @@ def test_one_hot_pixel_of_a_large_picture_is_not_averaged_away(monkeypatch):
         np.zeros((24, 32), dtype=bool),
     ],
 )
-def test_odd_pictures_and_endless_scores_are_drawn(image):
+def test_odd_images_and_endless_scores_are_drawn(image):
     score = np.full((24, 32), np.inf)
     score[0] = -np.inf
     fig = overview([row(image=image, score=score, labels=np.zeros((24, 32), dtype=bool))], score_limits=(0, 1))

@@ -16,8 +16,8 @@ from napari_uflow.store.tiff_writer import write_tiff
 
 
 @pytest.fixture(scope="module")
-def picture(odd_plane, tmp_path_factory):
-    path = tmp_path_factory.mktemp("picture's") / 'odd "one".tif'
+def image(odd_plane, tmp_path_factory):
+    path = tmp_path_factory.mktemp("image's") / 'odd "one".tif'
     pixels = odd_plane.read()[0]
     write_tiff(path, np.stack([pixels, pixels[::-1]]).astype(np.uint8), "ZYX", pixel_size=(0.5, 0.5), unit="um")
     return path
@@ -30,9 +30,9 @@ def run(script, folder, monkeypatch):
     return runpy.run_path("script.py")
 
 
-def test_the_script_repeats_the_detection(tiny_model, tiny_model_file, picture, tmp_path, monkeypatch, capsys):
+def test_the_script_repeats_the_detection(tiny_model, tiny_model_file, image, tmp_path, monkeypatch, capsys):
     config = DetectionConfig(false_alarms=0.25, nfa="paper", tile=128)
-    found = detect(tiny_model, read_planes(picture)[1], config)
+    found = detect(tiny_model, read_planes(image)[1], config)
     script = python_script(found, tiny_model_file, positions=[1])
     assert "DetectionConfig(false_alarms=0.25, nfa='paper', tile=128)" in script
     names = run(script, tmp_path, monkeypatch)
@@ -41,13 +41,11 @@ def test_the_script_repeats_the_detection(tiny_model, tiny_model_file, picture, 
     np.testing.assert_array_equal(again.log10_nfa, found.log10_nfa)
     with open(tmp_path / "regions.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == len(found.regions)
-    assert found.promise in capsys.readouterr().out
+    assert found.guarantee in capsys.readouterr().out
 
 
-def test_the_script_repeats_another_threshold_and_all_planes(
-    tiny_model, tiny_model_file, picture, tmp_path, monkeypatch
-):
-    found = resegment(detect(tiny_model, read_planes(picture)[0]), 1e-3)
+def test_the_script_repeats_another_threshold_and_all_planes(tiny_model, tiny_model_file, image, tmp_path, monkeypatch):
+    found = resegment(detect(tiny_model, read_planes(image)[0]), 1e-3)
     script = python_script(found, tiny_model_file, channels=[0], axes="ZYX")
     assert "DetectionConfig(false_alarms=0.001)" in script
     again = run(script, tmp_path, monkeypatch)["detections"]
@@ -55,12 +53,12 @@ def test_the_script_repeats_another_threshold_and_all_planes(
     np.testing.assert_array_equal(again[0].labels, found.labels)
 
 
-def test_the_script_shares_the_false_alarms_of_a_stack(tiny_model, tiny_model_file, picture, tmp_path, monkeypatch):
-    found = detect_stack(tiny_model, read_planes(picture), DetectionConfig(false_alarms_per="stack"))
+def test_the_script_shares_the_false_alarms_of_a_stack(tiny_model, tiny_model_file, image, tmp_path, monkeypatch):
+    found = detect_stack(tiny_model, read_planes(image), DetectionConfig(false_alarms_per="stack"))
     again = run(python_script(found[0], tiny_model_file), tmp_path, monkeypatch)["detections"]
     for one, other in zip(again, found, strict=True):
         np.testing.assert_array_equal(one.log10_nfa, other.log10_nfa)
-        assert one.promise == other.promise
+        assert one.guarantee == other.guarantee
     assert "in one normal stack of 2 images" in methods_text(tiny_model, found[0])
 
 
@@ -69,7 +67,7 @@ def test_what_was_never_saved_is_said(tiny_model, odd_plane, tmp_path, monkeypat
     script = python_script(found, positions=range(3, 8))
     compile(script, "script.py", "exec")
     assert "The model had not been saved" in script
-    assert "The picture was not opened from a file" in script
+    assert "The image was not opened from a file" in script
     assert "DetectionConfig()" in script
     assert "range(3, 8)" in script
     assert "[1, 5]" in python_script(found, positions=[1, 5])
@@ -82,13 +80,13 @@ def test_the_paragraph_says_what_a_reader_asks(tiny_model, odd_plane):
     for part in (
         "napari-uflow 0.",
         "wavelet scattering transform",
-        "3 normal images from 3 independent fields",
+        "3 normal images from 3 independent specimens",
         "64 × 64 pixels",
         "1 field of them",
         "was held out of training",
         "for 4 steps",
         "at most 0.5. The NFA",
-        found.promise,
+        found.guarantee,
         "torch ",
         "FrEIA ",
         "python 3.",
@@ -107,9 +105,9 @@ def test_the_paragraph_describes_a_model_alone_and_one_of_unknown_origin(tiny_mo
 
 def test_the_paragraph_knows_other_ways_to_train_and_detect(tiny_model, odd_plane):
     known = tiny_model.provenance
-    one_field = {**known, "fields": ["a"], "holdout_fields": ["a"], "pixel_size": (0.5, 0.5), "unit": "um"}
-    text = methods_text(replace(tiny_model, provenance=one_field))
-    assert "1 independent field," in text
+    one_specimen = {**known, "fields": ["a"], "holdout_fields": ["a"], "pixel_size": (0.5, 0.5), "unit": "um"}
+    text = methods_text(replace(tiny_model, provenance=one_specimen))
+    assert "1 independent specimen," in text
     assert "of the same field were held out" in text
     assert "A pixel was 0.5 µm." in text
     text = methods_text(replace(tiny_model, provenance={**known, "holdout_fields": [], "n_holdout_tiles": 0}))

@@ -17,7 +17,7 @@ from napari_uflow.evaluation import metrics
 
 
 def draw(seed, *, n_levels=None, n_images=5):
-    """Pictures of different sizes, the first one normal, with noisy scores; `n_levels` quantises them to make ties."""
+    """Images of different sizes, the first one normal, with noisy scores; `n_levels` quantises them to make ties."""
     rng = np.random.default_rng(seed)
     maps, masks = [], []
     for i in range(n_images):
@@ -175,7 +175,7 @@ def test_evaluation_holds_what_the_functions_say():
     assert found.iou <= found.oracle_iou
 
 
-def test_truth_for_whole_pictures_gives_picture_metrics_only():
+def test_truth_for_whole_images_gives_image_metrics_only():
     maps = [np.zeros((2, 2)), np.ones((2, 2))]
     empty = [np.zeros((2, 2), dtype=bool)] * 2
     labels = [np.zeros((2, 2), dtype=int), np.eye(2, dtype=int)]
@@ -191,13 +191,13 @@ def test_truth_for_whole_pictures_gives_picture_metrics_only():
     assert table[3].split() == ["pixel", "AUROC", "-"]
 
 
-def test_a_set_without_pictures_says_nothing():
+def test_a_set_without_images_says_nothing():
     found = metrics.evaluate_maps([], [], [])
     assert (found.n_normal, found.n_anomalous) == (0, 0)
     assert all(value is None for key, value in found.to_dict().items() if not key.startswith("n_"))
 
 
-def test_pictures_that_do_not_fit_are_refused():
+def test_images_that_do_not_fit_are_refused():
     score, mask = np.zeros((2, 3)), np.zeros((2, 3), dtype=bool)
     with pytest.raises(ImageError, match=r"score_maps\[0\].*\(2, 3\) and \(3, 2\)"):
         metrics.pixel_auroc([score], [mask.T])

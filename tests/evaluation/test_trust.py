@@ -1,4 +1,4 @@
-"""The trust report says what the held-out fields and new normal pictures say, no more."""
+"""The trust report says what the held-out specimens and new normal images say, no more."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from napari_uflow.detection.detect import detect
 from napari_uflow.errors import ImageError, Stopped
 from napari_uflow.evaluation.figures import save_figure, trust_figure
 from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
-from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationPicture
+from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationImage
 from napari_uflow.progress import FINISH, drain
 
 
@@ -20,21 +20,21 @@ from napari_uflow.progress import FINISH, drain
 def model(tiny_model):
     """The tiny model, as if it had been calibrated on twelve fields."""
     rng = np.random.default_rng(0)
-    pictures = [
-        CalibrationPicture(
+    images = [
+        CalibrationImage(
             f"field {i}",
             tuple(np.log1p(rng.normal(size=(20, 32 // s, 40 // s)) ** 2).mean(axis=0) for s in (1, 2, 4) * 2),
         )
         for i in range(12)
     ]
-    return dataclasses.replace(tiny_model, calibration=drain(Calibration.fit_steps(pictures, (4, 8, 16, 4, 8, 16))))
+    return dataclasses.replace(tiny_model, calibration=drain(Calibration.fit_steps(images, (4, 8, 16, 4, 8, 16))))
 
 
 def test_the_report_on_held_out_fields(model):
     report = trust_report(model)
-    assert report.n_fields == 12
-    assert report.is_promised(0.1)
-    assert not report.is_promised(0.05)
+    assert report.n_specimens == 12
+    assert report.is_guaranteed(0.1)
+    assert not report.is_guaranteed(0.05)
     assert all(observed <= max(e, 1 / 12) + 1e-9 for observed, e in zip(report.held_out, EPSILONS, strict=True))
     assert list(report.held_out) == sorted(report.held_out)
     assert report.map_names[0] == "energy, stride 4"
@@ -45,7 +45,7 @@ def test_the_report_on_held_out_fields(model):
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["n_held_out_fields"] == 12
 
 
-def test_new_pictures_are_counted(model, normal_planes, odd_plane):
+def test_new_images_are_counted(model, normal_planes, odd_plane):
     planes = [*normal_planes, odd_plane]
     report = drain(trust_steps(model, planes, device="cpu"))
     assert report.n_new == len(planes)
@@ -56,16 +56,16 @@ def test_new_pictures_are_counted(model, normal_planes, odd_plane):
         counts = [len(detect(model, plane, DetectionConfig(false_alarms=epsilon)).regions) for plane in planes]
         assert report.new[i] == pytest.approx(np.mean(counts))
         assert report.new_any[i] == pytest.approx(np.mean(np.array(counts) > 0))
-    assert report.n_warned > 0  # the calibration of this model is not of these pictures
+    assert report.n_warned > 0  # the calibration of this model is not of these images
     table = report.as_table()
     assert len(table.splitlines()) >= len(EPSILONS) + 2
     assert "no: needs 99 fields" in table
-    assert f"12 held-out fields, {len(planes)} new pictures" in table
+    assert f"12 held-out specimens, {len(planes)} new images" in table
 
 
 def test_a_model_of_one_field_reports_what_it_can(tiny_model, tmp_path):
     report = trust_report(tiny_model)
-    assert report.n_fields == 0
+    assert report.n_specimens == 0
     assert all(math.isnan(x) for x in report.held_out)
     assert "no: needs 3 fields" in report.as_table()
     save_figure(trust_figure(report), tmp_path / "trust.png")
@@ -78,16 +78,16 @@ def test_the_figure_has_a_line_for_everything(model, normal_planes):
     labels = alarms.get_legend_handles_labels()[1]
     assert labels == [
         "as many as accepted",
-        "not promised: 12 held-out fields",
-        "held-out fields, tails alone",
-        "held-out fields, as promised",
-        "1 new normal picture",
+        "not guaranteed: 12 held-out specimens",
+        "held-out specimens, tails alone",
+        "held-out specimens, as guaranteed",
+        "1 new normal image",
     ]
     assert tails.get_legend_handles_labels()[1] == ["as expected", *report.map_names]
 
 
 def test_without_calibration_there_is_nothing_to_report(tiny_model):
-    with pytest.raises(ImageError, match="too few pictures to be calibrated"):
+    with pytest.raises(ImageError, match="too few images to be calibrated"):
         trust_report(dataclasses.replace(tiny_model, calibration=None))
 
 

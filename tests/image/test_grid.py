@@ -22,7 +22,7 @@ windows = st.builds(
 
 @settings(deadline=None)
 @given(grids())
-def test_inner_windows_partition_the_picture(grid: TileGrid) -> None:
+def test_inner_windows_partition_the_image(grid: TileGrid) -> None:
     n_kept = np.zeros(grid.shape, dtype=int)
     for tile in grid:
         assert Window(0, 0, *grid.shape).contains(tile.inner)
@@ -69,11 +69,11 @@ def test_a_strip_by_hand() -> None:
     assert [t.outer for t in grid] == [Window(0, 0, 112, 1088), Window(0, 960, 112, 1088)]
 
 
-def test_tiles_share_the_picture_evenly() -> None:
+def test_tiles_share_the_image_evenly() -> None:
     assert [t.inner.width for t in TileGrid((8, 1040), tile=512, halo=0)] == [336, 352, 352]
 
 
-def test_a_small_picture_is_one_tile() -> None:
+def test_a_small_image_is_one_tile() -> None:
     (tile,) = TileGrid((1, 1), tile=512, halo=64, align=32)
     assert (tile.inner, tile.outer) == (Window(0, 0, 1, 1), Window(0, 0, 32, 32))
 
@@ -122,7 +122,7 @@ def test_mosaic_refuses_what_does_not_fit() -> None:
     (tile,) = TileGrid((10, 10), tile=16, halo=0)
     with pytest.raises(ConfigError, match="must be"):
         Mosaic((10, 10), 4).put(tile, np.zeros((3, 3), dtype=np.float32))
-    with pytest.raises(ConfigError, match="inside the picture"):
+    with pytest.raises(ConfigError, match="inside the image"):
         Mosaic((9, 9), 4).put(tile, np.zeros((4, 4), dtype=np.float32))
     with pytest.raises(ConfigError, match="cuts through"):
         Mosaic((20, 20), 4).put(tile, np.zeros((4, 4), dtype=np.float32))

@@ -11,8 +11,8 @@ from napari_uflow.image.plane import Plane, planes_of
 from napari_uflow.image.region import NormalRegion
 
 
-def region_of(picture: np.ndarray, axes: str = "YX", mask: np.ndarray | None = None) -> NormalRegion:
-    return NormalRegion(planes_of(picture, axes)[0], mask)
+def region_of(image: np.ndarray, axes: str = "YX", mask: np.ndarray | None = None) -> NormalRegion:
+    return NormalRegion(planes_of(image, axes)[0], mask)
 
 
 @pytest.fixture
@@ -21,47 +21,47 @@ def rng() -> np.random.Generator:
 
 
 def test_small_regions_count_whole(rng: np.random.Generator) -> None:
-    pictures = [rng.normal(100, 10, (2, 300, 70)).astype(np.float32) for _ in range(3)]
+    images = [rng.normal(100, 10, (2, 300, 70)).astype(np.float32) for _ in range(3)]
     masks = [rng.random((300, 70)) < 0.5 for _ in range(3)]
     fitted = IntensityRange.fit(
-        [region_of(p, "CYX", m) for p, m in zip(pictures, masks, strict=True)],
+        [region_of(p, "CYX", m) for p, m in zip(images, masks, strict=True)],
         rng=rng,
         low_percentile=1,
         high_percentile=90,
     )
-    normal = np.concatenate([p[:, m] for p, m in zip(pictures, masks, strict=True)], axis=1)
+    normal = np.concatenate([p[:, m] for p, m in zip(images, masks, strict=True)], axis=1)
     low, high = np.percentile(normal.astype(np.float64), [1, 90], axis=1)
     np.testing.assert_allclose(fitted.low, low)
     np.testing.assert_allclose(fitted.high, high)
 
 
 def test_large_regions_are_sampled(rng: np.random.Generator) -> None:
-    picture = rng.random((1100, 1000), dtype=np.float32)
+    image = rng.random((1100, 1000), dtype=np.float32)
     fitted = IntensityRange.fit(
-        [region_of(picture)] * 3, rng=rng, low_percentile=5, high_percentile=95, max_pixels=20_000
+        [region_of(image)] * 3, rng=rng, low_percentile=5, high_percentile=95, max_pixels=20_000
     )
     np.testing.assert_allclose([fitted.low[0], fitted.high[0]], [0.05, 0.95], atol=0.02)
 
 
 def test_what_is_not_normal_does_not_count(rng: np.random.Generator) -> None:
-    picture = np.full((40, 40), 5.0)
-    picture[:20] = 1000
-    picture[25, 25], picture[30, 30], picture[26, 26] = np.nan, np.inf, 6
+    image = np.full((40, 40), 5.0)
+    image[:20] = 1000
+    image[25, 25], image[30, 30], image[26, 26] = np.nan, np.inf, 6
     mask = np.zeros((40, 40), np.int32)
     mask[20:] = 4
-    fitted = IntensityRange.fit([region_of(picture, mask=mask)], rng=rng, low_percentile=0, high_percentile=100)
+    fitted = IntensityRange.fit([region_of(image, mask=mask)], rng=rng, low_percentile=0, high_percentile=100)
     assert fitted == IntensityRange((5,), (6,))
 
 
 def test_constant_and_sparse_channels(rng: np.random.Generator) -> None:
-    picture = np.zeros((3, 50, 50), np.int32)
-    picture[0] = 7
-    picture[1, 3, 3] = 200
-    picture[2] = -(2**31)
-    fitted = IntensityRange.fit([region_of(picture, "CYX")], rng=rng)
+    image = np.zeros((3, 50, 50), np.int32)
+    image[0] = 7
+    image[1, 3, 3] = 200
+    image[2] = -(2**31)
+    fitted = IntensityRange.fit([region_of(image, "CYX")], rng=rng)
     assert fitted.low[:2] == (7, 0)
     assert fitted.high[:2] == (8, 200)
-    scaled = fitted.apply(planes_of(picture, "CYX")[0].read())
+    scaled = fitted.apply(planes_of(image, "CYX")[0].read())
     assert (scaled[0] == 0).all()
     assert (scaled[2] == 0).all()
 

@@ -38,11 +38,11 @@ def numbers(shape: tuple[int, ...], dtype: Any = np.uint16) -> np.ndarray:
 def test_what_sticks_out_is_the_mirror_image(
     shape: tuple[int, int], row: int, col: int, height: int, width: int
 ) -> None:
-    picture = numbers(shape)
+    image = numbers(shape)
     # 100 pixels on each side: more than any window here reaches.
-    padded = np.pad(picture, 100, mode="symmetric")
+    padded = np.pad(image, 100, mode="symmetric")
     expected = padded[row + 100 : row + 100 + height, col + 100 : col + 100 + width]
-    values = Plane(data=picture).read(Window(row, col, height, width))
+    values = Plane(data=image).read(Window(row, col, height, width))
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values, expected[None])
 
@@ -70,8 +70,8 @@ def test_axes_may_come_in_any_order(order: list[str], data: st.DataObject) -> No
     standard = numbers(tuple(sizes[a] for a in "TCSYX"))
     axes = "".join(order)
     channels = tuple(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True)))
-    picture = standard.transpose(["TCSYX".index(a) for a in axes])
-    planes = planes_of(picture, axes, channels=channels)
+    image = standard.transpose(["TCSYX".index(a) for a in axes])
+    planes = planes_of(image, axes, channels=channels)
     assert len(planes) == 2
     for t, plane in enumerate(planes):
         assert (plane.shape, plane.n_channels, plane.index) == ((4, 5), len(channels), {"T": t})
@@ -82,18 +82,18 @@ def test_axes_may_come_in_any_order(order: list[str], data: st.DataObject) -> No
     "dtype", ["?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", ">u2", ">f4", "<u2"]
 )
 def test_every_type_of_number_becomes_float32(dtype: str) -> None:
-    picture = np.array([[0, 1], [1, 1]]).astype(dtype)
-    values = Plane(data=picture).read()
+    image = np.array([[0, 1], [1, 1]]).astype(dtype)
+    values = Plane(data=image).read()
     assert values.dtype == np.float32
     assert values.dtype.isnative
     np.testing.assert_array_equal(values[0], [[0, 1], [1, 1]])
-    assert not np.shares_memory(values, picture)
+    assert not np.shares_memory(values, image)
 
 
 def test_read_returns_a_copy_of_float32_too() -> None:
-    picture = numbers((4, 4), np.float32)
-    Plane(data=picture).read()[:] = -1
-    assert picture[0, 1] == 1
+    image = numbers((4, 4), np.float32)
+    Plane(data=image).read()[:] = -1
+    assert image[0, 1] == 1
 
 
 def test_signed_and_large_values_survive() -> None:
@@ -112,9 +112,9 @@ def test_other_types_are_refused_with_advice(dtype: str, advice: str) -> None:
 
 
 def test_nan_and_infinity_stay_and_are_not_valid() -> None:
-    picture = numbers((2, 3, 3), np.float64)
-    picture[0, 0, 1], picture[1, 2, 2] = np.nan, np.inf
-    plane = Plane(data=picture, axes="CYX")
+    image = numbers((2, 3, 3), np.float64)
+    image[0, 0, 1], image[1, 2, 2] = np.nan, np.inf
+    plane = Plane(data=image, axes="CYX")
     assert np.isnan(plane.read()[0, 0, 1])
     assert np.isinf(plane.read()[1, 2, 2])
     np.testing.assert_array_equal(plane.read_valid(), [[1, 0, 1], [1, 1, 1], [1, 1, 0]])
@@ -138,18 +138,18 @@ def test_one_pixel_and_a_strip() -> None:
 
 @pytest.mark.parametrize("kind", ["dask", "zarr", "memmap"])
 def test_lazy_arrays_read_like_numpy(kind: str, tmp_path: Any) -> None:
-    picture = numbers((2, 3, 4, 20, 30))
+    image = numbers((2, 3, 4, 20, 30))
     if kind == "dask":
-        lazy = da.from_array(picture, chunks=(1, 1, 2, 8, 8))
+        lazy = da.from_array(image, chunks=(1, 1, 2, 8, 8))
     elif kind == "zarr":
-        lazy = zarr.create_array({}, shape=picture.shape, chunks=(1, 1, 2, 8, 8), dtype=picture.dtype)
-        lazy[:] = picture
+        lazy = zarr.create_array({}, shape=image.shape, chunks=(1, 1, 2, 8, 8), dtype=image.dtype)
+        lazy[:] = image
     else:
-        lazy = np.memmap(tmp_path / "picture", dtype=picture.dtype, mode="w+", shape=picture.shape)
-        lazy[:] = picture
+        lazy = np.memmap(tmp_path / "image", dtype=image.dtype, mode="w+", shape=image.shape)
+        lazy[:] = image
     planes = planes_of(lazy, "TZCYX", channels=[3, 0])
     assert [p.label for p in planes] == ["t=0,z=0", "t=0,z=1", "t=0,z=2", "t=1,z=0", "t=1,z=1", "t=1,z=2"]
-    for plane, expected in zip(planes, picture.reshape(-1, 4, 20, 30), strict=True):
+    for plane, expected in zip(planes, image.reshape(-1, 4, 20, 30), strict=True):
         values = plane.read(Window(-2, 10, 14, 24))
         assert type(values) is np.ndarray
         padded = np.pad(expected[[3, 0]], ((0, 0), (2, 0), (0, 4)), mode="symmetric")
@@ -157,7 +157,7 @@ def test_lazy_arrays_read_like_numpy(kind: str, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "n_planes", "picture", "n_channels"),
+    ("shape", "dtype", "n_planes", "image", "n_channels"),
     [
         ((5, 6), "u1", 1, (5, 6), 1),
         ((1, 5, 6), "i4", 1, (5, 6), 1),
@@ -170,11 +170,11 @@ def test_lazy_arrays_read_like_numpy(kind: str, tmp_path: Any) -> None:
     ],
 )
 def test_axes_are_guessed_in_clear_cases_only(
-    shape: tuple[int, ...], dtype: str, n_planes: int, picture: tuple[int, int], n_channels: int
+    shape: tuple[int, ...], dtype: str, n_planes: int, image: tuple[int, int], n_channels: int
 ) -> None:
     planes = planes_of(np.zeros(shape, dtype=dtype))
     assert len(planes) == n_planes
-    assert {(p.shape, p.n_channels) for p in planes} == {(picture, n_channels)}
+    assert {(p.shape, p.n_channels) for p in planes} == {(image, n_channels)}
 
 
 def test_labels_name_only_what_varies() -> None:
@@ -185,12 +185,12 @@ def test_labels_name_only_what_varies() -> None:
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 2, 4, 4), (1, 1, 1, 4, 4)])
 def test_other_shapes_need_axes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match=r"axes|no picture"):
+    with pytest.raises(ImageError, match=r"axes|no image"):
         planes_of(np.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(0, 64, 64), (3, 0, 64)])
-def test_an_array_without_pixels_is_no_picture(shape: tuple[int, ...]) -> None:
+def test_an_array_without_pixels_is_no_image(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match="is empty: its shape is"):
         planes_of(np.zeros(shape), "ZYX")
 
@@ -202,11 +202,11 @@ def test_wrong_axes_are_named(axes: str) -> None:
 
 
 def test_alpha_is_dropped() -> None:
-    picture = numbers((9, 8, 4), np.uint8)
-    (plane,) = planes_of(picture)
-    np.testing.assert_array_equal(plane.read(), picture[..., :3].transpose(2, 0, 1))
-    (plane,) = planes_of(picture, channels="alpha")
-    np.testing.assert_array_equal(plane.read(), picture[None, ..., 3])
+    image = numbers((9, 8, 4), np.uint8)
+    (plane,) = planes_of(image)
+    np.testing.assert_array_equal(plane.read(), image[..., :3].transpose(2, 0, 1))
+    (plane,) = planes_of(image, channels="alpha")
+    np.testing.assert_array_equal(plane.read(), image[None, ..., 3])
 
 
 def test_two_and_three_channels_are_used_as_they_are() -> None:
@@ -215,24 +215,24 @@ def test_two_and_three_channels_are_used_as_they_are() -> None:
 
 
 def test_more_channels_must_be_chosen() -> None:
-    picture = numbers((4, 5, 6))
+    image = numbers((4, 5, 6))
     names = ["DAPI", "GFP", "Cy5", "BF"]
     with pytest.raises(ImageError, match=r"4 channels \(DAPI, GFP, Cy5, BF\); choose .*channels="):
-        planes_of(picture, "CYX", channel_names=names)
+        planes_of(image, "CYX", channel_names=names)
     for choice in ([2, 0], ["Cy5", "DAPI"], ["cy5", 0], (np.int64(2), "dapi")):
-        (plane,) = planes_of(picture, "CYX", channels=choice, channel_names=names)
-        np.testing.assert_array_equal(plane.read(), picture[[2, 0]])
+        (plane,) = planes_of(image, "CYX", channels=choice, channel_names=names)
+        np.testing.assert_array_equal(plane.read(), image[[2, 0]])
     for choice in (1, "GFP", np.int64(1)):
-        (plane,) = planes_of(picture, "CYX", channels=choice, channel_names=names)
-        np.testing.assert_array_equal(plane.read(), picture[[1]])
+        (plane,) = planes_of(image, "CYX", channels=choice, channel_names=names)
+        np.testing.assert_array_equal(plane.read(), image[[1]])
 
 
-def test_channels_of_colour_pictures_have_names() -> None:
-    picture = numbers((2, 5, 6, 3))
+def test_channels_of_colour_images_have_names() -> None:
+    image = numbers((2, 5, 6, 3))
     with pytest.raises(ImageError, match="A red, A green, A blue, B red"):
-        planes_of(picture, "CYXS", channel_names=["A", "B"])
-    (plane,) = planes_of(picture, "CYXS", channels=["B green"], channel_names=["A", "B"])
-    np.testing.assert_array_equal(plane.read()[0], picture[1, ..., 1])
+        planes_of(image, "CYXS", channel_names=["A", "B"])
+    (plane,) = planes_of(image, "CYXS", channels=["B green"], channel_names=["A", "B"])
+    np.testing.assert_array_equal(plane.read()[0], image[1, ..., 1])
 
 
 @pytest.mark.parametrize("channels", [[4], [-1], ["YFP"], [0, 0], [0, 1, 2, 3], []])
@@ -246,13 +246,13 @@ def test_number_of_channel_names_must_fit() -> None:
         planes_of(np.zeros((2, 4, 4)), "CYX", channel_names=["a", "b", "c"])
 
 
-def test_what_is_known_of_the_picture_is_kept() -> None:
+def test_what_is_known_of_the_image_is_kept() -> None:
     planes = planes_of(np.zeros((2, 4, 4)), "TYX", name="a", pixel_size=(0.5, 0.25), unit="um", source="a.tif")
     assert {(p.name, p.pixel_size, p.unit, p.source) for p in planes} == {("a", (0.5, 0.25), "um", "a.tif")}
 
 
 @pytest.mark.parametrize(
-    "fields",
+    "attributes",
     [
         {"data": np.zeros((0, 4))},
         {"data": np.zeros((2, 4, 4)), "axes": "TYX"},
@@ -266,9 +266,9 @@ def test_what_is_known_of_the_picture_is_kept() -> None:
         {"data": np.zeros((4, 4)), "pixel_size": (1,)},
     ],
 )
-def test_planes_that_cannot_be_are_refused(fields: dict) -> None:
+def test_planes_that_cannot_be_are_refused(attributes: dict) -> None:
     with pytest.raises(ImageError):
-        Plane(**fields)
+        Plane(**attributes)
 
 
 def test_not_an_array() -> None:

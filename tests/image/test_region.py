@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane, planes_of
-from napari_uflow.image.region import NormalRegion, common_channels, field_of, hold_out_fields, sample_windows
+from napari_uflow.image.region import NormalRegion, common_channels, hold_out_specimens, sample_windows, specimen_of
 
 
 def region_of(shape: tuple[int, int], mask: np.ndarray | None = None) -> NormalRegion:
@@ -15,10 +15,10 @@ def region_of(shape: tuple[int, int], mask: np.ndarray | None = None) -> NormalR
 
 
 def test_normal_is_inside_masked_and_finite() -> None:
-    picture = np.zeros((2, 3, 4), np.float32)
-    picture[1, 0, 0] = np.nan
+    image = np.zeros((2, 3, 4), np.float32)
+    image[1, 0, 0] = np.nan
     labels = np.array([[1, 7, 0, 1], [0, 1, 1, 1], [0, -1, 1, 1]])
-    region = NormalRegion(Plane(data=picture, axes="CYX"), labels)
+    region = NormalRegion(Plane(data=image, axes="CYX"), labels)
     expected = np.array([[0, 1, 0, 1], [0, 1, 1, 1], [0, 0, 1, 1]], dtype=bool)
     np.testing.assert_array_equal(region.normal(), expected)
     np.testing.assert_array_equal(region.normal(Window(-1, -2, 6, 9)), np.pad(expected, ((1, 2), (2, 3))))
@@ -40,15 +40,15 @@ def test_mask_of_another_shape_is_refused() -> None:
         region_of((5, 5), np.ones((5, 4)))
 
 
-def test_field_is_the_name_of_the_picture() -> None:
+def test_field_is_the_name_of_the_image() -> None:
     plane = Plane(data=np.zeros((4, 4)), name="slide")
-    assert NormalRegion(plane).field == "slide"
-    assert NormalRegion(plane, field="mouse 3").field == "mouse 3"
+    assert NormalRegion(plane).specimen == "slide"
+    assert NormalRegion(plane, specimen="mouse 3").specimen == "mouse 3"
 
 
 @settings(deadline=None)
 @given(st.integers(1, 4), st.sampled_from([1, 8, 16]), st.data())
-def test_windows_cover_a_normal_picture(n_units: int, align: int, data: st.DataObject) -> None:
+def test_windows_cover_a_normal_image(n_units: int, align: int, data: st.DataObject) -> None:
     tile = n_units * align
     shape = data.draw(st.tuples(st.integers(1, 5 * tile), st.integers(1, 5 * tile)))
     aligned = Window(0, 0, *(-(-n // align) * align for n in shape))
@@ -102,8 +102,8 @@ def test_a_small_mask_in_the_middle_gets_a_window_around_it() -> None:
 def test_strip_and_empty_mask() -> None:
     assert sample_windows(region_of((110, 2048)), 1024) == [Window(0, 0, 112, 1024), Window(0, 1024, 112, 1024)]
     assert sample_windows(region_of((40, 40), np.zeros((40, 40), bool)), 32) == []
-    picture = NormalRegion(Plane(data=np.full((40, 40), np.nan)))
-    assert sample_windows(picture, 32, min_normal=0) == []
+    image = NormalRegion(Plane(data=np.full((40, 40), np.nan)))
+    assert sample_windows(image, 32, min_normal=0) == []
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ names = st.lists(st.text(max_size=3), max_size=12)
 
 @settings(deadline=None)
 @given(names, st.floats(0, 1, exclude_max=True), st.integers(0, 100))
-def test_held_out_fields(fields: list[str], fraction: float, seed: int) -> None:
-    held_out = hold_out_fields(fields, fraction, seed)
-    assert held_out <= set(fields)
-    assert held_out == hold_out_fields([*fields[::-1], *fields], fraction, seed)
-    if len(set(fields)) >= 2 and fraction > 0:
-        assert (3 if len(set(fields)) >= 8 else 1) <= len(held_out) < len(set(fields))
+def test_held_out_fields(specimens: list[str], fraction: float, seed: int) -> None:
+    held_out = hold_out_specimens(specimens, fraction, seed)
+    assert held_out <= set(specimens)
+    assert held_out == hold_out_specimens([*specimens[::-1], *specimens], fraction, seed)
+    if len(set(specimens)) >= 2 and fraction > 0:
+        assert (3 if len(set(specimens)) >= 8 else 1) <= len(held_out) < len(set(specimens))
     else:
         assert not held_out
 
@@ -133,11 +133,11 @@ def test_held_out_fields(fields: list[str], fraction: float, seed: int) -> None:
 @pytest.mark.parametrize("fraction", [-0.1, 1, float("nan")])
 def test_fraction_out_of_range(fraction: float) -> None:
     with pytest.raises(ConfigError, match="fraction"):
-        hold_out_fields(["a", "b"], fraction, 0)
+        hold_out_specimens(["a", "b"], fraction, 0)
 
 
 @pytest.mark.parametrize(
-    ("name", "field"),
+    ("name", "specimen"),
     [
         ("slide4_x000_y128", "slide4"),
         ("slide4_y000_x128", "slide4"),
@@ -154,18 +154,18 @@ def test_fraction_out_of_range(fraction: float) -> None:
         ("", ""),
     ],
 )
-def test_field_of_a_tile(name: str, field: str) -> None:
-    assert field_of(name) == field
+def test_field_of_a_tile(name: str, specimen: str) -> None:
+    assert specimen_of(name) == specimen
 
 
 def test_field_by_a_pattern() -> None:
-    assert field_of("2024-05-01_mouse3_s1", r"_(mouse\d+)_") == "mouse3"
+    assert specimen_of("2024-05-01_mouse3_s1", r"_(mouse\d+)_") == "mouse3"
 
 
 @pytest.mark.parametrize("pattern", ["(", "mouse", "(a)(b)", "(rat)", "(x*)"])
 def test_bad_patterns_are_named(pattern: str) -> None:
     with pytest.raises(ConfigError, match="field pattern"):
-        field_of("mouse3", pattern)
+        specimen_of("mouse3", pattern)
 
 
 def test_common_channels() -> None:

@@ -64,7 +64,7 @@ def resnet18_file(resnet18, tmp_path_factory):
 
 
 def layers_of(resnet18, x):
-    """Features of layers 1 to 3 of the whole network, for a picture of one channel."""
+    """Features of layers 1 to 3 of the whole network, for an image of one channel."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x = (x.expand(-1, 3, -1, -1) - mean[:, None, None]) / std[:, None, None]
     with torch.no_grad():

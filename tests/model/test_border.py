@@ -1,4 +1,4 @@
-"""At the picture's border nothing is judged by pixels that are not there."""
+"""At the image's border nothing is judged by pixels that are not there."""
 
 import importlib
 import math
@@ -12,12 +12,12 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.model.border import border_excess, frame_of, hold
-from napari_uflow.model.inference import evidence_steps
+from napari_uflow.model.border import border_excess, frame_of, replicate
+from napari_uflow.model.inference import score_steps
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, drain
 from napari_uflow.training.cache import FeatureCache
-from napari_uflow.training.features import fill_cache, viewed, viewed_window
+from napari_uflow.training.features import augmented, augmented_window, fill_cache
 from napari_uflow.training.tiles import TrainingTile
 
 # 0 1 2 3 4        2 2 2 2 2
@@ -25,57 +25,57 @@ from napari_uflow.training.tiles import TrainingTile
 
 
 def whole(*shape):
-    """The frame of a picture that is the window."""
+    """The frame of an image that is the window."""
     return Window(0, 0, *shape)
 
 
 def test_the_outermost_positions_take_what_is_further_in():
     x = torch.arange(42).reshape(6, 7)
-    held = hold(x, whole(6, 7), 1)
+    held = replicate(x, whole(6, 7), 1)
     assert held[0].tolist() == held[1].tolist() == held[2].tolist() == [16, 16, 16, 17, 18, 18, 18]
     assert held[5].tolist() == held[4].tolist() == held[3].tolist() == [23, 23, 23, 24, 25, 25, 25]
-    np.testing.assert_array_equal(hold(x.numpy(), whole(6, 7), 1), held.numpy())
+    np.testing.assert_array_equal(replicate(x.numpy(), whole(6, 7), 1), held.numpy())
 
 
 def test_other_sides_are_left_alone():
     x = torch.arange(42).reshape(6, 7)
-    assert torch.equal(hold(x, None, 1), x)
-    assert torch.equal(hold(x, frame_of(Window(20, 20, 6, 7), (100, 100)), 1), x)
-    top = hold(x, frame_of(Window(0, 20, 6, 7), (100, 100)), 1)
+    assert torch.equal(replicate(x, None, 1), x)
+    assert torch.equal(replicate(x, frame_of(Window(20, 20, 6, 7), (100, 100)), 1), x)
+    top = replicate(x, frame_of(Window(0, 20, 6, 7), (100, 100)), 1)
     assert torch.equal(top[2:], x[2:])
     assert torch.equal(top[0], x[2])
-    right = hold(x, frame_of(Window(20, 93, 6, 7), (100, 100)), 1)
+    right = replicate(x, frame_of(Window(20, 93, 6, 7), (100, 100)), 1)
     assert torch.equal(right[:, :5], x[:, :5])
     assert torch.equal(right[:, 6], x[:, 4])
 
 
 def test_positions_that_stick_out_are_not_the_outermost():
-    """A picture of 22 pixels has five whole positions of 4; a window of 32 has three more."""
+    """An image of 22 pixels has five whole positions of 4; a window of 32 has three more."""
     x = torch.arange(8)[:, None].expand(8, 8)
-    assert hold(x, whole(22, 32), 4)[:, 0].tolist() == [2, 2, 2, 2, 2, 2, 2, 2]
-    assert hold(x, whole(27, 32), 4)[:, 0].tolist() == [2, 2, 2, 3, 3, 3, 3, 3]
+    assert replicate(x, whole(22, 32), 4)[:, 0].tolist() == [2, 2, 2, 2, 2, 2, 2, 2]
+    assert replicate(x, whole(27, 32), 4)[:, 0].tolist() == [2, 2, 2, 3, 3, 3, 3, 3]
 
 
 def test_a_window_that_begins_within_what_is_held():
     x = torch.arange(6)[:, None].expand(6, 6)
-    assert hold(x, frame_of(Window(4, 40, 24, 24), (100, 100)), 4)[:, 0].tolist() == [1, 1, 2, 3, 4, 5]
+    assert replicate(x, frame_of(Window(4, 40, 24, 24), (100, 100)), 4)[:, 0].tolist() == [1, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
-def test_small_pictures_keep_something_of_their_own(n):
+def test_small_images_keep_something_of_their_own(n):
     x = torch.arange(n * n).reshape(n, n)
-    held = hold(x, whole(4 * n, 4 * n), 4)
+    held = replicate(x, whole(4 * n, 4 * n), 4)
     assert (held == x).any()
     assert held.shape == (n, n)
-    assert torch.equal(hold(x, whole(3, 3), 4), x)  # no position is wholly inside
+    assert torch.equal(replicate(x, whole(3, 3), 4), x)  # no position is wholly inside
 
 
 @pytest.mark.parametrize("view", range(8))
 @pytest.mark.parametrize("frame", [whole(32, 36), whole(29, 34), Window(-4, 0, 100, 36), Window(0, -40, 30, 76)])
 def test_views_and_borders_commute(view, frame):
     x = torch.arange(72).reshape(8, 9)
-    held = hold(viewed(x, view), viewed_window(frame, (32, 36), view), 4)
-    assert torch.equal(held, viewed(hold(x, frame, 4), view))
+    held = replicate(augmented(x, view), augmented_window(frame, (32, 36), view), 4)
+    assert torch.equal(held, augmented(replicate(x, frame, 4), view))
 
 
 def stripes(shape=(160, 176)):
@@ -91,7 +91,7 @@ def cached(region, window, holds):
             fill_cache(cache, network, [TrainingTile(region, window)], IntensityRange((-1.0,), (1.0,)), 1, "features")
         )
         if holds:
-            cache.hold_border(network.strides)
+            cache.replicate_border(network.strides)
         return cache[0]
 
 
@@ -121,13 +121,13 @@ def test_a_position_is_normal_where_its_features_come_from_is(holds):
 @pytest.mark.parametrize("height", [60, 64])
 @pytest.mark.parametrize("holds", [True, False])
 def test_evidence_is_left_out_where_its_features_come_from_something_else(holds, height):
-    network = UFlow(ModelConfig(tile=64, border="hold" if holds else "keep"), 1).eval()
+    network = UFlow(ModelConfig(tile=64, border="replicate" if holds else "reflect"), 1).eval()
     plane = stripes((height, 64))
-    evidence = drain(evidence_steps(network, IntensityRange((-1.0,), (1.0,)), plane))
+    scores = drain(score_steps(network, IntensityRange((-1.0,), (1.0,)), plane))
     mask = np.ones((height, 64), bool)
     n = height // 4
     mask[4 * (n - 3) : 4 * (n - 2)] = False  # the last two rows take their features from it
-    known = np.isfinite(evidence.only(mask).energies[0]).all(axis=1).tolist()
+    known = np.isfinite(scores.only(mask).energies[0]).all(axis=1).tolist()
     assert known == [True] * (n - 3) + ([False] * 3 if holds else [False, True, True])
 
 
@@ -156,7 +156,7 @@ def test_the_excess_of_corners():
     assert math.isnan(border_excess(energy, normal, frame, 1))
 
 
-def test_the_excess_of_a_picture_that_is_no_multiple():
+def test_the_excess_of_a_image_that_is_no_multiple():
     """The outermost whole position is what counts, not what sticks out."""
     energy = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
     energy[14, 14] = 40
@@ -178,28 +178,28 @@ def trained(config, training, **options):
 
     events = []
     model = train(list(striped_fields()), config.replace(tile=128, **options), training, on_event=events.append)
-    said = [e for e in events if isinstance(e, Message) and "corners of the normal pictures look strange" in e.text]
+    said = [e for e in events if isinstance(e, Message) and "corners of the normal images look strange" in e.text]
     return model, said
 
 
 def test_training_finds_out(tiny_model_config, tiny_training_config):
     model, said = trained(tiny_model_config, tiny_training_config)
-    assert model.config.border == "hold"
-    assert model.network().holds_border
+    assert model.config.border == "replicate"
+    assert model.network().replicates_border
     assert len(said) == 1
 
 
-@pytest.mark.parametrize(("excess", "border"), [(2.4, "keep"), (2.6, "hold"), (math.nan, "hold")])
+@pytest.mark.parametrize(("excess", "border"), [(2.4, "reflect"), (2.6, "replicate"), (math.nan, "replicate")])
 def test_what_is_strange(monkeypatch, tiny_model_config, tiny_training_config, excess, border):
     module = importlib.import_module("napari_uflow.training.train")
     monkeypatch.setattr(module, "_border_excess", lambda network, cache: excess)
     model, said = trained(tiny_model_config, tiny_training_config)
     assert model.config.border == border
-    assert model.network().holds_border is (border == "hold")
+    assert model.network().replicates_border is (border == "replicate")
     assert bool(said) is (excess > 2.5)
 
 
-@pytest.mark.parametrize("border", ["keep", "hold"])
+@pytest.mark.parametrize("border", ["reflect", "replicate"])
 def test_what_was_asked_for_is_done(border, tiny_model_config, tiny_training_config):
     model, said = trained(tiny_model_config, tiny_training_config, border=border)
     assert model.config.border == border

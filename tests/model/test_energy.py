@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from napari_uflow.model.energy import bounded_energy, energy, likelihood_heatmap, ln_spread, negative_log_likelihood
+from napari_uflow.model.energy import bounded_energy, energy, likelihood_heatmap, log_variance, negative_log_likelihood
 
 
 def latents(batch=2, seed=0):
@@ -106,7 +106,7 @@ def test_spread_is_the_geometric_mean_of_the_variances():
     # z = x / sigma has the log-determinant -sum(log(sigma))
     sigma = torch.tensor([0.5, 2.0, 3.0])
     ln_det = -sigma.log().sum().reshape(1, 1, 1)
-    torch.testing.assert_close(ln_spread(ln_det, 3).squeeze(), (sigma**2).log().mean())
+    torch.testing.assert_close(log_variance(ln_det, 3).squeeze(), (sigma**2).log().mean())
 
 
 def test_bounded_energy_grows_with_the_logarithm():

@@ -139,7 +139,7 @@ def test_maps_of_ln_det_sum_to_the_total_and_stay_at_their_place():
     assert torch.equal(changed[2], latents.ln_det[2])
 
 
-def test_pictures_of_a_batch_do_not_see_each_other():
+def test_images_of_a_batch_do_not_see_each_other():
     flow = stirred(flow_of(), amount=0.3)
     features = features_of(CHANNELS, (8, 8), batch=3)
     with torch.no_grad():

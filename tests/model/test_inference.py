@@ -1,11 +1,11 @@
-"""Evidence in tiles: the backbone sees each place once; holes, windows and borders are those of the whole picture."""
+"""ScoreMaps in tiles: the backbone sees each place once; holes, windows and borders are those of the whole image."""
 
 import numpy as np
 import pytest
 
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.inference import evidence_steps
+from napari_uflow.model.inference import score_steps
 from napari_uflow.progress import Progress, drain
 from napari_uflow.samples.fibres import fibre_field
 
@@ -25,12 +25,12 @@ def plane(network):
     return Plane(data=image)
 
 
-def evidence(network, model, plane, **options):
-    return drain(evidence_steps(network, model.intensity, plane, phase=None, **options))
+def scores(network, model, plane, **options):
+    return drain(score_steps(network, model.intensity, plane, phase=None, **options))
 
 
 def same(one, other):
-    for kind in ("energies", "bounded", "spreads"):
+    for kind in ("energies", "bounded", "log_variances"):
         for a, b in zip(getattr(one, kind), getattr(other, kind), strict=True):
             np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -38,16 +38,16 @@ def same(one, other):
 
 
 def test_tiles_give_what_the_whole_gives_with_holes_too(network, tiny_model, plane):
-    whole = evidence(network, tiny_model, plane, tile=4096)
-    tiled = evidence(network, tiny_model, plane, tile=TILE)
+    whole = scores(network, tiny_model, plane, tile=4096)
+    tiled = scores(network, tiny_model, plane, tile=TILE)
     assert np.isnan(whole.energies[0]).any()
     same(tiled, whole)
 
 
 def test_a_window_in_tiles_gives_what_it_gives_at_once(network, tiny_model, plane):
     window = Window(32, 64, 200, 290)
-    at_once = evidence(network, tiny_model, plane, tile=4096, window=window)
-    tiled = evidence(network, tiny_model, plane, tile=TILE, window=window)
+    at_once = scores(network, tiny_model, plane, tile=4096, window=window)
+    tiled = scores(network, tiny_model, plane, tile=TILE, window=window)
     assert at_once.energies[0].shape == (50, 73)
     same(tiled, at_once)
 
@@ -58,7 +58,7 @@ def test_the_backbone_sees_each_place_once(network, tiny_model, plane, monkeypat
     monkeypatch.setattr(
         network, "reading_window", lambda wanted, shape: asked.append(wanted) or original(wanted, shape)
     )
-    evidence(network, tiny_model, plane, tile=TILE)
+    scores(network, tiny_model, plane, tile=TILE)
     assert len(asked) == 6
     seen = np.zeros((2 * TILE, 3 * TILE), int)
     for wanted in asked:
@@ -68,8 +68,8 @@ def test_the_backbone_sees_each_place_once(network, tiny_model, plane, monkeypat
     assert seen.sum() == n_rows * n_cols
 
 
-def test_a_band_of_features_is_kept_and_not_the_picture(network, tiny_model):
-    """The band is as high as the flow's windows, whatever the height of the picture."""
+def test_a_band_of_features_is_kept_and_not_the_image(network, tiny_model):
+    """The band is as high as the flow's windows, whatever the height of the image."""
     import napari_uflow.model.inference as module
 
     heights = []
@@ -82,13 +82,13 @@ def test_a_band_of_features_is_kept_and_not_the_picture(network, tiny_model):
     tall = Plane(data=np.zeros((6 * TILE, TILE), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_FeatureBand", Band)
-        evidence(network, tiny_model, tall, tile=TILE)
+        scores(network, tiny_model, tall, tile=TILE)
     assert max(heights) <= TILE + 2 * network.flow_halo + 32
 
 
 def test_progress_of_tiles(network, tiny_model, plane):
     events = []
-    drain(evidence_steps(network, tiny_model.intensity, plane, tile=TILE), events.append)
+    drain(score_steps(network, tiny_model.intensity, plane, tile=TILE), events.append)
     counts = [event.done for event in events if isinstance(event, Progress)]
     assert counts == sorted(counts)
     assert set(counts) == set(range(7))

@@ -10,7 +10,7 @@ C = 6
 
 
 def features(seed=0, batch=3, size=(20, 24)) -> torch.Tensor:
-    """Correlated channels of different means and spreads."""
+    """Correlated channels of different means and log_variances."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(C, C, generator=generator)
     x = torch.einsum("ij,bjmn->bimn", mixing, torch.randn(batch, C, *size, generator=generator))

@@ -17,7 +17,7 @@ def scattering():
     return Scattering(1)
 
 
-def picture(size=(128, 128), channels=1, batch=1, seed=0) -> torch.Tensor:
+def image(size=(128, 128), channels=1, batch=1, seed=0) -> torch.Tensor:
     """Smooth noise from 0 to 1."""
     noise = torch.rand(batch, channels, size[0] + 2, size[1] + 2, generator=torch.Generator().manual_seed(seed))
     smooth = F.avg_pool2d(noise, 3, stride=1)
@@ -70,7 +70,7 @@ def test_each_wavelet_likes_its_own_orientation_best():
 
 
 def test_shapes_and_names(scattering):
-    outputs = features(scattering, picture((96, 160)))
+    outputs = features(scattering, image((96, 160)))
     assert len(outputs) == len(scattering.channels) == len(scattering.strides)
     for level, (y, n, stride) in enumerate(zip(outputs, scattering.channels, scattering.strides, strict=True)):
         assert y.shape == (1, n, 96 // stride, 160 // stride)
@@ -81,7 +81,7 @@ def test_shapes_and_names(scattering):
 
 @pytest.mark.parametrize("n_channels", [2, 3])
 def test_every_channel_is_described_on_its_own(scattering, n_channels):
-    x = picture((64, 64), n_channels)
+    x = image((64, 64), n_channels)
     outputs = features(Scattering(n_channels), x)
     for channel in range(n_channels):
         alone = features(scattering, x[:, channel : channel + 1])
@@ -91,15 +91,15 @@ def test_every_channel_is_described_on_its_own(scattering, n_channels):
     assert len(Scattering(n_channels).channel_names(0)) == n_channels * len(scattering.channel_names(0))
 
 
-def test_pictures_of_a_batch_do_not_see_each_other(scattering):
-    x = picture((64, 80), batch=3)
+def test_images_of_a_batch_do_not_see_each_other(scattering):
+    x = image((64, 80), batch=3)
     for y, one in zip(features(scattering, x), features(scattering, x[1:2]), strict=True):
         same(y[1:2], one)
 
 
-def test_a_shift_of_the_picture_shifts_the_features(scattering):
+def test_a_shift_of_the_image_shifts_the_features(scattering):
     margin = scattering.halo
-    x = picture((2 * margin + 96, 2 * margin + 128))
+    x = image((2 * margin + 96, 2 * margin + 128))
     one = features(scattering, x)
     other = features(scattering, x.roll((16, -32), dims=(2, 3)))
     for a, b, stride in zip(one, other, scattering.strides, strict=True):
@@ -109,9 +109,9 @@ def test_a_shift_of_the_picture_shifts_the_features(scattering):
         same(b[..., inner, inner], shifted[..., inner, inner])
 
 
-def test_a_part_of_a_picture_has_the_features_of_the_whole(scattering):
+def test_a_part_of_a_image_has_the_features_of_the_whole(scattering):
     margin = scattering.halo
-    x = picture((2 * margin + 80, 2 * margin + 112))
+    x = image((2 * margin + 80, 2 * margin + 112))
     whole = features(scattering, x)
     part = features(scattering, x[:, :, 16:, 32:-16])
     for a, b, stride in zip(whole, part, scattering.strides, strict=True):
@@ -128,8 +128,8 @@ def turned_name(name: str) -> str:
     return re.sub(r"\d+(?=\+)", lambda m: str((int(m[0]) + quarter) % N_ORIENTATIONS), name)
 
 
-def test_a_quarter_turn_of_the_picture_turns_the_features(scattering):
-    x = picture((128, 96))
+def test_a_quarter_turn_of_the_image_turns_the_features(scattering):
+    x = image((128, 96))
     before, after = features(scattering, x), features(scattering, x.rot90(1, dims=(2, 3)))
     for level, (a, b) in enumerate(zip(before, after, strict=True)):
         names = scattering.channel_names(level)
@@ -139,7 +139,7 @@ def test_a_quarter_turn_of_the_picture_turns_the_features(scattering):
 
 
 def test_a_mirror_image_has_mirrored_means(scattering):
-    x = picture((64, 96))
+    x = image((64, 96))
     before, after = features(scattering, x), features(scattering, x.flip(3))
     for level, (a, b) in enumerate(zip(before, after, strict=True)):
         signed = [i for i, name in enumerate(scattering.channel_names(level)) if name.startswith(("mean", "band"))]
@@ -148,9 +148,9 @@ def test_a_mirror_image_has_mirrored_means(scattering):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_a_constant_picture_has_no_structure(scattering, value):
+def test_a_constant_image_has_no_structure(scattering, value):
     constant = features(scattering, torch.full((1, 1, 64, 64), value))
-    textured = features(scattering, picture((64, 64)))
+    textured = features(scattering, image((64, 64)))
     for level, (flat, rough) in enumerate(zip(constant, textured, strict=True)):
         names = scattering.channel_names(level)
         moduli = [i for i, name in enumerate(names) if name.startswith("order")]
@@ -164,7 +164,7 @@ def test_a_constant_picture_has_no_structure(scattering, value):
 
 @pytest.mark.parametrize("kind", ["zero", "constant", "textured"])
 def test_gradients_are_finite(scattering, kind):
-    x = {"zero": torch.zeros(1, 1, 48, 48), "constant": torch.full((1, 1, 48, 48), 0.4), "textured": picture((48, 48))}
+    x = {"zero": torch.zeros(1, 1, 48, 48), "constant": torch.full((1, 1, 48, 48), 0.4), "textured": image((48, 48))}
     x = x[kind].clone().requires_grad_()
     sum(y.square().sum() for y in scattering(x)).backward()
     assert bool(torch.isfinite(x.grad).all())

@@ -1,4 +1,4 @@
-"""The whole network: tiles give what the whole picture gives, and training ends at N(0, I) whatever the batch."""
+"""The whole network: tiles give what the whole image gives, and training ends at N(0, I) whatever the batch."""
 
 import importlib
 
@@ -29,8 +29,8 @@ def untrained(norm: str, n_channels: int = 1, seed: int = 0, **options) -> Train
         for parameter in network.flow.parameters():
             if parameter.requires_grad:
                 parameter += 0.03 * torch.randn(parameter.shape, generator=generator)
-    picture = torch.from_numpy(fibre_field(3, shape=(128, 128)).image / np.float32(255))
-    features = network.features(picture.expand(1, n_channels, -1, -1))
+    image = torch.from_numpy(fibre_field(3, shape=(128, 128)).image / np.float32(255))
+    features = network.features(image.expand(1, n_channels, -1, -1))
     for level, x in enumerate(features):
         everywhere = torch.ones(1, *x.shape[2:], dtype=torch.bool)
         network.norm.fit(level, lambda x=x, everywhere=everywhere: [(x, everywhere)])
@@ -42,7 +42,7 @@ def untrained(norm: str, n_channels: int = 1, seed: int = 0, **options) -> Train
 
 
 @pytest.mark.parametrize("norm", ["channel", "whiten", "position"])
-def test_tiles_give_what_the_whole_picture_gives(norm):
+def test_tiles_give_what_the_whole_image_gives(norm):
     model = untrained(norm)
     network = model.network()
     assert network.is_size_free

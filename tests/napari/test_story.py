@@ -78,15 +78,15 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     train = open_widget("Train")
     click(train.new_area_button)
     area = viewer.layers["Fibres, normal, normal area"]
-    field = viewer.dims.current_step[0]
+    specimen = viewer.dims.current_step[0]
     assert not area.data.any()
     area.brush_size = 60
     canvas = canvas_of(viewer)
     middle = canvas.rect().center()
     drag(canvas, [middle + QPoint(dx, dy) for dy in (-120, -40, 40, 120) for dx in (-120, 0, 120)])
     painted = area.data > 0
-    assert painted[field].mean() > 0.3
-    assert painted.sum() == painted[field].sum()
+    assert painted[specimen].mean() > 0.3
+    assert painted.sum() == painted[specimen].sum()
     train.model_form.fields["tile"].value = 64
     train.more_model_form.fields["flow_steps"].value = 2
     for name, value in {"steps": 100_000, "patience": 10_000, "batch_size": 4, "check_every": 2}.items():
@@ -133,7 +133,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
         counts[value] = len(np.unique(labels.data))
     assert counts[0.001] <= counts[1.0] <= counts[10.0]
     assert counts[10.0] > 2
-    assert detect.promise_label.text().startswith("At most 10 false alarms per image")
+    assert detect.guarantee_label.text().startswith("At most 10 false alarms per image")
 
     # go through the table
     anomalies = open_widget("Anomalies")

@@ -73,7 +73,7 @@ def test_a_threshold_needs_a_probability(p):
         candidate_threshold(p)
 
 
-# On the picture
+# On the image
 
 
 def nfa(z, strides, shape, **options):
@@ -90,13 +90,13 @@ def test_noise_is_not_flagged_and_a_saturated_window_is():
     z[1][:, 5:10, 5:10] = 50
     loud = nfa(z, (4, 8), (128, 128))
     assert np.isfinite(loud).all()
-    # the price, and windows of 25 and 9 positions that are full: the strongest place is the middle of the defect
+    # the log10_n_tests, and windows of 25 and 9 positions that are full: the strongest place is the middle of the defect
     assert loud.min() == pytest.approx(math.log10(32**2 + 16**2) - 25 - 9, abs=1e-3)
     assert loud[60, 60] == loud.min()
     assert loud[100, 100] > 0
 
 
-def test_published_saturation_stays_finite_on_the_picture():
+def test_published_saturation_stays_finite_on_the_image():
     z = [np.full((4, 8, 8), 50.0)]
     assert np.isfinite(nfa(z, (4,), (32, 32), published=True)).all()
 

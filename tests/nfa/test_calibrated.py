@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from napari_uflow.errors import Stopped
-from napari_uflow.nfa.calibrated import Calibration, CalibrationPicture
+from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.nfa.segment import combine_levels, count_thresholds, label_mask
 from napari_uflow.progress import FINISH, Progress, drain
 
@@ -23,16 +23,16 @@ def maps(rng, gain=1.0, shape=(32, 32)):
     return tuple(found)
 
 
-def pictures(n, seed=0, per_field=1, **options):
+def images(n, seed=0, per_specimen=1, **options):
     rng = np.random.default_rng(seed)
     gains = np.exp(0.1 * rng.normal(size=n))
     return [
-        CalibrationPicture(f"field {i}", maps(rng, gains[i], **options)) for i in range(n) for _ in range(per_field)
+        CalibrationImage(f"field {i}", maps(rng, gains[i], **options)) for i in range(n) for _ in range(per_specimen)
     ]
 
 
 def fit(*arguments, **options):
-    return drain(Calibration.fit_steps(pictures(*arguments, **options), STRIDES))
+    return drain(Calibration.fit_steps(images(*arguments, **options), STRIDES))
 
 
 def lowest(calibration, maps, **options):
@@ -46,7 +46,7 @@ def calibration():
 
 
 def test_false_alarms_stay_below_the_promise(calibration):
-    new = [lowest(calibration, picture.maps) for picture in pictures(200, seed=1)]
+    new = [lowest(calibration, image.maps) for image in images(200, seed=1)]
     for epsilon in (0.1, 1.0):
         counts = np.array([label_mask(m, math.log10(epsilon)).max() for m in new])
         observed = (counts > 0).mean() if epsilon < 1 else counts.mean()
@@ -54,18 +54,18 @@ def test_false_alarms_stay_below_the_promise(calibration):
     assert 0.2 < calibration.offset.observed(1.0) <= 1
 
 
-@pytest.mark.parametrize("n_fields", [3, 5, 9])
-def test_few_fields_keep_what_they_promise(n_fields):
+@pytest.mark.parametrize("n_specimens", [3, 5, 9])
+def test_few_fields_keep_what_they_promise(n_specimens):
     """Tails and offset of a few small fields, over many sets of them: the cross-fitting is an approximation."""
-    epsilon = 1 / (n_fields + 1)
+    epsilon = 1 / (n_specimens + 1)
     n_sets, n_new = 60, 10
     any_false = 0
     for i in range(n_sets):
-        fitted = fit(n_fields, seed=2 * i, shape=(16, 16))
-        for picture in pictures(n_new, seed=2 * i + 1, shape=(16, 16)):
-            levels = fitted.regions(picture.maps)
+        fitted = fit(n_specimens, seed=2 * i, shape=(16, 16))
+        for image in images(n_new, seed=2 * i + 1, shape=(16, 16)):
+            levels = fitted.regions(image.maps)
             any_false += min(level.log10_nfa.min(initial=9.0) for level in levels) <= math.log10(epsilon)
-    assert any_false / (n_sets * n_new) <= epsilon + 3 * math.sqrt(epsilon / n_fields / n_sets)
+    assert any_false / (n_sets * n_new) <= epsilon + 3 * math.sqrt(epsilon / n_specimens / n_sets)
 
 
 @pytest.mark.parametrize("side", [4, 8])
@@ -89,7 +89,7 @@ def test_two_equal_squares_are_both_found(calibration):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 60.0])
-def test_a_constant_picture_has_no_region(calibration, value):
+def test_a_constant_image_has_no_region(calibration, value):
     result = lowest(calibration, tuple(np.full((32 // s, 32 // s), value) for s in STRIDES))
     assert (result > 0).all()
     assert np.isfinite(result).all()
@@ -101,7 +101,7 @@ def test_a_single_position():
     assert [int(level.labels.max()) for level in levels] == [0, 0]
 
 
-def test_a_picture_as_a_whole_may_be_unlike(calibration):
+def test_a_image_as_a_whole_may_be_unlike(calibration):
     rng = np.random.default_rng(9)
     assert calibration.unlike(maps(rng)) > 0.01
     assert calibration.unlike(maps(rng, gain=3.0)) < 1e-4
@@ -111,25 +111,25 @@ def test_a_picture_as_a_whole_may_be_unlike(calibration):
 def test_a_field_is_tested_with_the_tails_of_the_others():
     """A single wild field is wild, however much of the data it is."""
     rng = np.random.default_rng(0)
-    given = pictures(6)
+    given = images(6)
     wild = maps(rng)
     wild[0][10:14, 10:14] += 3
-    given.append(CalibrationPicture("wild", wild))
+    given.append(CalibrationImage("wild", wild))
     calibration = drain(Calibration.fit_steps(given, STRIDES))
-    (field,) = [f for f in calibration.offset.fields if f.name == "wild"]
-    assert field.pictures[0][0] < -5
-    assert all(f.pictures[0] == () or f.pictures[0][0] > -3 for f in calibration.offset.fields if f.name != "wild")
+    (specimen,) = [f for f in calibration.offset.specimens if f.name == "wild"]
+    assert specimen.images[0][0] < -5
+    assert all(f.images[0] == () or f.images[0][0] > -3 for f in calibration.offset.specimens if f.name != "wild")
 
 
-def test_pictures_of_a_field_count_as_one():
-    calibration = fit(4, per_field=3)
-    assert calibration.offset.n_fields == 4
-    assert all(len(f.pictures) == 3 for f in calibration.offset.fields)
+def test_images_of_a_field_count_as_one():
+    calibration = fit(4, per_specimen=3)
+    assert calibration.offset.n_specimens == 4
+    assert all(len(f.images) == 3 for f in calibration.offset.specimens)
 
 
 def test_one_field_promises_nothing():
-    calibration = fit(1, per_field=5)
-    assert calibration.offset.n_fields == 0
+    calibration = fit(1, per_specimen=5)
+    assert calibration.offset.n_specimens == 0
     assert calibration.observed == ()
 
 
@@ -145,7 +145,7 @@ def test_plain_values_bring_back_the_same(calibration):
 
 
 def test_it_can_be_stopped():
-    steps = Calibration.fit_steps(pictures(6), STRIDES)
+    steps = Calibration.fit_steps(images(6), STRIDES)
     assert isinstance(next(steps), Progress)
     with pytest.raises(Stopped):
         steps.send(FINISH)

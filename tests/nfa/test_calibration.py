@@ -115,7 +115,7 @@ def test_correlations_are_those_of_the_definition(shape):
     assert correlation_area(values) == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_a_whole_picture_shares_is_no_correlation_and_no_evidence():
+def test_what_a_whole_image_shares_is_no_correlation_and_no_evidence():
     rng = np.random.default_rng(0)
     values = [heavy(rng) + offset for offset in (-0.7, 0.0, 0.4, 2.0)]
     fitted = MapCalibration.fit(values)
@@ -124,10 +124,10 @@ def test_what_a_whole_picture_shares_is_no_correlation_and_no_evidence():
     np.testing.assert_allclose(one, other, atol=1e-9)
 
 
-# Whole pictures
+# Whole images
 
 
-def test_a_picture_as_a_whole_may_be_unlike():
+def test_a_image_as_a_whole_may_be_unlike():
     rng = np.random.default_rng(0)
     fitted = MapCalibration.fit([heavy(rng) + offset for offset in rng.normal(size=20)])
     assert fitted.unlike(heavy(rng)) > 0.05
@@ -136,18 +136,18 @@ def test_a_picture_as_a_whole_may_be_unlike():
     assert fitted.unlike(np.full((3, 3), np.nan)) == 1
 
 
-def test_two_pictures_cannot_tell():
+def test_two_images_cannot_tell():
     assert MapCalibration.fit(maps(n=2)).unlike(np.full((4, 4), 1e9)) == 1
 
 
-def test_pictures_of_a_field_are_one_observation():
-    """Ten pictures of each of four fields say how much four medians vary, not how much forty do."""
+def test_images_of_a_field_are_one_observation():
+    """Ten images of each of four fields say how much four medians vary, not how much forty do."""
     rng = np.random.default_rng(0)
     offsets = {"a": -1.0, "b": 0.0, "c": 0.5, "d": 1.5}
     names = [name for name in offsets for _ in range(10)]
     values = [heavy(rng) + offsets[name] for name in names]
     fitted = MapCalibration.fit(values, names)
-    assert fitted.n_fields == 4
+    assert fitted.n_specimens == 4
     assert fitted.median_spread == pytest.approx(np.std(list(offsets.values()), ddof=1), rel=0.05)
     alone = MapCalibration.fit(values[::10], names[::10])
     assert fitted.unlike(heavy(rng) + 8) == pytest.approx(alone.unlike(heavy(rng) + 8), rel=0.2)
@@ -155,19 +155,19 @@ def test_pictures_of_a_field_are_one_observation():
 
 
 def test_what_varies_within_a_field_is_normal_too():
-    """Ten pictures of each of ten fields; medians vary by 0.3 between fields and by 1 within them."""
+    """Ten images of each of ten fields; medians vary by 0.3 between fields and by 1 within them."""
     rng = np.random.default_rng(0)
-    n_called, n = 0, 0
+    n_marked, n = 0, 0
     for _ in range(30):
         names = [str(i) for i in range(10) for _ in range(10)]
-        fields = dict(zip(map(str, range(10)), 0.3 * rng.normal(size=10), strict=True))
-        maps = [np.full((8, 8), fields[name] + rng.normal()) + 1e-3 * rng.normal(size=(8, 8)) for name in names]
+        specimens = dict(zip(map(str, range(10)), 0.3 * rng.normal(size=10), strict=True))
+        maps = [np.full((8, 8), specimens[name] + rng.normal()) + 1e-3 * rng.normal(size=(8, 8)) for name in names]
         fitted = MapCalibration.fit(maps, names)
         assert fitted.median_spread == pytest.approx(np.hypot(0.3, 1), rel=0.5)
         for _ in range(50):
-            n_called += fitted.unlike(np.full((8, 8), 0.3 * rng.normal() + rng.normal())) < 0.02
+            n_marked += fitted.unlike(np.full((8, 8), 0.3 * rng.normal() + rng.normal())) < 0.02
             n += 1
-    assert n_called / n < 0.03
+    assert n_marked / n < 0.03
 
 
 # What there is to fit
@@ -193,7 +193,7 @@ def test_missing_positions_are_left_out():
         m[::3] = np.nan
     fitted = MapCalibration.fit([*holes, np.full((3, 3), np.nan)])
     assert fitted.tail.n_values == sum(int(np.isfinite(m).sum()) for m in holes)
-    assert fitted.n_fields == len(holes)
+    assert fitted.n_specimens == len(holes)
     at = np.linspace(-0.8, 2, 30)
     np.testing.assert_allclose(
         fitted.tail.log10_tail(at), MapCalibration.fit(values).tail.log10_tail(at), rtol=0.3, atol=0.05
@@ -220,7 +220,7 @@ def test_constant_maps(value):
     assert np.isfinite(log10_p).all()
     assert (log10_p <= 0).all()
     assert fitted.correlation_area >= 1
-    # a picture of one value is its own median: nothing in it is strange, whatever float32 makes of it
+    # an image of one value is its own median: nothing in it is strange, whatever float32 makes of it
     assert (fitted.log10_tail(np.full((5, 5), value / 3, np.float32)) == 0).all()
 
 

@@ -1,4 +1,4 @@
-"""The promise of the held-out fields: exact on hand-made fields, kept on random ones."""
+"""The guarantee of the held-out specimens: exact on hand-made fields, kept on random ones."""
 
 import json
 import math
@@ -6,18 +6,20 @@ import math
 import numpy as np
 import pytest
 
-from napari_uflow.nfa.conformal import ConformalOffset, HeldOutField, fields_needed
+from napari_uflow.nfa.conformal import ConformalOffset, HeldOutSpecimen, specimens_needed
 
 
 def fields(*lowest):
-    """One picture per field with one region each (None: no region at all)."""
-    return ConformalOffset(tuple(HeldOutField(f"f{i}", ((),) if v is None else ((v,),)) for i, v in enumerate(lowest)))
+    """One image per field with one region each (None: no region at all)."""
+    return ConformalOffset(
+        tuple(HeldOutSpecimen(f"f{i}", ((),) if v is None else ((v,),)) for i, v in enumerate(lowest))
+    )
 
 
 def test_thresholds_of_four_fields():
     """Regions at -1, 0, 1, 2; the loss is bounded by 1 up to epsilon = 1/3: (number below + 1) / 5 <= epsilon."""
     offset = fields(-1.0, 0.0, 1.0, 2.0)
-    assert offset.smallest_promise == 0.2
+    assert offset.smallest_guaranteed == 0.2
     assert -1.001 < offset.threshold(0.2) < -1
     assert -1.001 < offset.threshold(0.33) < -1
     assert offset.observed(0.2) == 0
@@ -38,13 +40,13 @@ def test_below_the_smallest_promise_a_decade_is_a_decade():
 def test_without_fields_nominal_is_all_there_is():
     offset = ConformalOffset()
     assert offset.threshold(0.1) == -1
-    np.testing.assert_array_equal(offset.promised(np.array([-3.0, 0.5])), [-3.0, 0.5])
+    np.testing.assert_array_equal(offset.guaranteed(np.array([-3.0, 0.5])), [-3.0, 0.5])
     assert math.isnan(offset.observed(1.0))
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_one_or_two_fields_promise_nothing_and_can_only_make_it_stricter(n):
-    assert fields(*[-4.0] * n).smallest_promise == math.inf
+    assert fields(*[-4.0] * n).smallest_guaranteed == math.inf
     assert fields(*[-4.0] * n).threshold(1.0) < -4
     assert fields(*[2.0] * n).threshold(1.0) == 0
     assert fields(*[None] * n).threshold(1.0) == 0
@@ -60,18 +62,18 @@ def test_fields_without_regions():
     ("false_alarms", "needed"), [(0.01, 99), (0.1, 9), (0.05, 19), (0.2, 4), (0.25, 3), (1, 3), (10, 3)]
 )
 def test_fields_needed(false_alarms, needed):
-    assert fields_needed(false_alarms) == needed
+    assert specimens_needed(false_alarms) == needed
     offset = fields(*np.linspace(-3, 2, needed))
-    assert offset.smallest_promise <= false_alarms * (1 + 1e-9)
+    assert offset.smallest_guaranteed <= false_alarms * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.02, 0.05, 0.1, 0.2, 0.25])
 def test_just_enough_fields_are_enough(epsilon):
-    """A region just below all of the held-out ones is reported at the smallest promise, through float32 too."""
-    offset = fields(*np.linspace(-3, 2, fields_needed(epsilon)))
-    promised = offset.promised(np.array([-3.01, -2.99]))
-    assert (promised <= math.log10(epsilon)).tolist() == [True, False]
-    assert (promised.astype(np.float32) <= math.log10(epsilon)).tolist() == [True, False]
+    """A region just below all of the held-out ones is reported at the smallest guarantee, through float32 too."""
+    offset = fields(*np.linspace(-3, 2, specimens_needed(epsilon)))
+    guaranteed = offset.guaranteed(np.array([-3.01, -2.99]))
+    assert (guaranteed <= math.log10(epsilon)).tolist() == [True, False]
+    assert (guaranteed.astype(np.float32) <= math.log10(epsilon)).tolist() == [True, False]
 
 
 def test_thresholds_never_fall_with_epsilon():
@@ -87,38 +89,38 @@ def test_a_threshold_on_promised_values_is_the_threshold_on_nominal_ones(n):
     rng = np.random.default_rng(n)
     offset = fields(*rng.normal(size=n))
     values = rng.uniform(-8, 4, 500)
-    promised = offset.promised(values)
+    guaranteed = offset.guaranteed(values)
     for epsilon in (0.001, 0.01, 0.1, 0.5, 1.0, 10.0):
         reported = values <= offset.threshold(epsilon)
-        wrong = reported != (promised <= math.log10(epsilon))
-        # where no promise holds the curve is a row of steps of 0.01
+        wrong = reported != (guaranteed <= math.log10(epsilon))
+        # where no guarantee holds the curve is a row of steps of 0.01
         assert wrong.mean() < 0.01
         assert (np.abs(values[wrong] - offset.threshold(epsilon)) < 0.011).all()
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_promised_values_keep_the_order_with_several_pictures_in_a_field(seed):
-    """Promises are as near to each other as 1 / (n + 1) over the pictures of a field."""
+def test_promised_values_keep_the_order_with_several_images_in_a_field(seed):
+    """Promises are as near to each other as 1 / (n + 1) over the images of a field."""
     rng = np.random.default_rng(seed)
     offset = ConformalOffset(
         tuple(
-            HeldOutField(str(i), tuple(tuple(np.sort(rng.normal(-1, 1, rng.poisson(4)))) for _ in range(7)))
+            HeldOutSpecimen(str(i), tuple(tuple(np.sort(rng.normal(-1, 1, rng.poisson(4)))) for _ in range(7)))
             for i in range(rng.integers(3, 40))
         )
     )
     values = np.sort(rng.uniform(-6, 3, 2000))
-    promised = offset.promised(values)
-    assert (np.diff(promised) >= 0).all()
+    guaranteed = offset.guaranteed(values)
+    assert (np.diff(guaranteed) >= 0).all()
     for epsilon in (0.05, 0.1, 0.3, 1.0):
-        reported = values[promised <= math.log10(epsilon)]
-        # within 0.5 %: what is reported at epsilon is promised for 1.005 times as many
+        reported = values[guaranteed <= math.log10(epsilon)]
+        # within 0.5 %: what is reported at epsilon is guaranteed for 1.005 times as many
         assert reported.max(initial=-9) <= offset.threshold(1.005 * epsilon) + 1e-9
 
 
 def test_many_fields_take_no_time(monkeypatch):
     """The threshold is found by halving, not by looking at every region for every number of false alarms."""
     rng = np.random.default_rng(0)
-    offset = ConformalOffset(tuple(HeldOutField(str(i), (tuple(np.sort(rng.normal(size=40))),)) for i in range(400)))
+    offset = ConformalOffset(tuple(HeldOutSpecimen(str(i), (tuple(np.sort(rng.normal(size=40))),)) for i in range(400)))
     looked_at = []
     loss = ConformalOffset._loss
 
@@ -127,36 +129,36 @@ def test_many_fields_take_no_time(monkeypatch):
         return loss(self, counts, bound)
 
     monkeypatch.setattr(ConformalOffset, "_loss", watched)
-    offset.promised(np.zeros(1))
+    offset.guaranteed(np.zeros(1))
     assert sum(looked_at) < 400 * (16_001 + 2000 * 20)
 
 
 def test_promised_values_keep_the_order():
     offset = fields(-1.0, 0.0, 1.0, 2.0)
     values = np.sort(np.random.default_rng(0).uniform(-300, 3, 1000))
-    promised = offset.promised(values)
-    assert (np.diff(promised) > 0).all()
-    # far below a decade is a decade; what four fields promise for 0.2 lies at -1
-    assert offset.promised(np.array([-100.0])) == pytest.approx(-99 + math.log10(0.2), abs=0.02)
+    guaranteed = offset.guaranteed(values)
+    assert (np.diff(guaranteed) > 0).all()
+    # far below a decade is a decade; what four fields guarantee for 0.2 lies at -1
+    assert offset.guaranteed(np.array([-100.0])) == pytest.approx(-99 + math.log10(0.2), abs=0.02)
 
 
 def test_the_promise_is_kept_whatever_the_distribution():
     """Scores from a law that has nothing to do with the nominal one; an average over many sets of fields."""
     rng = np.random.default_rng(0)
-    n_sets, n_fields, n_new = 300, 20, 50
+    n_sets, n_specimens, n_new = 300, 20, 50
     for epsilon in (0.05, 0.1, 0.3):
         any_false = 0
         for _ in range(n_sets):
-            offset = fields(*rng.standard_t(2, n_fields) * 3 - 4)
+            offset = fields(*rng.standard_t(2, n_specimens) * 3 - 4)
             any_false += (rng.standard_t(2, n_new) * 3 - 4 <= offset.threshold(epsilon)).sum()
         n = n_sets * n_new
         # the draws that share a set of fields are correlated: the spread of the sets is what counts
-        assert any_false / n <= epsilon + 3 * math.sqrt(epsilon / n_fields / n_sets)
-        assert any_false / n >= epsilon - 1 / (n_fields + 1) - 3 * math.sqrt(epsilon / n_fields / n_sets)
+        assert any_false / n <= epsilon + 3 * math.sqrt(epsilon / n_specimens / n_sets)
+        assert any_false / n >= epsilon - 1 / (n_specimens + 1) - 3 * math.sqrt(epsilon / n_specimens / n_sets)
 
 
 def test_expected_numbers_are_kept_too():
-    """Several regions per picture, several pictures per field."""
+    """Several regions per image, several images per field."""
     rng = np.random.default_rng(1)
 
     def draw():
@@ -165,10 +167,10 @@ def test_expected_numbers_are_kept_too():
 
     total, n = 0, 0
     for _ in range(200):
-        offset = ConformalOffset(tuple(HeldOutField(str(i), draw()) for i in range(15)))
+        offset = ConformalOffset(tuple(HeldOutSpecimen(str(i), draw()) for i in range(15)))
         threshold = offset.threshold(1.0)
-        for picture in (p for _ in range(5) for p in draw()):
-            total += min(sum(v <= threshold for v in picture), 4.0)  # epsilon times sqrt(16)
+        for image in (p for _ in range(5) for p in draw()):
+            total += min(sum(v <= threshold for v in image), 4.0)  # epsilon times sqrt(16)
             n += 1
     assert 0.6 < total / n <= 1.1
 

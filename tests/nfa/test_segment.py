@@ -52,9 +52,9 @@ def test_published_counts(key):
 def test_all_levels_pay_one_published_price():
     energies = [np.full((2, 2), 9.0), np.full((1, 1), 9.0)]
     fine, coarse = published_regions(energies, [4, 6])
-    price = log10_tests_published([4, 1])
-    np.testing.assert_allclose(fine.log10_nfa, [price + 4 * chernoff_log10_tail(9.0, 4)])
-    np.testing.assert_allclose(coarse.log10_nfa, [price + chernoff_log10_tail(9.0, 6)])
+    log10_n_tests = log10_tests_published([4, 1])
+    np.testing.assert_allclose(fine.log10_nfa, [log10_n_tests + 4 * chernoff_log10_tail(9.0, 4)])
+    np.testing.assert_allclose(coarse.log10_nfa, [log10_n_tests + chernoff_log10_tail(9.0, 6)])
     with pytest.raises(ValueError, match="got 2 and 1"):
         published_regions(energies, [4])
 
@@ -122,10 +122,10 @@ def test_saturated_defect_is_found(value):
     ]
     for level in log10_nfas:
         assert np.all(np.isfinite(level.log10_nfa))
-        picture = combine_levels([level], [4], (48, 48), background=10.0)
-        assert np.all(np.isfinite(picture))
-        assert np.all(picture[17:23, 17:23] < -1e4)
-        assert label_mask(picture, 0.0).max() == 1
+        image = combine_levels([level], [4], (48, 48), background=10.0)
+        assert np.all(np.isfinite(image))
+        assert np.all(image[17:23, 17:23] < -1e4)
+        assert label_mask(image, 0.0).max() == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 6)])
@@ -142,7 +142,7 @@ def test_normal_constant_maps_have_no_region(shape, value):
 
 
 def test_single_anomalous_position():
-    level = significant_regions(np.array([[-9.0]]), log10_price=2.0)
+    level = significant_regions(np.array([[-9.0]]), log10_n_tests=2.0)
     np.testing.assert_array_equal(level.labels, [[1]])
     np.testing.assert_allclose(level.log10_nfa, [2.0 - 9.0 + LOG10_BETA])
 
@@ -156,12 +156,12 @@ def test_single_anomalous_position():
     ),
     st.floats(0, 9),
 )
-def test_early_stop_equals_the_whole_map(log10_p, log10_price):
-    level = significant_regions(log10_p, log10_price)
+def test_early_stop_equals_the_whole_map(log10_p, log10_n_tests):
+    level = significant_regions(log10_p, log10_n_tests)
     labels, log10_value = best_regions(-log10_p, log10_p + LOG10_BETA)
-    whole = LevelRegions(labels, log10_price + log10_value).log10_nfa_map(background=np.inf)
+    whole = LevelRegions(labels, log10_n_tests + log10_value).log10_nfa_map(background=np.inf)
     stopped = level.log10_nfa_map(background=np.inf)
-    np.testing.assert_array_equal(np.where(whole < log10_price, whole, np.inf), stopped)
+    np.testing.assert_array_equal(np.where(whole < log10_n_tests, whole, np.inf), stopped)
 
 
 # Drawing
@@ -176,23 +176,23 @@ def level_of(labels):
 def test_area_of_one_position(stride, n_pixels):
     labels = np.zeros((5, 5), dtype=np.int32)
     labels[1, 3] = 1
-    picture = combine_levels([level_of(labels)], [stride], (5 * stride, 5 * stride), background=7.0)
-    inside = picture < 7
+    image = combine_levels([level_of(labels)], [stride], (5 * stride, 5 * stride), background=7.0)
+    inside = image < 7
     block = np.zeros_like(inside)
     block[stride : 2 * stride, 3 * stride : 4 * stride] = True
     assert np.count_nonzero(inside) == n_pixels
     assert not np.any(inside & ~block)
     np.testing.assert_array_equal(inside, np.roll(inside[::-1], -2 * stride, axis=0))
-    np.testing.assert_array_equal(picture[inside], -1.0)
+    np.testing.assert_array_equal(image[inside], -1.0)
 
 
 def test_outline_by_hand():
     # x is region, at stride 4. Shares at the pixel nearest to a corner: own 0.625 * 0.625 = 0.39 < 0.4, so the outer
     # corners of the angle lose one pixel and its inner corner wins one; straight borders stay.
-    picture = combine_levels(
+    image = combine_levels(
         [level_of([[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])], [4], (16, 16), background=0.0
     )
-    drawn = ["".join(".x"[int(pixel < 0)] for pixel in row[4:12]) for row in picture[4:12]]
+    drawn = ["".join(".x"[int(pixel < 0)] for pixel in row[4:12]) for row in image[4:12]]
     assert drawn == [
         ".xx.....",
         "xxxx....",
@@ -203,13 +203,13 @@ def test_outline_by_hand():
         "xxxxxxxx",
         ".xxxxxx.",
     ]
-    assert np.count_nonzero(picture) == sum(row.count("x") for row in drawn)
+    assert np.count_nonzero(image) == sum(row.count("x") for row in drawn)
 
 
-def test_picture_border_is_not_rounded():
-    picture = combine_levels([level_of([[1, 0], [0, 0]])], [8], (16, 16), background=0.0)
-    assert np.count_nonzero(picture) == 64 - 3  # one corner of the block is inside the picture
-    assert picture[0, 0] == picture[0, 7] == picture[7, 0] == -1.0
+def test_image_border_is_not_rounded():
+    image = combine_levels([level_of([[1, 0], [0, 0]])], [8], (16, 16), background=0.0)
+    assert np.count_nonzero(image) == 64 - 3  # one corner of the block is inside the image
+    assert image[0, 0] == image[0, 7] == image[7, 0] == -1.0
 
 
 @settings(deadline=None)
@@ -218,7 +218,7 @@ def test_picture_border_is_not_rounded():
     st.sampled_from([1, 2, 3, 4, 7, 16]),
 )
 def test_every_position_keeps_its_centre(labels, stride):
-    picture = combine_levels(
+    image = combine_levels(
         [LevelRegions(labels, np.array([-3.0, -2.0, -1.0]))],
         [stride],
         (labels.shape[0] * stride, labels.shape[1] * stride),
@@ -226,23 +226,23 @@ def test_every_position_keeps_its_centre(labels, stride):
     )
     centre = stride // 2
     values = np.array([5.0, -3.0, -2.0, -1.0])
-    np.testing.assert_array_equal(picture[centre::stride, centre::stride], values[labels])
+    np.testing.assert_array_equal(image[centre::stride, centre::stride], values[labels])
 
 
 def test_large_region_keeps_its_area():
     rows, cols = np.mgrid[:40, :40]
     labels = ((rows - 19.3) ** 2 + (cols - 20.1) ** 2 < 15**2).astype(np.int32)
-    picture = combine_levels([level_of(labels)], [16], (640, 640), background=0.0)
-    assert np.count_nonzero(picture) == pytest.approx(labels.sum() * 256, rel=1e-3)
+    image = combine_levels([level_of(labels)], [16], (640, 640), background=0.0)
+    assert np.count_nonzero(image) == pytest.approx(labels.sum() * 256, rel=1e-3)
 
 
 def test_lowest_level_wins():
     fine = LevelRegions(np.array([[1, 1], [0, 0]], dtype=np.int32), np.array([-5.0]))
     coarse = LevelRegions(np.array([[1]], dtype=np.int32), np.array([-2.0]))
     for levels, strides in (([fine, coarse], [2, 4]), ([coarse, fine], [4, 2])):
-        picture = combine_levels(levels, strides, (4, 4), background=3.0)
-        np.testing.assert_array_equal(picture, [[-5] * 4] * 2 + [[-2] * 4] * 2)
-        assert picture.dtype == np.float32
+        image = combine_levels(levels, strides, (4, 4), background=3.0)
+        np.testing.assert_array_equal(image, [[-5] * 4] * 2 + [[-2] * 4] * 2)
+        assert image.dtype == np.float32
 
 
 def test_no_level_and_values_above_the_background():
@@ -280,7 +280,7 @@ def test_mask_borders():
         label_mask(np.zeros(4), 0.0)
 
 
-# Large pictures are worked on in strips
+# Large images are worked on in strips
 
 
 @given(
@@ -301,7 +301,7 @@ def test_strips_label_as_the_whole_map_is_labelled(values, connectivity, strip_p
 
 
 @pytest.mark.parametrize("strip_pixels", [1, 50, 130])
-def test_strips_draw_the_same_picture(monkeypatch, strip_pixels):
+def test_strips_draw_the_same_image(monkeypatch, strip_pixels):
     rng = np.random.default_rng(0)
     levels = [
         LevelRegions(rng.integers(0, 4, (8, 6)).astype(np.int32), np.array([-3.0, -2.0, -1.0])),

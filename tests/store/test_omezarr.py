@@ -49,7 +49,7 @@ def metadata(
     outer: list[float] | None = None,
     labels: list[str | None] | None = None,
 ) -> dict[str, Any]:
-    """Return metadata of OME-Zarr 0.4 for a picture with two levels of resolution."""
+    """Return metadata of OME-Zarr 0.4 for an image with two levels of resolution."""
     kinds = {"t": "time", "c": "channel"}
     described: list[dict[str, Any]] = [{"name": a, "type": kinds.get(a, "space")} for a in axes]
     for axis in described:
@@ -70,7 +70,7 @@ def metadata(
     return found
 
 
-def write_picture(path: Path, data: np.ndarray, zarr_format: int, found: dict[str, Any]) -> None:
+def write_image_file(path: Path, data: np.ndarray, zarr_format: int, found: dict[str, Any]) -> None:
     made = group(path, found, zarr_format)
     add_array(made, "level/0", data)
     add_array(made, "level/1", data[..., ::2, ::2])
@@ -91,7 +91,7 @@ def edit(path: Path, zarr_format: int, change: Any) -> None:
 def test_the_finest_level_is_read(zarr_format: int, dtype: str, tmp_path: Path) -> None:
     data = (numbers((40, 50)) % 251).astype(dtype)
     path = tmp_path / "cells.ome.zarr"
-    write_picture(path, data, zarr_format, metadata(scale=[0.5, 0.25]))
+    write_image_file(path, data, zarr_format, metadata(scale=[0.5, 0.25]))
     (plane,) = read_planes(path)
     np.testing.assert_array_equal(plane.read()[0], data.astype(np.float32))
     assert (plane.name, plane.source, plane.label) == ("cells", str(path), "")
@@ -103,7 +103,7 @@ def test_axes_keep_their_meaning(zarr_format: int, axes: str, tmp_path: Path) ->
     sizes = {"t": 2, "z": 3, "c": 2, "y": 7, "x": 9}
     data = numbers(tuple(sizes[a] for a in axes))
     scales = {"t": 9.0, "z": 8.0, "c": 7.0, "y": 0.5, "x": 0.25}
-    write_picture(tmp_path / "a.zarr", data, zarr_format, metadata(axes, scale=[scales[a] for a in axes]))
+    write_image_file(tmp_path / "a.zarr", data, zarr_format, metadata(axes, scale=[scales[a] for a in axes]))
     planes = read_planes(tmp_path / "a.zarr")
     kept = [a for a in axes if a in "tz"]
     assert len(planes) == np.prod([sizes[a] for a in kept], dtype=int)
@@ -119,7 +119,7 @@ def test_axes_keep_their_meaning(zarr_format: int, axes: str, tmp_path: Path) ->
 def test_channels_have_the_names_of_their_labels(zarr_format: int, tmp_path: Path) -> None:
     data = numbers((4, 20, 30))
     path = tmp_path / "a.zarr"
-    write_picture(path, data, zarr_format, metadata("cyx", labels=["DAPI", "GFP", "RFP", "Cy5"]))
+    write_image_file(path, data, zarr_format, metadata("cyx", labels=["DAPI", "GFP", "RFP", "Cy5"]))
     (plane,) = read_planes(path, channels=["rfp", "DAPI"])
     np.testing.assert_array_equal(plane.read(), data[[2, 0]])
     with pytest.raises(ImageError, match=r"4 channels \(DAPI, GFP, RFP, Cy5\); choose 1 to 3"):
@@ -128,7 +128,7 @@ def test_channels_have_the_names_of_their_labels(zarr_format: int, tmp_path: Pat
 
 @pytest.mark.parametrize("labels", [["DAPI", "DAPI"], ["DAPI"], ["DAPI", None], ["DAPI", ""], [], None])
 def test_labels_that_name_no_channel_are_left_out(zarr_format: int, labels: Any, tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.zarr", numbers((2, 20, 30)), zarr_format, metadata("cyx", labels=labels))
+    write_image_file(tmp_path / "a.zarr", numbers((2, 20, 30)), zarr_format, metadata("cyx", labels=labels))
     assert read_planes(tmp_path / "a.zarr")[0].n_channels == 2
     with pytest.raises(ImageError, match=r"no channel 'DAPI'; it has: 0, 1"):
         read_planes(tmp_path / "a.zarr", channels="DAPI")
@@ -151,7 +151,7 @@ def test_labels_that_name_no_channel_are_left_out(zarr_format: int, labels: Any,
 def test_the_pixel_size_is_the_product_of_all_scales(
     zarr_format: int, options: Any, pixel_size: Any, unit: Any, tmp_path: Path
 ) -> None:
-    write_picture(tmp_path / "a.zarr", numbers((1, 20, 30)), zarr_format, metadata("zyx", **options))
+    write_image_file(tmp_path / "a.zarr", numbers((1, 20, 30)), zarr_format, metadata("zyx", **options))
     (plane,) = read_planes(tmp_path / "a.zarr")
     assert plane.pixel_size == (None if pixel_size is None else pytest.approx(pixel_size))
     assert plane.unit == unit
@@ -160,7 +160,7 @@ def test_the_pixel_size_is_the_product_of_all_scales(
 def test_units_that_differ_are_no_calibration(zarr_format: int, tmp_path: Path) -> None:
     found = metadata()
     found["multiscales"][0]["axes"][1]["unit"] = "millimeter"
-    write_picture(tmp_path / "a.zarr", numbers((20, 30)), zarr_format, found)
+    write_image_file(tmp_path / "a.zarr", numbers((20, 30)), zarr_format, found)
     (plane,) = read_planes(tmp_path / "a.zarr")
     assert (plane.pixel_size, plane.unit) == (None, None)
 
@@ -169,14 +169,14 @@ def test_units_that_differ_are_no_calibration(zarr_format: int, tmp_path: Path) 
 def test_without_a_scale_there_is_no_calibration(transformations: Any, zarr_format: int, tmp_path: Path) -> None:
     found = metadata()
     found["multiscales"][0]["datasets"][0]["coordinateTransformations"] = transformations
-    write_picture(tmp_path / "a.zarr", numbers((20, 30)), zarr_format, found)
+    write_image_file(tmp_path / "a.zarr", numbers((20, 30)), zarr_format, found)
     (plane,) = read_planes(tmp_path / "a.zarr")
     assert (plane.pixel_size, plane.unit) == (None, None)
 
 
 def test_axes_that_are_given_win(zarr_format: int, tmp_path: Path) -> None:
     data = numbers((2, 20, 30))
-    write_picture(tmp_path / "a.zarr", data, zarr_format, metadata("zyx", scale=[4, 0.5, 0.25], labels=["A", "B"]))
+    write_image_file(tmp_path / "a.zarr", data, zarr_format, metadata("zyx", scale=[4, 0.5, 0.25], labels=["A", "B"]))
     (plane,) = read_planes(tmp_path / "a.zarr", axes="cxy", channels="B")
     np.testing.assert_array_equal(plane.read(), data[1:].transpose(0, 2, 1))
     assert plane.pixel_size == (0.25, 0.5)
@@ -189,12 +189,12 @@ def test_axes_of_other_names(zarr_format: int, tmp_path: Path) -> None:
     axes = found["multiscales"][0]["axes"]
     axes[0]["name"], axes[1]["name"], axes[2]["name"] = "frame", "dye", "Y"
     data = numbers((2, 3, 20, 30))
-    write_picture(tmp_path / "a.zarr", data, zarr_format, found)
+    write_image_file(tmp_path / "a.zarr", data, zarr_format, found)
     planes = read_planes(tmp_path / "a.zarr")
     assert [plane.label for plane in planes] == ["t=0", "t=1"]
     np.testing.assert_array_equal(planes[1].read(), data[1])
     axes[0].update(name="angle", type="space")
-    write_picture(tmp_path / "b.zarr", data, zarr_format, found)
+    write_image_file(tmp_path / "b.zarr", data, zarr_format, found)
     with pytest.raises(ImageError, match=r"b\.zarr' has axes that are not known \(angle\); .* axes='QCYX'"):
         read_planes(tmp_path / "b.zarr")
     assert [plane.label for plane in read_planes(tmp_path / "b.zarr", axes="acyx")] == ["a=0", "a=1"]
@@ -218,12 +218,12 @@ def test_five_axes_that_a_later_version_does_not_name_are_not_guessed(zarr_forma
     found = metadata("tczyx")
     del found["multiscales"][0]["axes"]
     found["multiscales"][0]["version"] = "0.6"
-    write_picture(tmp_path / "a.zarr", numbers((1, 1, 1, 20, 30)), zarr_format, found)
+    write_image_file(tmp_path / "a.zarr", numbers((1, 1, 1, 20, 30)), zarr_format, found)
     with pytest.raises(ImageError, match=r"5 axes .* say what they are"):
         read_planes(tmp_path / "a.zarr")
 
 
-# Arrays without OME metadata, and several pictures
+# Arrays without OME metadata, and several images
 
 
 def test_a_plain_array(zarr_format: int, tmp_path: Path) -> None:
@@ -254,12 +254,12 @@ def test_an_array_may_name_its_axes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [None, ["1", "0"]], ids=["numbered", "listed"])
-def test_all_pictures_of_bioformats2raw(zarr_format: int, order: Any, tmp_path: Path) -> None:
+def test_all_images_of_bioformats2raw(zarr_format: int, order: Any, tmp_path: Path) -> None:
     path = tmp_path / "scan.zarr"
     group(path, {"bioformats2raw.layout": 3}, zarr_format)
     data = [numbers((2, 20, 30)), numbers((2, 24, 16)) + 7]
     for i, values in enumerate(data):
-        write_picture(path / str(i), values, zarr_format, metadata("zyx", scale=[1, i + 1, i + 2]))
+        write_image_file(path / str(i), values, zarr_format, metadata("zyx", scale=[1, i + 1, i + 2]))
     if order is not None:
         group(path / "OME", {"series": order}, zarr_format)
     planes = read_planes(path)
@@ -272,7 +272,7 @@ def test_all_pictures_of_bioformats2raw(zarr_format: int, order: Any, tmp_path: 
         shutil.rmtree(path / "1")
         assert [plane.title for plane in read_planes(path)] == ["scan z=0", "scan z=1"]
         shutil.rmtree(path / "0")
-        with pytest.raises(ImageError, match=r"scan\.zarr' holds no picture"):
+        with pytest.raises(ImageError, match=r"scan\.zarr' holds no image"):
             read_planes(path)
     else:
         shutil.rmtree(path / "1")
@@ -286,7 +286,7 @@ def test_a_plate_names_one_of_its_fields(zarr_format: int, tmp_path: Path) -> No
     group(path / "B", {}, zarr_format)
     group(path / "B" / "3", {"well": {"images": [{"path": "0"}]}}, zarr_format)
     data = numbers((20, 30))
-    write_picture(path / "B" / "3" / "0", data, zarr_format, metadata())
+    write_image_file(path / "B" / "3" / "0", data, zarr_format, metadata())
     field = str(path / "B" / "3" / "0")
     for place, said in ((path, "is a plate"), (path / "B" / "3", "is a well")):
         with pytest.raises(ImageError, match=said) as error:
@@ -314,7 +314,7 @@ def chunk_files(path: Path) -> dict[tuple[int, ...], Path]:
 def test_only_the_chunks_of_a_window_are_read(zarr_format: int, tmp_path: Path) -> None:
     data = numbers((2, 3, 64, 64))
     path = tmp_path / "a.zarr"
-    write_picture(path, data, zarr_format, metadata("zcyx"))
+    write_image_file(path, data, zarr_format, metadata("zcyx"))
     files = chunk_files(path / "level" / "0")
     assert set(files) == set(np.ndindex(2, 3, 4, 4))
     for place, file in files.items():
@@ -357,7 +357,7 @@ def test_missing_chunks_are_the_fill_value(zarr_format: int, tmp_path: Path) -> 
 )
 def test_damaged_metadata(zarr_format: int, change: Any, said: str, tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
-    write_picture(path, numbers((20, 30)), zarr_format, metadata(labels=["A"]))
+    write_image_file(path, numbers((20, 30)), zarr_format, metadata(labels=["A"]))
     read_planes(path)
     edit(path, zarr_format, change)
     with pytest.raises(ImageError, match=said):
@@ -368,7 +368,7 @@ def test_damaged_metadata(zarr_format: int, change: Any, said: str, tmp_path: Pa
 @pytest.mark.parametrize("part", ["", "level/0"], ids=["group", "array"])
 def test_files_of_metadata_that_cannot_be_parsed(zarr_format: int, part: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
-    write_picture(path, numbers((20, 30)), zarr_format, metadata())
+    write_image_file(path, numbers((20, 30)), zarr_format, metadata())
     name = "zarr.json" if zarr_format == 3 else ".zarray" if part else ".zattrs"
     (path / part / name).write_text(text)
     with pytest.raises(ImageError, match=r"a\.zarr") as error:
@@ -378,10 +378,10 @@ def test_files_of_metadata_that_cannot_be_parsed(zarr_format: int, part: str, te
 
 def test_metadata_that_are_missing(zarr_format: int, tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
-    write_picture(path, numbers((20, 30)), zarr_format, metadata())
+    write_image_file(path, numbers((20, 30)), zarr_format, metadata())
     for mark in (".zgroup", "zarr.json"):
         (path / mark).unlink(missing_ok=True)
-    assert find_images(tmp_path) == [path]  # rather a picture that fails than one that is passed over
+    assert find_images(tmp_path) == [path]  # rather an image that fails than one that is passed over
     with pytest.raises(ImageError, match=r"a\.zarr' has no zarr metadata .* again"):
         read_planes(path)
     path = path.rename(tmp_path / "a")
@@ -397,19 +397,19 @@ def test_pixels_that_are_no_numbers(zarr_format: int, tmp_path: Path) -> None:
 
 def test_an_empty_group(zarr_format: int, tmp_path: Path) -> None:
     group(tmp_path / "a.zarr", {}, zarr_format)
-    with pytest.raises(ImageError, match="holds no picture"):
+    with pytest.raises(ImageError, match="holds no image"):
         read_planes(tmp_path / "a.zarr")
 
 
 def test_without_zarr_it_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_picture(tmp_path / "a.zarr", numbers((20, 30)), 3, metadata())
+    write_image_file(tmp_path / "a.zarr", numbers((20, 30)), 3, metadata())
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(ImageError, match=r"pip install napari-uflow\[zarr\]"):
         read_planes(tmp_path / "a.zarr")
 
 
 def test_an_old_zarr_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_picture(tmp_path / "a.zarr", numbers((20, 30)), 3, metadata())
+    write_image_file(tmp_path / "a.zarr", numbers((20, 30)), 3, metadata())
     monkeypatch.setattr(zarr, "__version__", "2.18.7")
     with pytest.raises(ImageError, match="takes a newer zarr"):
         read_planes(tmp_path / "a.zarr")
@@ -417,8 +417,8 @@ def test_an_old_zarr_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_metadata_of_both_formats_side_by_side(tmp_path: Path) -> None:
     data = numbers((20, 30))
-    write_picture(tmp_path / "a.zarr", data, 3, metadata())
-    write_picture(tmp_path / "b.zarr", data, 2, metadata())
+    write_image_file(tmp_path / "a.zarr", data, 3, metadata())
+    write_image_file(tmp_path / "b.zarr", data, 2, metadata())
     shutil.copytree(tmp_path / "b.zarr", tmp_path / "a.zarr", dirs_exist_ok=True)
     (plane,) = read_planes(tmp_path / "a.zarr")
     np.testing.assert_array_equal(plane.read()[0], data)
@@ -427,18 +427,18 @@ def test_the_metadata_of_both_formats_side_by_side(tmp_path: Path) -> None:
 # Finding
 
 
-def test_a_folder_of_zarr_counts_as_one_picture(
+def test_a_folder_of_zarr_counts_as_one_image(
     zarr_format: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = numbers((20, 30))
     a, b, c, d = (tmp_path / name for name in ("a.zarr", "b.ome.zarr", "c.tif", "d"))
     zarr.create_array(a, data=data, zarr_format=zarr_format)
-    write_picture(b, data, zarr_format, metadata())
+    write_image_file(b, data, zarr_format, metadata())
     write_tiff(c, data, "YX")
-    write_picture(tmp_path / ".hidden.zarr", data, zarr_format, metadata())
+    write_image_file(tmp_path / ".hidden.zarr", data, zarr_format, metadata())
     (tmp_path / "inside").mkdir()
     assert find_images(tmp_path) == [a, b, c]
-    write_picture(d, data, zarr_format, metadata())
+    write_image_file(d, data, zarr_format, metadata())
     assert find_images(tmp_path) == [a, b, c, d]
     assert find_images(tmp_path / "*.zarr") == [a, b]
     assert find_images([f"{b}{os.sep}", c, tmp_path]) == [b, c, a, d]
@@ -462,7 +462,7 @@ def test_detect_on_the_command_line(
     from napari_uflow.cli import main
 
     path = tmp_path / "odd.ome.zarr"
-    write_picture(path, odd_plane.data[None], zarr_format, metadata("cyx", scale=[1, 0.5, 0.25]))
+    write_image_file(path, odd_plane.data[None], zarr_format, metadata("cyx", scale=[1, 0.5, 0.25]))
     write_tiff(tmp_path / "same.tif", odd_plane.data, "YX", pixel_size=(0.5, 0.25), unit="um")
     output = tmp_path / "found"
     code = main(["detect", str(tiny_model_file), f"{path}{os.sep}", str(tmp_path / "same.tif"), "-o", str(output)])

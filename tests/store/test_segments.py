@@ -22,7 +22,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=sorted(LAYOUTS))
-def picture(request: Any, tmp_path_factory: Any) -> tuple[np.ndarray, TiffSegments, Path]:
+def image(request: Any, tmp_path_factory: Any) -> tuple[np.ndarray, TiffSegments, Path]:
     options = LAYOUTS[request.param]
     shape: tuple[int, ...] = (2, 3, 40, 50)
     if "colour" in request.param:
@@ -37,8 +37,8 @@ def picture(request: Any, tmp_path_factory: Any) -> tuple[np.ndarray, TiffSegmen
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_part_is_the_part_of_the_array(picture: tuple[np.ndarray, TiffSegments, Path], data: st.DataObject) -> None:
-    values, lazy, _ = picture
+def test_any_part_is_the_part_of_the_array(image: tuple[np.ndarray, TiffSegments, Path], data: st.DataObject) -> None:
+    values, lazy, _ = image
     key = tuple(
         data.draw(st.one_of(st.integers(-n, n - 1), st.slices(n).filter(lambda s: s.step is None or s.step > 0)))
         for n in values.shape[: data.draw(st.integers(0, 4))]
@@ -48,8 +48,8 @@ def test_any_part_is_the_part_of_the_array(picture: tuple[np.ndarray, TiffSegmen
     np.testing.assert_array_equal(part, values[key])
 
 
-def test_like_an_array(picture: tuple[np.ndarray, TiffSegments, Path]) -> None:
-    values, lazy, _ = picture
+def test_like_an_array(image: tuple[np.ndarray, TiffSegments, Path]) -> None:
+    values, lazy, _ = image
     assert (lazy.shape, lazy.ndim, lazy.dtype) == (values.shape, values.ndim, values.dtype)
     np.testing.assert_array_equal(np.asarray(lazy), values)
     np.testing.assert_array_equal(np.asarray(lazy, dtype=np.float64), values)

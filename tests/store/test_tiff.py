@@ -200,7 +200,7 @@ def test_files_are_read_lazily(compression: str | None, tile: Any, tmp_path: Pat
         np.testing.assert_array_equal(plane.read(Window(40, -8, 18, 32))[0], expected[48:66, :32])
 
 
-def test_pages_without_names_and_pictures_of_several_sizes(tmp_path: Path) -> None:
+def test_pages_without_names_and_images_of_several_sizes(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for i in range(3):
             writer.write(numbers((4, 5)) + i, contiguous=False, metadata=None)
@@ -260,7 +260,7 @@ def test_files_that_cannot_be_read_are_named(name: str, tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(ImageError, match=r"a\....' is empty"):
         read_planes(path)
-    path.write_bytes(b"this is not a picture at all" * 10)
+    path.write_bytes(b"this is not an image at all" * 10)
     with pytest.raises(ImageError, match=r"a\....' cannot be read"):
         read_planes(path)
     with pytest.raises(ImageError, match="is a folder"):
@@ -289,12 +289,12 @@ def test_find_images(tmp_path: Path) -> None:
     assert find_images(b) == [b]
     assert find_images([c, tmp_path]) == [c, a, b]
     for path in (tmp_path / "e.tif", str(tmp_path / "*.bmp")):
-        with pytest.raises(ImageError, match="no picture was found at"):
+        with pytest.raises(ImageError, match="no image was found at"):
             find_images(path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match="has no pictures"):
+    with pytest.raises(ImageError, match="has no images"):
         find_images(tmp_path / "empty")
-    with pytest.raises(ImageError, match="no picture was named"):
+    with pytest.raises(ImageError, match="no image was named"):
         find_images([])
 
 
@@ -305,7 +305,7 @@ def test_find_images(tmp_path: Path) -> None:
     is_full=st.booleans(),
     dtype=st.sampled_from(["uint8", "uint16", "uint32", "int32", "float32"]),
 )
-def test_tiles_make_the_picture(shape: Any, tile: Any, is_full: bool, dtype: str, tmp_path: Path) -> None:
+def test_tiles_make_the_image(shape: Any, tile: Any, is_full: bool, dtype: str, tmp_path: Path) -> None:
     values = numbers(shape, dtype)
     padded = np.pad(values, [(0, -n % t) for n, t in zip(shape, tile, strict=True)])
     source = padded if is_full else values

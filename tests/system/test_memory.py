@@ -25,7 +25,7 @@ def test_the_largest_tile_that_fits_is_chosen(rows, cols, values, halo, flow_hal
         assert detection_bytes((rows, cols), tile + 128, *looks) > memory
 
 
-def test_a_wide_picture_is_read_in_smaller_tiles():
+def test_a_wide_image_is_read_in_smaller_tiles():
     network = UFlow(ModelConfig(), 1)
     sides = [network.tile_that_fits((side, side), 0.7e9) for side in (512, 2048, 10_000)]
     assert sides == [2048, 768, 512]

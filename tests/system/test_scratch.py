@@ -1,4 +1,4 @@
-"""Maps of large pictures lie in files of their own, and are worked on in strips."""
+"""Maps of large images lie in files of their own, and are worked on in strips."""
 
 import errno
 import gc
@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from napari_uflow.errors import UFlowError
 from napari_uflow.system import scratch
-from napari_uflow.system.scratch import let_go, room_for, strips
+from napari_uflow.system.scratch import allocate_map, let_go, strips
 
 
 def test_a_small_map_is_an_array_in_memory():
-    assert type(room_for((100, 100), np.float32)) is np.ndarray
+    assert type(allocate_map((100, 100), np.float32)) is np.ndarray
 
 
 def test_a_large_map_lies_in_a_file_that_goes_with_it(monkeypatch, tmp_path):
     monkeypatch.setattr(scratch, "LARGE", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    array = room_for((50, 40), np.int32)
+    array = allocate_map((50, 40), np.int32)
     assert isinstance(array, np.memmap)
     array[...] = np.arange(2000).reshape(50, 40)
     let_go(array)
@@ -44,7 +44,7 @@ def test_what_is_changed_in_memory_only_is_kept(tmp_path):
 
 def test_a_part_of_a_map_lets_the_map_go(monkeypatch):
     monkeypatch.setattr(scratch, "LARGE", 1000)
-    array = room_for((50, 40), np.int32)
+    array = allocate_map((50, 40), np.int32)
     array[...] = 5
     asked = []
 
@@ -61,7 +61,7 @@ def test_a_full_disk_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(scratch, "LARGE", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     with pytest.raises(UFlowError, match=r"no room for a map of .* GB .*TMPDIR"):
-        room_for((50, 40), np.int32)
+        allocate_map((50, 40), np.int32)
 
 
 @pytest.mark.parametrize("is_reserved", [True, False])
@@ -75,10 +75,10 @@ def test_room_is_taken_when_it_is_asked_for(monkeypatch, is_reserved):
     monkeypatch.setattr(scratch.os, "posix_fallocate", full, raising=False)
     monkeypatch.setattr(scratch.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=7999))
     with pytest.raises(UFlowError, match=r"no room for a map of .* GB .*TMPDIR"):
-        room_for((50, 40), np.int32)
+        allocate_map((50, 40), np.int32)
     if not is_reserved:
         monkeypatch.setattr(scratch.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=8000))
-        assert room_for((50, 40), np.int32).shape == (50, 40)
+        assert allocate_map((50, 40), np.int32).shape == (50, 40)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([1, 4, 16]))

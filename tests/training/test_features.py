@@ -1,4 +1,4 @@
-"""Cached features: those of the whole picture, in eight views."""
+"""Cached features: those of the whole image, in eight views."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, drain
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.training.cache import FeatureCache
-from napari_uflow.training.features import fill_cache, viewed, viewed_window
+from napari_uflow.training.features import augmented, augmented_window, fill_cache
 from napari_uflow.training.tiles import TrainingTile
 
 INTENSITY = IntensityRange((0.0,), (255.0,))
@@ -30,15 +30,15 @@ def plane():
     return Plane(data=fibre_field(2, shape=(200, 150)).image)
 
 
-def filled(network, region, windows, n_views=1) -> FeatureCache:
+def filled(network, region, windows, n_augmentations=1) -> FeatureCache:
     cache = FeatureCache(1e9)
     tiles = [TrainingTile(region, window) for window in windows]
-    drain(fill_cache(cache, network, tiles, INTENSITY, n_views, "Computing"))
+    drain(fill_cache(cache, network, tiles, INTENSITY, n_augmentations, "Computing"))
     return cache
 
 
 def whole_features(network, plane):
-    """Features of the whole picture, as detection computes them."""
+    """Features of the whole image, as detection computes them."""
     aligned = Window(0, 0, *(-(-n // 16) * 16 for n in plane.shape))
     outer = network.reading_window(aligned, plane.shape)
     levels = network.features(torch.from_numpy(INTENSITY.apply(plane.read(outer)))[None])
@@ -51,30 +51,30 @@ def whole_features(network, plane):
 
 def test_eight_views_are_the_eight_symmetries_of_a_square():
     square = torch.arange(9).reshape(3, 3)
-    views = {tuple(viewed(square, view).flatten().tolist()) for view in range(8)}
+    views = {tuple(augmented(square, view).flatten().tolist()) for view in range(8)}
     expected = {
         tuple(part.flatten().tolist())
         for turns in range(4)
         for part in (torch.rot90(square, turns), torch.rot90(square, turns).T)
     }
     assert views == expected
-    assert torch.equal(viewed(square, 0), square)
-    assert viewed(torch.zeros(2, 3, 5), 3).shape == (2, 3, 5)
-    assert viewed(torch.zeros(2, 3, 5), 4).shape == (2, 5, 3)
+    assert torch.equal(augmented(square, 0), square)
+    assert augmented(torch.zeros(2, 3, 5), 3).shape == (2, 3, 5)
+    assert augmented(torch.zeros(2, 3, 5), 4).shape == (2, 5, 3)
 
 
 @pytest.mark.parametrize("view", range(8))
 def test_a_window_is_found_again_in_the_view(view):
-    picture = torch.arange(7 * 11).reshape(7, 11)
+    image = torch.arange(7 * 11).reshape(7, 11)
     window = Window(2, 3, 4, 5)
-    inside = viewed(picture, view)[viewed_window(window, (7, 11), view).slices()]
-    assert torch.equal(inside, viewed(picture[window.slices()], view))
+    inside = augmented(image, view)[augmented_window(window, (7, 11), view).slices()]
+    assert torch.equal(inside, augmented(image[window.slices()], view))
 
 
 # The cache
 
 
-def test_tiles_have_the_features_of_the_whole_picture(network, plane):
+def test_tiles_have_the_features_of_the_whole_image(network, plane):
     windows = [Window(0, 0, 64, 64), Window(64, 48, 64, 64), Window(144, 96, 64, 64)]
     whole = whole_features(network, plane)
     for together in (True, False):
@@ -89,17 +89,17 @@ def test_tiles_have_the_features_of_the_whole_picture(network, plane):
                 torch.testing.assert_close(tile.features[level].float(), expected, rtol=2e-3, atol=2e-3)
 
 
-def test_views_are_the_features_of_the_viewed_picture(network, plane):
+def test_views_are_the_features_of_the_viewed_image(network, plane):
     window = Window(64, 32, 64, 96)
     region = NormalRegion(plane)
-    cache = filled(network, region, [window], n_views=8)
+    cache = filled(network, region, [window], n_augmentations=8)
     assert len(cache) == 8
     outer = network.reading_window(window, plane.shape)
-    picture = torch.from_numpy(INTENSITY.apply(plane.read(outer)))
+    image = torch.from_numpy(INTENSITY.apply(plane.read(outer)))
     for view in range(8):
-        turned = viewed_window(window.shifted(-outer.row, -outer.col), outer.shape, view)
+        turned = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, view)
         assert turned.shape == ((96, 64) if view & 4 else (64, 96))
-        levels = network.features(viewed(picture, view)[None])
+        levels = network.features(augmented(image, view)[None])
         for x, kept, stride in zip(levels, cache[view].features, network.strides, strict=True):
             torch.testing.assert_close(kept, x[0][:, *turned.scaled(stride).slices()].half())
 
@@ -108,13 +108,13 @@ def test_only_cells_that_are_normal_throughout_count(network, plane):
     mask = np.ones(plane.shape, bool)
     mask[70, 50] = False
     window = Window(64, 32, 64, 96)
-    cache = filled(network, NormalRegion(plane, mask), [window], n_views=8)
+    cache = filled(network, NormalRegion(plane, mask), [window], n_augmentations=8)
     inside = torch.from_numpy(mask[window.slices()])
     for view in range(8):
         for normal, stride in zip(cache[view].is_normal, network.strides, strict=True):
             expected = torch.ones(64 // stride, 96 // stride, dtype=torch.bool)
             expected[6 // stride, 18 // stride] = False
-            assert torch.equal(normal, viewed(expected, view))
+            assert torch.equal(normal, augmented(expected, view))
     assert not inside.all()
 
 
@@ -127,7 +127,7 @@ def test_missing_pixels_and_what_lies_outside_do_not_count(network):
     fine, middle, coarse = tile.is_normal
     assert fine.shape == (16, 20)
     assert not fine[2, 5]
-    assert not fine[15].any()  # rows 60 to 63 are outside of the picture
+    assert not fine[15].any()  # rows 60 to 63 are outside of the image
     assert not fine[:, 17:].any()  # column 70 is
     assert fine[:15, :17].sum() == 15 * 17 - 1
     assert middle[:7, :8].sum() == 7 * 8 - 1

@@ -14,8 +14,8 @@ from napari_uflow.image.region import NormalRegion
 from napari_uflow.training.tiles import TrainingTile, choose_tiles, regions_of
 
 
-def region(shape=(256, 256), field="a", mask=None) -> NormalRegion:
-    return NormalRegion(Plane(data=np.zeros(shape, np.uint8), name="picture"), mask, field)
+def region(shape=(256, 256), specimen="a", mask=None) -> NormalRegion:
+    return NormalRegion(Plane(data=np.zeros(shape, np.uint8), name="image"), mask, specimen)
 
 
 def choose(regions, *, tile=64, seed=0, **options):
@@ -33,18 +33,18 @@ def covered(tiles: list[TrainingTile], of: NormalRegion) -> np.ndarray:
 
 @settings(deadline=None, max_examples=50)
 @given(
-    st.lists(st.sampled_from("abcdef"), min_size=2, max_size=8).filter(lambda fields: len(set(fields)) > 1),
+    st.lists(st.sampled_from("abcdef"), min_size=2, max_size=8).filter(lambda specimens: len(set(specimens)) > 1),
     st.floats(0.01, 0.5),
     st.integers(0, 100),
 )
-def test_no_field_is_on_both_sides(fields, holdout, seed):
-    regions = [region((128, 64), field) for field in fields]
+def test_no_field_is_on_both_sides(specimens, holdout, seed):
+    regions = [region((128, 64), specimen) for specimen in specimens]
     train, held = choose(regions, holdout=holdout, seed=seed)
-    held_fields = {t.region.field for t in held}
+    held_specimens = {t.region.specimen for t in held}
     assert train
     assert held
-    assert {t.region.field for t in train} == set(fields) - held_fields
-    assert len(train) == 2 * sum(field not in held_fields for field in fields)  # and nothing is lost
+    assert {t.region.specimen for t in train} == set(specimens) - held_specimens
+    assert len(train) == 2 * sum(specimen not in held_specimens for specimen in specimens)  # and nothing is lost
 
 
 @settings(deadline=None, max_examples=50)
@@ -65,7 +65,7 @@ def test_of_one_field_places_are_held_out_that_overlap_with_no_other(shape, hold
         assert len(held) <= math.ceil(n_all * holdout) + 2
 
 
-def test_two_regions_of_one_picture_do_not_overlap_across_the_split():
+def test_two_regions_of_one_image_do_not_overlap_across_the_split():
     plane = Plane(data=np.zeros((256, 256), np.uint8))
     masks = np.zeros((2, 256, 256), bool)
     masks[0, :, :192] = masks[1, :, 64:] = True
@@ -78,14 +78,14 @@ def test_two_regions_of_one_picture_do_not_overlap_across_the_split():
             assert not (covered(train, one) & covered(held, other)).any()
 
 
-def test_a_picture_of_one_tile_is_trained_on_and_nothing_is_held_out():
+def test_a_image_of_one_tile_is_trained_on_and_nothing_is_held_out():
     train, held = choose([region((64, 64))])
     assert len(train) == 1
     assert held == []
 
 
 def test_without_a_holdout_everything_is_trained_on():
-    regions = [region(field="a"), region(field="b")]
+    regions = [region(specimen="a"), region(specimen="b")]
     train, held = choose(regions, holdout=0.0)
     assert len(train) == 32
     assert held == []
@@ -104,7 +104,7 @@ def test_fields_that_have_no_normal_tile_do_not_starve_the_others():
     """If all fields left for training are empty, the fields with tiles are split by place."""
     empty = np.zeros((256, 256), bool)
     for seed in range(6):
-        regions = [region(field="a"), region(field="b", mask=empty)]
+        regions = [region(specimen="a"), region(specimen="b", mask=empty)]
         train, held = choose(regions, seed=seed)
         assert train
         assert held
@@ -121,33 +121,33 @@ def test_only_normal_tiles_are_used():
 
 @pytest.mark.parametrize("max_tiles", [1, 3, 10])
 def test_no_more_tiles_than_asked_for(max_tiles):
-    regions = [region(field=field) for field in "abcde"]
+    regions = [region(specimen=specimen) for specimen in "abcde"]
     train, held = choose(regions, max_tiles=max_tiles)
     assert len(train) == max_tiles
     assert len(held) == max(1, math.ceil(max_tiles * 0.2))
-    assert len({(t.region.field, t.window) for t in train}) == max_tiles
+    assert len({(t.region.specimen, t.window) for t in train}) == max_tiles
     other, _ = choose(regions, max_tiles=max_tiles, seed=1)
-    assert [(t.region.field, t.window) for t in train] != [(t.region.field, t.window) for t in other]
+    assert [(t.region.specimen, t.window) for t in train] != [(t.region.specimen, t.window) for t in other]
 
 
 def test_the_same_seed_gives_the_same_tiles():
-    regions = [region(field=field) for field in "abcde"]
+    regions = [region(specimen=specimen) for specimen in "abcde"]
     one, other = choose(regions, max_tiles=7, seed=3), choose(regions, max_tiles=7, seed=3)
     assert one == other
 
 
-def test_small_pictures_give_one_tile_of_their_size():
+def test_small_images_give_one_tile_of_their_size():
     train, _ = choose([region((40, 200))], holdout=0.0)
     assert {t.window.shape for t in train} == {(48, 64)}
 
 
 def test_regions_of_names_each_once_and_in_order():
-    one, other = region(field="a"), region(field="b")
+    one, other = region(specimen="a"), region(specimen="b")
     train, _ = choose([one, other, one], holdout=0.0)
     assert [id(r) for r in regions_of(train)] == [id(one), id(other)]
 
 
-def test_a_wide_picture_is_split_along_its_width_and_a_high_one_along_its_height():
+def test_a_wide_image_is_split_along_its_width_and_a_high_one_along_its_height():
     for shape, axis in (((128, 512), "col"), ((512, 128), "row")):
         train, held = choose([region(shape)], holdout=0.25)
         assert len(held) == 4
@@ -155,19 +155,19 @@ def test_a_wide_picture_is_split_along_its_width_and_a_high_one_along_its_height
         assert max(getattr(tile.window, axis) for tile in train) < 384
 
 
-def taught(plane, box, field="one"):
+def marked(plane, box, specimen="one"):
     mask = np.zeros(plane.shape, bool)
     mask[box] = True
-    return NormalRegion(plane, mask, field, is_taught=True)
+    return NormalRegion(plane, mask, specimen, is_marked_normal=True)
 
 
 @pytest.mark.parametrize("n_copies", [1, 3, 20])
 @pytest.mark.parametrize("corner", [(96, 96), (300, 416), (440, 440)])
 def test_what_was_taught_is_trained_on_and_counted_nowhere(n_copies, corner):
-    """In a single picture whose last tiles are held out: at its beginning, in its middle and among those."""
+    """In a single image whose last tiles are held out: at its beginning, in its middle and among those."""
     plane = Plane(data=np.zeros((512, 512), np.uint8), name="one")
     box = (slice(corner[0], corner[0] + 64), slice(corner[1], corner[1] + 64))
-    region = taught(plane, box)
+    region = marked(plane, box)
     before = choose([NormalRegion(plane)])
     train, held = choose([NormalRegion(plane), *[region] * n_copies])
     mine = [tile for tile in train if tile.region is region]
@@ -181,17 +181,17 @@ def test_what_was_taught_is_trained_on_and_counted_nowhere(n_copies, corner):
 def test_what_was_taught_in_a_held_out_field_is_trained_on():
     planes = [Plane(data=np.zeros((256, 256), np.uint8), name=str(i)) for i in range(5)]
     regions = [NormalRegion(plane) for plane in planes]
-    (field,) = {tile.region.field for tile in choose(regions)[1]}
-    plane = planes[int(field)]
-    region = taught(plane, (slice(64, 128), slice(64, 128)), field)
+    (specimen,) = {tile.region.specimen for tile in choose(regions)[1]}
+    plane = planes[int(specimen)]
+    region = marked(plane, (slice(64, 128), slice(64, 128)), specimen)
     train, held = choose([*regions, region])
     assert any(tile.region is region for tile in train)
-    assert {tile.region.field for tile in held} == {field}
+    assert {tile.region.specimen for tile in held} == {specimen}
     assert all(tile.region.plane is plane and not tile.region.normal()[64:128, 64:128].any() for tile in held)
 
 
 def test_only_what_was_taught_can_be_trained_on():
     plane = Plane(data=np.zeros((256, 256), np.uint8))
-    train, held = choose([taught(plane, (slice(0, 64), slice(0, 64)))])
+    train, held = choose([marked(plane, (slice(0, 64), slice(0, 64)))])
     assert len(train) == 1
     assert held == []

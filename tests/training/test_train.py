@@ -25,7 +25,7 @@ TRAIN = importlib.import_module("napari_uflow.training.train")
 OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
 
 MODEL = ModelConfig(backbone="scattering", tile=64, flow_steps=1)
-TRAINING = TrainingConfig(steps=4, batch_size=2, views=1, check_every=2, holdout=0.3)
+TRAINING = TrainingConfig(steps=4, batch_size=2, augmentations=1, check_every=2, holdout=0.3)
 
 
 def texture(shape, seed=0) -> np.ndarray:
@@ -43,7 +43,7 @@ def run(regions, model=MODEL, training=TRAINING, events=None) -> TrainedModel:
 
 
 def warnings_of(events) -> list[str]:
-    """What the user was warned of, but for how few positions these small pictures have."""
+    """What the user was warned of, but for how few positions these small images have."""
     texts = [event.text for event in events if isinstance(event, Message) and event.warning]
     return [text for text in texts if "too few normal positions" not in text]
 
@@ -103,7 +103,7 @@ def test_what_a_model_remembers():
     assert (provenance["n_tiles"], provenance["n_holdout_tiles"]) == (4, 2)
     assert (provenance["pixel_size"], provenance["unit"]) == ((0.5, 0.5), "um")
     assert provenance["versions"]["torch"] == torch.__version__
-    assert model.config.border in ("keep", "hold")
+    assert model.config.border in ("reflect", "replicate")
     assert (model.config.replace(border="auto"), model.training) == (MODEL, TRAINING)
     assert Message("4 tiles from 2 fields to train on, 2 from 1 held out") in events
     assert not warnings_of(events)
@@ -113,18 +113,22 @@ def test_what_a_model_remembers():
 def test_too_few_held_out_fields_for_a_promise_are_said_before_training(n):
     events = []
     model = run(fields(n, (128, 128)), events=events)
-    said = [event.text for event in events if isinstance(event, Message) and "can be promised" in event.text]
+    said = [event.text for event in events if isinstance(event, Message) and "can be guaranteed" in event.text]
     assert len(model.provenance["holdout_fields"]) == (1 if n == 3 else 3)
     assert bool(said) == (n == 3)
     if said:
-        assert "no number of false alarms can be promised with 1 held-out field: 1 per image takes 3" in said[0]
+        assert "no number of false alarms can be guaranteed with 1 held-out specimen: 1 per image takes 3" in said[0]
 
 
-@pytest.mark.parametrize(("side", "n", "holdout", "views"), [(64, 2, 0.5, 1), (80, 1, 0.0, 4), (128, 2, 0.5, 1)])
-def test_too_few_positions_for_a_calibration_are_said_before_training(side, n, holdout, views):
+@pytest.mark.parametrize(
+    ("side", "n", "holdout", "augmentations"), [(64, 2, 0.5, 1), (80, 1, 0.0, 4), (128, 2, 0.5, 1)]
+)
+def test_too_few_positions_for_a_calibration_are_said_before_training(side, n, holdout, augmentations):
     """Views of a tile are not more of it, and a position in two tiles is one."""
     events = []
-    model = run(fields(n, (side, side)), training=TRAINING.replace(holdout=holdout, views=views), events=events)
+    model = run(
+        fields(n, (side, side)), training=TRAINING.replace(holdout=holdout, augmentations=augmentations), events=events
+    )
     warned = [i for i, event in enumerate(events) if isinstance(event, Message) and "too few normal" in event.text]
     assert len(warned) == (side < 128)
     assert (model.calibration is not None) == (side == 128)
@@ -270,7 +274,7 @@ def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_le
     # a straight line from 0.01 at step 0 to 0.002 at step 10
     assert rest.learning_rate == pytest.approx(0.01 - 0.008 * 0.4)
     assert rest.learning_rate * rest.final_learning_rate == pytest.approx(0.002)
-    again = train(fields(), training=rest, start=model, device="cpu")
+    again = train(fields(), training=rest, init_from=model, device="cpu")
     assert again.provenance["started_from"]["steps"] == 4
     assert again.provenance["holdout_fields"] == model.provenance["holdout_fields"]
 
@@ -371,7 +375,7 @@ def test_a_wild_learning_rate_still_gives_a_finite_model():
     assert all(bool(torch.isfinite(value).all()) for value in model.state.values())
 
 
-# Pictures as they come
+# Images as they come
 
 
 def test_what_is_not_normal_and_far_away_has_no_influence():
@@ -425,7 +429,7 @@ def test_holes_everywhere_in_what_is_held_out():
     held_out = run(regions).provenance["holdout_fields"][0]
     mask = np.ones((64, 128), bool)
     mask[::12, ::12] = False
-    regions = [NormalRegion(r.plane, mask if r.field == held_out else None) for r in regions]
+    regions = [NormalRegion(r.plane, mask if r.specimen == held_out else None) for r in regions]
     check(run(regions))
 
 
@@ -437,7 +441,7 @@ def test_a_single_field_is_split_by_place_with_a_warning():
     assert model.provenance["n_holdout_tiles"] > 0
     assert model.provenance["fields"] == model.provenance["holdout_fields"]
     (warning,) = warnings_of(events)
-    assert "all pictures come from one field" in warning
+    assert "all images come from one field" in warning
 
 
 def test_a_single_tile_is_not_split_with_a_warning():
@@ -470,15 +474,18 @@ def test_two_and_three_channels(n_channels):
 )
 def test_shapes_and_types(shape, converted):
     planes = [Plane(data=converted(texture(shape, i)), name=str(i)) for i in range(2)]
-    views = 1 if max(shape) > 1000 else 5  # the fifth is the first one that turns rows into columns
-    model = run([NormalRegion(plane) for plane in planes], training=TRAINING.replace(steps=2, views=views, max_tiles=4))
+    augmentations = 1 if max(shape) > 1000 else 5  # the fifth is the first one that turns rows into columns
+    model = run(
+        [NormalRegion(plane) for plane in planes],
+        training=TRAINING.replace(steps=2, augmentations=augmentations, max_tiles=4),
+    )
     check(model)
     found = detect(model, planes[0], device="cpu")
     assert found.score.shape == shape
     assert np.isfinite(found.score).all()
 
 
-def test_constant_pictures_do_not_break_it():
+def test_constant_images_do_not_break_it():
     planes = [Plane(data=np.full((64, 128), 7, np.uint8), name=str(i)) for i in range(2)]
     model = run([NormalRegion(plane) for plane in planes], training=TRAINING.replace(steps=2))
     check(model)
@@ -495,7 +502,7 @@ def test_nothing_to_train_on():
         run(nothing)
 
 
-def test_pictures_with_different_channels():
+def test_images_with_different_channels():
     regions = [*fields(1), NormalRegion(Plane(data=texture((2, 64, 64)), axes="CYX", name="other"))]
     with pytest.raises(ImageError, match="'field 0' has 1 channels but 'other' has 2"):
         run(regions)
@@ -525,7 +532,7 @@ def test_snapshots_are_models_that_detect(monkeypatch):
     assert taken
     assert taken[0].provenance["outcome"] == "interrupted after step 2"
     assert taken[0].calibration is None
-    assert detect(taken[0], fields()[0].plane, device="cpu").promise.startswith("not calibrated")
+    assert detect(taken[0], fields()[0].plane, device="cpu").guarantee.startswith("not calibrated")
 
 
 # Going on
@@ -540,7 +547,7 @@ def test_training_goes_on_where_it_was(monkeypatch):
     more = [*regions, NormalRegion(Plane(data=texture((64, 128), 99), name="more"))]
     events = []
     training = TRAINING.replace(steps=2, check_every=1, learning_rate=1e-6, holdout=0.2)
-    again = train(more, training=training, device="cpu", start=first, on_event=events.append)
+    again = train(more, training=training, device="cpu", init_from=first, on_event=events.append)
     assert again.intensity == first.intensity
     assert again.config == first.config
     assert set(again.provenance["holdout_fields"]) == set(first.provenance["holdout_fields"])
@@ -560,10 +567,10 @@ def test_training_goes_on_where_it_was(monkeypatch):
 def test_training_goes_on_only_with_the_same_parts(tiny_model):
     first = run(fields())
     with pytest.raises(ConfigError, match=r"can go on only with .*: flow_steps 1 \(not 3\)"):
-        train(fields(), MODEL.replace(flow_steps=3), TRAINING, device="cpu", start=first)
+        train(fields(), MODEL.replace(flow_steps=3), TRAINING, device="cpu", init_from=first)
     colour = [NormalRegion(Plane(data=np.zeros((64, 64, 3), np.uint8), axes="YXS", name="colour"))]
     with pytest.raises(ImageError, match="have 3 channels, but the model was trained on 1"):
-        train(colour, training=TRAINING, device="cpu", start=first)
+        train(colour, training=TRAINING, device="cpu", init_from=first)
 
 
 def held_and_trained(model):
@@ -575,14 +582,14 @@ def test_nothing_that_was_trained_on_is_held_out_later():
     first = run(regions)
     held, trained = held_and_trained(first)
     # the field that was held out is gone, a new one has come: only that may be held out
-    others = [region for region in regions if region.field not in held]
+    others = [region for region in regions if region.specimen not in held]
     new = NormalRegion(Plane(data=texture((64, 128), 99), name="new"))
-    again = train([*others, new], training=TRAINING, device="cpu", start=first)
+    again = train([*others, new], training=TRAINING, device="cpu", init_from=first)
     assert held_and_trained(again) == ({"new"}, trained)
     # a third run knows what the first one was trained on
     events = []
-    third = train(others[1:], training=TRAINING, device="cpu", start=again, on_event=events.append)
-    assert any("are not among the pictures (1): it will forget" in text for text in warnings_of(events))
+    third = train(others[1:], training=TRAINING, device="cpu", init_from=again, on_event=events.append)
+    assert any("are not among the images (1): it will forget" in text for text in warnings_of(events))
     assert held_and_trained(third) == (set(), trained)
     assert third.provenance["started_from"]["started_from"]["steps"] == 4
 
@@ -590,19 +597,19 @@ def test_nothing_that_was_trained_on_is_held_out_later():
 def test_new_fields_join_those_held_out():
     first = run(fields(3))
     more = [NormalRegion(Plane(data=texture((64, 128), 50 + i), name=f"more {i}")) for i in range(9)]
-    again = train([*fields(3), *more], training=TRAINING, device="cpu", start=first)
+    again = train([*fields(3), *more], training=TRAINING, device="cpu", init_from=first)
     held, _ = held_and_trained(again)
     assert held > held_and_trained(first)[0]
     assert len(held) == 4  # 0.3 of 12
     assert not held & held_and_trained(first)[1]
-    none = train(fields(3), training=TRAINING.replace(holdout=0.0), device="cpu", start=first)
+    none = train(fields(3), training=TRAINING.replace(holdout=0.0), device="cpu", init_from=first)
     assert held_and_trained(none)[0] == set()
 
 
 def test_a_single_field_that_was_split_by_place_and_another():
     first = run(fields(1, (128, 256)))
     assert held_and_trained(first) == ({"field 0"}, {"field 0"})
-    again = train(fields(2, (128, 256)), training=TRAINING, device="cpu", start=first)
+    again = train(fields(2, (128, 256)), training=TRAINING, device="cpu", init_from=first)
     assert held_and_trained(again) == ({"field 1"}, {"field 0"})
 
 
@@ -610,15 +617,15 @@ def test_a_region_given_several_times_is_held_out_and_counted_once():
     regions = fields(4)
     first = run(regions)
     (held,) = first.provenance["holdout_fields"]
-    (region,) = [region for region in regions if region.field == held]
-    again = train([*regions, *[region] * 5], training=TRAINING, device="cpu", start=first)
+    (region,) = [region for region in regions if region.specimen == held]
+    again = train([*regions, *[region] * 5], training=TRAINING, device="cpu", init_from=first)
     assert again.provenance["n_holdout_tiles"] == first.provenance["n_holdout_tiles"]
     assert again.provenance["n_pictures"] == 4
 
 
 def test_a_model_that_went_astray_is_not_kept():
     first = run(fields(), training=TRAINING.replace(steps=10, check_every=5))
-    again = train(fields(), training=TRAINING.replace(learning_rate=1.0), device="cpu", start=first)
+    again = train(fields(), training=TRAINING.replace(learning_rate=1.0), device="cpu", init_from=first)
     assert "nothing was learned" in again.provenance["outcome"]
     assert all(torch.equal(again.state[key], first.state[key]) for key in first.state)
 
@@ -631,8 +638,8 @@ def test_too_few_positions_are_known_where_the_border_is_held():
             image[row, col] = np.nan
     regions = [NormalRegion(Plane(data=image, name=f"holes {i}")) for i, image in enumerate(images)]
     training = TRAINING.replace(holdout=0.5, min_normal=0.1)
-    for border in ("keep", "hold"):
+    for border in ("reflect", "replicate"):
         events = []
         model = run(regions, MODEL.replace(border=border), training, events)
         warned = any(isinstance(event, Message) and "too few normal" in event.text for event in events)
-        assert (model.calibration is None) is warned is (border == "hold")
+        assert (model.calibration is None) is warned is (border == "replicate")

@@ -1,4 +1,4 @@
-"""Many pictures on many machines: the batch on a cluster of dask.distributed that is already there."""
+"""Many images on many machines: the batch on a cluster of dask.distributed that is already there."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def detect_on_cluster_steps(
     """Detect in files as :func:`~napari_uflow.batch.files.detect_files_steps` does, each file on one of many machines.
 
     The machines must see the files and the folder under the same names, and have this version of napari-uflow. A
-    picture whose worker is lost is given to another one; it fails when that has happened more often than the cluster's
-    setting ``distributed.scheduler.allowed-failures`` says (three times by default). The other pictures go on. Where
+    image whose worker is lost is given to another one; it fails when that has happened more often than the cluster's
+    setting ``distributed.scheduler.allowed-failures`` says (three times by default). The other images go on. Where
     several were lost so often, perhaps for being beside the one that killed their workers, each is tried again alone.
 
     Parameters
@@ -97,7 +97,7 @@ def detect_on_cluster_steps(
         suspects = yield from work.detect(files)
         if len(suspects) > 1 and work.is_on:
             # Whatever kills a worker takes along what runs beside it: alone it turns out which of them it was.
-            yield Message(f"{len(suspects)} pictures lost their workers; they are tried again one by one", warning=True)
+            yield Message(f"{len(suspects)} images lost their workers; they are tried again one by one", warning=True)
             together, suspects = suspects, []
             for path in together:
                 suspects += yield from work.detect([path])

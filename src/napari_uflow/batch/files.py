@@ -1,4 +1,4 @@
-"""Many pictures in, files out."""
+"""Many images in, files out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from napari_uflow.store.images import read_planes
 from napari_uflow.store.regions import write_regions
 from napari_uflow.store.tiff_writer import write_tiff
 from napari_uflow.system.devices import choose_device
-from napari_uflow.system.scratch import let_go, room_for, strips
+from napari_uflow.system.scratch import allocate_map, let_go, strips
 from napari_uflow.wording import counted
 
 __all__ = [
@@ -67,7 +67,7 @@ class BatchSummary:
         Planes with at least one region, and planes in all.
     was_stopped : bool
         True where the user stopped the batch before its end.
-    promises : tuple of str
+    guarantees : tuple of str
         What the number of false alarms means in what was found, each once; stacks of other sizes have another one where
         a stack shares it.
     left_out : tuple of Path
@@ -81,7 +81,7 @@ class BatchSummary:
     n_anomalous_planes: int
     n_planes: int
     was_stopped: bool
-    promises: tuple[str, ...]
+    guarantees: tuple[str, ...]
     left_out: tuple[Path, ...] = ()
 
 
@@ -98,8 +98,8 @@ def detect_files_steps(
 ) -> Steps[BatchSummary]:
     """Detect in files and write the results to a folder.
 
-    For a picture ``NAME`` it writes ``NAME_heatmap.tif`` (float32, 0 to 1), ``NAME_log10_nfa.tif`` (float32) and
-    ``NAME_labels.tif`` (0 is background) as calibrated TIFF with the axes of the picture, and for all of them
+    For an image ``NAME`` it writes ``NAME_heatmap.tif`` (float32, 0 to 1), ``NAME_log10_nfa.tif`` (float32) and
+    ``NAME_labels.tif`` (0 is background) as calibrated TIFF with the axes of the image, and for all of them
     ``regions.csv``, ``summary.csv`` (one row per file) and ``overview.png``. A file that fails is named in the summary;
     the rest goes on.
 
@@ -108,7 +108,7 @@ def detect_files_steps(
     model : TrainedModel
         A trained model.
     paths : sequence of Path
-        Files of pictures or stacks.
+        Files of images or stacks.
     output : path
         Folder to write to; made if it is missing.
     config : DetectionConfig
@@ -181,7 +181,7 @@ class FileResult:
     tables : tuple of Detection
         One for each plane, with its regions but without its maps; empty where the file failed.
     rows : tuple of (float, OverviewRow)
-        log10 NFA and picture of each plane, for the overview.
+        log10 NFA and image of each plane, for the overview.
     lowest_log10_nfa : float
         Of the strangest region in all planes; NaN where the file failed.
     reason : str
@@ -278,7 +278,7 @@ class Collected:
         tables = [table for result in done for table in result.tables]
         if done:
             write_regions(output / "regions.csv", tables)
-            figure = overview([row for _, row in self._rows], score_limits=(0, 1), title="Strangest pictures first")
+            figure = overview([row for _, row in self._rows], score_limits=(0, 1), title="Strangest images first")
             save_figure(figure, output / "overview.png")
         n_regions = tuple(sum(len(table.regions) for table in result.tables) for result in done)
         return BatchSummary(
@@ -289,7 +289,7 @@ class Collected:
             sum(len(table.regions) > 0 for table in tables),
             len(tables),
             was_stopped,
-            tuple(dict.fromkeys(table.promise for table in tables)),
+            tuple(dict.fromkeys(table.guarantee for table in tables)),
             tuple(left_out),
         )
 
@@ -325,7 +325,7 @@ def _check_sizes(planes: Sequence[Plane]) -> None:
     shapes = sorted({plane.shape for plane in planes})
     if len(shapes) > 1:
         sizes = ", ".join(f"{height} x {width}" for height, width in shapes)
-        raise ImageError(f"the file has pictures of different sizes ({sizes} pixels); save each to a file of its own")
+        raise ImageError(f"the file has images of different sizes ({sizes} pixels); save each to a file of its own")
 
 
 def _numbered(detections: Sequence[Detection]) -> list[Detection]:
@@ -357,7 +357,7 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
     for name, attribute in (("heatmap", "score"), ("log10_nfa", "log10_nfa"), ("labels", "labels")):
         maps = [getattr(found, attribute) for found in detections]
         # a single plane as it is: it may be too large for a copy in memory
-        stacked = maps[0] if len(maps) == 1 else room_for((len(maps), *maps[0].shape), maps[0].dtype)
+        stacked = maps[0] if len(maps) == 1 else allocate_map((len(maps), *maps[0].shape), maps[0].dtype)
         n_labels = 0
         for i, found in enumerate(detections if len(maps) > 1 else ()):
             stacked[i] = found.numbered_after(n_labels).labels if name == "labels" else maps[i]
@@ -386,14 +386,14 @@ def _stack_axes(planes: Sequence[Plane]) -> tuple[str, tuple[int, ...]]:
 def overview_row(
     plane: Plane, found: Detection, truth: NDArray[np.bool_] | None = None, *, kind: str = ""
 ) -> OverviewRow:
-    """Return a row of the overview figure; large pictures are thinned out."""
+    """Return a row of the overview figure; large images are thinned out."""
     step = max(1, -(-max(plane.shape) // _OVERVIEW_SIDE))
     parts = []
     for start, stop in strips(plane.shape):
         strip = plane.read(Window(start, 0, stop - start, plane.shape[1]))
         parts.append(strip[:, -start % step :: step, ::step])
-    picture = np.concatenate(parts, axis=1)
-    image = np.nan_to_num(picture[0] if len(picture) != 3 else np.moveaxis(picture, 0, -1))
+    image = np.concatenate(parts, axis=1)
+    image = np.nan_to_num(image[0] if len(image) != 3 else np.moveaxis(image, 0, -1))
     n = len(found.regions)
     caption = f"log10 NFA {found.lowest_log10_nfa:.1f}, {counted(n, 'region')}"
     return OverviewRow(

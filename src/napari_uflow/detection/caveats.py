@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.inference import Evidence
+from napari_uflow.model.inference import ScoreMaps
 from napari_uflow.model.uflow import TrainedModel
-from napari_uflow.nfa.conformal import counts_pictures, fields_needed
+from napari_uflow.nfa.conformal import counts_images, specimens_needed
 from napari_uflow.wording import counted
 
-__all__ = ["differences", "promise", "unlike"]
+__all__ = ["differences", "guarantee", "unlike"]
 
-# Pixels of the shorter side below which most of what the model looks at is beyond the picture's border.
+# Pixels of the shorter side below which most of what the model looks at is beyond the image's border.
 _SMALLEST = 64
 
 
-def promise(n_fields: int | None, config: DetectionConfig, n_planes: int = 1) -> str:
+def guarantee(n_specimens: int | None, config: DetectionConfig, n_planes: int = 1) -> str:
     """Say in one sentence what the number of false alarms of a detection rests on.
 
     Parameters
     ----------
-    n_fields : int or None
+    n_specimens : int or None
         Independent fields that were held out of training; None for a model without calibration.
     config : DetectionConfig
         How it was detected.
@@ -32,16 +32,18 @@ def promise(n_fields: int | None, config: DetectionConfig, n_planes: int = 1) ->
     of_one = config.of_one_image(n_planes)
     if config.nfa != "size-conditional":
         return f"'{config.nfa}' is not calibrated: {wanted} holds only if the latents of normal images are ideal"
-    if config.calibration == "none" or n_fields is None:
+    if config.calibration == "none" or n_specimens is None:
         return f"not calibrated: {wanted} holds only if the latents of normal images are ideal"
-    rests_on = f"{n_fields} held-out fields" if n_fields else "pictures of a single field, or of the training itself"
+    rests_on = (
+        f"{n_specimens} held-out specimens" if n_specimens else "images of a single field, or of the training itself"
+    )
     if config.calibration == "tails":
         return f"{wanted} rests on the tails fitted to {rests_on}"
-    needed = fields_needed(of_one)
-    if n_fields < needed:
-        return f"{wanted} is an estimate from the tails fitted to {rests_on}: a promise takes {needed} held-out fields"
+    needed = specimens_needed(of_one)
+    if n_specimens < needed:
+        return f"{wanted} is an estimate from the tails fitted to {rests_on}: a guarantee takes {needed} held-out specimens"
     over_images = f"on average over normal images like the {rests_on}"
-    if counts_pictures(of_one, n_fields):
+    if counts_images(of_one, n_specimens):
         if config.false_alarms >= 1:  # of a stack
             images = counted(config.false_alarms, "image")
             return f"any false alarm in at most {images} per {counted_on}, {over_images}"
@@ -50,9 +52,9 @@ def promise(n_fields: int | None, config: DetectionConfig, n_planes: int = 1) ->
     return f"at most {wanted}, {over_images}"
 
 
-# A picture is called unlike the normal ones where a normal one is so with less than this probability, and where more
+# An image is called unlike the normal ones where a normal one is so with less than this probability, and where more
 # than this part of its pixels are darker or brighter than 99.8 % of the normal ones. It is called larger where it has
-# so many times the pixels of the pictures that false alarms were counted on.
+# so many times the pixels of the images that false alarms were counted on.
 _UNLIKELY = 1e-3
 
 
@@ -63,12 +65,12 @@ _LARGER = 16
 
 
 def differences(model: TrainedModel, plane: Plane) -> list[str]:
-    """Say how the picture differs in size from those the model was trained on."""
+    """Say how the image differs in size from those the model was trained on."""
     texts = []
     if min(plane.shape) < _SMALLEST:
         texts.append(
             f"'{plane.title}' is only {plane.shape[0]} x {plane.shape[1]} pixels: the model sees more reflection than "
-            f"picture in it, and the false-alarm promise does not hold"
+            f"image in it, and the false-alarm guarantee does not hold"
         )
     trained = model.provenance.get("pixel_size")
     if not trained or plane.pixel_size is None or plane.unit != model.provenance.get("unit"):
@@ -79,32 +81,32 @@ def differences(model: TrainedModel, plane: Plane) -> list[str]:
     return [
         *texts,
         f"a pixel of '{plane.title}' is {plane.pixel_size[0]:g} {plane.unit}, but the model was trained on pixels of "
-        f"{trained[0]:g} {plane.unit}: structures have another size, and the false-alarm promise does not hold",
+        f"{trained[0]:g} {plane.unit}: structures have another size, and the false-alarm guarantee does not hold",
     ]
 
 
-def unlike(model: TrainedModel, plane: Plane, evidence: Evidence) -> list[tuple[str, str]]:
-    """Say how the picture as a whole differs in brightness, size and strangeness, and what that does to the promise."""
+def unlike(model: TrainedModel, plane: Plane, scores: ScoreMaps) -> list[tuple[str, str]]:
+    """Say how the image as a whole differs in brightness, size and strangeness, and what that does to the guarantee."""
     texts = []
-    if evidence.outside > _OUTSIDE:
+    if scores.outside > _OUTSIDE:
         text = (
-            f"{evidence.outside:.0%} of the pixels of '{plane.title}' are darker or brighter than those the model was "
-            f"trained on: another exposure or stain, and the false-alarm promise does not hold"
+            f"{scores.outside:.0%} of the pixels of '{plane.title}' are darker or brighter than those the model was "
+            f"trained on: another exposure or stain, and the false-alarm guarantee does not hold"
         )
-        texts.append((text, "this does not hold here: brightness is not that of the normal pictures"))
+        texts.append((text, "this does not hold here: brightness is not that of the normal images"))
     if model.calibration is None:
         return texts
     times = plane.shape[0] * plane.shape[1] / max(model.calibration.n_pixels, 1.0)
     if times > _LARGER:
         text = (
-            f"'{plane.title}' is {times:.0f} times as large as the pictures that false alarms were counted on: the "
-            f"promise is carried over to it by theory, not by counting"
+            f"'{plane.title}' is {times:.0f} times as large as the images that false alarms were counted on: the "
+            f"guarantee is carried over to it by theory, not by counting"
         )
-        texts.append((text, "by theory, not by counting, in a picture this large"))
-    if model.calibration.unlike(evidence.tested) < _UNLIKELY:
+        texts.append((text, "by theory, not by counting, in an image this large"))
+    if model.calibration.unlike(scores.tested) < _UNLIKELY:
         text = (
-            f"'{plane.title}' as a whole is unlike the normal pictures (focus, magnification, contrast or material): "
-            f"regions are looked for against its own background, and the false-alarm promise does not hold"
+            f"'{plane.title}' as a whole is unlike the normal images (focus, magnification, contrast or material): "
+            f"regions are looked for against its own background, and the false-alarm guarantee does not hold"
         )
-        texts.append((text, "this does not hold here: the picture as a whole is unlike the normal ones"))
+        texts.append((text, "this does not hold here: the image as a whole is unlike the normal ones"))
     return texts

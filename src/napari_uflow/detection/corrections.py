@@ -14,7 +14,7 @@ from napari_uflow.errors import ConfigError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 
-__all__ = ["Correction", "call_normal", "take_back"]
+__all__ = ["Correction", "mark_normal", "undo_mark_normal"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class Correction:
     log10_nfa: NDArray[np.float32] = field(repr=False)
 
 
-def call_normal(
-    detection: Detection, label: int, plane: Plane, *, side: int, field: str | None = None
+def mark_normal(
+    detection: Detection, label: int, plane: Plane, *, side: int, specimen: str | None = None
 ) -> tuple[Detection, Correction]:
     """Take a region out of a detection, and return with it what can be trained on.
 
@@ -51,17 +51,17 @@ def call_normal(
     label : int
         The region's label in it.
     plane : Plane
-        The picture it was found in.
+        The image it was found in.
     side : int
         Side of the surroundings that are trained on with the region, in pixels: the model's tile. Where they touch
         other regions, these are left out.
     field : str, optional
-        Name of the field that the picture comes from; the plane's name by default.
+        Name of the field that the image comes from; the plane's name by default.
 
     Raises
     ------
     ConfigError
-        If there is no such region, or the picture has another size.
+        If there is no such region, or the image has another size.
     """
     if plane.shape != detection.labels.shape:
         raise ConfigError(f"'{plane.title}' has {plane.shape} pixels, but '{detection.name}' {detection.labels.shape}")
@@ -76,13 +76,15 @@ def call_normal(
     mask[box] = (detection.labels[box] == 0) | (detection.labels[box] == label)
     log10_nfa = detection.log10_nfa.copy()
     background = max(LEAST_BACKGROUND, float(np.nanmax(log10_nfa)))
-    correction = Correction(NormalRegion(plane, mask, field, is_taught=True), rows, cols, log10_nfa[rows, cols])
+    correction = Correction(
+        NormalRegion(plane, mask, specimen, is_marked_normal=True), rows, cols, log10_nfa[rows, cols]
+    )
     log10_nfa[rows, cols] = background
     return _changed(detection, log10_nfa, 1), correction
 
 
-def take_back(detection: Detection, correction: Correction) -> Detection:
-    """Return a detection with a region as it was before :func:`call_normal`."""
+def undo_mark_normal(detection: Detection, correction: Correction) -> Detection:
+    """Return a detection with a region as it was before :func:`mark_normal`."""
     log10_nfa = detection.log10_nfa.copy()
     log10_nfa[correction.rows, correction.cols] = correction.log10_nfa
     return _changed(detection, log10_nfa, -1)

@@ -1,4 +1,4 @@
-"""Detection: from a model and a picture to heatmap, false-alarm map, labels and regions."""
+"""Detection: from a model and an image to heatmap, false-alarm map, labels and regions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from napari_uflow import __version__
 from napari_uflow.config import SMALLEST_DETECTION_TILE, DetectionConfig
-from napari_uflow.detection.caveats import differences, promise, unlike
+from napari_uflow.detection.caveats import differences, guarantee, unlike
 from napari_uflow.detection.maps import heatmap_steps, labels_in_pieces, log10_nfa_in_pieces
 from napari_uflow.detection.result import Detection, RegionTable
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.inference import Evidence, evidence_steps
+from napari_uflow.model.inference import ScoreMaps, score_steps
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa.binomial import candidate_threshold
 from napari_uflow.progress import Event, Message, Progress, Steps, at_once, drain, in_pieces, or_stop, within
 from napari_uflow.system.devices import choose_device, free_memory, is_out_of_memory, memory_for_tiles
-from napari_uflow.system.scratch import is_large, let_go, room_for
+from napari_uflow.system.scratch import allocate_map, is_large, let_go
 
 __all__ = ["detect", "detect_stack", "detect_stack_steps", "detect_steps", "resegment"]
 
@@ -45,7 +45,7 @@ def detect(
     model : TrainedModel
         A trained model, as :func:`~napari_uflow.train` returns it or :func:`~napari_uflow.load_model` reads it.
     plane : Plane
-        The picture, as :func:`~napari_uflow.read_planes` or :func:`~napari_uflow.planes_of` makes it.
+        The image, as :func:`~napari_uflow.read_planes` or :func:`~napari_uflow.planes_of` makes it.
     config : DetectionConfig, optional
         How to detect; the defaults without it.
     device : str
@@ -64,7 +64,7 @@ def detect(
     Raises
     ------
     ImageError
-        If a picture does not have the channels that the model was trained on, or is none.
+        If an image does not have the channels that the model was trained on, or is none.
     """
     return drain(detect_steps(model, plane, config or DetectionConfig(), device=device, network=network), on_event)
 
@@ -85,7 +85,7 @@ def detect_steps(
     model : TrainedModel
         A trained model.
     plane : Plane
-        The picture.
+        The image.
     config : DetectionConfig
         How to detect.
     device : str
@@ -107,12 +107,12 @@ def detect_steps(
     Raises
     ------
     ImageError
-        If the picture does not have the channels that the model was trained on.
+        If the image does not have the channels that the model was trained on.
     Stopped
         If it was asked to finish.
     """
     if not isinstance(plane, Plane):
-        raise ImageError(f"a picture must be a Plane, as read_planes and planes_of make it, not {type(plane).__name__}")
+        raise ImageError(f"an image must be a Plane, as read_planes and planes_of make it, not {type(plane).__name__}")
     if plane.n_channels != model.n_channels:
         raise ImageError(
             f"'{plane.title}' has {plane.n_channels} channels, but the model was trained on {model.n_channels}; "
@@ -124,40 +124,40 @@ def detect_steps(
         network = model.network(choose_device(device))
     is_binomial = config.nfa == "binomial"
     threshold = candidate_threshold(config.binomial_probability_thr) if is_binomial else None
-    evidence = yield from _evidence_that_fits(network, model, plane, config, threshold)
+    scores = yield from _scores_in_tiles_that_fit(network, model, plane, config, threshold)
     doubts = []
-    for text, doubt in unlike(model, plane, evidence):
+    for text, doubt in unlike(model, plane, scores):
         yield from or_stop(Message(text, warning=True))
         doubts.append(doubt)
     has_large_maps = is_large(plane.shape, np.float32)
     if has_large_maps:
         free_memory(network.device)
-    score = yield from heatmap_steps(evidence, plane.shape)
+    score = yield from heatmap_steps(scores, plane.shape)
 
     steps = [Progress("Finding regions", i, 3) for i in range(4)]
     yield from or_stop(steps[0])
     n_sharing = config.n_sharing(n_planes)
     log10_nfa = yield from in_pieces(
-        log10_nfa_in_pieces(evidence, network, model, config, plane.shape, n_sharing), steps[0]
+        log10_nfa_in_pieces(scores, network, model, config, plane.shape, n_sharing), steps[0]
     )
     yield from or_stop(steps[1])
     labels = yield from in_pieces(labels_in_pieces(log10_nfa, config.false_alarms), steps[1])
     yield from or_stop(steps[2])
     regions = yield from in_pieces(RegionTable.measure_in_pieces(labels, log10_nfa, score, plane.pixel_size), steps[2])
     yield from or_stop(steps[3])
-    energies, strides = evidence.energies, evidence.strides
-    del evidence
+    energies, strides = scores.energies, scores.strides
+    del scores
     if has_large_maps:
         free_memory(network.device)
-    n_fields = None if model.calibration is None else model.calibration.offset.n_fields
-    text = "; ".join([promise(n_fields, config, n_planes), *doubts])
+    n_specimens = None if model.calibration is None else model.calibration.offset.n_specimens
+    text = "; ".join([guarantee(n_specimens, config, n_planes), *doubts])
     provenance = {
         "source": plane.source,
         "detection": config.to_dict(),
         "n_planes": n_planes,
         "doubts": doubts,
         "promise": text,
-        "n_held_out_fields": n_fields,
+        "n_held_out_fields": n_specimens,
         "model": {
             "backbone": model.config.backbone,
             "feature_norm": model.config.feature_norm,
@@ -208,7 +208,7 @@ def detect_stack(
     Raises
     ------
     ImageError
-        If a picture does not have the channels that the model was trained on, or is none.
+        If an image does not have the channels that the model was trained on, or is none.
     """
     config = config or DetectionConfig()
     return drain(detect_stack_steps(model, planes, config, device=device, network=network), on_event)
@@ -252,17 +252,17 @@ def detect_stack_steps(
         network = model.network(choose_device(device))
     n_in_all = len(planes) if total is None else total
     found: list[Detection] = []
-    put_by = _PutBy(planes)
+    stack_store = _StackStore(planes)
     for i, plane in enumerate(planes, start=done):
         steps = detect_steps(model, plane, config, network=network, n_planes=len(planes))
         steps = steps if n_in_all == 1 else within(steps, Progress("Detecting", i, n_in_all))
-        found.append(put_by(i - done, (yield from steps)))
+        found.append(stack_store(i - done, (yield from steps)))
     if total is None and n_in_all > 1:
         yield from or_stop(Progress("Detecting", n_in_all, n_in_all))
     return found
 
 
-class _PutBy:
+class _StackStore:
     """Keeps the maps of a stack that are large together in files, one for each kind, until they are asked for."""
 
     def __init__(self, planes: Sequence[Plane]) -> None:
@@ -270,8 +270,8 @@ class _PutBy:
         shape = (len(planes), *planes[0].shape) if len({plane.shape for plane in planes}) == 1 else ()
         # Of a single plane, and of planes that are large each, they lie there already.
         if len(planes) > 1 and shape and is_large(shape, np.float32) and not is_large(shape[1:], np.float32):
-            self._kinds = {name: room_for(shape, np.float32) for name in ("score", "log10_nfa")}
-            self._kinds["labels"] = room_for(shape, np.int32)
+            self._kinds = {name: allocate_map(shape, np.float32) for name in ("score", "log10_nfa")}
+            self._kinds["labels"] = allocate_map(shape, np.int32)
 
     def __call__(self, i: int, found: Detection) -> Detection:
         """Return what was found in a plane, with its maps where they are kept."""
@@ -281,21 +281,21 @@ class _PutBy:
         return replace(found, **{name: maps[i] for name, maps in self._kinds.items()})
 
 
-def _evidence_that_fits(
+def _scores_in_tiles_that_fit(
     network: UFlow, model: TrainedModel, plane: Plane, config: DetectionConfig, candidate_threshold: float | None
-) -> Steps[Evidence]:
+) -> Steps[ScoreMaps]:
     """Run the network in tiles of the size that was asked for, or of half of it, as often as the memory wants it."""
     tile = config.tile
     is_cut = 0 <= config.halo < network.flow_halo
     if not tile:
         fits = network.tile_that_fits(plane.shape, memory_for_tiles(network.device))
         tile = _TILE_OF_CUT_HALO if is_cut else fits
-    # Half of what is larger than the picture would be the same tile again.
+    # Half of what is larger than the image would be the same tile again.
     tile = max(SMALLEST_DETECTION_TILE, min(tile, -(-max(plane.shape) // network.align) * network.align))
     while True:
         try:
             return (
-                yield from evidence_steps(
+                yield from score_steps(
                     network,
                     model.intensity,
                     plane,
@@ -340,9 +340,9 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
     labels = at_once(labels_in_pieces(detection.log10_nfa, false_alarms))
     regions = RegionTable.measure(labels, detection.log10_nfa, detection.score, detection.pixel_size)
     config = detection.config.replace(false_alarms=false_alarms)
-    text = promise(detection.provenance["n_held_out_fields"], config, detection.n_planes)
+    text = guarantee(detection.provenance["n_held_out_fields"], config, detection.n_planes)
     text = "; ".join([text, *detection.provenance.get("doubts", ())])
     provenance = {**detection.provenance, "detection": config.to_dict(), "promise": text}
     return replace(
-        detection, labels=labels, regions=regions, false_alarms=false_alarms, promise=text, provenance=provenance
+        detection, labels=labels, regions=regions, false_alarms=false_alarms, guarantee=text, provenance=provenance
     )

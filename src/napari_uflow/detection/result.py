@@ -26,7 +26,7 @@ class RegionTable:
     label : (n,) array, int32
         The region's label in the labels map, 1 to n.
     log10_nfa : (n,) array, float64
-        log10 of the expected number of regions as strange as this in a normal picture.
+        log10 of the expected number of regions as strange as this in a normal image.
     area_px : (n,) array, int64
         Pixels.
     area : (n,) array, float64
@@ -165,7 +165,7 @@ class Detection:
         Height and width of a pixel in `unit`.
     unit : str or None
         Unit of the pixel size.
-    promise : str
+    guarantee : str
         What the number of false alarms rests on, in one sentence for the user.
     provenance : dict
         Model, parameters and versions.
@@ -181,7 +181,7 @@ class Detection:
     false_alarms: float
     pixel_size: tuple[float, float] | None = None
     unit: str | None = None
-    promise: str = ""
+    guarantee: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -191,12 +191,12 @@ class Detection:
 
     @property
     def n_planes(self) -> int:
-        """Planes of the stack that it is part of, 1 for a picture by itself."""
+        """Planes of the stack that it is part of, 1 for an image by itself."""
         return int(self.provenance.get("n_planes", 1))
 
     @property
     def lowest_log10_nfa(self) -> float:
-        """log10 NFA of the strangest region; how strange the picture is as a whole."""
+        """log10 NFA of the strangest region; how strange the image is as a whole."""
         lowest = math.nan
         for start, stop in strips(self.log10_nfa.shape):
             lowest = float(np.fmin(lowest, np.fmin.reduce(self.log10_nfa[start:stop], axis=None)))

@@ -1,4 +1,4 @@
-"""Evaluation: how well a model does on pictures with known truth."""
+"""Evaluation: how well a model does on images with known truth."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from napari_uflow.progress import Progress, Steps, within
 from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.system.devices import choose_device
 
-__all__ = ["EvaluatedPicture", "EvaluationRun", "TestPicture", "evaluate_steps", "find_test_pictures"]
+__all__ = ["EvaluatedImage", "EvaluationRun", "TestImage", "evaluate_steps", "find_test_images"]
 
 _NORMAL_KIND = "good"
 
 
 @dataclass(frozen=True, eq=False)
-class TestPicture:
-    """A picture whose truth is known.
+class TestImage:
+    """An image whose truth is known.
 
     Attributes
     ----------
     plane : Plane
-        The picture.
+        The image.
     kind : str
         "good" or the name of the kind of anomaly (the folder's name).
     truth : Path or None
-        File of the mask; None where the picture is normal, or anomalous without a mask.
+        File of the mask; None where the image is normal, or anomalous without a mask.
     """
 
     __test__ = False  # not a class of tests, whatever its name
@@ -48,7 +48,7 @@ class TestPicture:
 
     @property
     def is_anomalous(self) -> bool:
-        """Whether the picture has an anomaly."""
+        """Whether the image has an anomaly."""
         return self.kind != _NORMAL_KIND
 
     def mask(self) -> NDArray[np.bool_]:
@@ -57,24 +57,24 @@ class TestPicture:
         Raises
         ------
         ImageError
-            If the mask does not have the shape of the picture.
+            If the mask does not have the shape of the image.
         """
         if self.truth is None:
             return np.zeros(self.plane.shape, dtype=bool)
         mask: NDArray[np.bool_] = read_planes(self.truth)[0].read().max(axis=0) > 0
         if mask.shape != self.plane.shape:
             raise ImageError(
-                f"the mask '{self.truth}' has {mask.shape[0]} x {mask.shape[1]} pixels, but its picture has "
+                f"the mask '{self.truth}' has {mask.shape[0]} x {mask.shape[1]} pixels, but its image has "
                 f"{self.plane.shape[0]} x {self.plane.shape[1]}"
             )
         return mask
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluatedPicture:
-    """A test picture and what was found in it."""
+class EvaluatedImage:
+    """A test image and what was found in it."""
 
-    picture: TestPicture
+    image: TestImage
     detection: Detection = field(repr=False)
 
 
@@ -85,16 +85,16 @@ class EvaluationRun:
     Attributes
     ----------
     evaluation : Evaluation
-        All numbers; `image_auroc` ranks pictures by the maximum of the heatmap.
+        All numbers; `image_auroc` ranks images by the maximum of the heatmap.
     image_auroc_nfa : float
-        The same with pictures ranked by the NFA of their strangest region.
-    pictures : tuple of EvaluatedPicture
-        Every picture with its detection.
+        The same with images ranked by the NFA of their strangest region.
+    images : tuple of EvaluatedImage
+        Every image with its detection.
     """
 
     evaluation: Evaluation
     image_auroc_nfa: float
-    pictures: tuple[EvaluatedPicture, ...] = field(repr=False)
+    images: tuple[EvaluatedImage, ...] = field(repr=False)
 
     def to_dict(self) -> dict[str, int | float | None]:
         """Return all numbers by name, None for NaN, ready for JSON."""
@@ -102,10 +102,10 @@ class EvaluationRun:
         return {**self.evaluation.to_dict(), "image_auroc_nfa": by_nfa}
 
 
-def find_test_pictures(
+def find_test_images(
     root: str | Path, *, channels: Sequence[int | str] | None = None, axes: str | None = None
-) -> list[TestPicture]:
-    """Find the test pictures of a data set.
+) -> list[TestImage]:
+    """Find the test images of a data set.
 
     Parameters
     ----------
@@ -118,12 +118,12 @@ def find_test_pictures(
     Raises
     ------
     ImageError
-        If there is no picture.
+        If there is no image.
     """
     root = Path(root)
     test = root / "test" if (root / "test").is_dir() else root
     truth = test.parent / "ground_truth"
-    pictures = []
+    images = []
     kinds = sorted(folder for folder in test.iterdir() if folder.is_dir()) if test.is_dir() else []
     for folder in kinds:
         for path in find_images(folder):
@@ -133,31 +133,31 @@ def find_test_pictures(
                 mask = next((truth / folder.name / n for n in names if (truth / folder.name / n).is_file()), None)
             planes = read_planes(path, channels=channels, axes=axes)
             if len(planes) != 1:
-                raise ImageError(f"'{path}' is a stack of {len(planes)} planes; test pictures must be single planes")
-            pictures.append(TestPicture(planes[0], folder.name, mask))
-    if not pictures:
+                raise ImageError(f"'{path}' is a stack of {len(planes)} planes; test images must be single planes")
+            images.append(TestImage(planes[0], folder.name, mask))
+    if not images:
         raise ImageError(
-            f"no test picture in '{root}': it must hold test/good, test/KIND and ground_truth/KIND, where KIND is the "
+            f"no test image in '{root}': it must hold test/good, test/KIND and ground_truth/KIND, where KIND is the "
             f"name of a kind of anomaly"
         )
-    return pictures
+    return images
 
 
 def evaluate_steps(
     model: TrainedModel,
-    pictures: Sequence[TestPicture],
+    images: Sequence[TestImage],
     config: DetectionConfig,
     *,
     device: str = "auto",
     weights: str | Path | None = None,
 ) -> Steps[EvaluationRun]:
-    """Detect in pictures with known truth, and compare.
+    """Detect in images with known truth, and compare.
 
     Parameters
     ----------
     model : TrainedModel
         A trained model.
-    pictures : sequence of TestPicture
+    images : sequence of TestImage
         What to look at.
     config : DetectionConfig
         How to detect.
@@ -176,17 +176,17 @@ def evaluate_steps(
     EvaluationRun
     """
     network = model.network(choose_device(device), weights)
-    done: list[EvaluatedPicture] = []
-    for i, picture in enumerate(pictures):
-        steps = detect_steps(model, picture.plane, config, network=network)
-        found = yield from within(steps, Progress("Evaluating", i, len(pictures)))
-        done.append(EvaluatedPicture(picture, found))
-    yield Progress("Evaluating", len(pictures), len(pictures))
+    done: list[EvaluatedImage] = []
+    for i, image in enumerate(images):
+        steps = detect_steps(model, image.plane, config, network=network)
+        found = yield from within(steps, Progress("Evaluating", i, len(images)))
+        done.append(EvaluatedImage(image, found))
+    yield Progress("Evaluating", len(images), len(images))
     scores = [np.nan_to_num(item.detection.score) for item in done]
-    is_anomalous = [item.picture.is_anomalous for item in done]
+    is_anomalous = [item.image.is_anomalous for item in done]
     evaluation = evaluate_maps(
         scores,
-        [item.picture.mask() for item in done],
+        [item.image.mask() for item in done],
         [item.detection.labels for item in done],
         is_anomalous=is_anomalous,
     )

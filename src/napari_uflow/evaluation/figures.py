@@ -1,4 +1,4 @@
-"""Pictures for people: what a model found beside the truth, and what its number of false alarms is worth.
+"""Images for people: what a model found beside the truth, and what its number of false alarms is worth.
 
 Drawn with Matplotlib's object-oriented interface only: no pyplot, no window, no global state, so it may be called from
 any thread and beside any Qt application. Every colour is set here, whatever the user's style sheet says.
@@ -52,19 +52,19 @@ _DPI = 120
 _LONGEST_NAME = 48
 
 _MAX_PIXELS = 1200
-"""Longest side of a picture as it is handed to Matplotlib; a panel has about 330 pixels on screen."""
+"""Longest side of an image as it is handed to Matplotlib; a panel has about 330 pixels on screen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OverviewRow:
-    """One picture of :func:`overview`.
+    """One image of :func:`overview`.
 
     Attributes
     ----------
     name : str
         Printed in bold above the row, without its beginning where it is long.
     image : ndarray, (M, N) or (M, N, 3)
-        The picture in any numeric type; shown between its 0.5 % and 99.5 % quantiles.
+        The image in any numeric type; shown between its 0.5 % and 99.5 % quantiles.
     score : float ndarray, (M, N)
         Larger is more anomalous.
     labels : int or bool ndarray, (M, N)
@@ -91,10 +91,10 @@ class OverviewRow:
         shape = np.shape(self.image)
         if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3) or 0 in shape:
             raise ImageError(f"image of {self.name!r} must be (M, N) or (M, N, 3), got {shape}")
-        for field in ("score", "labels", "truth"):
-            value = getattr(self, field)
+        for name in ("score", "labels", "truth"):
+            value = getattr(self, name)
             if value is not None and np.shape(value) != shape[:2]:
-                raise ImageError(f"{field} of {self.name!r} must be {shape[:2]} like its image, got {np.shape(value)}")
+                raise ImageError(f"{name} of {self.name!r} must be {shape[:2]} like its image, got {np.shape(value)}")
 
 
 def overview(
@@ -104,12 +104,12 @@ def overview(
     title: str | None = None,
     score_label: str = "anomaly score",
 ) -> Figure:
-    """Draw one row per picture: image, heatmap, what was found and, if any row has it, the truth.
+    """Draw one row per image: image, heatmap, what was found and, if any row has it, the truth.
 
     Parameters
     ----------
     rows : sequence of OverviewRow
-        At least one; pictures may differ in size.
+        At least one; images may differ in size.
     score_limits : tuple of float
         Scores shown as black and as the brightest colour, the same in every row; values outside are clipped.
     title : str, optional
@@ -151,7 +151,7 @@ def overview(
     for row, (panel_width, panel_height) in zip(rows, sizes, strict=True):
         page.caption(_MARGIN, top, row)
         top += _CAPTION
-        picture = _displayable(row.image)
+        image = _displayable(row.image)
         for left, (heading, _) in zip(lefts, headings, strict=True):
             axes = page.axes(left, top, panel_width, panel_height)
             if heading == "Score":
@@ -160,7 +160,7 @@ def overview(
             elif heading == "Truth" and row.truth is None:
                 page.text(left, top, "not known", size=9, colour=_QUIET_COLOUR)
             else:
-                _show(axes, picture, row, vmin=0.0, vmax=1.0, cmap="gray")
+                _show(axes, image, row, vmin=0.0, vmax=1.0, cmap="gray")
             if heading == "Found":
                 _outline(axes, row.labels, _FOUND_COLOUR)
             elif heading == "Truth" and row.truth is not None:
@@ -254,14 +254,14 @@ def _false_alarms(axes: Axes, report: TrustReport) -> None:
     accepted = np.array(EPSILONS)
     lowest = accepted[0] / 4
     axes.plot([lowest, 20], [lowest, 20], color=_QUIET_COLOUR, linewidth=1, label="as many as accepted")
-    if not report.is_promised(accepted[0]):
-        limit = 1 / (report.n_fields + 1) if report.n_fields >= 2 else 20
-        text = f"not promised: {counted(report.n_fields, 'held-out field')}"
+    if not report.is_guaranteed(accepted[0]):
+        limit = 1 / (report.n_specimens + 1) if report.n_specimens >= 2 else 20
+        text = f"not guaranteed: {counted(report.n_specimens, 'held-out specimen')}"
         axes.axvspan(lowest, limit, color="#dfe3e7", label=text)
     series = [
-        ("held-out fields, tails alone", report.nominal, "#9aa3ad", "s", "--"),
-        ("held-out fields, as promised", report.held_out, "#0b6fa4", "o", "-"),
-        (counted(report.n_new, "new normal picture"), report.new, _FOUND_HEADING, "D", "-"),
+        ("held-out specimens, tails alone", report.nominal, "#9aa3ad", "s", "--"),
+        ("held-out specimens, as guaranteed", report.held_out, "#0b6fa4", "o", "-"),
+        (counted(report.n_new, "new normal image"), report.new, _FOUND_HEADING, "D", "-"),
     ]
     for name, values, colour, marker, line in series:
         if len(values):
@@ -288,7 +288,7 @@ def _tails(axes: Axes, report: TrustReport) -> None:
         colour = ("#0b6fa4", "#19a3a3", "#7a5cc0", "#d96b00", "#c23b5a", "#6b8e23")[i % 6]
         axes.plot(expected[known], -np.array(row)[known], marker=".", linewidth=1.2, color=colour, label=name)
     if not report.observed:
-        axes.text(2.5, 2.5, "needs two or more held-out fields", ha="center", color=_QUIET_COLOUR)
+        axes.text(2.5, 2.5, "needs two or more held-out specimens", ha="center", color=_QUIET_COLOUR)
     axes.set(xlim=(0, 5), ylim=(0, 6), title="Tails: one position in 10 to the x is this strange")
     axes.set_xlabel("expected x", color=_TEXT_COLOUR)
     axes.set_ylabel("observed x (above the line: rarer than expected)", color=_TEXT_COLOUR)
@@ -357,14 +357,14 @@ class _Page:
 
 
 def _panel_size(shape: tuple[int, ...]) -> tuple[float, float]:
-    """Return width and height in inches of a picture that keeps its proportions."""
+    """Return width and height in inches of an image that keeps its proportions."""
     rows, columns = shape[:2]
     scale = min(_COLUMN / columns, _TALLEST / rows)
     return columns * scale, rows * scale
 
 
 def _displayable(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the picture in [0, 1] between its 0.5 % and 99.5 % quantiles, small enough to draw."""
+    """Return the image in [0, 1] between its 0.5 % and 99.5 % quantiles, small enough to draw."""
     values = _shrink(np.asarray(image, dtype=np.float32), "mean")
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
@@ -373,7 +373,7 @@ def _displayable(image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _shrink(values: NDArray[np.float32], how: Literal["mean", "max"]) -> NDArray[np.float32]:
-    """Reduce blocks of a picture that is too large to draw; "max" keeps a single hot pixel visible."""
+    """Reduce blocks of an image that is too large to draw; "max" keeps a single hot pixel visible."""
     factor = -(-max(values.shape[:2]) // _MAX_PIXELS)
     if factor == 1:
         return values
@@ -384,12 +384,12 @@ def _shrink(values: NDArray[np.float32], how: Literal["mean", "max"]) -> NDArray
     return reduced
 
 
-def _show(axes: Axes, picture: NDArray[np.float32], row: OverviewRow, **style: Any) -> None:
-    """Draw a picture in the pixel coordinates of its row, whatever it was reduced to."""
+def _show(axes: Axes, image: NDArray[np.float32], row: OverviewRow, **style: Any) -> None:
+    """Draw an image in the pixel coordinates of its row, whatever it was reduced to."""
     height, width = row.image.shape[:2]
     factor = -(-max(height, width) // _MAX_PIXELS)
-    extent = (-0.5, factor * picture.shape[1] - 0.5, factor * picture.shape[0] - 0.5, -0.5)
-    axes.imshow(picture, extent=extent, aspect="auto", **style)
+    extent = (-0.5, factor * image.shape[1] - 0.5, factor * image.shape[0] - 0.5, -0.5)
+    axes.imshow(image, extent=extent, aspect="auto", **style)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from napari_uflow import __version__
 from napari_uflow.config import DetectionConfig, parameters_of
 from napari_uflow.detection.result import Detection
-from napari_uflow.nfa.conformal import fields_needed
+from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _BACKBONES = {
 }
 
 _CALIBRATIONS = {
-    "promised": "set so that the accepted number holds on fields that were held out of training",
+    "conformal": "set so that the accepted number holds on fields that were held out of training",
     "tails": "computed from the distribution of energies on fields that were held out of training",
     "none": "computed under the assumption that the latents of normal images are ideal",
 }
@@ -87,10 +87,10 @@ def python_script(
         lines.append("# The model had not been saved: save it under this name, or name the file it was saved to.")
     lines.append(f"model = load_model({_literal(model_path or 'model.safetensors')})")
     if source is None:
-        lines.append("# The picture was not opened from a file by napari: save it under this name, or name its file.")
+        lines.append("# The image was not opened from a file by napari: save it under this name, or name its file.")
     options = {"channels": None if channels is None else list(channels), "axes": axes}
     given = "".join(f", {name}={value!r}" for name, value in options.items() if value is not None)
-    lines.append(f"planes = read_planes({_literal(source or 'picture.tif')}{given})")
+    lines.append(f"planes = read_planes({_literal(source or 'image.tif')}{given})")
     if positions is not None:
         lines.append(f"planes = [planes[i] for i in {_wrapped(list(positions))}]")
     call = "detect_stack(model, planes, config)" if is_shared else "[detect(model, plane, config) for plane in planes]"
@@ -99,7 +99,7 @@ def python_script(
         "",
         f"detections = {call}",
         "for found in detections:",
-        '    print(f"{found.name}: {len(found.regions)} regions; {found.promise}")',
+        '    print(f"{found.name}: {len(found.regions)} regions; {found.guarantee}")',
         'write_regions("regions.csv", detections)',
     ]
     return "\n".join(lines) + "\n"
@@ -167,11 +167,13 @@ def _features(model: TrainedModel) -> str:
 def _training(model: TrainedModel) -> list[str]:
     known = model.provenance
     sentences = []
-    n_pictures, fields, held_out = known.get("n_pictures"), known.get("fields"), known.get("holdout_fields")
-    if n_pictures and fields is not None and held_out is not None:
+    n_images, specimens, held_out = known.get("n_pictures"), known.get("fields"), known.get("holdout_fields")
+    if n_images and specimens is not None and held_out is not None:
         # fields of a single specimen are split by place and stand in both lists
-        n_fields, n_shared = len({*fields, *held_out}), len({*fields} & {*held_out})
-        text = f"It was trained on {counted(n_pictures, 'normal image')} from {counted(n_fields, 'independent field')}"
+        n_specimens, n_shared = len({*specimens, *held_out}), len({*specimens} & {*held_out})
+        text = (
+            f"It was trained on {counted(n_images, 'normal image')} from {counted(n_specimens, 'independent specimen')}"
+        )
         n_tiles, n_held_out_tiles = known.get("n_tiles"), known.get("n_holdout_tiles")
         if n_tiles:
             text += f", in {counted(n_tiles, 'tile')} of {model.config.tile} × {model.config.tile} pixels"
@@ -207,25 +209,25 @@ def _training(model: TrainedModel) -> list[str]:
 
 def _detection(detection: Detection) -> list[str]:
     config, n_planes = detection.config, detection.n_planes
-    n_fields = detection.provenance.get("n_held_out_fields")
+    n_specimens = detection.provenance.get("n_held_out_fields")
     rests = ""
     if config.nfa == "size-conditional":
-        needed = fields_needed(config.of_one_image(n_planes))
-        is_kept = config.calibration != "promised" or (n_fields or 0) >= needed
+        needed = specimens_needed(config.of_one_image(n_planes))
+        is_kept = config.calibration != "conformal" or (n_specimens or 0) >= needed
         calibration = config.calibration if is_kept else "tails"
-        rests = f", {_CALIBRATIONS['none' if n_fields is None else calibration]}"
+        rests = f", {_CALIBRATIONS['none' if n_specimens is None else calibration]}"
     sentences = [
         f"A region was called anomalous where its number of false alarms (NFA: how many regions as strange as it are "
         f"expected in one normal {config.counted_on(n_planes)}) was at most {config.false_alarms:g}. The NFA was "
         f"{_METHODS[config.nfa]}{rests}."
     ]
-    n_called = int(detection.provenance.get("called_normal") or 0)
-    if n_called:
+    n_marked = int(detection.provenance.get("called_normal") or 0)
+    if n_marked:
         sentences.append(
-            f"{counted(n_called, 'region')} that had been reported were judged normal by eye and left out."
+            f"{counted(n_marked, 'region')} that had been reported were judged normal by eye and left out."
         )
-    if detection.promise:
-        sentences.append(f"What this threshold is worth: {detection.promise}.")
+    if detection.guarantee:
+        sentences.append(f"What this threshold is worth: {detection.guarantee}.")
     return sentences
 
 

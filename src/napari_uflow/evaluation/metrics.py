@@ -1,8 +1,8 @@
-"""How good a detector is: rank metrics of score maps, overlap of masks, false alarms on normal pictures.
+"""How good a detector is: rank metrics of score maps, overlap of masks, false alarms on normal images.
 
-Score maps are ``(M, N)``, larger is more anomalous; truth masks are ``(M, N)`` boolean, empty for a normal picture. The
-pictures of a set may differ in size. A number that the data cannot give (one class only, no region) is NaN, never an
-exception; pictures that do not fit together raise :class:`~napari_uflow.errors.ImageError`.
+Score maps are ``(M, N)``, larger is more anomalous; truth masks are ``(M, N)`` boolean, empty for a normal image. The
+images of a set may differ in size. A number that the data cannot give (one class only, no region) is NaN, never an
+exception; images that do not fit together raise :class:`~napari_uflow.errors.ImageError`.
 
 No metric here scans a grid of thresholds. Each needs, for every anomalous pixel, only the number of normal pixels that
 score higher: the normal pixels are sorted once, in 4 bytes each, and all values are exact, ties included.
@@ -70,7 +70,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def pixel_auroc(score_maps: Arrays, masks: Arrays) -> float:
-    """Area under the ROC curve over the pixels of all pictures together.
+    """Area under the ROC curve over the pixels of all images together.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def aupro(score_maps: Arrays, masks: Arrays, max_fpr: float = 0.3) -> float:
 
 
 def oracle_iou(score_maps: Arrays, masks: Arrays) -> tuple[float, float]:
-    """Best intersection over union that any one threshold for all pictures could reach.
+    """Best intersection over union that any one threshold for all images could reach.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def oracle_iou(score_maps: Arrays, masks: Arrays) -> tuple[float, float]:
     Returns
     -------
     best : float
-        Intersection over union, pooled over all pictures, at that threshold; NaN without an anomalous pixel.
+        Intersection over union, pooled over all images, at that threshold; NaN without an anomalous pixel.
     threshold : float
         A pixel is flagged where the score, in single precision, is at or above it.
 
@@ -160,7 +160,7 @@ def oracle_iou(score_maps: Arrays, masks: Arrays) -> tuple[float, float]:
 
 
 def iou(pred: Arrays, truth: Arrays) -> float:
-    """Intersection over union, pooled over all pictures (false alarms on normal pictures enter the union).
+    """Intersection over union, pooled over all images (false alarms on normal images enter the union).
 
     Parameters
     ----------
@@ -185,12 +185,12 @@ def iou(pred: Arrays, truth: Arrays) -> float:
 
 
 def mean_iou(pred: Arrays, truth: Arrays) -> float:
-    """Intersection over union of each anomalous picture, averaged; parameters and errors as for :func:`iou`.
+    """Intersection over union of each anomalous image, averaged; parameters and errors as for :func:`iou`.
 
     Returns
     -------
     float
-        In [0, 1]; NaN without an anomalous picture.
+        In [0, 1]; NaN without an anomalous image.
     """
     _check_pairs("pred", pred, "truth", truth)
     return _mean([_ratio(*_overlap(p, t)) for p, t in zip(pred, truth, strict=True) if np.any(t)])
@@ -234,50 +234,50 @@ def region_recall(labels: Arrays, truth: Arrays, min_overlap: float = 0.0) -> fl
 
 
 def false_alarms_per_image(labels: Arrays) -> float:
-    """Mean number of regions on normal pictures.
+    """Mean number of regions on normal images.
 
     Parameters
     ----------
     labels : sequence of int or bool ndarray, each (M, N)
-        Region labels of *normal* pictures, 0 is background. The 8-connected parts of a boolean mask are counted.
+        Region labels of *normal* images, 0 is background. The 8-connected parts of a boolean mask are counted.
 
     Returns
     -------
     float
-        NaN without a picture.
+        NaN without an image.
     """
     return _mean([_n_regions(regions) for regions in labels])
 
 
 def fraction_with_false_alarm(labels: Arrays) -> float:
-    """Return the fraction of normal pictures with any flag, NaN without one; see :func:`false_alarms_per_image`."""
+    """Return the fraction of normal images with any flag, NaN without one; see :func:`false_alarms_per_image`."""
     return _mean([bool(np.any(regions)) for regions in labels])
 
 
 def false_area_fraction(labels: Arrays) -> float:
-    """Return the flagged fraction of normal pictures' pixels, NaN without one; see :func:`false_alarms_per_image`."""
+    """Return the flagged fraction of normal images' pixels, NaN without one; see :func:`false_alarms_per_image`."""
     n_flagged = sum(int(np.count_nonzero(regions)) for regions in labels)
     return _ratio(n_flagged, sum(np.size(regions) for regions in labels))
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All numbers about one detector on one set of pictures; NaN where the set cannot tell.
+    """All numbers about one detector on one set of images; NaN where the set cannot tell.
 
     Attributes
     ----------
     n_normal, n_anomalous : int
-        Pictures.
+        Images.
     image_auroc, pixel_auroc, aupro : float
-        How well scores rank pictures and pixels, whatever the threshold; `aupro` up to 30 % false positives.
+        How well scores rank images and pixels, whatever the threshold; `aupro` up to 30 % false positives.
     iou, mean_iou : float
-        Automatic mask against truth: pooled over all pictures, and averaged over anomalous pictures.
+        Automatic mask against truth: pooled over all images, and averaged over anomalous images.
     oracle_iou : float
         The pooled `iou` that the best fixed threshold would reach, chosen with the truth in hand.
     region_recall : float
         Fraction of true regions that the automatic mask touches.
     false_alarms_per_image, fraction_with_false_alarm, false_area_fraction : float
-        Automatic mask on normal pictures: regions per picture, pictures with any region, pixels.
+        Automatic mask on normal images: regions per image, images with any region, pixels.
     """
 
     n_normal: int
@@ -299,7 +299,7 @@ class Evaluation:
 
     def as_table(self, name: str) -> str:
         """Return a plain-text table headed by `name`, a dash for NaN."""
-        rows = [(label, getattr(self, field), form) for label, field, form in _TABLE_ROWS]
+        rows = [(label, getattr(self, name), form) for label, name, form in _TABLE_ROWS]
         lines = [f"{label:<40}{'-' if math.isnan(value) else format(value, form):>9}" for label, value, form in rows]
         head = f"{name}: {self.n_normal} normal, {self.n_anomalous} anomalous"
         return "\n".join([head, "-" * max(49, len(head)), *lines])
@@ -327,21 +327,21 @@ def evaluate_maps(
     image_scores: ArrayLike | None = None,
     is_anomalous: ArrayLike | None = None,
 ) -> Evaluation:
-    """Evaluate score maps and the automatic segmentation of a set of pictures.
+    """Evaluate score maps and the automatic segmentation of a set of images.
 
     Parameters
     ----------
     scores : sequence of float ndarray, each (M, N)
         Larger is more anomalous (give ``-log10_nfa`` to rank by the number of false alarms).
     masks : sequence of bool ndarray, each (M, N)
-        Truth; empty for a normal picture.
+        Truth; empty for a normal image.
     labels : sequence of int or bool ndarray, each (M, N)
         The automatic segmentation: region labels, 0 is background.
     image_scores : array_like of float, shape (n,), optional
-        One score per picture; by default the maximum of its map.
+        One score per image; by default the maximum of its map.
     is_anomalous : array_like of bool, shape (n,), optional
-        Which pictures are anomalous; by default those with a mask that is not empty. An anomalous picture with an empty
-        mask (truth known for the whole picture only) takes part in `image_auroc` and in nothing else.
+        Which images are anomalous; by default those with a mask that is not empty. An anomalous image with an empty
+        mask (truth known for the whole image only) takes part in `image_auroc` and in nothing else.
 
     Returns
     -------
@@ -351,7 +351,7 @@ def evaluate_maps(
     Raises
     ------
     ImageError
-        If lengths or shapes differ, a score is NaN, or a picture said to be normal has a mask.
+        If lengths or shapes differ, a score is NaN, or an image said to be normal has a mask.
     """
     _check_pairs("scores", scores, "masks", masks)
     _check_pairs("labels", labels, "masks", masks)
@@ -388,7 +388,7 @@ def evaluate_maps(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pixels:
-    """The pixels of a set of pictures, by class.
+    """The pixels of a set of images, by class.
 
     Attributes
     ----------
@@ -406,7 +406,7 @@ class _Pixels:
 
 
 def _pool(score_maps: Arrays, masks: Arrays) -> _Pixels:
-    """Gather the pixels of all pictures, in one buffer per class, and sort the normal ones."""
+    """Gather the pixels of all images, in one buffer per class, and sort the normal ones."""
     _check_pairs("score_maps", score_maps, "masks", masks)
     n_anomalous = sum(int(np.count_nonzero(mask)) for mask in masks)
     normal = np.empty(sum(np.size(mask) for mask in masks) - n_anomalous, dtype=np.float32)

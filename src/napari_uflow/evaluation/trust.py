@@ -17,7 +17,7 @@ from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import QQ_LEVELS
-from napari_uflow.nfa.conformal import fields_needed
+from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.nfa.segment import label_mask
 from napari_uflow.progress import Message, Progress, Steps, or_stop, within
 from napari_uflow.store.files import atomic_path
@@ -38,19 +38,19 @@ class TrustReport:
 
     Attributes
     ----------
-    n_fields : int
-        Independent fields held out of training that the promise rests on.
+    n_specimens : int
+        Independent fields held out of training that the guarantee rests on.
     held_out : tuple of float
-        Regions reported per held-out picture at each of `EPSILONS`; each field tested with the tails of the others. The
+        Regions reported per held-out image at each of `EPSILONS`; each field tested with the tails of the others. The
         thresholds were set on the same fields: this is how well they could be set, not a test.
     nominal : tuple of float
-        The same by the tails alone, before the promise: what they would have got wrong.
+        The same by the tails alone, before the guarantee: what they would have got wrong.
     n_new : int
-        Other normal pictures that were looked at.
+        Other normal images that were looked at.
     new, new_any : tuple of float
-        Regions reported per other picture, and the part of them with any region; empty without such pictures.
+        Regions reported per other image, and the part of them with any region; empty without such images.
     n_warned : int
-        Other pictures that detection warned of: another brightness, pixel size or size, or unlike as a whole.
+        Other images that detection warned of: another brightness, pixel size or size, or unlike as a whole.
     map_names : tuple of str
         What each row of `observed` is about.
     observed : tuple of tuple of float
@@ -58,7 +58,7 @@ class TrustReport:
         `napari_uflow.nfa.calibrated.QQ_LEVELS`.
     """
 
-    n_fields: int
+    n_specimens: int
     held_out: tuple[float, ...]
     nominal: tuple[float, ...]
     n_new: int
@@ -72,11 +72,11 @@ class TrustReport:
         """Return plain values by name, None for what is not finite, ready for JSON."""
         return {
             "epsilon": list(EPSILONS),
-            "promised": [self.is_promised(e) for e in EPSILONS],
-            "n_held_out_fields": self.n_fields,
+            "conformal": [self.is_guaranteed(e) for e in EPSILONS],
+            "n_held_out_fields": self.n_specimens,
             "held_out": _plain(self.held_out),
             "held_out_nominal": _plain(self.nominal),
-            "n_new_pictures": self.n_new,
+            "n_new_images": self.n_new,
             "new": _plain(self.new),
             "new_any": _plain(self.new_any),
             "n_warned": self.n_warned,
@@ -95,27 +95,27 @@ class TrustReport:
         with atomic_path(path) as unfinished:
             unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
-    def is_promised(self, false_alarms: float) -> bool:
-        """Whether the held-out fields are enough to promise this number of false alarms per image."""
-        return self.n_fields >= fields_needed(false_alarms)
+    def is_guaranteed(self, false_alarms: float) -> bool:
+        """Whether the held-out specimens are enough to guarantee this number of false alarms per image."""
+        return self.n_specimens >= specimens_needed(false_alarms)
 
     def as_table(self) -> str:
         """Return a plain-text table, one line per number of false alarms."""
         columns = ["accepted per image", "held out", "tails alone"]
         if self.n_new:
-            columns += ["new pictures", "with any"]
-        lines = ["  ".join(f"{name:>18}" for name in columns) + "  promised"]
+            columns += ["new images", "with any"]
+        lines = ["  ".join(f"{name:>18}" for name in columns) + "  guaranteed"]
         for i, epsilon in enumerate(EPSILONS):
             numbers = [self.held_out[i], self.nominal[i]]
             cells = [f"{epsilon:>18g}"] + [f"{'-' if math.isnan(n) else format(n, '.3f'):>18}" for n in numbers]
             if self.n_new:
                 cells += [f"{self.new[i]:>18.3f}", f"{self.new_any[i]:>18.1%}"]
-            needed = "" if self.is_promised(epsilon) else f"no: needs {fields_needed(epsilon)} fields"
+            needed = "" if self.is_guaranteed(epsilon) else f"no: needs {specimens_needed(epsilon)} fields"
             lines.append("  ".join(cells) + f"  {needed or 'yes'}")
-        new = f", {counted(self.n_new, 'new picture')}" if self.n_new else ""
-        lines.append(f"{counted(self.n_fields, 'held-out field')}{new}")
+        new = f", {counted(self.n_new, 'new image')}" if self.n_new else ""
+        lines.append(f"{counted(self.n_specimens, 'held-out specimen')}{new}")
         if self.n_warned:
-            lines.append(f"{self.n_warned} of the new pictures are unlike the normal ones: no promise holds for them")
+            lines.append(f"{self.n_warned} of the new images are unlike the normal ones: no guarantee holds for them")
         return "\n".join(lines)
 
 
@@ -134,14 +134,14 @@ def trust_report(model: TrainedModel) -> TrustReport:
     calibration = model.calibration
     if calibration is None:
         raise ImageError(
-            "this model was trained on too few pictures to be calibrated: there is nothing to report; train again with "
-            "pictures of more fields"
+            "this model was trained on too few images to be calibrated: there is nothing to report; train again with "
+            "images of more fields"
         )
     offset = calibration.offset
     kinds = ["energy"] * (len(calibration.strides) // 2) + ["spread"] * (len(calibration.strides) // 2)
     names = [f"{kind}, stride {stride}" for kind, stride in zip(kinds, calibration.strides, strict=True)]
     return TrustReport(
-        offset.n_fields,
+        offset.n_specimens,
         tuple(offset.observed(e) for e in EPSILONS),
         tuple(offset.nominally_observed(e) for e in EPSILONS),
         0,
@@ -156,14 +156,14 @@ def trust_report(model: TrainedModel) -> TrustReport:
 def trust_steps(
     model: TrainedModel, planes: Sequence[Plane], *, device: str = "auto", weights: str | Path | None = None
 ) -> Steps[TrustReport]:
-    """Count false alarms on other normal pictures as well, step by step.
+    """Count false alarms on other normal images as well, step by step.
 
     Parameters
     ----------
     model : TrainedModel
         A calibrated model.
     planes : sequence of Plane
-        Normal pictures that had no part in its training; may be empty.
+        Normal images that had no part in its training; may be empty.
     device, weights
         As in :func:`~napari_uflow.evaluation.evaluate.evaluate_steps`.
 
@@ -183,10 +183,10 @@ def trust_steps(
     for done, plane in enumerate(planes):
         texts: list[str] = []
         steps = _listening(detect_steps(model, plane, DetectionConfig(), network=network), texts)
-        found = yield from within(steps, Progress("Looking at normal pictures", done, len(planes)))
+        found = yield from within(steps, Progress("Looking at normal images", done, len(planes)))
         n_warned += bool(texts)
         counts.append([int(label_mask(found.log10_nfa, math.log10(e)).max()) for e in EPSILONS])
-    yield from or_stop(Progress("Looking at normal pictures", len(planes), len(planes)))
+    yield from or_stop(Progress("Looking at normal images", len(planes), len(planes)))
     table = np.array(counts)
     return replace(
         report,

@@ -1,4 +1,4 @@
-"""Windows on a picture, the tiles that cover it, and the mosaic that puts the tiles' results together again."""
+"""Windows on an image, the tiles that cover it, and the mosaic that puts the tiles' results together again."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ __all__ = ["Mosaic", "Tile", "TileGrid", "Window"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """A rectangle of pixels, half-open, that may stick out of the picture on every side.
+    """A rectangle of pixels, half-open, that may stick out of the image on every side.
 
     Parameters
     ----------
     row, col : int
-        First row and first column, in pixels; negative above and left of the picture.
+        First row and first column, in pixels; negative above and left of the image.
     height, width : int
         Number of rows and columns, 0 or more.
 
@@ -66,7 +66,7 @@ class Window:
         Raises
         ------
         ConfigError
-            If the window starts above or left of the picture: a negative start would count from the array's end.
+            If the window starts above or left of the image: a negative start would count from the array's end.
         """
         if self.row < 0 or self.col < 0:
             raise ConfigError(f"{self} sticks out at the top or left; clip it before it is used as an index")
@@ -77,7 +77,7 @@ class Window:
         return Window(self.row - halo, self.col - halo, self.height + 2 * halo, self.width + 2 * halo)
 
     def clipped(self, shape: Sequence[int]) -> "Window":
-        """Return the part inside a picture of `shape` (M, N); its height or width is 0 where there is none."""
+        """Return the part inside an image of `shape` (M, N); its height or width is 0 where there is none."""
         row, stop_row = (min(max(v, 0), shape[0]) for v in (self.row, self.stop_row))
         col, stop_col = (min(max(v, 0), shape[1]) for v in (self.col, self.stop_col))
         return Window(row, col, stop_row - row, stop_col - col)
@@ -118,7 +118,7 @@ class Tile:
     Parameters
     ----------
     outer, inner : Window
-        `outer` contains `inner`. It may stick out of the picture; `inner` never does.
+        `outer` contains `inner`. It may stick out of the image; `inner` never does.
     """
 
     outer: Window
@@ -126,20 +126,20 @@ class Tile:
 
 
 class TileGrid(Sequence[Tile]):
-    """The tiles that cover a picture, row by row.
+    """The tiles that cover an image, row by row.
 
-    The inner windows partition the picture. Their borders are multiples of `align`, except for the picture's own end.
-    `outer` is `inner` grown by the halo, cut at 0 at the top and left, and at the picture's size rounded up to a
+    The inner windows partition the image. Their borders are multiples of `align`, except for the image's own end.
+    `outer` is `inner` grown by the halo, cut at 0 at the top and left, and at the image's size rounded up to a
     multiple of `align` at the bottom and right; so its height and width are multiples of `align`, and it sticks out of
-    the picture by less than `align` pixels.
+    the image by less than `align` pixels.
 
-    There are as few tiles as the tile size allows, and they share the picture evenly: 1040 pixels in tiles of 512 are
-    352 + 336 + 352, not 512 + 512 + 16. A picture smaller than a tile is one tile.
+    There are as few tiles as the tile size allows, and they share the image evenly: 1040 pixels in tiles of 512 are
+    352 + 336 + 352, not 512 + 512 + 16. An image smaller than a tile is one tile.
 
     Parameters
     ----------
     shape : tuple of int
-        Rows and columns (M, N) of the picture, 1 or more, in pixels.
+        Rows and columns (M, N) of the image, 1 or more, in pixels.
     tile : int
         Greatest height and width of an inner window, in pixels; a multiple of `align`.
     halo : int
@@ -167,7 +167,7 @@ class TileGrid(Sequence[Tile]):
         self._row_borders = _borders(self._shape[0], tile, align)
         self._col_borders = _borders(self._shape[1], tile, align)
 
-    shape = property(lambda self: self._shape, doc="Rows and columns (M, N) of the picture, in pixels.")
+    shape = property(lambda self: self._shape, doc="Rows and columns (M, N) of the image, in pixels.")
     tile = property(lambda self: self._tile, doc="Greatest height and width of an inner window, in pixels.")
     halo = property(lambda self: self._halo, doc="Pixels that are read around an inner window.")
     align = property(lambda self: self._align, doc="Every border is a multiple of it, in pixels.")
@@ -208,7 +208,7 @@ class TileGrid(Sequence[Tile]):
         )
 
     def _outer(self, start: int, stop: int, size: int) -> tuple[int, int]:
-        # An inner end that is not aligned is the picture's own; growing starts from its aligned place.
+        # An inner end that is not aligned is the image's own; growing starts from its aligned place.
         aligned_stop = _round_up(stop, self._align)
         return max(start - self._halo, 0), min(aligned_stop + self._halo, _round_up(size, self._align))
 
@@ -225,12 +225,12 @@ def _borders(size: int, tile: int, align: int) -> list[int]:
 
 
 class Mosaic:
-    """A map of a whole picture at the resolution of one level, put together from the maps of its tiles.
+    """A map of a whole image at the resolution of one level, put together from the maps of its tiles.
 
     Parameters
     ----------
     shape : tuple of int
-        Rows and columns (M, N) of the picture, in pixels.
+        Rows and columns (M, N) of the image, in pixels.
     stride : int
         The map has one value for every `stride` x `stride` pixels; it divides the grid's `align`.
     dtype : dtype
@@ -272,14 +272,14 @@ class Mosaic:
         Raises
         ------
         ConfigError
-            If the tile does not fit the stride or the picture, or the values do not fit the tile.
+            If the tile does not fit the stride or the image, or the values do not fit the tile.
         """
         outer = tile.outer.scaled(self._stride)
         if values.shape != outer.shape:
             raise ConfigError(f"values of {tile} at stride {self._stride} must be {outer.shape}, not {values.shape}")
         inner = tile.inner
         if not (tile.outer.contains(inner) and Window(0, 0, *self._shape).contains(inner)):
-            raise ConfigError(f"{inner} must lie inside {tile.outer} and inside the picture of {self._shape}")
+            raise ConfigError(f"{inner} must lie inside {tile.outer} and inside the image of {self._shape}")
         if self._cuts_cells(inner):
             raise ConfigError(f"{inner} cuts through values of {self._stride} x {self._stride} pixels")
         row, col = inner.row // self._stride, inner.col // self._stride
@@ -297,12 +297,12 @@ class Mosaic:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (M, N) of the picture, in pixels."""
+        """Rows and columns (M, N) of the image, in pixels."""
         return self._shape
 
     @property
     def stride(self) -> int:
-        """Pixels of the picture per value of the map, along each axis."""
+        """Pixels of the image per value of the map, along each axis."""
         return self._stride
 
     @property

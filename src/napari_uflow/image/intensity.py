@@ -15,7 +15,7 @@ from napari_uflow.image.region import NormalRegion, common_channels
 __all__ = ["IntensityRange"]
 
 _SAMPLE_TILE = 256
-"""Height and width of the windows that are sampled, in pixels; the usual tile of a compressed picture."""
+"""Height and width of the windows that are sampled, in pixels; the usual tile of a compressed image."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class IntensityRange:
     Parameters
     ----------
     low, high : tuple of float
-        One number per channel, in the units of the picture; each high is above its low.
+        One number per channel, in the units of the image; each high is above its low.
 
     Raises
     ------
@@ -95,7 +95,7 @@ class IntensityRange:
         pixels = _sample(regions, max_pixels, rng)
         if pixels.shape[1] == 0:
             raise ImageError(
-                "no normal pixel was found in the regions; check that the mask marks something and that the picture "
+                "no normal pixel was found in the regions; check that the mask marks something and that the image "
                 "does not consist of NaN"
             )
         low, high = [], []
@@ -131,7 +131,7 @@ class IntensityRange:
         """
         if values.ndim != 3 or values.shape[0] != self.n_channels:
             raise ImageError(
-                f"the picture has {values.shape[0] if values.ndim == 3 else 1} channels but the model was trained "
+                f"the image has {values.shape[0] if values.ndim == 3 else 1} channels but the model was trained "
                 f"with {self.n_channels}; choose the same channels as at training"
             )
         low = np.asarray(self.low, dtype=np.float64)[:, None, None].astype(np.float32)

@@ -1,4 +1,4 @@
-"""One 2-D picture with channels, read piece by piece from an array of any kind; and how stacks split into such planes.
+"""One 2-D image with channels, read piece by piece from an array of any kind; and how stacks split into such planes.
 
 The array is only asked for `shape`, `dtype` and basic slices, so numpy, memory-mapped, dask and zarr arrays all do.
 """
@@ -40,7 +40,7 @@ class LazyArray(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Plane:
-    """One 2-D picture with channels; nothing is read before `read` is called, and then only what is needed.
+    """One 2-D image with channels; nothing is read before `read` is called, and then only what is needed.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Plane:
     channels : tuple of int or None
         The channels to read, in this order; None for all. With both C and S, channel ``c * n_samples + s``.
     name : str
-        Name of the picture that the plane is a part of.
+        Name of the image that the plane is a part of.
     pixel_size : tuple of float or None
         Height and width of a pixel, in `unit`; None where unknown.
     unit : str or None
@@ -64,7 +64,7 @@ class Plane:
     Raises
     ------
     ImageError
-        If the axes do not fit the data, the picture is empty, or its type is not one of numbers.
+        If the axes do not fit the data, the image is empty, or its type is not one of numbers.
     """
 
     data: LazyArray = field(repr=False)
@@ -112,12 +112,12 @@ class Plane:
 
     @property
     def title(self) -> str:
-        """Name of the picture and, in a stack, the place in it: "embryo t=3,z=10"."""
+        """Name of the image and, in a stack, the place in it: "embryo t=3,z=10"."""
         return f"{self.name} {self.label}".strip()
 
     @property
     def label(self) -> str:
-        """Where the plane lies in its stack, such as "t=3,z=10"; "" for a picture that is one plane."""
+        """Where the plane lies in its stack, such as "t=3,z=10"; "" for an image that is one plane."""
         sizes = dict(zip(self.axes, self.data.shape, strict=True))
         return ",".join(f"{a.lower()}={self.index[a]}" for a in self.axes if a in self.index and sizes[a] > 1)
 
@@ -130,13 +130,13 @@ class Plane:
     def read(self, window: Window | None = None) -> npt.NDArray[np.float32]:
         """Return the pixels of a window as new numbers.
 
-        What sticks out of the picture is its mirror image, the border pixel included (``numpy.pad``'s "symmetric"),
-        repeated as often as a picture smaller than the window needs.
+        What sticks out of the image is its mirror image, the border pixel included (``numpy.pad``'s "symmetric"),
+        repeated as often as an image smaller than the window needs.
 
         Parameters
         ----------
         window : Window or None
-            The whole picture by default.
+            The whole image by default.
 
         Returns
         -------
@@ -156,7 +156,7 @@ class Plane:
         return np.ascontiguousarray(values)
 
     def read_valid(self, window: Window | None = None) -> npt.NDArray[np.bool_]:
-        """Return where all channels are finite numbers; outside of the picture, where their mirror image is.
+        """Return where all channels are finite numbers; outside of the image, where their mirror image is.
 
         Returns
         -------
@@ -267,7 +267,7 @@ def _guessed_axes(data: LazyArray, name: str) -> str:
         is_colour = shape[2] in (3, 4) and np.dtype(data.dtype) in (np.uint8, np.uint16) and min(shape[:2]) > shape[2]
         return "YXS" if is_colour else "ZYX"
     if len(shape) < 2:
-        raise ImageError(f"'{name}' is no picture: it has the shape {shape}, and at least rows and columns are needed")
+        raise ImageError(f"'{name}' is no image: it has the shape {shape}, and at least rows and columns are needed")
     example = "TZCYX"[-len(shape) :]
     raise ImageError(
         f"'{name}' has {len(shape)} axes of lengths {shape}; say what they are with axes=, one letter for each, "

@@ -11,7 +11,7 @@ from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.grid import TileGrid, Window
 from napari_uflow.image.plane import LazyArray, Plane
 
-__all__ = ["NormalRegion", "common_channels", "field_of", "hold_out_fields", "sample_windows"]
+__all__ = ["NormalRegion", "common_channels", "specimen_of", "hold_out_specimens", "sample_windows"]
 
 _SCAN_TILE = 1024
 """Pixels of a mask that are looked at together, squared: 1 MB of a mask of 8 bits."""
@@ -30,13 +30,13 @@ class NormalRegion:
     Parameters
     ----------
     plane : Plane
-        The picture.
+        The image.
     mask : array-like, shape (M, N), or None
-        True, or a label above 0, where the picture is normal; may be lazy. None: all of it is.
+        True, or a label above 0, where the image is normal; may be lazy. None: all of it is.
     field : str
-        Name of the independent field (the specimen) that the plane comes from; the plane's name by default. Pixels of
+        Name of the independent specimen (the specimen) that the plane comes from; the plane's name by default. Pixels of
         one field are alike, so training and checking share no field.
-    is_taught : bool
+    is_marked_normal : bool
         True for something that was reported as an anomaly and that the user called normal: it is always trained on and
         never held out.
 
@@ -48,24 +48,29 @@ class NormalRegion:
 
     plane: Plane
     mask: LazyArray | None
-    field: str
-    is_taught: bool
+    specimen: str
+    is_marked_normal: bool
 
     def __init__(
-        self, plane: Plane, mask: LazyArray | None = None, field: str | None = None, *, is_taught: bool = False
+        self,
+        plane: Plane,
+        mask: LazyArray | None = None,
+        specimen: str | None = None,
+        *,
+        is_marked_normal: bool = False,
     ) -> None:
         if mask is not None and tuple(mask.shape) != plane.shape:
             raise ImageError(
-                f"the mask of '{plane.name}' has the shape {tuple(mask.shape)}, but the picture has {plane.shape[0]} "
-                f"rows and {plane.shape[1]} columns; draw the mask on the picture itself"
+                f"the mask of '{plane.name}' has the shape {tuple(mask.shape)}, but the image has {plane.shape[0]} "
+                f"rows and {plane.shape[1]} columns; draw the mask on the image itself"
             )
         object.__setattr__(self, "plane", plane)
         object.__setattr__(self, "mask", mask)
-        object.__setattr__(self, "field", plane.name if field is None else field)
-        object.__setattr__(self, "is_taught", is_taught)
+        object.__setattr__(self, "specimen", plane.name if specimen is None else specimen)
+        object.__setattr__(self, "is_marked_normal", is_marked_normal)
 
     def without(self, others: "Iterable[NormalRegion]") -> "NormalRegion":
-        """Return the region without what others mark in the same picture; itself where there is nothing to take out."""
+        """Return the region without what others mark in the same image; itself where there is nothing to take out."""
         masks = [
             other.normal()
             for other in others
@@ -77,10 +82,10 @@ class NormalRegion:
             return self
         taken: npt.NDArray[np.bool_] = np.logical_or.reduce(masks)
         mask = self.masked(Window(0, 0, *self.plane.shape)) & ~taken
-        return NormalRegion(self.plane, mask, self.field, is_taught=self.is_taught)
+        return NormalRegion(self.plane, mask, self.specimen, is_marked_normal=self.is_marked_normal)
 
     def normal(self, window: Window | None = None) -> npt.NDArray[np.bool_]:
-        """Return where the window is normal: inside the picture, inside the mask, and all channels finite.
+        """Return where the window is normal: inside the image, inside the mask, and all channels finite.
 
         Returns
         -------
@@ -94,21 +99,21 @@ class NormalRegion:
         return normal
 
     def read(self, window: Window | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Return the pixels of a window and where they are normal, reading the picture once.
+        """Return the pixels of a window and where they are normal, reading the image once.
 
         Returns
         -------
         values : ndarray of float32, shape (C, h, w)
-            As `Plane.read` returns them, mirrored outside of the picture.
+            As `Plane.read` returns them, mirrored outside of the image.
         normal : ndarray of bool, shape (h, w)
-            As `normal` returns it, False outside of the picture.
+            As `normal` returns it, False outside of the image.
         """
         window = Window(0, 0, *self.plane.shape) if window is None else window
         values = self.plane.read(window)
         return values, self.masked(window) & np.isfinite(values).all(axis=0)
 
     def masked(self, window: Window) -> npt.NDArray[np.bool_]:
-        """Return where the window is inside the picture and the mask, whatever its pixels.
+        """Return where the window is inside the image and the mask, whatever its pixels.
 
         Returns
         -------
@@ -133,23 +138,23 @@ def sample_windows(
 ) -> list[Window]:
     """Return windows to train on that cover the normal region.
 
-    The windows lie side by side over the smallest rectangle that holds the mask (the whole picture where there is no
+    The windows lie side by side over the smallest rectangle that holds the mask (the whole image where there is no
     mask), its borders rounded outwards to multiples of `align`. The last row and column are moved back to end with
-    that rectangle, so a picture that is not a multiple of the tile is covered too, with overlap. A rectangle smaller
+    that rectangle, so an image that is not a multiple of the tile is covered too, with overlap. A rectangle smaller
     than the tile gets one window, around its middle. Every window starts at a multiple of `align` at 0 or later, and
-    ends at or before the picture's size rounded up to a multiple of `align`.
+    ends at or before the image's size rounded up to a multiple of `align`.
 
     Parameters
     ----------
     region : NormalRegion
         Its mask is looked at piece by piece; its pixels only where they may be NaN.
     tile : int
-        Height and width of the windows, in pixels, a multiple of `align`. Along an axis on which the picture is
-        smaller they have the picture's size rounded up to a multiple of `align`.
+        Height and width of the windows, in pixels, a multiple of `align`. Along an axis on which the image is
+        smaller they have the image's size rounded up to a multiple of `align`.
     align : int
         The coarsest stride of the network, in pixels.
     min_normal : float
-        From 0 to 1: a window is returned if at least this part of its pixels inside the picture is normal, and in any
+        From 0 to 1: a window is returned if at least this part of its pixels inside the image is normal, and in any
         case one pixel.
     max_windows : int or None
         Return no more than so many, chosen at random.
@@ -220,7 +225,7 @@ def _starts(start: int, stop: int, size: int, tile: int, align: int) -> tuple[li
     return [*range(first, last - length, length), last - length], length
 
 
-def hold_out_fields(fields: Iterable[str], fraction: float, seed: int) -> frozenset[str]:
+def hold_out_specimens(specimens: Iterable[str], fraction: float, seed: int) -> frozenset[str]:
     """Choose whole fields to be kept out of training.
 
     Parameters
@@ -229,7 +234,7 @@ def hold_out_fields(fields: Iterable[str], fraction: float, seed: int) -> frozen
         Names of fields; their order and repetitions do not matter.
     fraction : float
         Part of the fields to hold out, from 0 (none) to below 1. Of two fields or more, at least one is held out and
-        at least one is left; of eight or more, at least three are held out, which is what a promise of false alarms
+        at least one is left; of eight or more, at least three are held out, which is what a guarantee of false alarms
         takes. A single field is never held out.
     seed : int
         The same names, fraction and seed give the same choice.
@@ -245,7 +250,7 @@ def hold_out_fields(fields: Iterable[str], fraction: float, seed: int) -> frozen
     """
     if not 0 <= fraction < 1:
         raise ConfigError(f"the fraction of fields to hold out must be 0 or more and below 1, not {fraction}")
-    names = sorted(set(fields))
+    names = sorted(set(specimens))
     if len(names) < 2 or fraction == 0:
         return frozenset()
     least = 3 if len(names) >= 8 else 1
@@ -253,7 +258,7 @@ def hold_out_fields(fields: Iterable[str], fraction: float, seed: int) -> frozen
     return frozenset(names[i] for i in np.random.default_rng(seed).permutation(len(names))[:n_held_out])
 
 
-def field_of(name: str, pattern: str | None = None) -> str:
+def specimen_of(name: str, pattern: str | None = None) -> str:
     """Return the name of the field that a file comes from.
 
     Parameters
@@ -300,12 +305,12 @@ def common_channels(regions: Sequence[NormalRegion]) -> int:
         If there is no region, or their numbers of channels differ.
     """
     if not regions:
-        raise ImageError("no normal region was given; mark at least one part of one picture as normal")
+        raise ImageError("no normal region was given; mark at least one part of one image as normal")
     n_channels = regions[0].plane.n_channels
     for region in regions[1:]:
         if region.plane.n_channels != n_channels:
             raise ImageError(
                 f"'{regions[0].plane.name}' has {n_channels} channels but '{region.plane.name}' has "
-                f"{region.plane.n_channels}; choose the same channels for all pictures"
+                f"{region.plane.n_channels}; choose the same channels for all images"
             )
     return n_channels

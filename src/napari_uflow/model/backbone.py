@@ -1,4 +1,4 @@
-"""Frozen backbones: pictures in, a pyramid of features out.
+"""Frozen backbones: images in, a pyramid of features out.
 
 Making a backbone never downloads anything. :func:`load_pretrained` fills one with its ImageNet weights: from a file the
 user names, from the weights folder, or through timm from the model hub, in this order.
@@ -52,7 +52,7 @@ class BackboneInfo:
     networks : tuple of str
         timm's names, with the tag that says which weights are meant; empty where there is nothing to load.
     channels, strides : tuple of int
-        Channels and stride of each level, finest first (channels 0 where they depend on the picture's).
+        Channels and stride of each level, finest first (channels 0 where they depend on the image's).
     halo : int
         Pixels around a position that can influence it, rounded up to a multiple of the coarsest stride.
     fixed_size : int or None
@@ -86,7 +86,7 @@ class Backbone(nn.Module):
     name : str
         One of ``scattering``, ``resnet18``, ``wide_resnet50_2``, ``mcait``.
     n_channels : int
-        Channels of the pictures, 1 to 3. For networks that take three, one channel is repeated, and of two the mean
+        Channels of the images, 1 to 3. For networks that take three, one channel is repeated, and of two the mean
         is the third.
 
     Attributes
@@ -144,7 +144,7 @@ class Backbone(nn.Module):
         Parameters
         ----------
         x : Tensor (B, C, M, N), float32
-            Pictures in the model's intensity range (about 0 to 1); M and N multiples of the coarsest stride.
+            Images in the model's intensity range (about 0 to 1); M and N multiples of the coarsest stride.
 
         Returns
         -------

@@ -1,11 +1,11 @@
-"""The picture's border: where it looks strange on normal pictures, it is judged by what is further in.
+"""The image's border: where it looks strange on normal images, it is judged by what is further in.
 
 What a backbone sees beyond the border has to be made up. Made up by reflection, every stripe gets a fold at the border
-and a cross in the corner; filled with zeros, every border is an edge. In some pictures that looks stranger than any
-defect: in normal pictures of aligned fibres the highest energy of every level of every picture lay in a corner. In
+and a cross in the corner; filled with zeros, every border is an edge. In some images that looks stranger than any
+defect: in normal images of aligned fibres the highest energy of every level of every image lay in a corner. In
 others, of dense grains, a reflected border looks like everything else, and what is seen there is worth having.
 
-Which it is can be measured on the normal pictures that a model is trained on. Where the border is strange, the
+Which it is can be measured on the normal images that a model is trained on. Where the border is strange, the
 outermost positions of each level are given the features of the first one further in.
 """
 
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from napari_uflow.image.grid import Window
 
-__all__ = ["N_HELD", "border_excess", "frame_of", "hold", "hold_mask"]
+__all__ = ["N_REPLICATED", "border_excess", "frame_of", "replicate", "replicated_mask"]
 
-N_HELD = 2
+N_REPLICATED = 2
 """Positions of each level, from the border on, that take the features of the next one."""
 
 # Positions without which quantiles say nothing.
@@ -32,32 +32,32 @@ Array = TypeVar("Array", torch.Tensor, NDArray[np.bool_])
 
 
 def frame_of(window: Window, shape: tuple[int, int]) -> Window:
-    """Return where the picture lies as seen from a window of it: its frame, in pixels from the window's corner.
+    """Return where the image lies as seen from a window of it: its frame, in pixels from the window's corner.
 
     Parameters
     ----------
     window : Window
-        A part of the picture, or one that sticks out of it.
+        A part of the image, or one that sticks out of it.
     shape : (int, int)
-        Rows and columns of the picture.
+        Rows and columns of the image.
     """
     return Window(-window.row, -window.col, *shape)
 
 
-def hold(values: Array, frame: Window | None, stride: int, n_held: int = N_HELD) -> Array:
-    """Replace the outermost positions inside the picture's border, and all beyond, by the nearest ones further in.
+def replicate(values: Array, frame: Window | None, stride: int, n_held: int = N_REPLICATED) -> Array:
+    """Replace the outermost positions inside the image's border, and all beyond, by the nearest ones further in.
 
     Parameters
     ----------
     values : Tensor or array (..., M, N)
         Values of one level in a window.
     frame : Window or None
-        Where the picture lies as seen from the window; None to leave all as it is.
+        Where the image lies as seen from the window; None to leave all as it is.
     stride : int
         Pixels per position.
     n_held : int
         Positions that are replaced at each border, counted from the outermost one that is wholly inside; fewer where a
-        picture is so small that none would be left. What a window does not have is taken from the nearest it has.
+        image is so small that none would be left. What a window does not have is taken from the nearest it has.
     """
     if frame is None:
         return values
@@ -68,9 +68,9 @@ def hold(values: Array, frame: Window | None, stride: int, n_held: int = N_HELD)
     return values[..., rows[:, None], cols]
 
 
-def hold_mask(mask: Array, frame: Window | None, stride: int) -> Array:
-    """Return where a mask (..., M, N) is set and is set, too, where :func:`hold` takes the values from."""
-    return mask & hold(mask, frame, stride)
+def replicated_mask(mask: Array, frame: Window | None, stride: int) -> Array:
+    """Return where a mask (..., M, N) is set and is set, too, where :func:`replicate` takes the values from."""
+    return mask & replicate(mask, frame, stride)
 
 
 def _whole(start: int, stop: int, stride: int) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def _whole(start: int, stop: int, stride: int) -> tuple[int, int]:
 
 
 def _nearest(n: int, start: int, stop: int, stride: int, n_held: int) -> NDArray[np.int64]:
-    """Positions 0 to n - 1, each moved to the nearest that is `n_held` positions inside of a picture's border."""
+    """Positions 0 to n - 1, each moved to the nearest that is `n_held` positions inside of a image's border."""
     first, last = _whole(start, stop, stride)
     if last < first:  # no position is wholly inside
         return np.arange(n)
@@ -90,7 +90,7 @@ def _nearest(n: int, start: int, stop: int, stride: int, n_held: int) -> NDArray
 def border_excess(
     energy: torch.Tensor, is_normal: torch.Tensor, frame: Window, stride: int, *, corners: bool = True
 ) -> float:
-    """Return how much stranger the corners, or the borders, of a picture look on one level than its inside.
+    """Return how much stranger the corners, or the borders, of an image look on one level than its inside.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def border_excess(
     is_normal : Tensor (M, N), bool
         Positions that count.
     frame : Window
-        Where the picture lies as seen from the window.
+        Where the image lies as seen from the window.
     stride : int
         Pixels per position.
     corners : bool
@@ -124,7 +124,7 @@ def border_excess(
 
 
 def _places(n: int, start: int, stop: int, stride: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which positions 0 to n - 1 are the outermost in the picture, and which are inside of those held."""
+    """Which positions 0 to n - 1 are the outermost in the image, and which are inside of those held."""
     first, last = _whole(start, stop, stride)
     at = np.arange(n)
-    return (at == first) | (at == last), (at >= first + N_HELD) & (at <= last - N_HELD)
+    return (at == first) | (at == last), (at >= first + N_REPLICATED) & (at <= last - N_REPLICATED)

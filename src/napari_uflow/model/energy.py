@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bounded_energy", "energy", "likelihood_heatmap", "ln_spread", "negative_log_likelihood"]
+__all__ = ["bounded_energy", "energy", "likelihood_heatmap", "log_variance", "negative_log_likelihood"]
 
 _LARGEST_LATENT = 1e15
 
@@ -24,7 +24,7 @@ def energy(z: Tensor) -> Tensor:
     Returns
     -------
     Tensor (B, M, N), float32
-        1 on average where the picture is normal; C times it is chi-squared with C degrees of freedom under the model.
+        1 on average where the image is normal; C times it is chi-squared with C degrees of freedom under the model.
     """
     return z.square().mean(dim=1)
 
@@ -47,11 +47,11 @@ def bounded_energy(z: Tensor) -> Tensor:
     return torch.log1p(z.clamp(-_LARGEST_LATENT, _LARGEST_LATENT).square()).mean(dim=1)
 
 
-def ln_spread(ln_det: Tensor, n_channels: int) -> Tensor:
+def log_variance(ln_det: Tensor, n_channels: int) -> Tensor:
     """Logarithm of the variance that the flow expects of a feature at each position, mean over its dimensions.
 
     Where the flow has not learned what to expect it allows for much, and a small energy then says little: the spread is
-    the other half of the evidence. ``energy * exp(ln_spread)`` is, up to the difference between the means, the squared
+    the other half of the scores. ``energy * exp(log_variance)`` is, up to the difference between the means, the squared
     residual in the units of the normalised features.
 
     Parameters
@@ -76,7 +76,7 @@ def likelihood_heatmap(energies: Sequence[Tensor], size: tuple[int, int]) -> Ten
     energies : sequence of Tensor, each (B, M_l, N_l), float32
         Energy maps of all levels.
     size : (int, int)
-        Rows and columns of the picture; each level is interpolated bilinearly between the centres of its positions.
+        Rows and columns of the image; each level is interpolated bilinearly between the centres of its positions.
 
     Returns
     -------

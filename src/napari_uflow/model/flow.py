@@ -300,7 +300,7 @@ class UShapedFlow(nn.Module):
             From the finest level to the coarsest.
         places : sequence of (slice, slice), optional
             For each level but the coarsest the rows and columns that its features have among those that come from the
-            coarser level, where that sees more of a picture; by default all.
+            coarser level, where that sees more of an image; by default all.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""What the network says about a picture, tile by tile: one small map per level for each kind of evidence."""
+"""What the network says about an image, tile by tile: one small map per level for each kind of scores."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from napari_uflow.image.grid import Mosaic, Tile, TileGrid, Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.border import hold, hold_mask
-from napari_uflow.model.energy import bounded_energy, energy, ln_spread
+from napari_uflow.model.border import replicate, replicated_mask
+from napari_uflow.model.energy import bounded_energy, energy, log_variance
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Pieces, Progress, Steps, in_pieces, or_stop
 
-__all__ = ["Evidence", "all_in_cells", "evidence_steps"]
+__all__ = ["ScoreMaps", "all_in_cells", "score_steps"]
 
 Maps = tuple[NDArray[np.float32], ...]
 
-# What stands for a value that overflowed: of energies, bounded energies (of the largest latent that they know), spreads
+# What stands for a value that overflowed: of energies, bounded energies (of the largest latent that they know), log_variances
 # (more than any flow of float32 can expect) and counts.
 _LARGEST = (float(np.finfo(np.float32).max), 70.0, 200.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """Maps of one picture, each kind a tuple of (ceil(M / stride), ceil(N / stride)) arrays, float32, finest first.
+class ScoreMaps:
+    """Maps of one image, each kind a tuple of (ceil(M / stride), ceil(N / stride)) arrays, float32, finest first.
 
     NaN where not measured.
 
@@ -39,7 +39,7 @@ class Evidence:
         Mean of the squared latents.
     bounded : tuple of arrays
         Mean of log(1 + z squared).
-    spreads : tuple of arrays
+    log_variances : tuple of arrays
         Logarithm of the variance that the flow expects.
     candidates : tuple of arrays
         Number of channels whose squared latent is at or above a threshold; empty where none was given.
@@ -49,12 +49,12 @@ class Evidence:
         Part of the measured pixels, 0 to 1, that are darker or brighter than the model's intensity range, in the
         channel that has most of them.
     frame : Window or None
-        Where the picture lies as seen from the maps, in pixels, if positions at its border have the features of others.
+        Where the image lies as seen from the maps, in pixels, if positions at its border have the features of others.
     """
 
     energies: Maps
     bounded: Maps
-    spreads: Maps
+    log_variances: Maps
     candidates: Maps
     strides: tuple[int, ...]
     outside: float
@@ -63,14 +63,14 @@ class Evidence:
     @property
     def tested(self) -> Maps:
         """The maps that the calibrated region test looks at."""
-        return self.bounded + self.spreads
+        return self.bounded + self.log_variances
 
     @property
     def tested_strides(self) -> tuple[int, ...]:
         """Stride of each of these maps."""
         return self.strides * 2
 
-    def only(self, is_normal: NDArray[np.bool_]) -> Evidence:
+    def only(self, is_normal: NDArray[np.bool_]) -> ScoreMaps:
         """Return the same with NaN in every position that is not normal throughout.
 
         Parameters
@@ -84,7 +84,7 @@ class Evidence:
                 size = (values.shape[0] * stride, values.shape[1] * stride)
                 missing = [(0, n - m) for n, m in zip(size, is_normal.shape, strict=True)]
                 inside = all_in_cells(np.pad(is_normal, missing, mode="edge"), stride)
-                inside = hold_mask(inside, self.frame, stride)
+                inside = replicated_mask(inside, self.frame, stride)
                 kept.append(np.where(inside, values, np.float32(np.nan)))
             return tuple(kept)
 
@@ -92,12 +92,12 @@ class Evidence:
             self,
             energies=masked(self.energies),
             bounded=masked(self.bounded),
-            spreads=masked(self.spreads),
+            log_variances=masked(self.log_variances),
             candidates=masked(self.candidates),
         )
 
 
-def evidence_steps(
+def score_steps(
     network: UFlow,
     intensity: IntensityRange,
     plane: Plane,
@@ -107,7 +107,7 @@ def evidence_steps(
     halo: int = -1,
     candidate_threshold: float | None = None,
     phase: str | None = "Detecting",
-) -> Steps[Evidence]:
+) -> Steps[ScoreMaps]:
     """Run the network over a plane, tile by tile.
 
     Parameters
@@ -117,7 +117,7 @@ def evidence_steps(
     intensity : IntensityRange
         Brightness range of the model.
     plane : Plane
-        The picture.
+        The image.
     window : Window, optional
         The part to look at, its corner at multiples of the coarsest stride; the whole plane by default.
     tile, halo : int
@@ -147,8 +147,8 @@ def evidence_steps(
         yield from band.cover(part.outer, progress)
         inner = _aligned(part.inner, grid.align)
         seen = [inner.grown(min(halo, grid.halo)).clipped(band.shape) for halo in network.flow_halos]
-        frames = [network.held_frame(view.shifted(window.row, window.col), plane.shape) for view in seen]
-        looked_at = _evidence(network, band.features(seen), frames, seen, inner, candidate_threshold)
+        frames = [network.replicated_frame(view.shifted(window.row, window.col), plane.shape) for view in seen]
+        looked_at = _score_window(network, band.features(seen), frames, seen, inner, candidate_threshold)
         kinds = yield from in_pieces(looked_at, progress)
         unmeasured = _unmeasured(band.valid(seen), seen, frames, inner, strides)
         if behind is not None:
@@ -158,9 +158,11 @@ def evidence_steps(
         behind()
     if phase is not None:
         yield from or_stop(Progress(phase, len(grid), len(grid)))
-    frame = network.held_frame(window, plane.shape)
-    energies, bounded, spreads, *candidates = [tuple(mosaic.values for mosaic in kind) for kind in mosaics]
-    return Evidence(energies, bounded, spreads, candidates[0] if candidates else (), strides, band.outside, frame)
+    frame = network.replicated_frame(window, plane.shape)
+    energies, bounded, log_variances, *candidates = [tuple(mosaic.values for mosaic in kind) for kind in mosaics]
+    return ScoreMaps(
+        energies, bounded, log_variances, candidates[0] if candidates else (), strides, band.outside, frame
+    )
 
 
 def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileGrid:
@@ -169,13 +171,13 @@ def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileG
         return TileGrid(shape, network.tile, 0, align)
     halo = -(-(network.flow_halo if halo < 0 else halo) // align) * align
     tile = max(align, tile // align * align)
-    if max(shape) <= tile + 2 * halo:  # a picture no larger than one tile with its halo is computed as a whole
+    if max(shape) <= tile + 2 * halo:  # an image no larger than one tile with its halo is computed as a whole
         tile = -(-max(shape) // align) * align
     return TileGrid(shape, tile, halo, align)
 
 
 def _aligned(window: Window, align: int) -> Window:
-    """Return a window whose end, where it is the picture's own, is moved out to the next multiple."""
+    """Return a window whose end, where it is the image's own, is moved out to the next multiple."""
     height, width = (-(-size // align) * align for size in window.shape)
     return Window(window.row, window.col, height, width)
 
@@ -188,7 +190,7 @@ def _place(inner: Window, outer: Window, stride: int) -> tuple[slice, slice]:
 class _FeatureBand:
     """Features of the rows that the flow looks at; the backbone sees each place once, and its surroundings.
 
-    The flow's windows overlap by more than the picture's own pixels would cost in memory, so only a band as high as a
+    The flow's windows overlap by more than the image's own pixels would cost in memory, so only a band as high as a
     row of them is kept, over the whole width.
     """
 
@@ -243,12 +245,12 @@ class _FeatureBand:
         values = self._plane.read(outer)
         self._count(values, wanted, outer)
         is_valid: NDArray[np.bool_] = np.isfinite(values.sum(axis=0))
-        picture = torch.from_numpy(self._intensity.apply(values))[None]
+        image = torch.from_numpy(self._intensity.apply(values))[None]
         if self._device.type == "cuda":  # from pinned memory it is sent while the GPU computes on
-            picture = picture.pin_memory().to(self._device, non_blocking=True)
+            image = image.pin_memory().to(self._device, non_blocking=True)
         else:
-            picture = picture.to(self._device)
-        features = yield from in_pieces(network.features_in_pieces(picture), progress)
+            image = image.to(self._device)
+        features = yield from in_pieces(network.features_in_pieces(image), progress)
         if not self._levels:
             for x, s in zip(features, network.strides, strict=True):
                 size = (1, x.shape[1], self._capacity // s, self._width // s)
@@ -295,7 +297,7 @@ class _FeatureBand:
 
 
 @torch.no_grad()
-def _evidence(
+def _score_window(
     network: UFlow,
     features: Sequence[torch.Tensor],
     frames: Sequence[Window | None],
@@ -303,12 +305,12 @@ def _evidence(
     inner: Window,
     candidate_threshold: float | None,
 ) -> Pieces[list[list[torch.Tensor]]]:
-    """Return energies, bounded energies, spreads and, with a threshold, counts of candidates, all levels of each.
+    """Return energies, bounded energies, log_variances and, with a threshold, counts of candidates, all levels of each.
 
     `features` and `frames` are those of the windows `seen`, one per level; what is returned is that of `inner`.
     """
     strides = network.strides
-    features = [hold(x, frame, s) for x, frame, s in zip(features, frames, strides, strict=True)]
+    features = [replicate(x, frame, s) for x, frame, s in zip(features, frames, strides, strict=True)]
     # Where the window of each level lies in that of the next coarser one, in its own positions.
     places = [_place(fine, coarse, s) for fine, coarse, s in zip(seen, seen[1:], strides, strict=False)]
     latents = yield from network.latents_in_pieces(features, places)
@@ -316,7 +318,7 @@ def _evidence(
     for z, ln_det, view, s in zip(latents.z, latents.ln_det, seen, strides, strict=True):
         rows, cols = _place(inner, view, s)
         z = z[:, :, rows, cols]
-        maps = [energy(z), bounded_energy(z), ln_spread(ln_det[:, rows, cols], z.shape[1])]
+        maps = [energy(z), bounded_energy(z), log_variance(ln_det[:, rows, cols], z.shape[1])]
         if candidate_threshold is not None:
             maps.append((z.square() >= candidate_threshold).sum(dim=1).float())
         for kind, values in zip(kinds, maps, strict=True):
@@ -356,7 +358,7 @@ def _put_away(
     arriving: _Arriving,
     unmeasured: Sequence[NDArray[np.bool_] | None],
 ) -> None:
-    """Put the maps of a tile into those of the picture, NaN where not measured."""
+    """Put the maps of a tile into those of the image, NaN where not measured."""
     for kind, maps in zip(mosaics, arriving.arrays(), strict=True):
         for mosaic, values, is_missing in zip(kind, maps, unmeasured, strict=True):
             if is_missing is not None:
@@ -378,7 +380,7 @@ def _unmeasured(
             found.append(None)
             continue
         rows, cols = _place(inner, view, stride)
-        found.append(~hold_mask(is_valid, frame, stride)[rows, cols])
+        found.append(~replicated_mask(is_valid, frame, stride)[rows, cols])
     return found
 
 

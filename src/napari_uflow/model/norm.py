@@ -53,7 +53,7 @@ class FeatureNorm(nn.Module):
 
     @property
     def is_size_free(self) -> bool:
-        """Whether tiles and whole pictures give the same result."""
+        """Whether tiles and whole images give the same result."""
         return self.kind != "map"
 
     def _first(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Wavelet scattering features: a backbone that needs no training and no download.
 
-A picture goes down a pyramid of octaves. In each octave it meets Morlet wavelets of several orientations; the modulus
+An image goes down a pyramid of octaves. In each octave it meets Morlet wavelets of several orientations; the modulus
 of the responses (order 1), and the modulus of wavelet responses of that modulus at a coarser octave (order 2), averaged
 over each position of the level, say how much structure of each scale and orientation there is and how it is arranged.
 The modulus loses the sign of contrast, so signed band-pass values (dark against bright) and the local mean go along.
@@ -66,7 +66,7 @@ def morlet_kernels(sigma: float, frequency: float, n_orientations: int, slant: f
         across = -col * math.sin(angle) + row * math.cos(angle)
         envelope = torch.exp(-(along**2 + (slant * across) ** 2) / (2 * sigma**2))
         wave = torch.exp(1j * frequency * along)
-        # Subtract the multiple of the envelope that makes the sum zero: a constant picture has no response.
+        # Subtract the multiple of the envelope that makes the sum zero: a constant image has no response.
         offset = (envelope * wave).sum() / envelope.sum()
         kernel = envelope * (wave - offset)
         gain = (kernel * torch.exp(-1j * frequency * along)).sum().abs()
@@ -92,7 +92,7 @@ class Scattering(nn.Module):
     Parameters
     ----------
     n_channels : int
-        Channels of the picture; each is described on its own.
+        Channels of the image; each is described on its own.
     floor : float
         Amplitude below which structure is taken for noise, in units of the model's intensity range. Amplitudes are
         compressed as log(floor + amplitude).
@@ -183,16 +183,16 @@ class Scattering(nn.Module):
         return torch.stack(parts, dim=2).reshape(len(first), -1, *x.shape[-2:])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the features of pictures: what `pieces` returns."""
+        """Compute the features of images: what `pieces` returns."""
         return at_once(self.pieces(x))
 
     def pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
-        """Compute the features of pictures, with a pause behind each group of filters.
+        """Compute the features of images, with a pause behind each group of filters.
 
         Parameters
         ----------
         x : Tensor (B, C, M, N), float32
-            Pictures in the model's intensity range (about 0 to 1); M and N multiples of 16.
+            Images in the model's intensity range (about 0 to 1); M and N multiples of 16.
 
         Returns
         -------

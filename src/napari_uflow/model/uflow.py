@@ -26,7 +26,7 @@ from napari_uflow.system.memory import tile_that_fits
 __all__ = ["MARGIN", "TrainedModel", "UFlow"]
 
 MARGIN = 32
-"""Pixels read by reflection beyond the picture's border, a multiple of every stride."""
+"""Pixels read by reflection beyond the image's border, a multiple of every stride."""
 
 
 class UFlow(nn.Module):
@@ -37,7 +37,7 @@ class UFlow(nn.Module):
     config : ModelConfig
         What it is made of.
     n_channels : int
-        Channels of the pictures, 1 to 3.
+        Channels of the images, 1 to 3.
     seed : int
         Seed of the flow's first weights and of its permutations.
 
@@ -87,7 +87,7 @@ class UFlow(nn.Module):
 
     @property
     def is_size_free(self) -> bool:
-        """Whether a picture computed in tiles gives what it gives as a whole."""
+        """Whether an image computed in tiles gives what it gives as a whole."""
         return self.norm.is_size_free and self.backbone.fixed_size is None
 
     @property
@@ -117,22 +117,22 @@ class UFlow(nn.Module):
         return -(-(self.backbone.halo + self.flow_halo) // coarsest) * coarsest
 
     def reading_window(self, window: Window, shape: tuple[int, int]) -> Window:
-        """Return what must be read for the features of a window to be those of the whole picture.
+        """Return what must be read for the features of a window to be those of the whole image.
 
-        At the picture's border the window sticks out of it by a margin, which is read by reflection: the zero padding
-        of a network makes the corners of every picture look strange.
+        At the image's border the window sticks out of it by a margin, which is read by reflection: the zero padding
+        of a network makes the corners of every image look strange.
 
         Parameters
         ----------
         window : Window
             Its borders are multiples of the coarsest stride.
         shape : (int, int)
-            Rows and columns of the picture.
+            Rows and columns of the image.
 
         Returns
         -------
         Window
-            The window with the backbone's surroundings, as far as the picture has them, and the margin beyond.
+            The window with the backbone's surroundings, as far as the image has them, and the margin beyond.
         """
         coarsest = max(self.strides)
         height, width = (-(-size // coarsest) * coarsest for size in shape)
@@ -148,17 +148,17 @@ class UFlow(nn.Module):
         return Window(first_row, first_col, stop_row - first_row, stop_col - first_col)
 
     def tile_that_fits(self, shape: tuple[int, int], memory: float) -> int:
-        """Return the side of the tiles in which a picture of this shape is looked at with so many bytes."""
+        """Return the side of the tiles in which an image of this shape is looked at with so many bytes."""
         values = sum(n / stride**2 for n, stride in zip(self.backbone.channels, self.strides, strict=True))
         return tile_that_fits(shape, values, self.backbone.halo, self.flow_halo, memory)
 
     @property
-    def holds_border(self) -> bool:
-        """Whether positions at the picture's border take the features of others (see `napari_uflow.model.border`)."""
-        return self.config.border == "hold"
+    def replicates_border(self) -> bool:
+        """Whether positions at the image's border take the features of others (see `napari_uflow.model.border`)."""
+        return self.config.border == "replicate"
 
     def frame(self, window: Window, shape: tuple[int, int]) -> Window | None:
-        """Return where the picture lies as seen from a window, for what is done at its border.
+        """Return where the image lies as seen from a window, for what is done at its border.
 
         None for a backbone of fixed size: it has learned what the border of its square looks like.
 
@@ -167,21 +167,21 @@ class UFlow(nn.Module):
         window : Window
             Its borders are multiples of the coarsest stride.
         shape : (int, int)
-            Rows and columns of the picture.
+            Rows and columns of the image.
         """
         return None if self.backbone.fixed_size is not None else frame_of(window, shape)
 
-    def held_frame(self, window: Window, shape: tuple[int, int]) -> Window | None:
+    def replicated_frame(self, window: Window, shape: tuple[int, int]) -> Window | None:
         """Return the same where positions at the border take the features of others, None where they do not."""
-        return self.frame(window, shape) if self.holds_border else None
+        return self.frame(window, shape) if self.replicates_border else None
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Raw features of pictures (B, C, M, N) float32 in the model's intensity range; finest level first."""
+        """Raw features of images (B, C, M, N) float32 in the model's intensity range; finest level first."""
         return at_once(self.features_in_pieces(x))
 
     @torch.no_grad()
     def features_in_pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
-        """Raw features of pictures, with pauses; gradients are off in the pieces only.
+        """Raw features of images, with pauses; gradients are off in the pieces only.
 
         On a CUDA GPU a pre-trained network computes in float16, as precise as features are kept in training. Scattering
         does not: squares of its small amplitudes are below what float16 can hold.
@@ -208,12 +208,12 @@ class UFlow(nn.Module):
         return (yield from self.flow.pieces(self.norm(features), places))
 
     def forward(self, x: Tensor) -> Latents:
-        """Latents of pictures (B, C, M, N) float32 in the model's intensity range."""
+        """Latents of images (B, C, M, N) float32 in the model's intensity range."""
         return self.latents(self.features(x))
 
     @torch.no_grad()
     def energies(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Energy maps of pictures, each (B, M_l, N_l) float32, finest level first; 1 on average where normal."""
+        """Energy maps of images, each (B, M_l, N_l) float32, finest level first; 1 on average where normal."""
         return tuple(energy(z) for z in self(x).z)
 
 
@@ -232,11 +232,11 @@ class TrainedModel:
     state : dict of str to Tensor
         Weights of backbone, normalisation and flow, on the CPU.
     calibration : Calibration or None
-        What the network says of normal pictures that it was not trained on; None where there was too little of it.
+        What the network says of normal images that it was not trained on; None where there was too little of it.
     history : tuple of dict
         The losses during training.
     provenance : dict
-        Where the model comes from: pictures, fields, tiles, pixel size, weights, versions, date, outcome.
+        Where the model comes from: images, fields, tiles, pixel size, weights, versions, date, outcome.
     """
 
     config: ModelConfig
@@ -249,7 +249,7 @@ class TrainedModel:
 
     @property
     def n_channels(self) -> int:
-        """Channels of the pictures it takes."""
+        """Channels of the images it takes."""
         return self.intensity.n_channels
 
     def network(self, device: str | torch.device = "cpu", weights: str | Path | None = None) -> UFlow:

@@ -153,7 +153,7 @@ def binomial_log10_nfa(
     high_precision: bool = False,
     published: bool = False,
 ) -> NDArray[np.float32]:
-    """Return log10 of the number of false alarms of the block test for every pixel of the picture.
+    """Return log10 of the number of false alarms of the block test for every pixel of the image.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def binomial_log10_nfa(
     n_channels, strides
         Channels and pixels per position of each level.
     shape
-        Rows and columns (M, N) of the picture.
+        Rows and columns (M, N) of the image.
     window_size
         Side of the window on the finest level, in positions; half as many on the next one, and so on.
     probability_thr, high_precision, published

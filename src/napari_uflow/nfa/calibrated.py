@@ -1,4 +1,4 @@
-"""The region test as it is used: several maps of evidence, tails and promise from held-out fields."""
+"""The region test as it is used: several maps of scores, tails and guarantee from held-out specimens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow.nfa.calibration import MapCalibration, TooFewPositionsError
-from napari_uflow.nfa.conformal import HIGHEST, ConformalOffset, HeldOutField
+from napari_uflow.nfa.conformal import HIGHEST, ConformalOffset, HeldOutSpecimen
 from napari_uflow.nfa.counts import log10_tests_for_any_size
 from napari_uflow.nfa.segment import LevelRegions, combine_levels, count_thresholds, significant_regions_in_pieces
 from napari_uflow.progress import Pieces, Progress, Steps, at_once, or_stop
 
-__all__ = ["Calibration", "CalibrationPicture", "QQ_LEVELS"]
+__all__ = ["Calibration", "CalibrationImage", "QQ_LEVELS"]
 
 # Fields are held out of the tails that test them in this many groups.
 _N_FOLDS = 5
@@ -26,38 +26,38 @@ Maps = Sequence[NDArray[np.floating]]
 
 
 @dataclass(frozen=True, eq=False)
-class CalibrationPicture:
-    """Maps of evidence of one normal picture.
+class CalibrationImage:
+    """Maps of scores of one normal image.
 
     Attributes
     ----------
     field : str
-        The independent field that it comes from.
+        The independent specimen that it comes from.
     maps : tuple of (M_l, N_l) arrays, float
         In the order of `strides`; NaN where not measured or not normal.
     """
 
-    field: str
+    specimen: str
     maps: tuple[NDArray[np.floating], ...]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns maps of evidence into regions with a number of false alarms.
+    """What turns maps of scores into regions with a number of false alarms.
 
     Attributes
     ----------
     strides : tuple of int
-        Picture pixels per position of each map.
+        Image pixels per position of each map.
     maps : tuple of MapCalibration
         One for each map.
     offset : ConformalOffset
-        What nominal numbers are worth on the held-out fields.
+        What nominal numbers are worth on the held-out specimens.
     observed : tuple of tuple of float
         For each map: the part of the held-out positions (log10) whose probability is at or below each of `QQ_LEVELS`,
         each field tested with tails fitted to the others; -inf where there is none. Empty for a single field.
     n_pixels : float
-        Mean size of the held-out pictures, in pixels.
+        Mean size of the held-out images, in pixels.
     """
 
     strides: tuple[int, ...]
@@ -67,52 +67,52 @@ class Calibration:
     n_pixels: float = 0.0
 
     @classmethod
-    def fit_steps(cls, pictures: Sequence[CalibrationPicture], strides: Sequence[int]) -> Steps[Self]:
-        """Fit to normal pictures that were held out of training, step by step.
+    def fit_steps(cls, images: Sequence[CalibrationImage], strides: Sequence[int]) -> Steps[Self]:
+        """Fit to normal images that were held out of training, step by step.
 
-        Every field is tested with tails fitted to other fields; its regions are what the promise rests on. The tails
+        Every field is tested with tails fitted to other fields; its regions are what the guarantee rests on. The tails
         that are kept are fitted to all of them.
 
         Parameters
         ----------
-        pictures : sequence of CalibrationPicture
+        images : sequence of CalibrationImage
             At least one.
         strides : sequence of int
-            Picture pixels per position of each map.
+            Image pixels per position of each map.
 
         Raises
         ------
         ValueError
             If a map has fewer than 50 values in all.
         """
-        maps = fit_maps(pictures)
-        sizes = [picture.maps[0].size * strides[0] ** 2 for picture in pictures]
+        maps = fit_maps(images)
+        sizes = [image.maps[0].size * strides[0] ** 2 for image in images]
         full = cls(tuple(strides), maps, n_pixels=float(np.mean(sizes)))
-        names = sorted({picture.field for picture in pictures})
+        names = sorted({image.specimen for image in images})
         folds = [names[i :: min(_N_FOLDS, len(names))] for i in range(min(_N_FOLDS, len(names)))]
         if len(names) < 2:
             return full
-        tested: list[HeldOutField] = []
+        tested: list[HeldOutSpecimen] = []
         below = np.zeros((len(strides), len(QQ_LEVELS)))
         n_positions = np.zeros(len(strides))
         for done, fold in enumerate(folds):
-            yield from or_stop(Progress("Testing the held-out fields", done, len(folds)))
-            others = [picture for picture in pictures if picture.field not in fold]
+            yield from or_stop(Progress("Testing the held-out specimens", done, len(folds)))
+            others = [image for image in images if image.specimen not in fold]
             try:
                 without = replace(full, maps=fit_maps(others, maps))
             except TooFewPositionsError:  # one field alone holds nearly all positions
                 return full
             for name in fold:
                 events = []
-                for picture in (picture for picture in pictures if picture.field == name):
-                    log10_p = without.log10_p(picture.maps)
-                    for i, (p, values) in enumerate(zip(log10_p, picture.maps, strict=True)):
+                for image in (image for image in images if image.specimen == name):
+                    log10_p = without.log10_p(image.maps)
+                    for i, (p, values) in enumerate(zip(log10_p, image.maps, strict=True)):
                         known = p[np.isfinite(values)]
                         n_positions[i] += known.size
                         below[i] += [np.count_nonzero(known <= level) for level in QQ_LEVELS]
-                    events.append(tuple(count_thresholds(without._coarse_map(picture.maps, log10_p), HIGHEST)))
-                tested.append(HeldOutField(name, tuple(events)))
-        yield from or_stop(Progress("Testing the held-out fields", len(folds), len(folds)))
+                    events.append(tuple(count_thresholds(without._coarse_map(image.maps, log10_p), HIGHEST)))
+                tested.append(HeldOutSpecimen(name, tuple(events)))
+        yield from or_stop(Progress("Testing the held-out specimens", len(folds), len(folds)))
         with np.errstate(divide="ignore"):
             observed = np.log10(below / np.maximum(n_positions, 1)[:, None])
         return replace(
@@ -126,29 +126,29 @@ class Calibration:
         return [calibration.log10_tail(values) for calibration, values in zip(self.maps, maps, strict=True)]
 
     def nominal_regions(self, log10_p: Sequence[NDArray[np.float64]], maps: Maps) -> list[LevelRegions]:
-        """Return the regions of each map with their nominal log10 NFA; the price counts all maps that are tested."""
+        """Return the regions of each map with their nominal log10 NFA; the log10_n_tests counts all maps that are tested."""
         return [at_once(self._level(*each)) for each in zip(log10_p, maps, self.maps, strict=True)]
 
     def _level(
         self, log10_p: NDArray[np.float64], values: NDArray[np.floating], calibration: MapCalibration
     ) -> Pieces[LevelRegions]:
         n_positions = max(1, int(np.count_nonzero(np.isfinite(values))))
-        price = log10_tests_for_any_size(n_positions, len(self.maps))
-        return significant_regions_in_pieces(log10_p, price, calibration.correlation_area)
+        log10_n_tests = log10_tests_for_any_size(n_positions, len(self.maps))
+        return significant_regions_in_pieces(log10_p, log10_n_tests, calibration.correlation_area)
 
-    def regions(self, maps: Maps, *, promised: bool = True) -> list[LevelRegions]:
-        """Return the regions of each map of a picture.
+    def regions(self, maps: Maps, *, guaranteed: bool = True) -> list[LevelRegions]:
+        """Return the regions of each map of an image.
 
         Parameters
         ----------
         maps : sequence of (M_l, N_l) arrays, float
             As for :meth:`fit_steps`; NaN where not measured.
-        promised : bool
-            True for the promised number of false alarms, False for the nominal one.
+        guaranteed : bool
+            True for the guaranteed number of false alarms, False for the nominal one.
         """
-        return at_once(self.regions_in_pieces(maps, promised=promised))
+        return at_once(self.regions_in_pieces(maps, guaranteed=guaranteed))
 
-    def regions_in_pieces(self, maps: Maps, *, promised: bool = True) -> Pieces[list[LevelRegions]]:
+    def regions_in_pieces(self, maps: Maps, *, guaranteed: bool = True) -> Pieces[list[LevelRegions]]:
         """Return the regions as :meth:`regions` does, with pauses."""
         levels = []
         for values, calibration in zip(maps, self.maps, strict=True):
@@ -156,21 +156,21 @@ class Calibration:
             yield
             level = yield from self._level(log10_p, values, calibration)
             del log10_p
-            if promised:
-                level = LevelRegions(level.labels, self.offset.promised(level.log10_nfa))
+            if guaranteed:
+                level = LevelRegions(level.labels, self.offset.guaranteed(level.log10_nfa))
             levels.append(level)
             yield
         return levels
 
     def _coarse_map(self, maps: Maps, log10_p: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
-        """Nominal log10 NFA on the grid of the finest level: the parts are those of the picture, at less cost."""
+        """Nominal log10 NFA on the grid of the finest level: the parts are those of the image, at less cost."""
         finest = min(self.strides)
         shape = next(m.shape for m, stride in zip(maps, self.strides, strict=True) if stride == finest)
         steps = [stride // finest for stride in self.strides]
         return combine_levels(self.nominal_regions(log10_p, maps), steps, shape, background=HIGHEST + 1)
 
     def unlike(self, maps: Maps) -> float:
-        """Return the probability (two-sided, at least one map) that a normal picture is as unlike the held-out ones.
+        """Return the probability (two-sided, at least one map) that a normal image is as unlike the held-out ones.
 
         It looks at the medians of the maps, which the region test subtracts. 1 where it cannot be told.
         """
@@ -200,15 +200,17 @@ class Calibration:
 
 
 def fit_maps(
-    pictures: Sequence[CalibrationPicture], like: Sequence[MapCalibration] | None = None
+    images: Sequence[CalibrationImage], like: Sequence[MapCalibration] | None = None
 ) -> tuple[MapCalibration, ...]:
-    """Fit each map's calibration to pictures; `like` are fits to more of them, whose kind of tail is taken.
+    """Fit each map's calibration to images; `like` are fits to more of them, whose kind of tail is taken.
 
     Raises
     ------
     ValueError
         If a map has fewer than 50 values in all.
     """
-    fields = [picture.field for picture in pictures]
-    by_map = zip(*(picture.maps for picture in pictures), strict=True)
-    return tuple(MapCalibration.fit(maps, fields, None if like is None else like[i]) for i, maps in enumerate(by_map))
+    specimens = [image.specimen for image in images]
+    by_map = zip(*(image.maps for image in images), strict=True)
+    return tuple(
+        MapCalibration.fit(maps, specimens, None if like is None else like[i]) for i, maps in enumerate(by_map)
+    )

@@ -1,12 +1,12 @@
-"""How strange is a value where everything is normal: tails of maps of evidence on pictures held out of training.
+"""How strange is a value where everything is normal: tails of maps of scores on images held out of training.
 
 Under the model the latents are independent standard normals and every statistic of them has a known law. Real held-out
 latents do not follow it: their bulk is narrower and single positions explode (the exponential of a coupling evaluated
-off its training support). What turns a value into a probability is therefore measured on pictures that were held out.
+off its training support). What turns a value into a probability is therefore measured on images that were held out.
 
-Three things are taken from them, for each map of evidence: the tail of the values, after the median of the picture was
-subtracted (what a whole picture shares, brightness or focus, is not evidence against a part of it); the area over which
-neighbouring values count as one observation; and how much the medians of pictures vary, to tell when a whole picture is
+Three things are taken from them, for each map of scores: the tail of the values, after the median of the image was
+subtracted (what a whole image shares, brightness or focus, is not scores against a part of it); the area over which
+neighbouring values count as one observation; and how much the medians of images vary, to tell when a whole image is
 unlike the normal ones.
 """
 
@@ -36,7 +36,7 @@ FEWEST_POSITIONS = 50
 _FEWEST_EXCESSES = 5
 # Large maps are looked at in so many rows, for the sake of memory.
 _ROWS_AT_ONCE = 256
-# Pictures that the correlation is taken from; more say hardly more.
+# Images that the correlation is taken from; more say hardly more.
 _MOST_CORRELATED = 24
 
 
@@ -136,18 +136,18 @@ class Tail:
 
 @dataclass(frozen=True)
 class MapCalibration:
-    """What is known of one kind of map (one level, one statistic) on normal pictures.
+    """What is known of one kind of map (one level, one statistic) on normal images.
 
     Attributes
     ----------
     tail : Tail
-        Of the values minus the median of their picture.
+        Of the values minus the median of their image.
     correlation_area : float
         Positions that together count as one independent observation, 1 or more.
     median, median_spread : float
-        Mean over the fields of the mean of the medians of their pictures, and standard deviation of the median of one
-        picture of any field; the latter is 0 for a single field.
-    n_fields : int
+        Mean over the fields of the mean of the medians of their images, and standard deviation of the median of one
+        image of any field; the latter is 0 for a single field.
+    n_specimens : int
         Independent fields it was fitted to.
     """
 
@@ -155,39 +155,39 @@ class MapCalibration:
     correlation_area: float
     median: float
     median_spread: float
-    n_fields: int
+    n_specimens: int
 
     @classmethod
     def fit(
         cls,
         maps: Sequence[NDArray[np.floating]],
-        fields: Sequence[str] | None = None,
+        specimens: Sequence[str] | None = None,
         like: MapCalibration | None = None,
     ) -> Self:
-        """Fit to maps of held-out normal pictures.
+        """Fit to maps of held-out normal images.
 
         Parameters
         ----------
         maps : sequence of (M, N) arrays, float
-            One per picture; NaN where not measured or not normal.
+            One per image; NaN where not measured or not normal.
         fields : sequence of str, optional
-            The field of each picture; by default each is a field of its own.
+            The field of each image; by default each is a field of its own.
         like : MapCalibration, optional
-            A fit to more pictures, whose kind of tail is taken.
+            A fit to more images, whose kind of tail is taken.
 
         Raises
         ------
         ValueError
             If there are fewer than 50 values.
         """
-        names = [str(i) for i in range(len(maps))] if fields is None else list(fields)
+        names = [str(i) for i in range(len(maps))] if specimens is None else list(specimens)
         names = [name for name, m in zip(names, maps, strict=True) if np.isfinite(m).any()]
         maps = [m.astype(np.float64) for m in maps if np.isfinite(m).any()]
         medians = [float(np.nanmedian(m)) for m in maps]
-        by_field: dict[str, list[float]] = {}
+        by_specimen: dict[str, list[float]] = {}
         for name, median in zip(names, medians, strict=True):
-            by_field.setdefault(name, []).append(median)
-        of_fields = [float(np.mean(values)) for values in by_field.values()]
+            by_specimen.setdefault(name, []).append(median)
+        of_specimens = [float(np.mean(values)) for values in by_specimen.values()]
         residuals = [m - median for m, median in zip(maps, medians, strict=True)]
         values = np.concatenate([r[np.isfinite(r)] for r in residuals]) if residuals else np.empty(0)
         fewest = _FEWEST_EXCESSES
@@ -196,13 +196,13 @@ class MapCalibration:
         return cls(
             Tail.fit(values, fewest),
             correlation_area(residuals[:: -(-len(residuals) // _MOST_CORRELATED)]),
-            float(np.mean(of_fields)),
-            _spread_of_one(list(by_field.values())) if len(by_field) > 1 else 0.0,
-            len(by_field),
+            float(np.mean(of_specimens)),
+            _spread_of_one(list(by_specimen.values())) if len(by_specimen) > 1 else 0.0,
+            len(by_specimen),
         )
 
     def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return log10 of the probability of the values of one picture; 0 where not measured (NaN).
+        """Return log10 of the probability of the values of one image; 0 where not measured (NaN).
 
         Parameters
         ----------
@@ -218,7 +218,7 @@ class MapCalibration:
         return log10_p
 
     def unlike(self, values: NDArray[np.floating]) -> float:
-        """Return the probability, two-sided, that the median of a normal picture is as far from those seen before.
+        """Return the probability, two-sided, that the median of a normal image is as far from those seen before.
 
         Student's t for one more field. 1 where it cannot be told: nothing measured, fewer than three fields.
 
@@ -227,11 +227,11 @@ class MapCalibration:
         values : (M, N) array, float
         """
         values = np.asarray(values, dtype=np.float64)
-        if self.n_fields < 3 or not self.median_spread > 0 or not np.isfinite(values).any():
+        if self.n_specimens < 3 or not self.median_spread > 0 or not np.isfinite(values).any():
             return 1.0
         distance = abs(float(np.nanmedian(values)) - self.median)
-        distance /= self.median_spread * np.sqrt(1 + 1 / self.n_fields)
-        return float(2 * stdtr(self.n_fields - 1, -distance))
+        distance /= self.median_spread * np.sqrt(1 + 1 / self.n_specimens)
+        return float(2 * stdtr(self.n_specimens - 1, -distance))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -245,16 +245,16 @@ class MapCalibration:
             float(values["correlation_area"]),
             float(values["median"]),
             float(values["median_spread"]),
-            int(values["n_fields"]),
+            int(values["n_specimens"]),
         )
 
 
-def _spread_of_one(by_field: Sequence[Sequence[float]]) -> float:
-    """Return the standard deviation of one picture's value: between fields, and what their means hide within them."""
-    between = float(np.var([np.mean(values) for values in by_field], ddof=1))
-    n_within = sum(len(values) - 1 for values in by_field)
-    within = sum(float(np.var(values)) * len(values) for values in by_field) / max(n_within, 1)
-    return float(np.sqrt(between + within * (1 - np.mean([1 / len(values) for values in by_field]))))
+def _spread_of_one(by_specimen: Sequence[Sequence[float]]) -> float:
+    """Return the standard deviation of one image's value: between fields, and what their means hide within them."""
+    between = float(np.var([np.mean(values) for values in by_specimen], ddof=1))
+    n_within = sum(len(values) - 1 for values in by_specimen)
+    within = sum(float(np.var(values)) * len(values) for values in by_specimen) / max(n_within, 1)
+    return float(np.sqrt(between + within * (1 - np.mean([1 / len(values) for values in by_specimen]))))
 
 
 def _pareto_fit(excess: NDArray[np.float64]) -> tuple[float, float]:
@@ -292,7 +292,7 @@ def correlation_area(maps: Sequence[NDArray[np.floating]]) -> float:
             continue
         rank = (np.searchsorted(values, values_at) + 0.5) / (len(values) + 1)
         score = np.where(known, ndtri(np.clip(rank, 1e-9, 1 - 1e-9)), 0.0)
-        # What a whole picture shares is not short-range correlation.
+        # What a whole image shares is not short-range correlation.
         score = np.where(known, score - score[known].mean(), 0.0)
         products += _autocorrelation(score)
         counts += _autocorrelation(known.astype(np.float64))

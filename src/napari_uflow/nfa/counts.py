@@ -1,4 +1,4 @@
-"""How many regions were tried: counts of polyominoes, the price of a look at every region of every shape."""
+"""How many regions were tried: counts of polyominoes, the log10_n_tests of a look at every region of every shape."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ __all__ = ["ALPHA", "BETA", "LOG10_BETA", "log10_tests_for_any_size", "log10_tes
 
 # The number of fixed polyominoes (4-connected shapes up to translation) of k cells grows as ALPHA * BETA**k / k.
 # Jensen & Guttmann (2000), J. Phys. A 33, L257, doi:10.1088/0305-4470/33/29/102. The formula is above the true count
-# for k = 1 ... 28 (1.29 against 1, 2.6 against 2, 7.1 against 6, ...; OEIS A001168), so a price made of it is safe.
+# for k = 1 ... 28 (1.29 against 1, 2.6 against 2, 7.1 against 6, ...; OEIS A001168), so a log10_n_tests made of it is safe.
 ALPHA = 0.316915
 BETA = 4.062570
 LOG10_BETA = float(np.log10(BETA))
@@ -22,7 +22,7 @@ def log10_tests_for_any_size(n_positions: int, n_levels: int = 1) -> float:
 
     The regions of k positions together get the share 1 / (k * H) of the allowed number of false alarms, where
     H = 1 + 1/2 + ... + 1/n, so that the shares of all sizes sum to one. There are at most n * ALPHA * BETA**k / k
-    of them; price and share give, for a region R on one of L levels::
+    of them; log10_n_tests and share give, for a region R on one of L levels::
 
         log10 NFA(R) = log10(L * ALPHA * n * H) + |R| * (log10 p(R) + LOG10_BETA)
 
@@ -38,7 +38,7 @@ def log10_tests_for_any_size(n_positions: int, n_levels: int = 1) -> float:
     Returns
     -------
     float
-        log10 of the price. It grows with log n: the field of view costs next to nothing.
+        log10 of the log10_n_tests. It grows with log n: the field of view costs next to nothing.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def log10_tests_published(shape_sizes: Sequence[int]) -> float:
     """Count the tests of the published method: every polyomino of every size at every position of every level.
 
     The count is summed over the levels: sum_l n_l * sum_{r=1..n_l} ALPHA * BETA**r / r. Regions of all sizes pay this
-    one price, which is dominated by regions as large as the map, so its logarithm grows with n (477 for 28 x 28).
+    one log10_n_tests, which is dominated by regions as large as the map, so its logarithm grows with n (477 for 28 x 28).
 
     Parameters
     ----------

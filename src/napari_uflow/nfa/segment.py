@@ -1,4 +1,4 @@
-"""From maps of surprise to regions: one level at a time, then all levels on the picture."""
+"""From maps of surprise to regions: one level at a time, then all levels on the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ __all__ = [
     "significant_regions_in_pieces",
 ]
 
-# A picture pixel keeps its nearest position's label (or background) while that has this share of the bilinear weight.
+# An image pixel keeps its nearest position's label (or background) while that has this share of the bilinear weight.
 # 1/2 gives the smoothest outlines but leaves 61 % of the area of a region of one position, 1/4 gives plain blocks.
 # 0.4 leaves 85 %, moves no straight border, and rounds outer and inner corners alike (by 0.04 positions each).
 _KEEP_SHARE = 0.4
@@ -66,20 +66,20 @@ class LevelRegions:
 
 
 def significant_regions(
-    log10_p: NDArray[np.floating], log10_price: float, correlation_area: float = 1.0
+    log10_p: NDArray[np.floating], log10_n_tests: float, correlation_area: float = 1.0
 ) -> LevelRegions:
     """Disjoint regions of one level with their size-conditional number of false alarms.
 
-    The value of a region R is log10 NFA(R) = log10_price + |R| * (max_R log10_p + LOG10_BETA). Only positions with
-    p < 1 / BETA = 0.246 are looked at; no other one lies in a region whose NFA is below the price, so for every
-    threshold below the price the result is that of the whole map.
+    The value of a region R is log10 NFA(R) = log10_n_tests + |R| * (max_R log10_p + LOG10_BETA). Only positions with
+    p < 1 / BETA = 0.246 are looked at; no other one lies in a region whose NFA is below the log10_n_tests, so for every
+    threshold below the log10_n_tests the result is that of the whole map.
 
     Parameters
     ----------
     log10_p : (M, N) array, float
         log10 of the probability, where normal, of an energy at least as high as the one seen; 0 or NaN where the
         position was not measured. Equal values are one grey level.
-    log10_price
+    log10_n_tests
         First term of the formula, `log10_tests_for_any_size` of the level.
     correlation_area
         Positions over which the map is correlated where normal, 1 or more. A region of |R| positions then counts as
@@ -100,22 +100,22 @@ def significant_regions(
     If the positions are independent where normal, the expected number of regions with NFA < epsilon is at most
     epsilon: a union bound over all sizes (which share epsilon), positions and shapes. See README.md of this folder.
     """
-    return at_once(significant_regions_in_pieces(log10_p, log10_price, correlation_area))
+    return at_once(significant_regions_in_pieces(log10_p, log10_n_tests, correlation_area))
 
 
 def significant_regions_in_pieces(
-    log10_p: NDArray[np.floating], log10_price: float, correlation_area: float = 1.0
+    log10_p: NDArray[np.floating], log10_n_tests: float, correlation_area: float = 1.0
 ) -> Pieces[LevelRegions]:
     """Find regions as `significant_regions` does, with pauses in large maps."""
     weight = np.asarray(log10_p, dtype=np.float64) + LOG10_BETA
     labels, log10_value = yield from best_regions_in_pieces(-weight, weight, cut=0.0, correlation_area=correlation_area)
-    return LevelRegions(labels, log10_price + log10_value)
+    return LevelRegions(labels, log10_n_tests + log10_value)
 
 
 def published_regions(
     energies: Sequence[NDArray[np.floating]], n_channels: Sequence[int], one_sided: bool = True
 ) -> list[LevelRegions]:
-    """Regions of all levels by the published test: Chernoff's bound and one price for regions of every size.
+    """Regions of all levels by the published test: Chernoff's bound and one log10_n_tests for regions of every size.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def published_regions(
     Returns
     -------
     list of LevelRegions
-        One per level; all with the price of all levels together.
+        One per level; all with the log10_n_tests of all levels together.
 
     Raises
     ------
@@ -144,12 +144,12 @@ def published_regions(
     """
     if len(energies) != len(n_channels):
         raise ValueError(f"energies and n_channels must be as many, got {len(energies)} and {len(n_channels)}")
-    log10_price = log10_tests_published([np.asarray(energy).size for energy in energies])
+    log10_n_tests = log10_tests_published([np.asarray(energy).size for energy in energies])
     levels = []
     for energy, channels in zip(energies, n_channels, strict=True):
         weight = chernoff_log10_tail(energy, channels, one_sided=one_sided)
         labels, log10_value = best_regions(energy, weight, cut=1.0 if one_sided else None)
-        levels.append(LevelRegions(labels, log10_price + log10_value))
+        levels.append(LevelRegions(labels, log10_n_tests + log10_value))
     return levels
 
 
@@ -161,9 +161,9 @@ def combine_levels(
     background: float,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Draw the regions of all levels on the picture; where they overlap, the lowest log10 NFA is kept.
+    """Draw the regions of all levels on the image; where they overlap, the lowest log10 NFA is kept.
 
-    Position (i, j) of a level covers the picture's rows i * stride ... (i + 1) * stride - 1 and the like in columns.
+    Position (i, j) of a level covers the image's rows i * stride ... (i + 1) * stride - 1 and the like in columns.
     Outlines are smoothed by the bilinear weights of the four positions around a pixel (half-pixel geometry,
     `align_corners=False`): a pixel has the label of its nearest position, background included, unless that label has
     less than 0.4 of the weight; then it has the label of most weight.
@@ -173,11 +173,11 @@ def combine_levels(
     levels
         Regions of each level.
     strides
-        Picture pixels per position of each level, at least 1.
+        Image pixels per position of each level, at least 1.
     shape
-        Rows and columns (M, N) of the picture. A level may stick out of it below and on the right (padding).
+        Rows and columns (M, N) of the image. A level may stick out of it below and on the right (padding).
     background
-        Value of pixels in no region, and the largest value of any other, such as the highest log10 price of the levels.
+        Value of pixels in no region, and the largest value of any other, such as the highest log10 number of tests of the levels.
     out
         Array of this shape to draw into, written over; a new one by default.
 
@@ -189,7 +189,7 @@ def combine_levels(
     Raises
     ------
     ValueError
-        If the sequences differ in length, a stride is below 1, or a level does not reach the picture's border.
+        If the sequences differ in length, a stride is below 1, or a level does not reach the image's border.
 
     Notes
     -----
@@ -342,7 +342,7 @@ def count_thresholds(log10_nfa_map: ArrayLike, highest: float, most: int = 100) 
 def _draw_regions(
     labels: NDArray[np.int32], values: NDArray[np.float32], stride: int, first_row: int, out: NDArray[np.float32]
 ) -> None:
-    """Lower `out`, the picture from `first_row` on, to the value of the label of each pixel."""
+    """Lower `out`, the image from `first_row` on, to the value of the label of each pixel."""
     rows, cols = labels.shape
     share = np.empty(4)
     around = np.empty(4, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""The demonstration: the whole way from normal pictures to a table, on the built-in sample, offline."""
+"""The demonstration: the whole way from normal images to a table, on the built-in sample, offline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from napari_uflow.batch.files import overview_row, write_detections
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
-from napari_uflow.evaluation.evaluate import EvaluationRun, evaluate_steps, find_test_pictures
+from napari_uflow.evaluation.evaluate import EvaluationRun, evaluate_steps, find_test_images
 from napari_uflow.evaluation.figures import overview, save_figure
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.samples.fibres import write_fibre_dataset
@@ -30,7 +30,7 @@ _N_TEST_DEFECTIVE = 18
 _DRAWING = {"aligned": True, "diameter_px": 5.0, "severity": (0.8, 1.0)}
 # No mirrored copies: they would have another direction. Chosen so that the demo takes less than three minutes on two
 # CPU cores.
-_TRAINING = {"steps": 80, "batch_size": 6, "views": 1, "check_every": 25, "holdout": 0.25}
+_TRAINING = {"steps": 80, "batch_size": 6, "augmentations": 1, "check_every": 25, "holdout": 0.25}
 
 
 def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any]) -> int:
@@ -68,26 +68,26 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any])
 
     # Read back what was written: the demo shows what a user's own model file will do.
     model = load_model(output / "model.safetensors")
-    result: EvaluationRun = run(evaluate_steps(model, find_test_pictures(data), DetectionConfig(), device=device))
+    result: EvaluationRun = run(evaluate_steps(model, find_test_images(data), DetectionConfig(), device=device))
     found = output / "found"
     found.mkdir(exist_ok=True)
-    for item in result.pictures:
-        stem = f"{item.picture.kind}_{item.picture.plane.name}"
-        write_detections(found, stem, [item.picture.plane], [item.detection])
-    write_regions(output / "regions.csv", [item.detection for item in result.pictures])
+    for item in result.images:
+        stem = f"{item.image.kind}_{item.image.plane.name}"
+        write_detections(found, stem, [item.image.plane], [item.detection])
+    write_regions(output / "regions.csv", [item.detection for item in result.images])
     with atomic_path(output / "evaluation.json") as path:
         path.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     shown: dict[str, int] = {}
     rows = []
-    for item in result.pictures:
-        shown[item.picture.kind] = shown.get(item.picture.kind, 0) + 1
-        if shown[item.picture.kind] <= 2:
-            rows.append(overview_row(item.picture.plane, item.detection, item.picture.mask(), kind=item.picture.kind))
+    for item in result.images:
+        shown[item.image.kind] = shown.get(item.image.kind, 0) + 1
+        if shown[item.image.kind] <= 2:
+            rows.append(overview_row(item.image.plane, item.detection, item.image.mask(), kind=item.image.kind))
     save_figure(overview(rows, score_limits=(0, 1), title="napari-uflow demo"), output / "overview.png")
 
     print(result.evaluation.as_table("built-in fibre sample"))
     print(f"{'image AUROC, ranked by NFA':<40}{result.image_auroc_nfa:>9.3f}")
-    print(f"false alarms: {result.pictures[0].detection.promise}")
+    print(f"false alarms: {result.images[0].detection.guarantee}")
     print()
     print(f"look at   {output / 'overview.png'}")
     print(f"model     {output / 'model.safetensors'}")

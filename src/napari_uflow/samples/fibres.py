@@ -1,4 +1,4 @@
-"""Pictures of our own to try things on: fields of electrospun fibres as a scanning electron microscope shows them.
+"""Images of our own to try things on: fields of electrospun fibres as a scanning electron microscope shows them.
 
 A field is drawn from the deepest fibre to the topmost one. A fibre is a straight axis and four tables along it (where
 its centre runs, its radius, its grey level, how much it swells), so a defect is an edited table: a bead swells the
@@ -53,7 +53,7 @@ class FibreField:
     Attributes
     ----------
     image : ndarray of uint8, shape (M, N)
-        The picture, 0 to 255.
+        The image, 0 to 255.
     labels : ndarray of uint8, shape (M, N)
         0 where nothing is wrong, else the number of the defect: ``kinds[n - 1]`` says what defect ``n`` is.
     kinds : tuple of str
@@ -108,9 +108,9 @@ def fibre_field(
     Returns
     -------
     FibreField
-        The picture and its truth. A pixel is part of a defect where the defect changes the noise-free picture by more
+        The image and its truth. A pixel is part of a defect where the defect changes the noise-free image by more
         than 2 grey levels, where the defect itself is seen, or where it is enclosed by such pixels. Everywhere else
-        the picture has the bytes of the normal field of the same seed.
+        the image has the bytes of the normal field of the same seed.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def write_fibre_dataset(
 ) -> Path:
     """Write a data set as PNG files in the layout of MVTec AD.
 
-    The pictures go to ``train/good``, ``test/good`` and ``test/<kind>``, the masks (0 or 255) to
+    The images go to ``train/good``, ``test/good`` and ``test/<kind>``, the masks (0 or 255) to
     ``ground_truth/<kind>/<stem>_mask.png``. Files of the same names are overwritten, others are left alone.
 
     Parameters
@@ -176,9 +176,9 @@ def write_fibre_dataset(
     folder : str or Path
         Made if it is missing.
     n_train, n_test_good, n_test_defective : int
-        Number of pictures for training, of normal ones for the test, and of defective ones for the test.
+        Number of images for training, of normal ones for the test, and of defective ones for the test.
     shape : tuple of int, (M, N)
-        Rows and columns of each picture.
+        Rows and columns of each image.
     seed : int
         Number of the data set, from 0 on.
     **drawing
@@ -342,7 +342,7 @@ def _clouds(rng: _Rng, shape: tuple[int, int], diameter: float) -> _F32:
 
 
 def _render(scene: _Scene, edits: _Edits) -> tuple[_F32, npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
-    """Draw the noise-free picture; also which fibre is seen in each pixel (-1: none) and which defect (0: none)."""
+    """Draw the noise-free image; also which fibre is seen in each pixel (-1: none) and which defect (0: none)."""
     m, n = scene.shape
     canvas = scene.ground.ravel().copy()
     owner, claim = np.full(m * n, -1, np.int16), np.zeros(m * n, np.uint8)
@@ -435,7 +435,7 @@ def _with_defects(
     seed: int, scene: _Scene, normal: _F32, owner: npt.NDArray[np.int16], n_defects: int,
     kinds: Sequence[DefectKind], severity: tuple[float, float],
 ) -> tuple[_F32, npt.NDArray[np.uint8], tuple[DefectKind, ...]]:  # fmt: skip
-    """Place defects where they can be seen; return the noise-free picture, the defects' labels and their kinds."""
+    """Place defects where they can be seen; return the noise-free image, the defects' labels and their kinds."""
     attempts = dict.fromkeys(range(1, n_defects + 1), 0)
     smallest = 0.5 * scene.diameter**2
     while True:
@@ -607,9 +607,9 @@ def _field_seed(seed: int, group: int, index: int) -> int:
     return int(np.random.SeedSequence((seed, group, index)).generate_state(1)[0])
 
 
-def _write_png(path: Path, picture: npt.NDArray[np.uint8]) -> None:
+def _write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    imsave(path, picture, check_contrast=False)
+    imsave(path, image, check_contrast=False)
 
 
 def _check(

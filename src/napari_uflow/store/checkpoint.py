@@ -26,13 +26,16 @@ from napari_uflow.store.files import atomic_path
 
 __all__ = ["FORMAT", "load_model", "read_card", "save_model"]
 
-FORMAT = 1
-"""Number of the format that is written; files with a higher number are refused."""
+FORMAT = 2
+"""Number of the format that is written; files with a lower number are upgraded when read, higher ones refused."""
 
 _CARD = "napari_uflow"
 _ENTRIES = {"format", "model", "training", "intensity", "calibration", "history", "provenance", "has_backbone"}
 # Backbones larger than this are not copied into the model file; their weights are looked up when it is loaded.
 _LARGEST_BACKBONE = 300e6
+# Names and values of format 1 that format 2 calls otherwise.
+_RENAMED_TRAINING = {"field_pattern": "specimen_pattern", "views": "augmentations"}
+_RENAMED_BORDERS = {"keep": "reflect", "hold": "replicate"}
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 
 
@@ -129,6 +132,14 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         raise ModelFileError(f"'{path}' is damaged or was changed by hand: {error}") from error
 
 
+def _upgraded(card: dict[str, Any]) -> dict[str, Any]:
+    """Return the card of a file of format 1 as format 2 has it."""
+    model, training = dict(card["model"]), card["training"]
+    model["border"] = _RENAMED_BORDERS.get(model.get("border", ""), model.get("border", "auto"))
+    training = {_RENAMED_TRAINING.get(key, key): value for key, value in training.items()}
+    return card | {"model": model, "training": training}
+
+
 def _open(path: Path, *, weights: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise ModelFileError(f"there is no model file '{path}'")
@@ -161,4 +172,4 @@ def _open(path: Path, *, weights: bool = False) -> tuple[dict[str, Any], dict[st
     missing = sorted(_ENTRIES - set(card))
     if missing:
         raise ModelFileError(f"'{path}' is damaged or was changed by hand: it lacks the entry {missing[0]!r}")
-    return card, state
+    return (_upgraded(card) if number < FORMAT else card), state

@@ -41,7 +41,7 @@ def write_geojson(
     """Write the regions of one or many planes to one GeoJSON file, as a whole or not at all.
 
     Each region is an annotation whose outline runs along the borders of its pixels; (0, 0) is the upper left corner of
-    the picture, x goes right and y down, in pixels, which is how QuPath counts. Measurements are the area, log10 NFA,
+    the image, x goes right and y down, in pixels, which is how QuPath counts. Measurements are the area, log10 NFA,
     and peak and mean score.
 
     Parameters
@@ -52,7 +52,7 @@ def write_geojson(
         What was found.
     places : iterable of mapping, optional
         Where each plane lies in its stack: its position on "z" and "t", and the "row" and "col" of its first pixel
-        where it is a part of a picture; from 0, and 0 where it is not named.
+        where it is a part of an image; from 0, and 0 where it is not named.
     classification : str
         Name of the class of all regions.
 
@@ -129,7 +129,7 @@ def outline(mask: ArrayLike, row: int = 0, col: int = 0) -> list[list[Ring]]:
     mask : (M, N) array, bool
         True inside.
     row, col : int
-        Where the mask lies in the picture.
+        Where the mask lies in the image.
 
     Returns
     -------

@@ -20,13 +20,13 @@ IMAGE_SUFFIXES = TIFF_SUFFIXES | {".bmp", ".jpeg", ".jpg", ".png"}
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the files of pictures that are meant by paths.
+    """Return the files of images that are meant by paths.
 
     Parameters
     ----------
     paths : path-like or iterable of them
-        Files; folders, of which all files with the ending of a picture are taken, but not those of folders inside; and
-        patterns with ``*``, ``?`` or ``[]``. A folder that zarr wrote is one picture, named or found.
+        Files; folders, of which all files with the ending of an image are taken, but not those of folders inside; and
+        patterns with ``*``, ``?`` or ``[]``. A folder that zarr wrote is one image, named or found.
 
     Returns
     -------
@@ -47,16 +47,16 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
             files = sorted(p for p in place.iterdir() if _is_image(p))
             if not files:
                 endings = ", ".join(sorted(IMAGE_SUFFIXES | {".zarr"}))
-                raise ImageError(f"the folder '{place}' has no pictures ({endings})")
+                raise ImageError(f"the folder '{place}' has no images ({endings})")
         elif place.is_file():
             files = [place]
         else:
             files = sorted(p for p in map(Path, glob.glob(str(place))) if _is_image(p))
             if not files:
-                raise ImageError(f"no picture was found at '{place}'; give a file, a folder or a pattern like '*.tif'")
+                raise ImageError(f"no image was found at '{place}'; give a file, a folder or a pattern like '*.tif'")
         found += files
     if not found:
-        raise ImageError("no picture was named; give a file, a folder or a pattern like '*.tif'")
+        raise ImageError("no image was named; give a file, a folder or a pattern like '*.tif'")
     return list(dict.fromkeys(found))
 
 
@@ -80,8 +80,8 @@ def read_planes(
     """Open a file and return its planes; the pixels of TIFF files and of zarr are read when they are asked for.
 
     Uncompressed TIFF files are mapped into memory, of compressed ones only the strips or tiles that are needed are
-    decoded, and of zarr only the chunks. PNG, JPEG and BMP files are read whole. Of a slide or an OME-Zarr picture with
-    several sizes the largest is taken; of an OME file with several pictures, all.
+    decoded, and of zarr only the chunks. PNG, JPEG and BMP files are read whole. Of a slide or an OME-Zarr image with
+    several sizes the largest is taken; of an OME file with several images, all.
 
     Parameters
     ----------
@@ -117,13 +117,13 @@ def read_planes(
         return read_tiff(place, channels, axes)
     if place.suffix.lower() in IMAGE_SUFFIXES:
         return _read_other(place, channels, axes)
-    raise ImageError(f"'{place}' is no picture that can be read; save it as TIFF or PNG")
+    raise ImageError(f"'{place}' is no image that can be read; save it as TIFF or PNG")
 
 
 def _read_other(path: Path, channels: int | str | Sequence[int | str] | None, axes: str | None) -> list[Plane]:
     try:
         with warnings.catch_warnings():
-            # A picture of 100 million pixels is no attack here; twice as many is an error all the same.
+            # An image of 100 million pixels is no attack here; twice as many is an error all the same.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 colours = {"P": "RGB", "PA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LA": "L", "La": "L"}

@@ -1,4 +1,4 @@
-"""Folders that zarr wrote: pictures with the metadata of OME-Zarr (OME-NGFF 0.1 to 0.5), and plain arrays."""
+"""Folders that zarr wrote: images with the metadata of OME-Zarr (OME-NGFF 0.1 to 0.5), and plain arrays."""
 
 import json
 import lzma
@@ -59,15 +59,15 @@ def _has_marks(path: Path) -> bool:
 def read_zarr(path: Path, *, name: str, channels: _Channels = None, axes: str | None = None) -> list[Plane]:
     """Open a folder that zarr wrote and return its planes; of the pixels, only the chunks that are needed are read.
 
-    Of a picture with several sizes the first one is taken, which is the finest; of a folder as bioformats2raw writes
-    it, all pictures. Chunks that are not there have the array's fill value.
+    Of an image with several sizes the first one is taken, which is the finest; of a folder as bioformats2raw writes
+    it, all images. Chunks that are not there have the array's fill value.
 
     Parameters
     ----------
     path : Path
-        Folder of a picture, of an array, or of several pictures.
+        Folder of an image, of an array, or of several images.
     name : str
-        Name of the picture; where there are several, their names in the folder are added.
+        Name of the image; where there are several, their names in the folder are added.
     channels : int, str, sequence of them, or None
         As in `planes_of`; the names are the labels in the OME metadata, where every channel has one of its own.
     axes : str or None
@@ -81,25 +81,25 @@ def read_zarr(path: Path, *, name: str, channels: _Channels = None, axes: str | 
     Raises
     ------
     ImageError
-        If zarr is not installed; the folder is a plate, a well, or holds no picture; it is damaged; or it does not fit
+        If zarr is not installed; the folder is a plate, a well, or holds no image; it is damaged; or it does not fit
         `channels` or `axes`.
     """
     node = _node(path)
     _refuse_plates(node)
     if "multiscales" not in node.ome and "bioformats2raw.layout" in node.ome:
-        pictures = {part: _node(path / part) for part in _series(node)}
+        images = {part: _node(path / part) for part in _series(node)}
     else:
-        pictures = {"": node}
+        images = {"": node}
     planes = []
-    for part, picture in pictures.items():
-        title = f"{name} {part}" if len(pictures) > 1 else name
-        if "multiscales" in picture.ome:
-            planes += _planes_of_picture(picture, channels, axes, name=title, source=str(path))
-        elif picture.is_array:
-            own = picture.dimension_names if axes is None else axes
-            planes += planes_of(_opened(picture), own, channels=channels, name=title, source=str(path))
+    for part, image in images.items():
+        title = f"{name} {part}" if len(images) > 1 else name
+        if "multiscales" in image.ome:
+            planes += _planes_of_image(image, channels, axes, name=title, source=str(path))
+        elif image.is_array:
+            own = image.dimension_names if axes is None else axes
+            planes += planes_of(_opened(image), own, channels=channels, name=title, source=str(path))
         else:
-            raise ImageError(_no_picture(picture))
+            raise ImageError(_no_image(image))
     return planes
 
 
@@ -138,7 +138,7 @@ def _node(path: Path) -> _Node:
         zarr_format, is_array = 2, os.path.isfile(path / ".zarray")
         attributes = _metadata(path / ".zattrs") if os.path.isfile(path / ".zattrs") else {}
     else:
-        raise ImageError(f"'{path}' has no zarr metadata ({', '.join(_MARKS)}); copy or convert the picture again")
+        raise ImageError(f"'{path}' has no zarr metadata ({', '.join(_MARKS)}); copy or convert the image again")
     ome = attributes.get("ome", attributes) if isinstance(attributes, dict) else {}
     letters = "".join(str(n).upper() for n in names) if isinstance(names, list) else ""
     is_known = bool(letters) and len(letters) == len(names) and set(letters) <= set(_KNOWN_AXES)
@@ -149,21 +149,19 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ImageError(f"'{path}' cannot be read; it is damaged, copy the picture again ({error})") from error
+        raise ImageError(f"'{path}' cannot be read; it is damaged, copy the image again ({error})") from error
     if not isinstance(metadata, dict):
-        raise ImageError(f"'{path}' is damaged: it holds no metadata; copy the picture again")
+        raise ImageError(f"'{path}' is damaged: it holds no metadata; copy the image again")
     return metadata
 
 
 def _refuse_plates(node: _Node) -> None:
     if "plate" in node.ome:
         field = node.path / _first_path(node.ome["plate"], "wells", "A/1") / "0"
-        raise ImageError(f"'{node.path}' is a plate of many wells; give the picture of one field, such as '{field}'")
+        raise ImageError(f"'{node.path}' is a plate of many wells; give the image of one field, such as '{field}'")
     if "well" in node.ome:
         field = node.path / _first_path(node.ome["well"], "images", "0")
-        raise ImageError(
-            f"'{node.path}' is a well of a plate; give the picture of one of its fields, such as '{field}'"
-        )
+        raise ImageError(f"'{node.path}' is a well of a plate; give the image of one of its fields, such as '{field}'")
 
 
 def _first_path(metadata: Any, key: str, default: str) -> str:
@@ -174,7 +172,7 @@ def _first_path(metadata: Any, key: str, default: str) -> str:
 
 
 def _series(node: _Node) -> list[str]:
-    """Return the names of the pictures in a folder of bioformats2raw: those it lists, or else 0, 1 and so on."""
+    """Return the names of the images in a folder of bioformats2raw: those it lists, or else 0, 1 and so on."""
     listed = _node(node.path / "OME").ome.get("series") if _has_marks(node.path / "OME") else None
     if isinstance(listed, list) and listed:
         return [str(part).strip("/") for part in listed]
@@ -182,22 +180,22 @@ def _series(node: _Node) -> list[str]:
     while _has_marks(node.path / str(len(parts))):
         parts.append(str(len(parts)))
     if not parts:
-        raise ImageError(_no_picture(node))
+        raise ImageError(_no_image(node))
     return parts
 
 
-def _no_picture(node: _Node) -> str:
+def _no_image(node: _Node) -> str:
     parts = sorted(p.name for p in node.path.iterdir() if _has_marks(p))
     if not parts:
-        return f"'{node.path}' holds no picture: it is a zarr group with nothing in it; copy or convert it again"
+        return f"'{node.path}' holds no image: it is a zarr group with nothing in it; copy or convert it again"
     named = ", ".join(parts[:_N_NAMED]) + (", ..." if len(parts) > _N_NAMED else "")
     return (
-        f"'{node.path}' has no OME metadata that tell which picture it is; give one of those in it ({named}), such as "
+        f"'{node.path}' has no OME metadata that tell which image it is; give one of those in it ({named}), such as "
         f"'{node.path / parts[0]}'"
     )
 
 
-def _planes_of_picture(node: _Node, channels: _Channels, axes: str | None, *, name: str, source: str) -> list[Plane]:
+def _planes_of_image(node: _Node, channels: _Channels, axes: str | None, *, name: str, source: str) -> list[Plane]:
     try:
         multiscale = node.ome["multiscales"][0]
         level = multiscale["datasets"][0]
@@ -212,9 +210,9 @@ def _planes_of_picture(node: _Node, channels: _Channels, axes: str | None, *, na
         ]
         labels = [channel.get("label") for channel in (node.ome.get("omero") or {}).get("channels") or ()]
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ImageError(f"the OME metadata of '{node.path}' are damaged; copy or convert the picture again") from error
+        raise ImageError(f"the OME metadata of '{node.path}' are damaged; copy or convert the image again") from error
     if not _has_marks(place):
-        raise ImageError(f"'{place}' is not there, but the metadata of '{node.path}' name it; copy the picture again")
+        raise ImageError(f"'{place}' is not there, but the metadata of '{node.path}' name it; copy the image again")
     data = _opened(_node(place))
     if axes is None:
         axes = _letters(own_axes, version, len(data.shape), node.path)

@@ -1,4 +1,4 @@
-"""Pictures from files (TIFF, PNG, JPEG, BMP and folders of zarr), and to TIFF with its calibration (ImageJ, OME)."""
+"""Images from files (TIFF, PNG, JPEG, BMP and folders of zarr), and to TIFF with its calibration (ImageJ, OME)."""
 
 import math
 import struct
@@ -38,23 +38,23 @@ def read_tiff(path: Path, channels: int | str | Sequence[int | str] | None, axes
         with tifffile.TiffFile(path) as tif:
             all_series = [s for s in tif.series if s.kind in ("ome", "imagej", "shaped", "uniform", "generic")]
             all_series = [s for s in all_series if not s.keyframe.is_reduced] or list(tif.series[:1])
-            pictures = [(s.axes, _lazy(path, tif, s), s.name) for s in all_series]
+            images = [(s.axes, _lazy(path, tif, s), s.name) for s in all_series]
             calibrations = [_calibration(tif, i, s) for i, s in enumerate(all_series)]
     except ImageError:
         raise
     except _DAMAGE as error:
         raise ImageError(f"'{path}' cannot be read; the file is damaged or no TIFF file ({error})") from error
-    if not pictures:
-        raise ImageError(f"'{path}' contains no picture")
+    if not images:
+        raise ImageError(f"'{path}' contains no image")
     name = _stem(path)
     planes = []
-    for (own_axes, data, series_name), (pixel_size, unit, channel_names) in zip(pictures, calibrations, strict=True):
+    for (own_axes, data, series_name), (pixel_size, unit, channel_names) in zip(images, calibrations, strict=True):
         planes += planes_of(
             data,
             own_axes if axes is None else axes,
             channels=channels,
             channel_names=channel_names,
-            name=name if len(pictures) == 1 else f"{name} {series_name}".rstrip(),
+            name=name if len(images) == 1 else f"{name} {series_name}".rstrip(),
             pixel_size=pixel_size,
             unit=unit,
             source=str(path),
@@ -120,10 +120,10 @@ def _ome_calibration(xml: str, number: int) -> _Calibration:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
         return None, None, None
-    pictures = [e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
-    if number >= len(pictures):
+    images = [e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
+    if number >= len(images):
         return None, None, None
-    pixels = pictures[number]
+    pixels = images[number]
     channels = [e for e in pixels if e.tag.rpartition("}")[2] == "Channel"]
     names = [c.get("Name") for c in channels]
     n_channels = int(pixels.get("SizeC", "1")) // max(int(channels[0].get("SamplesPerPixel", "1")), 1) if names else 0

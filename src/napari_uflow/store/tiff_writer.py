@@ -116,16 +116,16 @@ def write_tiff_tiles(
     description: Mapping[str, Any] | None = None,
     compression: str | None = "zlib",
 ) -> None:
-    """Write a 2-D picture tile by tile as OME-TIFF, so it need not fit the memory; as a whole or not at all.
+    """Write a 2-D image tile by tile as OME-TIFF, so it need not fit the memory; as a whole or not at all.
 
     Parameters
     ----------
     path : path-like
         Name of the file; one that exists is replaced.
     tiles : iterable of ndarray
-        Row by row, of the shape `tile`; those at the bottom and right may be cut at the picture's end.
+        Row by row, of the shape `tile`; those at the bottom and right may be cut at the image's end.
     shape : tuple of int
-        Rows and columns (M, N) of the picture, in pixels.
+        Rows and columns (M, N) of the image, in pixels.
     dtype : dtype
         uint8, uint16, uint32, int8, int16, int32 or float32; the tiles are converted to it.
     tile : tuple of int
@@ -172,7 +172,7 @@ def write_tiff_tiles(
 def _full_tiles(
     tiles: Iterator[npt.NDArray[Any]], shape: tuple[int, int], tile: tuple[int, int], dtype: np.dtype[Any]
 ) -> Iterator[npt.NDArray[Any]]:
-    """Take as many tiles as the picture has places, check them, and fill those at the border up with zeros."""
+    """Take as many tiles as the image has places, check them, and fill those at the border up with zeros."""
     places = [(row, col) for row in range(0, shape[0], tile[0]) for col in range(0, shape[1], tile[1])]
     for i, (row, col) in enumerate(places):
         values = next(tiles, None)
@@ -212,7 +212,7 @@ def _in_order(values: npt.NDArray[Any], axes: str, path: Path) -> tuple[npt.NDAr
     if "S" in axes and values.shape[axes.index("S")] not in (3, 4):
         raise ImageError(f"axis S of '{path}' must have 3 or 4 entries, not {values.shape[axes.index('S')]}; use C")
     if values.size == 0:
-        raise ImageError(f"'{path}' cannot hold an empty picture of shape {values.shape}")
+        raise ImageError(f"'{path}' cannot hold an empty image of shape {values.shape}")
     ordered = "".join(a for a in "TZCYXS" if a in axes)
     return values.transpose([axes.index(a) for a in ordered]), ordered
 

@@ -17,12 +17,12 @@ _BYTES_PER_VALUE = 55
 
 
 def detection_bytes(shape: tuple[int, int], tile: int, values_per_pixel: float, halo: int, flow_halo: int) -> float:
-    """Return about how much memory the network takes in a picture, besides the maps of the whole picture.
+    """Return about how much memory the network takes in an image, besides the maps of the whole image.
 
     Parameters
     ----------
     shape : (int, int)
-        Rows and columns of the picture.
+        Rows and columns of the image.
     tile : int
         Side of the tiles, in pixels.
     values_per_pixel : float

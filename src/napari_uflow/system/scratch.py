@@ -1,4 +1,4 @@
-"""Maps of large pictures, in files of their own that go with them: they need not fit the memory."""
+"""Maps of large images, in files of their own that go with them: they need not fit the memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from napari_uflow.errors import UFlowError
 
-__all__ = ["LARGE", "is_large", "let_go", "room_for", "strips"]
+__all__ = ["LARGE", "is_large", "let_go", "allocate_map", "strips"]
 
 LARGE = 2**27
 """Bytes from which a map is kept in a file: 128 MB, a map of 32-bit numbers of 5,800 x 5,800 pixels."""
@@ -33,7 +33,7 @@ def _n_bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
     return math.prod(shape) * np.dtype(dtype).itemsize
 
 
-def room_for(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+def allocate_map(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return an array to be filled, whose values are undefined; one of `LARGE` bytes or more lies in a file.
 
     The file is in the folder for temporary files (environment variable TMPDIR), has no name, and is gone when the array
@@ -99,12 +99,12 @@ def let_go(*arrays: object) -> None:
 
 
 def strips(shape: tuple[int, int], align: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield first and stop row of the strips in which a large picture is worked on, of some 4 million pixels each.
+    """Yield first and stop row of the strips in which a large image is worked on, of some 4 million pixels each.
 
     Parameters
     ----------
     shape : (int, int)
-        Rows and columns of the picture.
+        Rows and columns of the image.
     align : int
         What the first rows are multiples of.
     """

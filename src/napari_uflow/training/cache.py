@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from napari_uflow.image.grid import Window
-from napari_uflow.model.border import hold, hold_mask
+from napari_uflow.model.border import replicate, replicated_mask
 
 __all__ = ["CachedTile", "FeatureCache"]
 
@@ -32,7 +32,7 @@ class CachedTile:
     is_normal : tuple of Tensor, each (M_l, N_l), bool
         Positions that count.
     frame : Window or None
-        Where the picture lies as seen from the tile, in pixels; None where its border is of no importance.
+        Where the image lies as seen from the tile, in pixels; None where its border is of no importance.
     """
 
     features: tuple[Tensor, ...]
@@ -90,8 +90,8 @@ class FeatureCache:
             kept = tuple(self._on_disk(x, level) for level, x in enumerate(halves))
         self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal), frame))
 
-    def hold_border(self, strides: Sequence[int]) -> None:
-        """Replace, once for all, the features at the pictures' borders by those further in.
+    def replicate_border(self, strides: Sequence[int]) -> None:
+        """Replace, once for all, the features at the images' borders by those further in.
 
         A position is normal from then on only where the one that it has its features from is normal too.
 
@@ -102,8 +102,8 @@ class FeatureCache:
         """
         for i, tile in enumerate(self._tiles):
             for x, stride in zip(tile.features, strides, strict=True):
-                x.copy_(hold(x, tile.frame, stride))
-            masks = [hold_mask(x, tile.frame, stride) for x, stride in zip(tile.is_normal, strides, strict=True)]
+                x.copy_(replicate(x, tile.frame, stride))
+            masks = [replicated_mask(x, tile.frame, stride) for x, stride in zip(tile.is_normal, strides, strict=True)]
             self._tiles[i] = replace(tile, is_normal=tuple(masks))
 
     def _on_disk(self, x: Tensor, level: int) -> Tensor:

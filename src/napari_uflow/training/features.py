@@ -15,13 +15,13 @@ from napari_uflow.progress import Progress, Steps, in_pieces, or_stop
 from napari_uflow.training.cache import FeatureCache
 from napari_uflow.training.tiles import TrainingTile
 
-__all__ = ["fill_cache", "viewed", "viewed_window"]
+__all__ = ["fill_cache", "augmented", "augmented_window"]
 
-# Tiles of one picture are read together up to this many pixels a side.
+# Tiles of one image are read together up to this many pixels a side.
 _LARGEST_TOGETHER = 1536
 
 
-def viewed(x: Tensor, view: int) -> Tensor:
+def augmented(x: Tensor, view: int) -> Tensor:
     """Return one of the eight turned and mirrored copies of a tensor (..., M, N); views 0 to 3 keep the shape."""
     if view & 1:
         x = x.flip(-1)
@@ -35,10 +35,10 @@ def fill_cache(
     network: UFlow,
     tiles: Sequence[TrainingTile],
     intensity: IntensityRange,
-    n_views: int,
+    n_augmentations: int,
     phase: str,
 ) -> Steps[None]:
-    """Compute the features of all views of the tiles; the frozen backbone sees each view of a picture once.
+    """Compute the features of all views of the tiles; the frozen backbone sees each view of an image once.
 
     Parameters
     ----------
@@ -50,28 +50,28 @@ def fill_cache(
         What to compute.
     intensity : IntensityRange
         Brightness range of the model.
-    n_views : int
+    n_augmentations : int
         Turned and mirrored copies of each tile, 1 to 8; the first is the tile as it is.
     phase : str
         Name of the phase in the progress events.
     """
     device = network.device
-    done, total = 0, len(tiles) * n_views
+    done, total = 0, len(tiles) * n_augmentations
     for region, windows in _read_together(tiles, network):
         outer = Window.around([network.reading_window(window, region.plane.shape) for window in windows])
         values, is_normal = region.read(outer)
-        picture = torch.from_numpy(intensity.apply(values))
+        image = torch.from_numpy(intensity.apply(values))
         normal = torch.from_numpy(is_normal)
-        for view in range(n_views):
+        for view in range(n_augmentations):
             yield from or_stop(Progress(phase, done, total))
-            pieces = network.features_in_pieces(viewed(picture, view)[None].to(device))
+            pieces = network.features_in_pieces(augmented(image, view)[None].to(device))
             levels = yield from in_pieces(pieces, Progress(phase, done, total))
-            turned_normal = viewed(normal, view)
+            turned_normal = augmented(normal, view)
             for window in windows:
-                inner = viewed_window(window.shifted(-outer.row, -outer.col), outer.shape, view)
+                inner = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, view)
                 frame = network.frame(window, region.plane.shape)
                 if frame is not None:
-                    frame = viewed_window(frame, window.shape, view)
+                    frame = augmented_window(frame, window.shape, view)
                 features = [
                     x[0, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
                     for x, s in zip(levels, network.strides, strict=True)
@@ -99,8 +99,8 @@ def _read_together(tiles: Sequence[TrainingTile], network: UFlow) -> Iterator[tu
             yield from ((region, [window]) for window in windows)
 
 
-def viewed_window(window: Window, shape: tuple[int, int], view: int) -> Window:
-    """Return where a window of a picture of this shape lies in a view of it."""
+def augmented_window(window: Window, shape: tuple[int, int], view: int) -> Window:
+    """Return where a window of an image of this shape lies in a view of it."""
     row, col, height, width = window.row, window.col, window.height, window.width
     if view & 1:
         col = shape[1] - window.stop_col

@@ -31,7 +31,7 @@ _MAX_BAD_STEPS = 20
 
 _NOTHING_LEARNED = (
     "what was learned from the training tiles does not hold for those that were held out: the model is the one the "
-    "training began with; add normal pictures, or mark more as normal"
+    "training began with; add normal images, or mark more as normal"
 )
 
 
@@ -81,7 +81,7 @@ def optimise(
     """Train the flow on cached features; leave the network with its best weights.
 
     The weights it begins with are among those to choose from: of an untrained flow they make a normal distribution of
-    the features, which is the best that some pictures are enough for. With `has_new` there is something that has to be
+    the features, which is the best that some images are enough for. With `has_new` there is something that has to be
     learned even if it makes what was held out a little less likely.
     """
     device = network.device

@@ -13,12 +13,12 @@ import numpy as np
 from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image.grid import Window
-from napari_uflow.image.region import NormalRegion, hold_out_fields, sample_windows
+from napari_uflow.image.region import NormalRegion, hold_out_specimens, sample_windows
 
 # A region that was called normal is small against the tile around it.
-_LEAST_TAUGHT = 0.01
+_LEAST_MARKED = 0.01
 
-__all__ = ["FieldsBefore", "TrainingTile", "choose_tiles", "regions_of"]
+__all__ = ["SeenSpecimens", "TrainingTile", "choose_tiles", "regions_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class TrainingTile:
 
 
 @dataclass(frozen=True, slots=True)
-class FieldsBefore:
+class SeenSpecimens:
     """The fields that a model has seen whose training goes on.
 
     Attributes
@@ -57,7 +57,7 @@ class FieldsBefore:
 
         Fields that were held out stay so; new ones join them until they are as many as of a new model.
         """
-        chosen = hold_out_fields(names, training.holdout, training.seed)
+        chosen = hold_out_specimens(names, training.holdout, training.seed)
         if not chosen:
             return chosen
         kept = self.held_out.intersection(names) - self.trained
@@ -78,11 +78,11 @@ def choose_tiles(
     align: int,
     training: TrainingConfig,
     rng: np.random.Generator,
-    before: FieldsBefore | None = None,
+    before: SeenSpecimens | None = None,
 ) -> tuple[list[TrainingTile], list[TrainingTile]]:
     """Choose the tiles to train on and the tiles that are held out.
 
-    Whole fields are held out. Where there is only one field, the last tiles of each of its pictures are, and what
+    Whole fields are held out. Where there is only one field, the last tiles of each of its images are, and what
     overlaps with them is not used.
 
     Parameters
@@ -95,7 +95,7 @@ def choose_tiles(
         How many tiles, how much of them held out, and how much of a tile must be normal.
     rng : Generator
         Draws tiles where there are too many.
-    before : FieldsBefore, optional
+    before : SeenSpecimens, optional
         What a model has seen whose training goes on: nothing of that is held out that it was trained on.
 
     Returns
@@ -108,34 +108,34 @@ def choose_tiles(
     ImageError
         If no tile is normal enough.
     """
-    taught = [region for region in regions if region.is_taught]
-    others = [region for region in regions if not region.is_taught]
-    names = [region.field for region in others]
+    marked = [region for region in regions if region.is_marked_normal]
+    others = [region for region in regions if not region.is_marked_normal]
+    names = [region.specimen for region in others]
     if before is None:
-        held_out = hold_out_fields(names, training.holdout, training.seed) if names else frozenset()
+        held_out = hold_out_specimens(names, training.holdout, training.seed) if names else frozenset()
     else:
         held_out = before.hold_out(set(names), training)
     tiles = _tiles_of(others, tile, align, training)
-    taught_tiles = _tiles_of(taught, tile, align, training.replace(min_normal=_LEAST_TAUGHT))
-    if not tiles and not taught_tiles:
+    marked_tiles = _tiles_of(marked, tile, align, training.replace(min_normal=_LEAST_MARKED))
+    if not tiles and not marked_tiles:
         raise ImageError(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "
             f"mark more as normal, or lower min_normal or the tile size"
         )
-    train_tiles = [t for t in tiles if t.region.field not in held_out]
+    train_tiles = [t for t in tiles if t.region.specimen not in held_out]
     # A region that was given several times to weigh more is held out once.
-    holdout_tiles = list(dict.fromkeys(t for t in tiles if t.region.field in held_out))
-    if not train_tiles and not taught_tiles:  # the fields left have no tile that is normal enough
+    holdout_tiles = list(dict.fromkeys(t for t in tiles if t.region.specimen in held_out))
+    if not train_tiles and not marked_tiles:  # the fields left have no tile that is normal enough
         train_tiles, holdout_tiles = tiles, []
     if not holdout_tiles and training.holdout > 0 and (before is None or before.trained == before.held_out):
         train_tiles, holdout_tiles = _split_by_place(tiles, training.holdout)
-    # What was taught is trained on and counted nowhere, not even where its picture is held out.
-    holdout_tiles = _without(holdout_tiles, taught, training.min_normal)
-    most = max(0 if taught_tiles else 1, training.max_tiles - len(taught_tiles))
+    # What was taught is trained on and counted nowhere, not even where its image is held out.
+    holdout_tiles = _without(holdout_tiles, marked, training.min_normal)
+    most = max(0 if marked_tiles else 1, training.max_tiles - len(marked_tiles))
     if len(train_tiles) > most:
         chosen = np.sort(rng.choice(len(train_tiles), most, replace=False))
         train_tiles = [train_tiles[i] for i in chosen]
-    train_tiles += taught_tiles
+    train_tiles += marked_tiles
     most = max(1, math.ceil(training.max_tiles * training.holdout))
     if len(holdout_tiles) > most:
         chosen = np.sort(rng.choice(len(holdout_tiles), most, replace=False))
@@ -151,11 +151,11 @@ def _tiles_of(regions: Sequence[NormalRegion], tile: int, align: int, training: 
     ]
 
 
-def _without(tiles: Sequence[TrainingTile], taught: Sequence[NormalRegion], min_normal: float) -> list[TrainingTile]:
-    """Return tiles without what was taught in their pictures; those of which too little is left are dropped."""
-    if not taught:
+def _without(tiles: Sequence[TrainingTile], marked: Sequence[NormalRegion], min_normal: float) -> list[TrainingTile]:
+    """Return tiles without what was taught in their images; those of which too little is left are dropped."""
+    if not marked:
         return list(tiles)
-    rests = {id(region): region.without(taught) for region in regions_of(tiles)}
+    rests = {id(region): region.without(marked) for region in regions_of(tiles)}
     kept = []
     for tile in tiles:
         rest = rests[id(tile.region)]
@@ -166,13 +166,13 @@ def _without(tiles: Sequence[TrainingTile], taught: Sequence[NormalRegion], min_
 
 
 def _split_by_place(tiles: Sequence[TrainingTile], fraction: float) -> tuple[list[TrainingTile], list[TrainingTile]]:
-    """Hold out the last tiles of each picture, along its longer side; what overlaps with one of them is not used."""
-    by_picture: dict[int, list[TrainingTile]] = {}
+    """Hold out the last tiles of each image, along its longer side; what overlaps with one of them is not used."""
+    by_image: dict[int, list[TrainingTile]] = {}
     for tile in tiles:
-        by_picture.setdefault(id(tile.region.plane), []).append(tile)
+        by_image.setdefault(id(tile.region.plane), []).append(tile)
     kept: list[TrainingTile] = []
     held: list[TrainingTile] = []
-    for group in by_picture.values():
+    for group in by_image.values():
         rows, cols = [tile.window.row for tile in group], [tile.window.col for tile in group]
         is_wide = max(cols) - min(cols) > max(rows) - min(rows)
         group.sort(key=attrgetter("window.col", "window.row") if is_wide else attrgetter("window"))

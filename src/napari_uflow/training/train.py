@@ -26,14 +26,14 @@ from napari_uflow.model.energy import energy
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.nfa.calibration import FEWEST_POSITIONS, TooFewPositionsError
-from napari_uflow.nfa.conformal import ConformalOffset, fields_needed
+from napari_uflow.nfa.conformal import ConformalOffset, specimens_needed
 from napari_uflow.progress import Event, Message, Progress, Steps, drain, or_stop
 from napari_uflow.system.devices import choose_device, memory_for_tiles
 from napari_uflow.training.cache import FeatureCache
 from napari_uflow.training.calibrate import calibrate_steps, n_positions
 from napari_uflow.training.features import fill_cache
 from napari_uflow.training.optimise import optimise
-from napari_uflow.training.tiles import FieldsBefore, TrainingTile, choose_tiles, regions_of
+from napari_uflow.training.tiles import SeenSpecimens, TrainingTile, choose_tiles, regions_of
 from napari_uflow.wording import counted
 
 __all__ = ["train", "train_steps"]
@@ -43,11 +43,11 @@ T = TypeVar("T")
 
 _TOO_FEW_POSITIONS = (
     "there are too few normal positions to tell how energies are distributed: the number of false alarms will hold "
-    "only if the model were perfect; add pictures"
+    "only if the model were perfect; add images"
 )
 
 
-# The border is strange where its corners' energies are so many spreads above those of the inside; tiles looked at.
+# The border is strange where its corners' energies are so many log_variances above those of the inside; tiles looked at.
 _STRANGE_BORDER = 2.5
 
 
@@ -61,17 +61,17 @@ def train(
     *,
     weights: str | Path | None = None,
     device: str = "auto",
-    start: TrainedModel | None = None,
+    init_from: TrainedModel | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> TrainedModel:
     """Train a model on normal regions and return it.
 
     Parameters
     ----------
-    regions, weights, device, start
+    regions, weights, device, init_from
         As in :func:`~napari_uflow.training.train.train_steps`.
     model : ModelConfig, optional
-        What it is made of; the defaults without it, or what `start` is made of.
+        What it is made of; the defaults without it, or what `init_from` is made of.
     training : TrainingConfig, optional
         How it is trained; the defaults without it.
     on_event : callable, optional
@@ -87,9 +87,9 @@ def train(
     UFlowError
         As in :func:`~napari_uflow.training.train.train_steps`.
     """
-    model = model or (ModelConfig() if start is None else start.config)
+    model = model or (ModelConfig() if init_from is None else init_from.config)
     training = training or TrainingConfig()
-    return drain(train_steps(regions, model, training, weights=weights, device=device, start=start), on_event)
+    return drain(train_steps(regions, model, training, weights=weights, device=device, init_from=init_from), on_event)
 
 
 def train_steps(
@@ -99,7 +99,7 @@ def train_steps(
     *,
     weights: str | Path | None = None,
     device: str = "auto",
-    start: TrainedModel | None = None,
+    init_from: TrainedModel | None = None,
 ) -> Steps[TrainedModel]:
     """Train a model on normal regions, step by step.
 
@@ -115,7 +115,7 @@ def train_steps(
         File or folder of the backbone's pre-trained weights.
     device : str
         "auto", "cpu", "cuda", "cuda:N" or "mps".
-    start : TrainedModel, optional
+    init_from : TrainedModel, optional
         A model whose training goes on: its weights, brightness range and feature normalisation are kept, and the fields
         that it held out stay held out. `regions` should be what it was trained on and more; what is not among them is
         forgotten little by little.
@@ -134,7 +134,7 @@ def train_steps(
     Raises
     ------
     ImageError
-        If there is no normal pixel, or the pictures do not fit together.
+        If there is no normal pixel, or the images do not fit together.
     BackboneUnavailableError
         If the backbone's weights cannot be found.
     ConfigError
@@ -143,38 +143,38 @@ def train_steps(
         If it was asked to finish before there was anything to keep.
     """
     if not regions:
-        raise ImageError("there is nothing to train on: give at least one picture or region that is normal")
+        raise ImageError("there is nothing to train on: give at least one image or region that is normal")
     torch_device = choose_device(device)
     rng = np.random.default_rng(training.seed)
     n_channels = common_channels(regions)
-    if start is None:
+    if init_from is None:
         network = UFlow(model, n_channels, training.seed)
     else:
-        model = _config_to_go_on(model, start, n_channels)
+        model = _config_to_resume(model, init_from, n_channels)
     yield from or_stop(Message(f"Loading the backbone {model.backbone}"))
-    if start is None:
+    if init_from is None:
         source = load_pretrained(network.backbone, weights)
         network.to(torch_device).eval()
     else:
-        network = start.network(torch_device, weights)
-        source = start.provenance.get("backbone_weights", "")
+        network = init_from.network(torch_device, weights)
+        source = init_from.provenance.get("backbone_weights", "")
 
-    has_new = start is not None and any(region.is_taught for region in regions)
-    seen_before = None if start is None else FieldsBefore.of(start.provenance)
+    has_new = init_from is not None and any(region.is_marked_normal for region in regions)
+    seen_before = None if init_from is None else SeenSpecimens.of(init_from.provenance)
     train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng, seen_before)
-    fields = {tile.region.field for tile in train_tiles if not tile.region.is_taught}
-    holdout_fields = {tile.region.field for tile in holdout_tiles}
+    specimens = {tile.region.specimen for tile in train_tiles if not tile.region.is_marked_normal}
+    holdout_specimens = {tile.region.specimen for tile in holdout_tiles}
     yield from or_stop(
         Message(
-            f"{counted(len(train_tiles), 'tile')} from {counted(len(fields), 'field')} to train on, "
-            f"{len(holdout_tiles)} from {len(holdout_fields)} held out"
+            f"{counted(len(train_tiles), 'tile')} from {counted(len(specimens), 'field')} to train on, "
+            f"{len(holdout_tiles)} from {len(holdout_specimens)} held out"
         )
     )
-    n_missing = 0 if seen_before is None else len(seen_before.trained - fields)
+    n_missing = 0 if seen_before is None else len(seen_before.trained - specimens)
     if n_missing:
         yield from or_stop(
             Message(
-                f"fields that the model was trained on are not among the pictures ({n_missing}): it will forget them "
+                f"fields that the model was trained on are not among the images ({n_missing}): it will forget them "
                 f"little by little; give them again with the new ones",
                 warning=True,
             )
@@ -183,53 +183,53 @@ def train_steps(
         yield from or_stop(
             Message(
                 "nothing could be held out: the best step and the false-alarm scale are taken from the training "
-                "pictures themselves and will be too optimistic; add pictures of other fields",
+                "images themselves and will be too optimistic; add images of other fields",
                 warning=True,
             )
         )
-    elif len(holdout_fields) < fields_needed(1.0) and not fields & holdout_fields:
+    elif len(holdout_specimens) < specimens_needed(1.0) and not specimens & holdout_specimens:
         yield from or_stop(
             Message(
-                f"no number of false alarms can be promised with "
-                f"{counted(len(holdout_fields), 'held-out field')}: 1 per image takes {fields_needed(1.0)}, 0.1 takes "
-                f"{fields_needed(0.1)}; add pictures of other fields, or hold out a larger part"
+                f"no number of false alarms can be guaranteed with "
+                f"{counted(len(holdout_specimens), 'held-out specimen')}: 1 per image takes {specimens_needed(1.0)}, 0.1 takes "
+                f"{specimens_needed(0.1)}; add images of other fields, or hold out a larger part"
             )
         )
-    elif fields & holdout_fields:
+    elif specimens & holdout_specimens:
         yield from or_stop(
             Message(
-                "all pictures come from one field: a part of it is held out, which hides differences between fields; "
-                "add pictures of other fields",
+                "all images come from one field: a part of it is held out, which hides differences between fields; "
+                "add images of other fields",
                 warning=True,
             )
         )
-    intensity = IntensityRange.fit(regions_of(train_tiles), rng=rng) if start is None else start.intensity
+    intensity = IntensityRange.fit(regions_of(train_tiles), rng=rng) if init_from is None else init_from.intensity
 
     limit = training.cache_memory * 1e9
     on_gpu, held_on_gpu = _places_on_gpu(torch_device)
     with FeatureCache(limit, **on_gpu) as train_cache, FeatureCache(limit / 4, **held_on_gpu) as holdout_cache:
-        n_views = training.views
-        yield from fill_cache(train_cache, network, train_tiles, intensity, n_views, "Computing features")
+        n_augmentations = training.augmentations
+        yield from fill_cache(train_cache, network, train_tiles, intensity, n_augmentations, "Computing features")
         yield from fill_cache(holdout_cache, network, holdout_tiles, intensity, 1, "Computing held-out features")
         if train_cache.n_bytes_on_disk:
             yield from or_stop(Message(f"{train_cache.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
-        if model.border == "hold":
-            train_cache.hold_border(network.strides)
-            holdout_cache.hold_border(network.strides)
-        if start is None:
+        if model.border == "replicate":
+            train_cache.replicate_border(network.strides)
+            holdout_cache.replicate_border(network.strides)
+        if init_from is None:
             yield from _fit_norm(network, train_cache)
-        if start is None and model.border == "auto":
+        if init_from is None and model.border == "auto":
             excess = _border_excess(network, train_cache)
-            model = model.replace(border="keep" if excess <= _STRANGE_BORDER else "hold")
+            model = model.replace(border="reflect" if excess <= _STRANGE_BORDER else "replicate")
             network.config = model
-            if model.border == "hold":
-                train_cache.hold_border(network.strides)
-                holdout_cache.hold_border(network.strides)
+            if model.border == "replicate":
+                train_cache.replicate_border(network.strides)
+                holdout_cache.replicate_border(network.strides)
                 yield from _fit_norm(network, train_cache, "Fitting the feature normalisation without the border")
             if excess > _STRANGE_BORDER:
                 yield from or_stop(
                     Message(
-                        f"the corners of the normal pictures look strange ({excess:.1f} spreads above the inside): "
+                        f"the corners of the normal images look strange ({excess:.1f} log_variances above the inside): "
                         f"what lies at the border is judged by what is further in"
                     )
                 )
@@ -238,7 +238,7 @@ def train_steps(
             yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
 
         def model_so_far(history: Sequence[dict[str, float]], outcome: str) -> TrainedModel:
-            provenance = _provenance(regions, train_tiles, holdout_tiles, start)
+            provenance = _provenance(regions, train_tiles, holdout_tiles, init_from)
             provenance |= {"outcome": outcome, "backbone_weights": source, "device": str(torch_device)}
             state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
             return TrainedModel(model, training, intensity, state, None, tuple(history), provenance)
@@ -254,7 +254,7 @@ def train_steps(
             calibration = yield from _to_the_end(calibrate_steps(network, intensity, holdout_tiles or train_tiles))
         except TooFewPositionsError:  # a model without it is worth more than none
             yield from _to_the_end(or_stop(Message(_TOO_FEW_POSITIONS, warning=True)))
-        if calibration is not None and not holdout_tiles:  # tested on what it was trained on, nothing can be promised
+        if calibration is not None and not holdout_tiles:  # tested on what it was trained on, nothing can be guaranteed
             calibration = replace(calibration, offset=ConformalOffset(), observed=())
     return replace(model_so_far(history, outcome), calibration=calibration)
 
@@ -267,17 +267,17 @@ def _places_on_gpu(device: torch.device) -> tuple[dict[str, Any], dict[str, Any]
     return {"device": device, "device_limit": 0.8 * room}, {"device": device, "device_limit": 0.2 * room}
 
 
-def _config_to_go_on(model: ModelConfig, start: TrainedModel, n_channels: int) -> ModelConfig:
+def _config_to_resume(model: ModelConfig, init_from: TrainedModel, n_channels: int) -> ModelConfig:
     """Return the configuration of a model whose training goes on; refuse another one."""
-    if n_channels != start.n_channels:
+    if n_channels != init_from.n_channels:
         raise ImageError(
-            f"the pictures have {n_channels} channels, but the model was trained on {start.n_channels}; choose the "
+            f"the images have {n_channels} channels, but the model was trained on {init_from.n_channels}; choose the "
             f"channels it was trained on ('Channels' under Advanced, or --channels)"
         )
     if model.border == "auto":
-        model = model.replace(border=start.config.border)
-    if model != start.config:
-        mine, its = model.to_dict(), start.config.to_dict()
+        model = model.replace(border=init_from.config.border)
+    if model != init_from.config:
+        mine, its = model.to_dict(), init_from.config.to_dict()
         other = ", ".join(f"{key} {its[key]} (not {mine[key]})" for key in mine if mine[key] != its[key])
         raise ConfigError(f"training can go on only with what the model is made of: {other}; or train a new model")
     return model
@@ -287,30 +287,30 @@ def _provenance(
     regions: Sequence[NormalRegion],
     train_tiles: Sequence[TrainingTile],
     holdout_tiles: Sequence[TrainingTile],
-    start: TrainedModel | None,
+    init_from: TrainedModel | None,
 ) -> dict[str, Any]:
     """Say what a model was trained on, when, and with which versions."""
     planes = [region.plane for region in dict.fromkeys(regions)]
-    fields = {tile.region.field for tile in train_tiles if not tile.region.is_taught}
+    specimens = {tile.region.specimen for tile in train_tiles if not tile.region.is_marked_normal}
     before: dict[str, Any] = {}
-    if start is not None:
+    if init_from is not None:
         # How a refinement of a refinement is measured out: by the training that it all began with.
-        before["first_training"] = start.provenance.get("first_training", start.training.to_dict())
-        fields |= set(start.provenance.get("fields", ()))
-        steps = [point["step"] for point in start.history]
+        before["first_training"] = init_from.provenance.get("first_training", init_from.training.to_dict())
+        specimens |= set(init_from.provenance.get("fields", ()))
+        steps = [point["step"] for point in init_from.history]
         before["started_from"] = {
-            "date": start.provenance.get("date"),
+            "date": init_from.provenance.get("date"),
             "steps": int(max(steps, default=0)),
-            "started_from": start.provenance.get("started_from"),
+            "started_from": init_from.provenance.get("started_from"),
         }
     return before | {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "n_pictures": len(planes),
         "pictures": [plane.title for plane in planes][:1000],
-        "fields": sorted(fields),
-        "holdout_fields": sorted({tile.region.field for tile in holdout_tiles}),
+        "fields": sorted(specimens),
+        "holdout_fields": sorted({tile.region.specimen for tile in holdout_tiles}),
         "n_tiles": len(train_tiles),
-        "n_taught": sum(region.is_taught for region in dict.fromkeys(regions)),
+        "n_taught": sum(region.is_marked_normal for region in dict.fromkeys(regions)),
         "n_holdout_tiles": len(holdout_tiles),
         "pixel_size": next((plane.pixel_size for plane in planes if plane.pixel_size), None),
         "unit": next((plane.unit for plane in planes if plane.unit), None),
@@ -341,7 +341,7 @@ def _fit_norm(network: UFlow, cache: FeatureCache, phase: str = "Fitting the fea
 
 @torch.no_grad()
 def _border_excess(network: UFlow, cache: FeatureCache) -> float:
-    """Return how much stranger the pictures' corners look than their inside, on the level where it is most.
+    """Return how much stranger the images' corners look than their inside, on the level where it is most.
 
     That of their borders where no tile has a corner that is normal; NaN where none has a border either.
     """

@@ -39,8 +39,8 @@ def test_defective_fibres_open_with_their_truth(viewer):
     assert truth.features["kind"][0] == "background"
     assert set(truth.features["kind"][1:]) == {"bead", "broken", "merged"}
     for number in range(1, n_defects + 1):
-        fields = np.unique(np.nonzero(truth.data == number)[0])
-        assert list(fields) == [truth.features["field"][number]]
+        specimens = np.unique(np.nonzero(truth.data == number)[0])
+        assert list(specimens) == [truth.features["field"][number]]
 
 
 def test_a_sample_is_seen(make_napari_viewer_proxy):

@@ -1,4 +1,4 @@
-"""Every shape of picture goes in, and what comes out lies on it."""
+"""Every shape of image goes in, and what comes out lies on it."""
 
 import dask.array as da
 import numpy as np
@@ -8,7 +8,7 @@ import zarr
 from napari.layers import Image, Labels, Shapes
 from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.layers.axes import axis_letters, frame_of
-from napari_uflow._napari.layers.planes import current_plane, planes_of_layer, visible_field
+from napari_uflow._napari.layers.planes import current_plane, planes_of_layer, visible_part
 from napari_uflow._napari.layers.transform import output_transform
 from napari_uflow.errors import ImageError
 
@@ -138,7 +138,7 @@ def test_the_visible_field():
     values = np.arange(3 * 20 * 30, dtype=np.float32).reshape(3, 20, 30)
     layer = Image(values)
     layer.corner_pixels = np.array([[0, 4, 6], [0, 13, 25]])
-    view = visible_field(layer, (2, 0, 0))
+    view = visible_part(layer, (2, 0, 0))
     assert view.index == (2,)
     assert view.window.slices() == (slice(4, 14), slice(6, 26))
     assert np.array_equal(view.plane.read()[0], values[2, 4:14, 6:26])
@@ -148,14 +148,14 @@ def test_the_visible_field_of_a_pyramid_is_of_its_finest_level():
     layer = Image([np.zeros((40, 60)), np.zeros((20, 30))], multiscale=True)
     layer.data_level = 1
     layer.corner_pixels = np.array([[2, 3], [9, 12]])
-    assert visible_field(layer, (0, 0)).window.slices() == (slice(4, 20), slice(6, 26))
+    assert visible_part(layer, (0, 0)).window.slices() == (slice(4, 20), slice(6, 26))
 
 
 def test_nothing_in_view():
     layer = Image(np.zeros((20, 30)))
     layer.corner_pixels = np.zeros((2, 2), int)
     with pytest.raises(ImageError, match="in view"):
-        visible_field(layer, (0, 0))
+        visible_part(layer, (0, 0))
 
 
 def masks(regions):
@@ -243,10 +243,10 @@ def test_nothing_is_normal():
 
 
 @pytest.mark.parametrize(
-    ("name", "rule", "n_fields"), [("field", "names", 3), ("z", "names", 1), ("z", "each", 3), ("field", "one", 1)]
+    ("name", "rule", "n_specimens"), [("field", "names", 3), ("z", "names", 1), ("z", "each", 3), ("field", "one", 1)]
 )
-def test_specimens(name, rule, n_fields):
+def test_specimens(name, rule, n_specimens):
     layer = Image(np.zeros((3, 20, 30)), axis_labels=(name, "y", "x"), name="cells")
-    fields = [region.field for region in normal_regions(layer, fields=rule)]
-    assert len(set(fields)) == n_fields
-    assert all(field.startswith("cells") for field in fields)
+    specimens = [region.specimen for region in normal_regions(layer, specimens=rule)]
+    assert len(set(specimens)) == n_specimens
+    assert all(specimen.startswith("cells") for specimen in specimens)

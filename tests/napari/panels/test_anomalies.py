@@ -153,7 +153,7 @@ def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, 
     np.testing.assert_array_equal(result.heatmap.data[2], detections[2].score)
 
     (normal,) = known.regions
-    assert normal.field == "drawn field=2"
+    assert normal.specimen == "drawn field=2"
     assert normal.plane.index == {"Z": 2}
     assert normal.normal()[inside[2]].all()
     assert "1 region called normal" in widget.normal_line.text()
@@ -167,7 +167,7 @@ def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot,
     session.set_model(tiny_model, "tiny")
     assert not widget.refine_button.isEnabled()  # nothing was called normal
     widget.table.choose(0)
-    widget.call_normal()
+    widget.mark_normal()
     assert widget.refine_button.isEnabled()
     widget.refine_button.click()
     _, train = viewer.window.add_plugin_dock_widget("napari-uflow", "Train")
@@ -222,7 +222,7 @@ def test_it_is_taken_back(widget, viewer, result):
     before = result.labels.data.copy()
     for _ in range(2):
         widget.table.choose(0)
-        widget.call_normal()
+        widget.mark_normal()
     assert len(known_normal_of(session_of(viewer))) == 2
     widget.back_button.click()
     widget.back_button.click()
@@ -234,7 +234,7 @@ def test_it_is_taken_back(widget, viewer, result):
 
 def test_what_was_called_normal_stays_known_in_another_detection(widget, viewer, detections, result):
     widget.table.choose(0)
-    widget.call_normal()
+    widget.mark_normal()
     image = viewer.layers["drawn"]
     target = target_of_planes(image, planes_of_layer(image), "layer")
     again = show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")
@@ -252,7 +252,7 @@ def test_a_result_of_one_slice(viewer, detections, qtbot):
     assert widget.table.isColumnHidden(1)
     widget.table.choose(0)
     assert viewer.dims.current_step[0] == 2
-    widget.call_normal()
+    widget.mark_normal()
     (normal,) = known_normal_of(session_of(viewer)).regions
     assert normal.plane.index == {"Z": 2}
     assert widget.result.labels is result.labels
@@ -285,13 +285,13 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
     assert corners[:, 1].min() >= 32 + row.values["first_row"]
     widget.copy_python.trigger()
     script = QApplication.clipboard().text()
-    assert "# Only a part of the picture was looked at in napari" in script
+    assert "# Only a part of the image was looked at in napari" in script
     assert "for i in [2]]" in script
 
-    widget.call_normal()
+    widget.mark_normal()
     (normal,) = known_normal_of(session_of(viewer)).regions
     np.testing.assert_array_equal(normal.plane.read(), part.read())
-    assert normal.field == "drawn field=2"
+    assert normal.specimen == "drawn field=2"
     assert widget.result.labels is result.labels
 
 
@@ -338,7 +338,7 @@ def test_an_image_is_known_by_itself_and_not_by_its_name(widget, viewer):
     image.name = "another name"
     viewer.add_image(np.zeros_like(image.data), name="drawn", metadata={})
     widget.table.choose(0)
-    widget.call_normal()
+    widget.mark_normal()
     (normal,) = known_normal_of(session_of(viewer)).regions
     assert normal.plane.data is image.data
 
@@ -348,7 +348,7 @@ def test_what_was_judged_by_hand_is_in_the_record(widget, viewer, tiny_model):
     (result,) = session.results.values()
     for _ in range(2):
         widget.table.choose(0)
-        widget.call_normal()
+        widget.mark_normal()
     (result,) = session.results.values()
     assert result.labels.metadata["napari_uflow"]["called_normal"] == 2
     session.set_model(tiny_model, "model")
@@ -359,7 +359,7 @@ def test_an_image_that_is_gone_is_said(widget, viewer):
     viewer.layers.remove("drawn")
     n = len(widget.table.rows())
     widget.table.choose(0)
-    widget.call_normal()
+    widget.mark_normal()
     assert widget.status.text().startswith("The image 'drawn' is no longer open")
     assert len(widget.table.rows()) == n
 
@@ -460,7 +460,7 @@ def test_channels_before_the_stack(viewer, detections, qtbot):
     qtbot.addWidget(widget)
     widget.table.choose(0)
     row = widget.table.current()
-    widget.call_normal()
+    widget.mark_normal()
     (normal,) = known_normal_of(session_of(viewer)).regions
     assert normal.plane.channels == plane.channels == (1,)
     assert normal.plane.index == {"Z": row.index[-1]}

@@ -33,7 +33,7 @@ def folder(tmp_path):
     image = fibre_field(0, shape=(128, 128)).image.copy()
     image[40:88, 40:88] = np.random.default_rng(0).integers(0, 256, (48, 48))
     write_tiff(folder / "a.tif", image, "YX", pixel_size=(0.5, 0.5), unit="um")
-    (folder / "b.tif").write_text("no picture")
+    (folder / "b.tif").write_text("no image")
     write_tiff(folder / "c.tif", np.full((96, 128), 100, np.uint8), "YX")
     return folder
 
@@ -61,7 +61,7 @@ def test_a_folder_is_worked_off(widget, folder, qtbot):
     assert a.endswith(("anomaly", "anomalies"))
     assert b.startswith("cannot be read; ")
     assert c == "nothing unusual" or c.endswith(("anomaly", "anomalies"))
-    assert widget.files_line.text().startswith("2 pictures looked at, ")
+    assert widget.files_line.text().startswith("2 images looked at, ")
     assert "1 file failed; the list says why." in widget.files_line.text()
     assert widget.job_bar.messages.isHidden()
     assert (folder / "anomalies" / "overview.png").is_file()
@@ -72,7 +72,7 @@ def test_a_folder_is_worked_off(widget, folder, qtbot):
     assert a == f"{n} anomal{'y' if n == 1 else 'ies'}"
 
 
-def test_a_double_click_opens_picture_and_labels(widget, viewer, folder, qtbot):
+def test_a_double_click_opens_image_and_labels(widget, viewer, folder, qtbot):
     widget.add([folder / "a.tif"])
     widget.files.itemDoubleClicked.emit(widget.files.topLevelItem(0), 0)
     assert [layer.name for layer in viewer.layers] == ["a"]
@@ -127,7 +127,7 @@ def test_the_list_is_filled_and_emptied(widget, folder, monkeypatch, qtbot):
     assert widget.paths() == []
     (folder / "empty").mkdir()
     widget.add([folder / "empty"])
-    assert "has no pictures" in widget.job_bar.status.text()
+    assert "has no images" in widget.job_bar.status.text()
 
 
 def test_files_are_dropped(widget, folder):
@@ -152,13 +152,13 @@ def test_the_forms_make_one_configuration(widget):
 
 
 def test_channels_and_axes_are_passed_on(widget, folder, qtbot):
-    picture = fibre_field(0, shape=(112, 128)).image
-    write_tiff(folder / "d.tif", np.stack([np.zeros_like(picture), picture]), "ZYX")
+    image = fibre_field(0, shape=(112, 128)).image
+    write_tiff(folder / "d.tif", np.stack([np.zeros_like(image), image]), "ZYX")
     widget.add([folder / "d.tif"])
     widget.axes.setText("cyx")
     widget.channels.setText("1")
     run(widget, qtbot)
-    assert widget.files_line.text().startswith("1 picture looked at")
+    assert widget.files_line.text().startswith("1 image looked at")
     (plane,) = read_planes(folder / "anomalies" / "d_labels.tif")
     assert plane.shape == (112, 128)
     widget.channels.setText("7")

@@ -14,7 +14,7 @@ from napari_uflow.samples.fibres import fibre_field
 WAIT = 60_000
 
 
-def odd_picture(seed=11, shape=(128, 160)):
+def odd_image(seed=11, shape=(128, 160)):
     image = fibre_field(seed, shape=shape).image.copy()
     image[40:80, 88:128] = np.random.default_rng(0).integers(0, 256, (40, 40))
     return image
@@ -50,19 +50,19 @@ def lies_on(output, image):
 
 
 SCALED = {"scale": (2, 0.5, 0.5), "units": ("um", "um", "um"), "translate": (1, 2, 3), "axis_labels": ("z", "y", "x")}
-PICTURE = odd_picture()
+IMAGE = odd_image()
 
 
 @pytest.mark.parametrize(
     ("data", "options"),
     [
-        (PICTURE, {}),
-        (PICTURE[None], {}),
-        (np.stack([PICTURE, PICTURE]), SCALED),
-        (np.stack([PICTURE.astype(np.uint16) * 256] * 2)[None], {}),
-        (odd_picture(shape=(110, 2048)), {"scale": (0.1, 0.2), "rotate": 20}),
-        (da.from_array(np.stack([PICTURE] * 2), chunks=64), {}),
-        ([np.stack([PICTURE] * 2), np.stack([PICTURE[::2, ::2]] * 2)], {"multiscale": True, **SCALED}),
+        (IMAGE, {}),
+        (IMAGE[None], {}),
+        (np.stack([IMAGE, IMAGE]), SCALED),
+        (np.stack([IMAGE.astype(np.uint16) * 256] * 2)[None], {}),
+        (odd_image(shape=(110, 2048)), {"scale": (0.1, 0.2), "rotate": 20}),
+        (da.from_array(np.stack([IMAGE] * 2), chunks=64), {}),
+        ([np.stack([IMAGE] * 2), np.stack([IMAGE[::2, ::2]] * 2)], {"multiscale": True, **SCALED}),
     ],
     ids=["YX", "1YX", "scaled", "TZYX 16 bit", "strip", "dask", "multiscale"],
 )
@@ -94,18 +94,18 @@ def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_co
     session_of(viewer).set_model(model, "colours")
     widget = DetectWidget(viewer)
     qtbot.addWidget(widget)
-    image = viewer.add_image(np.stack([PICTURE] * 3, axis=-1), rgb=True, name="rgb")
+    image = viewer.add_image(np.stack([IMAGE] * 3, axis=-1), rgb=True, name="rgb")
     result = run(widget, qtbot)
-    assert result.labels.data.shape == PICTURE.shape
+    assert result.labels.data.shape == IMAGE.shape
     assert lies_on(result.labels, image)
 
-    image = viewer.add_image(np.stack([PICTURE] * 3), axis_labels=("channel", "y", "x"), name="channels")
+    image = viewer.add_image(np.stack([IMAGE] * 3), axis_labels=("channel", "y", "x"), name="channels")
     widget.image.set_layer(image)
     result = run(widget, qtbot)
-    assert result.labels.data.shape == PICTURE.shape
+    assert result.labels.data.shape == IMAGE.shape
     assert lies_on(result.labels, image)
 
-    viewer.add_image(PICTURE, name="gray")
+    viewer.add_image(IMAGE, name="gray")
     widget.image.set_layer(viewer.layers["gray"])
     widget.job_bar.button.click()
     qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
@@ -113,7 +113,7 @@ def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_co
 
 
 def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
-    viewer.add_image(np.stack([PICTURE, odd_picture(12)]), name="odd", axis_labels=("field", "y", "x"))
+    viewer.add_image(np.stack([IMAGE, odd_image(12)]), name="odd", axis_labels=("field", "y", "x"))
     widget.slider.set_value(10)
     result = run(widget, qtbot)
     ids, features = result.labels.data, result.labels.features
@@ -130,26 +130,26 @@ def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
 
 
 def test_the_slider_answers_at_once(widget, viewer, qtbot):
-    viewer.add_image(PICTURE, name="odd")
+    viewer.add_image(IMAGE, name="odd")
     result = run(widget, qtbot)
     layer = result.labels
     widget.slider.set_value(10)
     qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 10)
     many = layer.data > 0
-    assert widget.promise_label.text().startswith("10 false alarms per image is an estimate")
+    assert widget.guarantee_label.text().startswith("10 false alarms per image is an estimate")
     widget.slider.set_value(0.001)
     qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 0.001)
     assert not np.any((layer.data > 0) & ~many)
     assert (layer.data > 0).sum() < many.sum()
     assert len(layer.features) == int(layer.data.max()) + 1
-    assert widget.promise_label.text().startswith("0.001 false alarms per image")
+    assert widget.guarantee_label.text().startswith("0.001 false alarms per image")
     new = widget.session.result_of(layer)
     assert new.planes[0][1].false_alarms == 0.001
     assert widget.session.result_of(new.heatmap) is new
 
 
 def test_a_view_and_a_slice_lie_where_they_are(widget, viewer, qtbot):
-    image = viewer.add_image(np.stack([PICTURE] * 3), name="odd", **SCALED)
+    image = viewer.add_image(np.stack([IMAGE] * 3), name="odd", **SCALED)
     viewer.dims.set_current_step(0, 2)
     image.corner_pixels = np.array([[0, 16, 32], [0, 111, 143]])
     widget.scope.set_value("view")
@@ -170,8 +170,8 @@ def test_a_view_and_a_slice_lie_where_they_are(widget, viewer, qtbot):
 
 
 def test_selected_layers(widget, viewer, qtbot):
-    first = viewer.add_image(PICTURE, name="first")
-    second = viewer.add_image(PICTURE, name="second")
+    first = viewer.add_image(IMAGE, name="first")
+    second = viewer.add_image(IMAGE, name="second")
     widget.scope.set_value("selected")
     viewer.layers.selection = {first, second}
     run(widget, qtbot)
@@ -182,7 +182,7 @@ def test_selected_layers(widget, viewer, qtbot):
 
 
 def test_the_image_may_go_while_it_runs(widget, viewer, qtbot):
-    viewer.add_image(PICTURE, name="odd")
+    viewer.add_image(IMAGE, name="odd")
     widget.job_bar.button.click()
     viewer.layers.remove("odd")
     qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
@@ -190,7 +190,7 @@ def test_the_image_may_go_while_it_runs(widget, viewer, qtbot):
 
 
 def test_removed_layers_are_forgotten(widget, viewer, qtbot):
-    viewer.add_image(PICTURE, name="odd")
+    viewer.add_image(IMAGE, name="odd")
     run(widget, qtbot)
     viewer.layers.remove("odd anomalies")
     assert not widget.session.results
@@ -259,7 +259,7 @@ def test_preferences(npe2pm, plugin_settings):
 
 def test_the_sliders_move_where_there_is_something_to_see(widget, viewer, qtbot):
     viewer.add_image(np.zeros((9, 128, 160), np.uint8), name="long")
-    image = viewer.add_image(np.stack([np.full_like(PICTURE, 100), PICTURE]), name="odd")
+    image = viewer.add_image(np.stack([np.full_like(IMAGE, 100), IMAGE]), name="odd")
     widget.image.set_layer(image)
     viewer.dims.set_current_step(0, 7)
     result = run(widget, qtbot)
@@ -272,7 +272,7 @@ def test_the_sliders_move_where_there_is_something_to_see(widget, viewer, qtbot)
 
 
 def test_a_second_detection_is_written_over_the_first(widget, viewer, qtbot):
-    image = viewer.add_image(PICTURE, name="odd")
+    image = viewer.add_image(IMAGE, name="odd")
     first = run(widget, qtbot)
     first.heatmap.opacity = 0.3
     image.scale = (0.5, 0.5)
@@ -296,7 +296,7 @@ def test_a_second_detection_is_written_over_the_first(widget, viewer, qtbot):
 def test_results_in_large_images_are_multiscale(widget, viewer, qtbot, monkeypatch, n_planes):
     monkeypatch.setattr(outputs, "_LARGEST_PLAIN", 100)
     monkeypatch.setattr(outputs, "_COARSEST", 40)
-    image = viewer.add_image(np.stack([odd_picture(seed) for seed in range(n_planes)]), name="large")
+    image = viewer.add_image(np.stack([odd_image(seed) for seed in range(n_planes)]), name="large")
     result = run(widget, qtbot)
     layers = (result.heatmap, result.log10_nfa, result.labels)
     for layer in layers:
@@ -321,29 +321,29 @@ def test_results_in_large_images_are_multiscale(widget, viewer, qtbot, monkeypat
     qtbot.addWidget(regions)
     row = regions.table.rows()[0]
     regions.table.choose(0)
-    regions.call_normal()
+    regions.mark_normal()
     assert not (again.labels.data[0][row.index] == row.number).all()
     assert len(regions.table.rows()) == len(again.labels.features) - 1
 
 
 def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
-    viewer.add_image(np.stack([PICTURE] * 4), name="stack")
+    viewer.add_image(np.stack([IMAGE] * 4), name="stack")
     assert widget.slider_heading.text() == "At most so many false alarms per image"
     apart = [len(found.regions) for found in run(widget, qtbot).detections]
     widget.form.fields["false_alarms_per"].value = "stack"
     assert widget.slider_heading.text() == "At most so many false alarms per image"  # of what is shown
-    assert widget.promise_label.text().endswith("The next detection counts them per stack.")
+    assert widget.guarantee_label.text().endswith("The next detection counts them per stack.")
     widget.scope.set_value("slice")
-    assert "next detection" not in widget.promise_label.text()  # one plane is no stack
+    assert "next detection" not in widget.guarantee_label.text()  # one plane is no stack
     widget.scope.set_value("layer")
     shared = run(widget, qtbot)
     assert widget.slider_heading.text() == "At most so many false alarms per stack"
-    assert "next detection" not in widget.promise_label.text()
+    assert "next detection" not in widget.guarantee_label.text()
     widget.scope.set_value("slice")
-    assert widget.promise_label.text().endswith("The next detection counts them per image.")
+    assert widget.guarantee_label.text().endswith("The next detection counts them per image.")
     widget.scope.set_value("layer")
     assert all(found.provenance["n_planes"] == 4 for found in shared.detections)
-    assert "stack of 4 images" in widget.promise_label.text()
+    assert "stack of 4 images" in widget.guarantee_label.text()
     assert sum(len(found.regions) for found in shared.detections) <= sum(apart)
     regions = RegionsWidget(viewer)
     qtbot.addWidget(regions)
@@ -359,7 +359,7 @@ def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
 def test_time_and_memory_are_said_before_the_start(widget, viewer):
     widget.estimate()
     assert widget.estimate_label.isHidden()
-    viewer.add_image(np.stack([PICTURE] * 3), name="stack", axis_labels=("field", "y", "x"))
+    viewer.add_image(np.stack([IMAGE] * 3), name="stack", axis_labels=("field", "y", "x"))
     widget.estimate()
     assert widget.estimate_label.text().startswith("3 planes: about 0.1 GB of memory, about 1 s")
     widget.scope.set_value("slice")

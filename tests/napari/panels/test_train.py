@@ -16,7 +16,7 @@ from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.panels.train import TrainWidget, refining
 from napari_uflow._napari.parts.layer_choice import chosen_channels
 from napari_uflow._napari.session import autosave, estimate
-from napari_uflow._napari.session.estimate import _COSTS, _FIELDS_NEEDED, estimate_training, speed_of
+from napari_uflow._napari.session.estimate import _COSTS, _SPECIMENS_NEEDED, estimate_training, speed_of
 from napari_uflow._napari.session.jobs import Outcome, State
 from napari_uflow._napari.session.known_normal import known_normal_of
 from napari_uflow._napari.session.recipe import Recipe
@@ -143,7 +143,7 @@ def test_the_widget_may_go_while_it_runs(viewer, images, qtbot, tiny_model_confi
 def test_it_says_what_a_run_will_take(widget, viewer):
     widget.estimate()
     assert widget.estimate_label.text().startswith("8 tiles to train on, 4 held out (2 fields, 1 field held out).")
-    assert "a promise takes at least 3" in widget.estimate_label.text()
+    assert "a guarantee takes at least 3" in widget.estimate_label.text()
     widget.images.set_layers([])
     widget.estimate()
     assert widget.estimate_label.text() == "Tick at least one image that is normal."
@@ -238,9 +238,9 @@ def test_a_short_run_says_little_about_the_next_one(monkeypatch):
 
 
 def test_as_many_fields_are_asked_for_as_a_promise_takes():
-    from napari_uflow.nfa.conformal import fields_needed
+    from napari_uflow.nfa.conformal import specimens_needed
 
-    assert fields_needed(1.0) == _FIELDS_NEEDED
+    assert specimens_needed(1.0) == _SPECIMENS_NEEDED
 
 
 def test_an_estimate_reads_no_pixels():
@@ -376,18 +376,18 @@ def test_a_training_that_was_interrupted_goes_on(
     widget = TrainWidget(viewer)
     qtbot.addWidget(widget)
     widget.images.set_layers([])
-    widget.go_on_button.click()
+    widget.resume_button.click()
     assert "Tick" in widget.job_bar.status.text()
     others = viewer.add_image(images.data, name="others", axis_labels=("field", "y", "x"))
     widget.images.set_layers([others])
-    widget.go_on_button.click()
+    widget.resume_button.click()
     idle(qtbot, widget)
     assert "none of the ticked images had a part in that training" in widget.job_bar.status.text().lower()
     assert path.exists()
     assert path.exists()
     assert widget.session.model is None
     widget.images.set_layers([images])
-    widget.go_on_button.click()
+    widget.resume_button.click()
     idle(qtbot, widget)
     model = widget.session.model
     assert model.provenance["started_from"]["steps"] == 2
@@ -439,12 +439,12 @@ print(took, sorted(heavy & set(sys.modules)))
     assert float(seconds) < 5  # a busy machine; on a quiet one it is below one
 
 
-def call_normal(viewer, session, n_channels=1, field="odd"):
-    """A region that was reported in a picture of its own, and that the user called normal."""
+def mark_normal(viewer, session, n_channels=1, specimen="odd"):
+    """A region that was reported in an image of its own, and that the user called normal."""
     data = np.stack([fibre_field(9, shape=(128, 128)).image] * n_channels)
     mask = np.zeros((128, 128), bool)
     mask[:96, :96] = True
-    normal = NormalRegion(Plane(data=data, axes="CYX", name="odd"), mask, field, is_taught=True)
+    normal = NormalRegion(Plane(data=data, axes="CYX", name="odd"), mask, specimen, is_marked_normal=True)
     correction = Correction(normal, np.array([3]), np.array([4]), np.zeros(1, np.float32))
     known_normal_of(session).add(viewer.add_labels(np.zeros((8, 8), np.uint8)), (), correction)
     return normal
@@ -454,7 +454,7 @@ def test_what_was_called_normal_is_learned_too(widget, viewer):
     assert widget.with_known.isHidden()
     widget.estimate()
     before = widget.estimate_label.text()
-    normal = call_normal(viewer, widget.session)
+    normal = mark_normal(viewer, widget.session)
     assert not widget.with_known.isHidden()
     assert widget.with_known.text() == "and 1 region that you called normal"
     assert widget.regions()[-1] is normal
@@ -463,7 +463,7 @@ def test_what_was_called_normal_is_learned_too(widget, viewer):
     widget.with_known.setChecked(False)
     assert normal not in widget.regions()
     widget.with_known.setChecked(True)
-    call_normal(viewer, widget.session, n_channels=2)  # of other pictures
+    mark_normal(viewer, widget.session, n_channels=2)  # of other images
     assert len(widget.regions()) == 4
     others = " (1 in images with other channels cannot be learned with these)"
     assert widget.with_known.text() == f"and 1 region that you called normal{others}"
@@ -479,7 +479,7 @@ def test_a_model_is_refined(widget, viewer, qtbot):
     old = session.model
     assert session.recipe.is_open(viewer.layers)
     assert widget.refine_button.isHidden()
-    call_normal(viewer, session)
+    mark_normal(viewer, session)
     assert not widget.refine_button.isHidden()
     began = []
     session.runner.started.connect(began.append)
@@ -510,8 +510,8 @@ def test_what_was_called_normal_in_a_held_out_field_is_learned_too(widget, viewe
     widget.job_bar.button.click()
     idle(qtbot, widget)
     (held_out,) = widget.session.model.provenance["holdout_fields"]
-    call_normal(viewer, widget.session, field=held_out)
-    call_normal(viewer, widget.session)
+    mark_normal(viewer, widget.session, specimen=held_out)
+    mark_normal(viewer, widget.session)
     widget.refine_button.click()
     idle(qtbot, widget)
     assert widget.session.model.provenance["holdout_fields"] == [held_out]
@@ -534,7 +534,7 @@ def test_a_refinement_is_shorter_and_gentler(preset, tiny_model):
 
 def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tiny_model, monkeypatch):
     widget.session.set_model(tiny_model, "good")
-    call_normal(viewer, widget.session)
+    mark_normal(viewer, widget.session)
     monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", endless)
     widget.refine_button.click()
     widget.job_bar.button.click()
@@ -551,7 +551,7 @@ def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbo
         return tiny_model
 
     monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", steps)
-    call_normal(viewer, session)
+    mark_normal(viewer, session)
     session.set_model(tiny_model, "tiny")
     widget.refine_as_trained()
     assert "'tiny' was trained on are not known, because it was opened from a file" in widget.job_bar.status.text()
@@ -559,14 +559,14 @@ def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbo
 
     area = viewer.add_labels(np.zeros((3, 128, 128), np.uint8), name="area")
     area.data[1:] = 1
-    session.set_model(tiny_model, "tiny", recipe=Recipe.of([images], area, fields="each", channels=[0]))
+    session.set_model(tiny_model, "tiny", recipe=Recipe.of([images], area, specimens="each", channels=[0]))
     other = viewer.add_image(np.zeros((128, 128)), name="other")
     widget.images.set_layers([other])
     widget.refine_as_trained()
     idle(qtbot, widget)
     ((regions, config, start),) = given
-    assert [region.field for region in regions[:2]] == ["fibres field=1", "fibres field=2"]
-    assert {region.field for region in regions[2:]} == {"odd"}
+    assert [region.specimen for region in regions[:2]] == ["fibres field=1", "fibres field=2"]
+    assert {region.specimen for region in regions[2:]} == {"odd"}
     assert (config, start) == (tiny_model.config, tiny_model)
     assert session.model_name == "tiny refined"
     assert session.recipe.is_open(viewer.layers)

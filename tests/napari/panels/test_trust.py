@@ -42,12 +42,12 @@ def test_the_report_of_the_held_out_fields(widget, qtbot, tiny_model):
     assert widget.report.to_dict() == report.to_dict()
     assert [float(text) for text in column(widget, 0)] == list(EPSILONS)
     assert column(widget, 2) == ["-"] * len(EPSILONS)
-    assert [text == "yes" for text in column(widget, 3)] == [report.is_promised(e) for e in EPSILONS]
-    assert "Nothing can be promised" in widget.text.text()
-    assert not widget.picture.isHidden()
+    assert [text == "yes" for text in column(widget, 3)] == [report.is_guaranteed(e) for e in EPSILONS]
+    assert "Nothing can be guaranteed" in widget.text.text()
+    assert not widget.image.isHidden()
     assert widget.job_bar.status.text() == ""
-    widget.picture.resize(300, widget.picture.heightForWidth(300))
-    pixels = widget.picture.grab().toImage()
+    widget.image.resize(300, widget.image.heightForWidth(300))
+    pixels = widget.image.grab().toImage()
     assert pixels.height() > pixels.width()
 
 
@@ -93,7 +93,7 @@ def test_another_model_takes_the_report_away(widget, qtbot, tiny_model):
     assert widget.table.isHidden()
     widget.job_bar.button.click()
     idle(widget, qtbot)
-    assert "too few pictures to be calibrated" in widget.job_bar.status.text()
+    assert "too few images to be calibrated" in widget.job_bar.status.text()
     widget.session.set_model(None)
     assert not widget.job_bar.button.isEnabled()
 

@@ -72,13 +72,13 @@ def test_a_text_that_is_no_learning_rate_is_refused_with_its_name(form_of, text,
     st.floats(1e-7, 1.0), st.floats(0.0, 0.5), st.floats(0.01, 1024.0), st.integers(1, 10**6), st.sampled_from([1, 8])
 )
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_what_is_shown_comes_back(form_of, rate, holdout, memory, steps, views):
+def test_what_is_shown_comes_back(form_of, rate, holdout, memory, steps, augmentations):
     config = TrainingConfig(
         learning_rate=float(f"{rate:.6g}"),
         holdout=round(holdout, 6),
         cache_memory=round(memory, 3),
         steps=steps,
-        views=views,
+        augmentations=augmentations,
     )
     form = form_of(TrainingConfig)
     form.set_config(config)
@@ -133,7 +133,7 @@ def test_one_change_is_told_once(form_of, qtbot):
     form = form_of(TrainingConfig)
     heard = []
     form.changed.connect(lambda: heard.append(True))
-    form.set_config(TrainingConfig(steps=7, views=2, seed=3))
+    form.set_config(TrainingConfig(steps=7, augmentations=2, seed=3))
     assert len(heard) == 1
 
 

@@ -90,12 +90,12 @@ def test_stopped_with_nothing(qtbot, runner):
 def test_a_mistake_of_the_user_is_told_as_it_is(qtbot, runner):
     def steps():
         yield Progress("Reading", 0, 1)
-        raise ImageError("the picture is empty; choose another one")
+        raise ImageError("the image is empty; choose another one")
 
     job = runner.start(steps, title="Read")
     heard = listen(job)
     wait(qtbot, runner)
-    assert heard[-2:] == [("failed", "the picture is empty; choose another one"), ("ended", Outcome.FAILED)]
+    assert heard[-2:] == [("failed", "the image is empty; choose another one"), ("ended", Outcome.FAILED)]
 
 
 @pytest.mark.parametrize(
@@ -217,15 +217,15 @@ def test_a_warning_of_the_last_moment_is_told(qtbot, runner):
 
 
 def test_a_job_that_is_over_keeps_nothing_of_those_who_listened(qtbot, runner):
-    class Picture:
+    class Image:
         pass
 
-    picture = Picture()
-    ref = weakref.ref(picture)
+    image = Image()
+    ref = weakref.ref(image)
     job = runner.start(lambda: (yield Progress("Working", 0, 1)) or iter(()), title="Work")
-    job.finished.connect(lambda result, held=picture: None)
-    job.stopped.connect(lambda text, held=picture: None)
-    del picture
+    job.finished.connect(lambda result, held=image: None)
+    job.stopped.connect(lambda text, held=image: None)
+    del image
     wait(qtbot, runner)
     gc.collect()
     assert runner.job is job

@@ -15,7 +15,6 @@ from napari_uflow.errors import ConfigError, UFlowError
 
 if TYPE_CHECKING:
     from napari.layers import Image
-
     from napari_uflow.detection.result import Detection
 
 __all__ = ["EXPORTS", "as_methods_text", "as_python", "export"]
@@ -97,7 +96,7 @@ def as_python(result: LayerDetection, session: Session, index: tuple[int, ...], 
         place = place_of(image, result.labels, index)
         planes = planes_of_layer(image, **options)
         positions = [i for i, plane in enumerate(planes) if plane.index == place.at] if len(planes) > 1 else None
-    remark = "Only a part of the picture was looked at in napari; here it is all of it." if scope == "view" else ""
+    remark = "Only a part of the image was looked at in napari; here it is all of it." if scope == "view" else ""
     return python_script(found, session.model_path, positions=positions, channels=options["channels"], remark=remark)
 
 
@@ -116,5 +115,5 @@ def as_methods_text(result: LayerDetection | None, session: Session) -> str:
     if result is None:
         return methods_text(session.model, None)
     found = result.planes[0][1]
-    n_called = sum(int(plane.provenance.get("called_normal") or 0) for plane in result.detections)
-    return methods_text(session.model, replace(found, provenance={**found.provenance, "called_normal": n_called}))
+    n_marked = sum(int(plane.provenance.get("called_normal") or 0) for plane in result.detections)
+    return methods_text(session.model, replace(found, provenance={**found.provenance, "called_normal": n_marked}))

@@ -12,6 +12,7 @@ from napari_uflow.errors import ImageError
 
 if TYPE_CHECKING:
     import napari.viewer
+
     from napari.layers import Image, Labels
 
 __all__ = ["add_normal_area", "new_normal_area"]
@@ -42,11 +43,11 @@ def new_normal_area(viewer: napari.viewer.Viewer) -> None:
     ImageError
         If no image is selected and there is not exactly one.
     """
-    from napari_uflow._napari.parts.layer_choice import is_picture
+    from napari_uflow._napari.parts.layer_choice import is_image_layer
 
     active: Any = viewer.layers.selection.active
-    images = [layer for layer in viewer.layers if is_picture(layer)]
-    if active is not None and is_picture(active):
+    images = [layer for layer in viewer.layers if is_image_layer(layer)]
+    if active is not None and is_image_layer(active):
         image = active
     elif len(images) == 1:
         image = images[0]

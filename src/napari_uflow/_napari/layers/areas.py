@@ -19,13 +19,13 @@ from napari_uflow._napari.layers.planes import planes_of_layer
 
 __all__ = ["normal_regions"]
 
-FieldRule = Literal["names", "one", "each"]
+SpecimenRule = Literal["names", "one", "each"]
 """Whether the planes of a stack come from one specimen: told by the axis names, yes, or no."""
 
 
 # Axes whose positions are separate specimens: each can be held out of training by itself.
 _AREAS = ("rectangle", "ellipse", "polygon")
-_FIELD_NAMES = frozenset(
+_SPECIMEN_AXES = frozenset(
     {"field", "fields", "fov", "image", "picture", "position", "sample", "scene", "specimen", "well"}
 )
 
@@ -35,7 +35,7 @@ def normal_regions(
     normal_layer: Labels | Shapes | None = None,
     ignore_layer: Labels | Shapes | None = None,
     *,
-    fields: FieldRule = "names",
+    specimens: SpecimenRule = "names",
     channel_axis: int | None = None,
     channels: Sequence[int | str] | None = None,
     may_be_empty: bool = False,
@@ -45,7 +45,7 @@ def normal_regions(
     Parameters
     ----------
     image_layer : Image
-        The pictures.
+        The images.
     normal_layer : Labels or Shapes, optional
         What is normal: labels above 0, or the inside of rectangles, ellipses and polygons. Flat layers hold for all
         planes. Everything is normal where there is none.
@@ -76,7 +76,7 @@ def normal_regions(
             ignored = ignore.mask(plane)
             mask = ~ignored if mask is None else mask & ~ignored
         if mask is None or mask.any():
-            regions.append(NormalRegion(plane, mask, _field(plane, names, fields)))
+            regions.append(NormalRegion(plane, mask, _specimen(plane, names, specimens)))
     if not regions and not may_be_empty:
         marked = "the whole image" if normal_layer is None else f"'{normal_layer.name}'"
         less = "" if ignore_layer is None else f", less '{ignore_layer.name}',"
@@ -87,12 +87,12 @@ def normal_regions(
     return regions
 
 
-def _field(plane: Plane, names: dict[str, str], rule: FieldRule) -> str:
+def _specimen(plane: Plane, names: dict[str, str], rule: SpecimenRule) -> str:
     if rule == "one":
         return plane.name
     axes = [a for a in plane.axes if a in plane.index]
     if rule == "names":
-        axes = [a for a in axes if names.get(a) in _FIELD_NAMES]
+        axes = [a for a in axes if names.get(a) in _SPECIMEN_AXES]
     place = ",".join(f"{names.get(a) or a.lower()}={plane.index[a]}" for a in axes)
     return f"{plane.name} {place}".strip()
 

@@ -114,7 +114,7 @@ def axis_letters(layer: Layer, channel_axis: int | None = None) -> str:
     """
     names = axis_names(layer)
     if layer.ndim < 2:
-        raise ImageError(f"'{layer.name}' has one axis only; a picture with rows and columns is needed")
+        raise ImageError(f"'{layer.name}' has one axis only; an image with rows and columns is needed")
     letters = [_LETTERS.get(name, "") for name in names]
     if channel_axis is not None:
         if not -layer.ndim <= channel_axis < layer.ndim:
@@ -125,7 +125,7 @@ def axis_letters(layer: Layer, channel_axis: int | None = None) -> str:
     if "C" in letters and letters.index("C") >= layer.ndim - 2:
         raise ImageError(
             f"the channels of '{layer.name}' are its last axes, where napari shows rows and columns; move them to the "
-            f"front (numpy.moveaxis), or open the picture as RGB"
+            f"front (numpy.moveaxis), or open the image as RGB"
         )
     letters[-2:] = "Y", "X"
     spare = iter(_SPARE)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Layer
 from napari_uflow._napari.layers.axes import axis_letters, finest, frame_of, pixel_size_of
 
-__all__ = ["View", "current_plane", "planes_of_layer", "visible_field"]
+__all__ = ["View", "current_plane", "planes_of_layer", "visible_part"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class View:
     Attributes
     ----------
     plane : Plane
-        The part, as a picture of its own.
+        The part, as an image of its own.
     window : Window
         Where it lies in the whole plane, in pixels of the finest level.
     index : tuple of int
@@ -105,14 +105,14 @@ def _position(layer: Layer, point: Sequence[float]) -> list[int]:
     return [int(np.clip(round(value), 0, n - 1)) for value, n in zip(data, finest(layer).shape, strict=False)]
 
 
-def visible_field(
+def visible_part(
     layer: Image,
     point: Sequence[float],
     *,
     channel_axis: int | None = None,
     channels: Sequence[int | str] | None = None,
 ) -> View:
-    """Return the part of the shown plane that the canvas shows, as a picture of its own.
+    """Return the part of the shown plane that the canvas shows, as an image of its own.
 
     Parameters
     ----------

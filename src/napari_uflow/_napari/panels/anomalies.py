@@ -32,6 +32,7 @@ from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     import napari.viewer
+
     from napari.layers import Image, Labels
 
 __all__ = ["RegionsWidget"]
@@ -75,12 +76,12 @@ class RegionsWidget(Panel):
 
         self.normal_button = push_button(
             "Not an anomaly",
-            self.call_normal,
+            self.mark_normal,
             "Take the chosen region out of the result, whatever the number of false alarms, and keep it with its "
             "surroundings to train on. Key: Delete, on the table and on the canvas.",
         )
         self.back_button = push_button(
-            "Take back", self.take_back, "Bring back the region that was called normal last."
+            "Take back", self.undo_mark_normal, "Bring back the region that was called normal last."
         )
         self.normal_line = text_label()
         self.refine_button = push_button(
@@ -92,7 +93,7 @@ class RegionsWidget(Panel):
         for key in _KEYS:
             shortcut = QShortcut(QKeySequence(key), self.table)
             shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)
-            shortcut.activated.connect(self.call_normal)
+            shortcut.activated.connect(self.mark_normal)
 
         self.export_button = QPushButton("Export")
         self.export_menu = QMenu(self.export_button)
@@ -194,7 +195,7 @@ class RegionsWidget(Panel):
             return
         self._labels.events.selected_label.connect(self._follow_label)
         for key in _KEYS:
-            self._labels.bind_key(key, _call_normal_in(weakref.ref(self)), overwrite=True)
+            self._labels.bind_key(key, _mark_normal_in(weakref.ref(self)), overwrite=True)
 
     def _unbind(self) -> None:
         if self._labels is None:
@@ -244,24 +245,24 @@ class RegionsWidget(Panel):
 
     # ---- what is no anomaly
 
-    def call_normal(self) -> None:
+    def mark_normal(self) -> None:
         """Take the chosen region out of the result, and keep it to train on."""
         row, result, labels = self.table.current(), self.result, self._labels
         if row is None or result is None or labels is None:
             return
-        from napari_uflow.detection.corrections import call_normal
+        from napari_uflow.detection.corrections import mark_normal
 
         number = result.first_labels[[index for index, _ in result.planes].index(row.index)]
         place_in_table = self.table.currentIndex().row()
         model = self._session.model
         try:
             place = place_of(self._image(result), labels, row.index)
-            found, correction = call_normal(
+            found, correction = mark_normal(
                 dict(result.planes)[row.index],
                 row.number - number,
                 place.plane,
                 side=_TILE if model is None else model.config.tile,
-                field=place.field,
+                specimen=place.specimen,
             )
             self._change(result, row.index, found)
         except UFlowError as error:
@@ -271,15 +272,15 @@ class RegionsWidget(Panel):
         self.say("")
         self.table.choose(min(place_in_table, len(self.table.rows()) - 1))
 
-    def take_back(self) -> None:
+    def undo_mark_normal(self) -> None:
         """Bring back the region that was called normal last."""
         result, last = self.result, self._known.last_of(self._labels)
         if result is None or last is None:
             return
-        from napari_uflow.detection.corrections import take_back
+        from napari_uflow.detection.corrections import undo_mark_normal
 
         index, correction = last
-        found = take_back(dict(result.planes)[index], correction)
+        found = undo_mark_normal(dict(result.planes)[index], correction)
         self._change(result, index, found)
         self._known.remove(correction)
         number = int(finest(result.labels)[index][correction.rows[0], correction.cols[0]])
@@ -357,15 +358,15 @@ class RegionsWidget(Panel):
         self.status.setVisible(bool(text))
 
 
-def _call_normal_in(widget: weakref.ref[RegionsWidget]) -> Callable[[Any], None]:
+def _mark_normal_in(widget: weakref.ref[RegionsWidget]) -> Callable[[Any], None]:
     """Return what a key of the layer does: nothing once the widget is closed, which the layer does not keep alive."""
 
-    def call_normal(layer: Any) -> None:  # noqa: ARG001 - napari's signature
+    def mark_normal(layer: Any) -> None:  # noqa: ARG001 - napari's signature
         target = widget()
         if target is not None and isalive(target) and target.isVisible():
-            target.call_normal()
+            target.mark_normal()
 
-    return call_normal
+    return mark_normal
 
 
 def _summary(result: LayerDetection | None, rows: list[RegionRow]) -> str:

@@ -1,4 +1,4 @@
-"""Detect in many files: pictures in, TIFF, CSV and an overview out."""
+"""Detect in many files: images in, TIFF, CSV and an overview out."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class BatchWidget(Panel):
         self.files.setColumnWidth(0, 150)
         self.files.setMinimumHeight(150)
         self.files.setToolTip(
-            tooltip("Drop files and folders here. A double click opens a picture, with what was found in it.")
+            tooltip("Drop files and folders here. A double click opens an image, with what was found in it.")
         )
         self.files.itemDoubleClicked.connect(self._open_row)
 
@@ -84,7 +84,7 @@ class BatchWidget(Panel):
         self.output.setPlaceholderText("folder")
         self.output.setToolTip(
             tooltip(
-                "For each picture NAME: NAME_heatmap.tif, NAME_log10_nfa.tif and NAME_labels.tif with pixel size and "
+                "For each image NAME: NAME_heatmap.tif, NAME_log10_nfa.tif and NAME_labels.tif with pixel size and "
                 "axes; for all of them regions.csv, summary.csv and overview.png. The folder is made if it is missing."
             )
         )
@@ -122,7 +122,7 @@ class BatchWidget(Panel):
         self.open_output.hide()
 
         self.rows.addWidget(self.model_bar)
-        self.rows.addWidget(heading("Pictures"))
+        self.rows.addWidget(heading("Images"))
         self.rows.addWidget(self.files, 1)
         self.rows.addLayout(_in_a_row(self.add_files, self.add_folder, self.remove))
         self.rows.addWidget(heading("Results go to"))
@@ -145,7 +145,7 @@ class BatchWidget(Panel):
         return [Path(item.data(0, _PATH)) for item in self._items()]
 
     def add(self, paths: Sequence[str | Path]) -> None:
-        """Put files, and the pictures of folders, on the list; those on it already stay once."""
+        """Put files, and the images of folders, on the list; those on it already stay once."""
         from napari_uflow.store.images import find_images
 
         known = set(self.paths())
@@ -170,12 +170,12 @@ class BatchWidget(Panel):
         return [item for item in items if item is not None]
 
     def _ask_for_files(self) -> None:
-        paths = dialogs.ask_for_files("Pictures to look at", parent=self)
+        paths = dialogs.ask_for_files("Images to look at", parent=self)
         if paths:
             self.add(paths)
 
     def _ask_for_folder(self) -> None:
-        path = dialogs.ask_for_folder("Folder of pictures to look at", parent=self)
+        path = dialogs.ask_for_folder("Folder of images to look at", parent=self)
         if path:
             self.add([path])
 
@@ -239,7 +239,7 @@ class BatchWidget(Panel):
     def _show_progress(self, running: Running) -> None:
         """Mark the files that are done; the bar tells of the time left."""
         items = self._items()
-        if running.total != len(items):  # the parts of a single picture
+        if running.total != len(items):  # the parts of a single image
             return
         for item in items[: running.done]:
             if item.text(1) in ("", _NOW):
@@ -292,7 +292,7 @@ class BatchWidget(Panel):
         QDesktopServices.openUrl(QUrl.fromLocalFile(self.output.text().strip()))
 
     def _open_row(self, item: QTreeWidgetItem) -> None:
-        """Open a picture with the labels that were written for it."""
+        """Open an image with the labels that were written for it."""
         viewer = self._session.viewer
         if viewer is None:
             return
@@ -343,10 +343,10 @@ def _in_words(summary: BatchSummary) -> str:
         texts.append("Stopped; what was done is kept.")
     if summary.done:
         is_flat = summary.n_planes == len(summary.done)
-        noun = ("picture", "pictures") if is_flat else ("plane", "planes")
+        noun = ("image", "pictures") if is_flat else ("plane", "planes")
         where = f" in {summary.n_anomalous_planes} of {counted(summary.n_planes, *noun)}" if summary.n_regions else ""
         texts.append(
-            f"{counted(len(summary.done), 'picture', 'pictures')} looked at, "
+            f"{counted(len(summary.done), 'image', 'images')} looked at, "
             f"{counted(summary.n_regions, 'anomaly', 'anomalies')}{where}."
         )
     if summary.failed:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QSlider, QVBoxLayout, QWidget
 
-from napari_uflow._napari.layers.planes import current_plane, planes_of_layer, visible_field
+from napari_uflow._napari.layers.planes import current_plane, planes_of_layer, visible_part
 from napari_uflow._napari.parts.form import ChoiceBox, ConfigForm, NumberBox, tooltip
-from napari_uflow._napari.parts.layer_choice import ChannelForm, LayerBox, LayerWatch, chosen_channels, is_picture
+from napari_uflow._napari.parts.layer_choice import ChannelForm, LayerBox, LayerWatch, chosen_channels, is_image_layer
 from napari_uflow._napari.parts.panel import (
     JobBar,
     ModelBar,
@@ -130,7 +130,7 @@ class DetectWidget(Panel):
         self.rows.addWidget(heading("Look at"))
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self.image = LayerBox(self._watch, is_picture)
+        self.image = LayerBox(self._watch, is_image_layer)
         self.image.setToolTip(tooltip("The image to look at."))
         form.addRow("Image", self.image)
         self.scope = ChoiceBox(_SCOPES)
@@ -159,8 +159,8 @@ class DetectWidget(Panel):
         self.rows.addWidget(self.slider_heading)
         self.slider = FalseAlarmSlider(read_settings().false_alarms)
         self.rows.addWidget(self.slider)
-        self.promise_label = text_label()
-        self.rows.addWidget(self.promise_label)
+        self.guarantee_label = text_label()
+        self.rows.addWidget(self.guarantee_label)
         self.count_label = text_label()
         self.rows.addWidget(self.count_label)
         self.rows.addStretch()
@@ -203,7 +203,7 @@ class DetectWidget(Panel):
         scope = self.scope.value()
         axis, channels = self.channel_axis.value(), chosen_channels(self.channels.text())
         if scope == "selected":
-            layers = [layer for layer in self._watch.layers(is_picture) if layer in self._viewer.layers.selection]
+            layers = [layer for layer in self._watch.layers(is_image_layer) if layer in self._viewer.layers.selection]
             if not layers:
                 raise ImageError("no image is selected in the layer list; select at least one, or look at one layer")
         else:
@@ -214,7 +214,7 @@ class DetectWidget(Panel):
         targets = []
         for layer in layers:
             if scope == "view":
-                view = visible_field(layer, point, channel_axis=axis, channels=channels)
+                view = visible_part(layer, point, channel_axis=axis, channels=channels)
                 targets.append(target_of_view(layer, view, channel_axis=axis, channels=channels))
             elif scope == "slice":
                 plane = current_plane(layer, point, channel_axis=axis, channels=channels)
@@ -272,7 +272,7 @@ class DetectWidget(Panel):
         self.image.setEnabled(self.scope.value() != "selected")
         is_image = self.scope.value() == "selected" or self.image.value() is not None
         self.job_bar.set_ready(self.session.model is not None and is_image)
-        self.job_bar.take_back_refusal()
+        self.job_bar.clear_refusal()
 
     def _name_slider(self) -> None:
         """Say what the number at the slider is counted on: in the results that it changes, or in those to come."""
@@ -293,11 +293,11 @@ class DetectWidget(Panel):
 
     def _choice_changed(self) -> None:
         self._name_slider()
-        self._tell_promise()
+        self._tell_guarantee()
 
     def _slid(self) -> None:
         self._timer.start()
-        self._tell_promise()
+        self._tell_guarantee()
 
     def _relabel_if_moved(self) -> None:
         """Take over what the slider became while the job ran."""
@@ -323,13 +323,13 @@ class DetectWidget(Panel):
         self.count_label.setVisible(bool(lines))
         self._choice_changed()
 
-    def _tell_promise(self) -> None:
+    def _tell_guarantee(self) -> None:
         results = list(self.session.results.values())
         if results:
             found = results[-1].planes[0][1]
             if found.false_alarms == self.slider.value():
                 now, later = _counted_on(found), self._next_counted_on()
                 text = f" The next detection counts them per {later}." if later != now else ""
-                self.promise_label.setText(f"{as_sentence(found.promise)}.{text}")
+                self.guarantee_label.setText(f"{as_sentence(found.guarantee)}.{text}")
             return
-        self.promise_label.setText("What this number rests on is said here after a detection.")
+        self.guarantee_label.setText("What this number rests on is said here after a detection.")

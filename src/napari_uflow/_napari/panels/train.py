@@ -17,7 +17,7 @@ from napari_uflow._napari.parts.layer_choice import (
     LayerWatch,
     chosen_channels,
     is_area,
-    is_picture,
+    is_image_layer,
     while_alive,
 )
 from napari_uflow._napari.parts.loss_plot import LossPlot
@@ -43,7 +43,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.progress import TrainingPoint
-from napari_uflow.training.tiles import FieldsBefore
+from napari_uflow.training.tiles import SeenSpecimens
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ _REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
 _FEWEST_STEPS = 20
 _KNOWN_PART, _MOST_COPIES = 0.1, 20
 
-_FIELD_RULES = {
+_SPECIMEN_RULES = {
     "told by the axis names": "names",
     "one specimen": "one",
     "a specimen each": "each",
@@ -90,10 +90,10 @@ def _how(model: TrainedModel) -> str:
     return "" if outcome == "done" else f" ({outcome.removeprefix('done: ')})"
 
 
-def _check_same_fields(start: TrainedModel, regions: list[NormalRegion]) -> None:
+def _check_same_specimens(start: TrainedModel, regions: list[NormalRegion]) -> None:
     """Refuse to go on with a training on images that had no part in it."""
-    seen = FieldsBefore.of(start.provenance).seen
-    if seen.isdisjoint(region.field for region in regions):
+    seen = SeenSpecimens.of(start.provenance).seen
+    if seen.isdisjoint(region.specimen for region in regions):
         some = ", ".join(f"'{name}'" for name in sorted(seen)[:3])
         raise ImageError(
             f"none of the ticked images had a part in that training, which was on {some}{' ...' * (len(seen) > 3)}: "
@@ -120,7 +120,7 @@ class TrainWidget(Panel):
         self._watch = LayerWatch(napari_viewer, self)
         self._timer = run_later(self, _MS_TO_ESTIMATE, self.estimate)
 
-        self._build_pictures()
+        self._build_images()
         self._build_model()
         self.estimate_label = text_label()
         self.rows.addWidget(self.estimate_label)
@@ -152,9 +152,9 @@ class TrainWidget(Panel):
         self._tell_known()
         self._soon()
 
-    def _build_pictures(self) -> None:
+    def _build_images(self) -> None:
         self.rows.addWidget(heading("Normal images"))
-        self.images = LayerChecks(self._watch, is_picture)
+        self.images = LayerChecks(self._watch, is_image_layer)
         self.images.setToolTip(tooltip("Images to learn from. Every image that is ticked is used, all of its planes."))
         self.images.changed.connect(self._soon)
         self.rows.addWidget(self.images)
@@ -181,15 +181,15 @@ class TrainWidget(Panel):
         )
         self.ignore.currentIndexChanged.connect(self._soon)
         form.addRow("Ignore", self.ignore)
-        self.fields = ChoiceBox(_FIELD_RULES)
-        self.fields.setToolTip(
+        self.specimens = ChoiceBox(_SPECIMEN_RULES)
+        self.specimens.setToolTip(
             tooltip(
                 "Whether the planes of a stack are one specimen (depth, time) or separate ones. Whole specimens are "
                 "held out of training to count false alarms. Told by the axis names: an axis called field, position, "
                 "sample, specimen, scene, image or well has a specimen at each place."
             )
         )
-        self.fields.currentIndexChanged.connect(self._soon)
+        self.specimens.currentIndexChanged.connect(self._soon)
         form.addRow("Planes are", self.fields)
         self.rows.addLayout(form)
         self.with_known = QCheckBox()
@@ -231,7 +231,7 @@ class TrainWidget(Panel):
         self.channel_axis.currentIndexChanged.connect(self._soon)
         inside.addLayout(channel_form)
         self.more_model_form = ConfigForm(ModelConfig, shown=lambda p: p.name not in ("backbone", "tile"))
-        self.training_form = ConfigForm(TrainingConfig, shown=lambda p: p.name != "field_pattern")
+        self.training_form = ConfigForm(TrainingConfig, shown=lambda p: p.name != "specimen_pattern")
         for more in (self.more_model_form, self.training_form):
             more.changed.connect(self._soon)
             inside.addWidget(more)
@@ -246,12 +246,12 @@ class TrainWidget(Panel):
         layout.setContentsMargins(0, 0, 0, 0)
         self.rescue_label = text_label()
         buttons = QHBoxLayout()
-        go_on = "Open the images of that training, tick them below, and press this: the steps that were left are done."
-        use = "Take the model as it is, without a promise about its false alarms."
-        self.go_on_button = push_button("Go on", self.go_on, go_on)
+        resume = "Open the images of that training, tick them below, and press this: the steps that were left are done."
+        use = "Take the model as it is, without a guarantee about its false alarms."
+        self.resume_button = push_button("Go on", self.resume, resume)
         self.rescue_button = push_button("Use it", self._rescue, use)
         self.discard_button = push_button("Discard", self._discard, "Remove the model that was saved.")
-        buttons.addWidget(self.go_on_button)
+        buttons.addWidget(self.resume_button)
         buttons.addWidget(self.rescue_button)
         buttons.addWidget(self.discard_button)
         layout.addWidget(self.rescue_label)
@@ -271,11 +271,11 @@ class TrainWidget(Panel):
                 f"of its false alarms."
             )
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Do the rest of the training that was interrupted, on the images that are ticked."""
-        self.job_bar.run(self._start_going_on)
+        self.job_bar.run(self._start_resuming)
 
-    def _start_going_on(self) -> Job:
+    def _start_resuming(self) -> Job:
         path = self._left_behind
         if path is None:
             raise ConfigError("there is no training that was interrupted")
@@ -286,7 +286,7 @@ class TrainWidget(Panel):
             from napari_uflow.training.refine import rest_of_training
 
             start = load_model(path)
-            _check_same_fields(start, regions)
+            _check_same_specimens(start, regions)
             return start.config, rest_of_training(start).replace(cache_memory=cache_memory), start
 
         job = self._run(regions, plan, self._name_of_images(), title="Training")
@@ -351,7 +351,7 @@ class TrainWidget(Panel):
             self.images.layers(),
             self.normal.value(),
             self.ignore.value(),
-            fields=self.fields.value(),
+            specimens=self.specimens.value(),
             channel_axis=self.channel_axis.value(),
             channels=chosen_channels(self.channels.text()),
         )
@@ -368,7 +368,7 @@ class TrainWidget(Panel):
         return found + (self._known_like(found) if self.with_known.isChecked() else [])
 
     def _known_like(self, regions: list[NormalRegion]) -> list[NormalRegion]:
-        """Return what was called normal in pictures with as many channels, the only ones that can be learned too."""
+        """Return what was called normal in images with as many channels, the only ones that can be learned too."""
         n_channels = regions[0].plane.n_channels
         known = [region for region in self._known.regions if region.plane.n_channels == n_channels]
         n_other = len(self._known) - len(known)
@@ -405,7 +405,7 @@ class TrainWidget(Panel):
         except UFlowError as error:
             self.estimate_label.setText(as_sentence(str(error)))
         else:
-            self.job_bar.take_back_refusal()
+            self.job_bar.clear_refusal()
             advice = self._estimate.advice()
             self.estimate_label.setText(self._estimate.text(self._speed) + (f"\n{advice}" if advice else ""))
         self.job_bar.set_ready(bool(self.images.layers()))
@@ -441,7 +441,7 @@ class TrainWidget(Panel):
             from napari_uflow.training.train import train_steps
 
             model, training, start = plan()
-            run = train_steps(regions, model, training, weights=weights, device=device, start=start)
+            run = train_steps(regions, model, training, weights=weights, device=device, init_from=start)
             return run if folder is None else autosaving(run, folder, name)
 
         recipe = self.recipe()
@@ -487,7 +487,7 @@ class TrainWidget(Panel):
         self.images.set_layers([ref() for ref in recipe.images])
         self.normal.set_layer(recipe.normal and recipe.normal())
         self.ignore.set_layer(recipe.ignore and recipe.ignore())
-        self.fields.set_value(recipe.fields)
+        self.specimens.set_value(recipe.specimens)
         self.channel_axis.set_value(recipe.channel_axis)
         self.channels.setText(", ".join(map(str, recipe.channels or ())))
 

@@ -22,14 +22,14 @@ from qtpy.QtWidgets import (
 from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.parts.form import tooltip
-from napari_uflow._napari.parts.layer_choice import LayerChecks, LayerWatch, is_picture
+from napari_uflow._napari.parts.layer_choice import LayerChecks, LayerWatch, is_image_layer
 from napari_uflow._napari.parts.panel import JobBar, ModelBar, Panel, heading, push_button, text_label
 from napari_uflow._napari.session.jobs import Job
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import Message, Steps, or_stop
-from napari_uflow.training.tiles import FieldsBefore
+from napari_uflow.training.tiles import SeenSpecimens
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _COLUMNS = {
     "accepted": "False alarms that you accept per image: the number at the slider of Detect.",
     "held out": "Regions reported per image on the specimens that were held out of training.",
     "others": "Regions reported per image on the normal images that are ticked.",
-    "promised": "Whether enough specimens were held out to promise the number.",
+    "conformal": "Whether enough specimens were held out to guarantee the number.",
 }
 
 
@@ -69,7 +69,7 @@ class TrustWidget(Panel):
         self.report: TrustReport | None = None
         watch = LayerWatch(napari_viewer, self)
         self.model_bar = ModelBar(self.session)
-        self.images = LayerChecks(watch, is_picture, ticks_first=False)
+        self.images = LayerChecks(watch, is_image_layer, ticks_first=False)
         self.images.setToolTip(
             tooltip(
                 "Normal images that had no part in the training: what is reported in them is a false alarm. None need "
@@ -80,13 +80,13 @@ class TrustWidget(Panel):
         self.model_bar.failed.connect(self.job_bar.warn)
         self.text = text_label(_HINT)
         self.table = _table()
-        self.picture = _Picture()
+        self.image = _FigureView()
         self.save_button = push_button(
-            "Save the report...", self._save, "The plots as a PNG picture, or the numbers as JSON."
+            "Save the report...", self._save, "The plots as a PNG image, or the numbers as JSON."
         )
         self.rows.addWidget(self.model_bar)
         self.rows.addWidget(heading("Other normal images"))
-        for widget in (self.images, self.job_bar, self.text, self.table, self.picture, self.save_button):
+        for widget in (self.images, self.job_bar, self.text, self.table, self.image, self.save_button):
             self.rows.addWidget(widget)
         self.rows.addStretch()
         self._model: TrainedModel | None = None
@@ -100,7 +100,7 @@ class TrustWidget(Panel):
     def _clear(self) -> None:
         self.report, self._model = None, self.session.model
         self.text.setText(_HINT)
-        for widget in (self.table, self.picture, self.save_button):
+        for widget in (self.table, self.image, self.save_button):
             widget.hide()
         self.job_bar.set_ready(self.session.model is not None)
 
@@ -112,8 +112,8 @@ class TrustWidget(Panel):
         regions: list[NormalRegion] = []
         for layer in self.images.layers():
             regions += normal_regions(layer, channel_axis=axis, channels=channels)
-        seen = FieldsBefore.of(model.provenance).seen
-        n_seen = sum(region.field in seen for region in regions)
+        seen = SeenSpecimens.of(model.provenance).seen
+        n_seen = sum(region.specimen in seen for region in regions)
         planes, device, weights = [region.plane for region in regions], read_settings().device, weights_folder()
         title = self.session.model_name
         job = self.session.runner.start(
@@ -130,30 +130,32 @@ class TrustWidget(Panel):
             self.job_bar.warn(f"{were}: too few false alarms are counted in them")
         return job
 
-    def _show(self, report: TrustReport, picture: NDArray[np.uint8]) -> None:
+    def _show(self, report: TrustReport, image: NDArray[np.uint8]) -> None:
         from napari_uflow.evaluation.trust import EPSILONS
-        from napari_uflow.nfa.conformal import fields_needed
+        from napari_uflow.nfa.conformal import specimens_needed
 
         self.report = report
-        n = report.n_fields
-        lines = [f"The promise rests on {counted(n, 'specimen')} held out of training."]
-        if not report.is_promised(max(EPSILONS)):
-            lines = [f"Nothing can be promised: too few specimens were held out; 1 per image takes {fields_needed(1)}."]
+        n = report.n_specimens
+        lines = [f"The guarantee rests on {counted(n, 'specimen')} held out of training."]
+        if not report.is_guaranteed(max(EPSILONS)):
+            lines = [
+                f"Nothing can be guaranteed: too few specimens were held out; 1 per image takes {specimens_needed(1)}."
+            ]
         if report.n_new:
             lines.append(f"{counted(report.n_new, 'other normal image')} looked at.")
         if report.n_warned:
-            lines.append(f"{report.n_warned} of them are unlike the normal ones: no promise holds for such images.")
+            lines.append(f"{report.n_warned} of them are unlike the normal ones: no guarantee holds for such images.")
         self.text.setText(" ".join(lines))
         _fill(self.table, report)
-        self.picture.show_array(picture)
-        for widget in (self.table, self.picture, self.save_button):
+        self.image.show_array(image)
+        for widget in (self.table, self.image, self.save_button):
             widget.show()
 
     def _save(self) -> None:
         report, title = self.report, self.session.model_name
         if report is None:
             return
-        kinds = "Picture (*.png);;Numbers (*.json)"
+        kinds = "Image (*.png);;Numbers (*.json)"
         answer = dialogs.ask_to_save("Save the report", f"{title or 'model'} trust.png", kinds, parent=self)
         if answer:
             path = Path(answer)
@@ -212,15 +214,15 @@ def _table() -> QTableWidget:
 
 def _fill(table: QTableWidget, report: TrustReport) -> None:
     from napari_uflow.evaluation.trust import EPSILONS
-    from napari_uflow.nfa.conformal import fields_needed
+    from napari_uflow.nfa.conformal import specimens_needed
 
     table.setRowCount(len(EPSILONS))
     table.setColumnHidden(2, not report.n_new)
     for row, epsilon in enumerate(EPSILONS):
-        is_promised = report.is_promised(epsilon)
+        is_guaranteed = report.is_guaranteed(epsilon)
         new = report.new[row] if report.n_new else float("nan")
-        promise = "yes" if is_promised else f"no, {fields_needed(epsilon)} needed"
-        for column, text in enumerate((f"{epsilon:g}", _number(report.held_out[row]), _number(new), promise)):
+        guarantee = "yes" if is_guaranteed else f"no, {specimens_needed(epsilon)} needed"
+        for column, text in enumerate((f"{epsilon:g}", _number(report.held_out[row]), _number(new), guarantee)):
             item = QTableWidgetItem(text)
             item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
             table.setItem(row, column, item)
@@ -232,8 +234,8 @@ def _number(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.3g}"
 
 
-class _Picture(QWidget):
-    """A picture as wide as its place, in its own proportions."""
+class _FigureView(QWidget):
+    """An image as wide as its place, in its own proportions."""
 
     def __init__(self) -> None:
         super().__init__()

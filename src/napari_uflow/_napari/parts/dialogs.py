@@ -6,7 +6,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
 
 __all__ = ["ask_for_files", "ask_for_folder", "ask_to_open", "ask_to_save"]
 
-PICTURES = "Pictures (*.tif *.tiff *.lsm *.svs *.ndpi *.btf *.png *.jpg *.jpeg *.bmp)"
+IMAGES = "Images (*.tif *.tiff *.lsm *.svs *.ndpi *.btf *.png *.jpg *.jpeg *.bmp)"
 
 
 def ask_to_open(title: str, kinds: str, parent: QWidget | None = None) -> str:
@@ -14,7 +14,7 @@ def ask_to_open(title: str, kinds: str, parent: QWidget | None = None) -> str:
     return str(QFileDialog.getOpenFileName(_over(parent), title, "", kinds)[0])
 
 
-def ask_for_files(title: str, kinds: str = PICTURES, parent: QWidget | None = None) -> list[str]:
+def ask_for_files(title: str, kinds: str = IMAGES, parent: QWidget | None = None) -> list[str]:
     """Ask for files; none where the user thinks better of it."""
     return [str(path) for path in QFileDialog.getOpenFileNames(_over(parent), title, "", kinds)[0]]
 

@@ -14,8 +14,9 @@ from napari_uflow._napari.layers.axes import bare
 from napari_uflow._napari.parts.form import ChoiceBox, tooltip
 
 if TYPE_CHECKING:
-    from napari.layers import Layer
     from napari.viewer import Viewer
+
+    from napari.layers import Layer
 
 __all__ = [
     "ChannelForm",
@@ -25,7 +26,7 @@ __all__ = [
     "channels_box",
     "chosen_channels",
     "is_area",
-    "is_picture",
+    "is_image_layer",
     "while_alive",
 ]
 
@@ -43,7 +44,7 @@ def while_alive(method: Callable[[Any, Any], None]) -> Callable[..., None]:
     return call
 
 
-def is_picture(layer: Layer) -> bool:
+def is_image_layer(layer: Layer) -> bool:
     """Return whether a layer is an image that is no result of ours."""
     from napari.layers import Image
 

@@ -126,7 +126,7 @@ class Panel(QScrollArea):
 
 
 class ModelBar(QWidget):
-    """Which model is active: its name, backbone and held-out fields; and buttons to open and to save one."""
+    """Which model is active: its name, backbone and held-out specimens; and buttons to open and to save one."""
 
     failed = Signal(str)
 
@@ -159,10 +159,10 @@ class ModelBar(QWidget):
         if model is None:
             self.label.setText("No model yet: train one, or open a model file.")
             return
-        n_fields = len(model.provenance.get("holdout_fields", ()))
+        n_specimens = len(model.provenance.get("holdout_fields", ()))
         place = self._session.model_path
         self.label.setText(
-            f"{self._session.model_name} ({model.config.backbone}, {counted(n_fields, 'field')} held out"
+            f"{self._session.model_name} ({model.config.backbone}, {counted(n_specimens, 'field')} held out"
             f"{'' if place else ', not saved to a file'})"
         )
         trained = model.provenance.get("date", "unknown")
@@ -264,7 +264,7 @@ class JobBar(QWidget):
         self.say(text)
         self._refusal = self.status.text()
 
-    def take_back_refusal(self) -> None:
+    def clear_refusal(self) -> None:
         """Take away why nothing was started."""
         if self._refusal and self.status.text() == self._refusal:
             self.say("")

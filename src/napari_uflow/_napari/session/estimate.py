@@ -1,4 +1,4 @@
-"""What a job will take, told before it starts: tiles, memory, time. Nothing of the pictures is read for it."""
+"""What a job will take, told before it starts: tiles, memory, time. Nothing of the images is read for it."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ _SECONDS_PER_STEP = 0.1
 # Three maps; in files where they are large, but resident while they are worked on.
 _MAP_BYTES_PER_PIXEL = 12
 _SECONDS_PER_PLANE = 0.05
-# What a run begins with and does not grow with the picture, about; runs that are shorter are no measure of the machine.
+# What a run begins with and does not grow with the image, about; runs that are shorter are no measure of the machine.
 _SECONDS_TO_BEGIN = 2.0
-# `fields_needed(1.0)`, which a test compares: to ask it loads numba, and the window stands still for a second.
-_FIELDS_NEEDED = 3
+# `specimens_needed(1.0)`, which a test compares: to ask it loads numba, and the window stands still for a second.
+_SPECIMENS_NEEDED = 3
 
 
 def speed_of(began: float, said: float) -> float:
@@ -84,10 +84,10 @@ class TrainingEstimate:
     Attributes
     ----------
     n_planes : int
-        Pictures, each plane of a stack one.
+        Images, each plane of a stack one.
     n_tiles, n_holdout_tiles : int
         Tiles to train on, and held out.
-    n_fields, n_holdout_fields : int
+    n_specimens, n_holdout_specimens : int
         Independent fields they come from.
     memory, disk : float
         Bytes, roughly.
@@ -98,8 +98,8 @@ class TrainingEstimate:
     n_planes: int
     n_tiles: int
     n_holdout_tiles: int
-    n_fields: int
-    n_holdout_fields: int
+    n_specimens: int
+    n_holdout_specimens: int
     memory: float
     disk: float
     seconds: float
@@ -107,25 +107,25 @@ class TrainingEstimate:
     def text(self, speed: float = 1.0) -> str:
         """Return it in words; `speed` is how much longer the last run took than was said."""
         disk = f" and {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
-        is_one = self.n_fields == self.n_holdout_fields == 1
-        fields = f"{counted(self.n_fields, 'field')}, {counted(self.n_holdout_fields, 'field')} held out"
+        is_one = self.n_specimens == self.n_holdout_specimens == 1
+        specimens = f"{counted(self.n_specimens, 'field')}, {counted(self.n_holdout_specimens, 'field')} held out"
         return (
             f"{counted(self.n_tiles, 'tile')} to train on, {self.n_holdout_tiles} held out "
-            f"({'one field, of which a part is held out' if is_one else fields}). "
+            f"({'one specimen, of which a part is held out' if is_one else specimens}). "
             f"About {self.memory / 1e9:.1f} GB of memory{disk}, {in_words(self.seconds * speed)} without a GPU."
         )
 
     def advice(self) -> str:
-        """Return what the held-out fields allow to promise."""
-        is_one = self.n_fields == self.n_holdout_fields == 1
+        """Return what the held-out specimens allow to guarantee."""
+        is_one = self.n_specimens == self.n_holdout_specimens == 1
         separate = " If each plane is a specimen of its own, say so under 'Planes are'." if self.n_planes > 1 else ""
         if not self.n_holdout_tiles:
             nothing = "Nothing can be held out: add images of other specimens, or the result will be too optimistic."
-            return nothing + (separate if self.n_fields == 1 else "")
-        if self.n_holdout_fields < _FIELDS_NEEDED:
+            return nothing + (separate if self.n_specimens == 1 else "")
+        if self.n_holdout_specimens < _SPECIMENS_NEEDED:
             return (
-                f"With {counted(self.n_holdout_fields, 'field')} held out the number of false alarms is an estimate; "
-                f"a promise takes at least {_FIELDS_NEEDED}.{separate if is_one else ''}"
+                f"With {counted(self.n_holdout_specimens, 'field')} held out the number of false alarms is an estimate; "
+                f"a guarantee takes at least {_SPECIMENS_NEEDED}.{separate if is_one else ''}"
             )
         return ""
 
@@ -148,7 +148,7 @@ class DetectionEstimate:
     Attributes
     ----------
     n_planes : int
-        Pictures.
+        Images.
     memory : float
         Bytes, roughly.
     seconds : float
@@ -168,12 +168,12 @@ class DetectionEstimate:
 
 
 def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, tile: int) -> DetectionEstimate:
-    """Return what a detection in pictures of these shapes will take.
+    """Return what a detection in images of these shapes will take.
 
     Parameters
     ----------
     shapes : sequence of (int, int)
-        Rows and columns of each picture.
+        Rows and columns of each image.
     model : ModelConfig
         What the model is made of.
     tile : int
@@ -210,8 +210,8 @@ def estimate_training(
         NormalRegion(
             replace(region.plane, data=_Unread(tuple(region.plane.data.shape))),
             region.mask,
-            region.field,
-            is_taught=region.is_taught,
+            region.specimen,
+            is_marked_normal=region.is_marked_normal,
         )
         for region in regions
     ]
@@ -220,14 +220,14 @@ def estimate_training(
     values = cost.values + cost.further_values * (n_channels - 1)
     effort = values / cost.values * model.flow_steps / 4
     pixels = [sum(t.window.height * t.window.width for t in tiles) for tiles in (chosen, held_out)]
-    features = 2 * values * (pixels[0] * training.views + pixels[1])
+    features = 2 * values * (pixels[0] * training.augmentations + pixels[1])
     limit = training.cache_memory * 1.25e9
     rows, cols = (min(tile, max(region.plane.shape[axis] for region in regions)) for axis in (0, 1))
     batch = training.batch_size * rows * cols * values * _BYTES_PER_VALUE * model.flow_steps / 4
     overhead = _SECONDS_PER_STEP * training.steps
     n_looks = training.steps / training.check_every
     megapixels = (
-        cost.feature_seconds * values / cost.values * (pixels[0] * training.views + 2 * pixels[1])
+        cost.feature_seconds * values / cost.values * (pixels[0] * training.augmentations + 2 * pixels[1])
         + cost.step_seconds * effort * training.steps * min(training.batch_size * tile * tile, pixels[0] * 1.0)
         + cost.step_seconds * effort * n_looks * pixels[1] / 3
     ) / 1e6
@@ -235,8 +235,8 @@ def estimate_training(
         len(regions),
         len(chosen),
         len(held_out),
-        len({t.region.field for t in chosen}),
-        len({t.region.field for t in held_out}),
+        len({t.region.specimen for t in chosen}),
+        len({t.region.specimen for t in held_out}),
         _BYTES_OF_PROGRAM + batch + min(features, limit),
         max(0.0, features - limit),
         overhead + megapixels / max(1.0, (os.cpu_count() or 1) ** 0.7),

@@ -312,7 +312,7 @@ class Job(QObject):
         self._let_go()
 
     def _let_go(self) -> None:
-        """Forget who listened: what they hold, such as pictures, would live as long as this job is remembered."""
+        """Forget who listened: what they hold, such as images, would live as long as this job is remembered."""
         for signal in (self.progress, self.message, self.training_point, self.finished, self.stopped, self.failed):
             # Where nobody listened, PyQt6 raises TypeError, and PySide6 warns.
             with suppress(TypeError, RuntimeError), warnings.catch_warnings():

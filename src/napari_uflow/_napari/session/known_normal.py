@@ -17,7 +17,6 @@ from napari_uflow.errors import ImageError
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
-
     from napari_uflow.detection.corrections import Correction
     from napari_uflow.image.plane import Plane
     from napari_uflow.image.region import NormalRegion
@@ -103,7 +102,7 @@ class Place:
     Attributes
     ----------
     plane : Plane
-        The picture, of the size of the result.
+        The image, of the size of the result.
     field : str
         The field it comes from.
     at : mapping of str to int
@@ -113,14 +112,14 @@ class Place:
     """
 
     plane: Plane
-    field: str
+    specimen: str
     at: Mapping[str, int]
     row: int
     col: int
 
 
 def place_of(image: Image, labels: Labels, index: Sequence[int]) -> Place:
-    """Return the picture in which a plane of a result was found.
+    """Return the image in which a plane of a result was found.
 
     Parameters
     ----------
@@ -139,7 +138,7 @@ def place_of(image: Image, labels: Labels, index: Sequence[int]) -> Place:
     options = channel_options(labels)
     world = np.asarray(labels.data_to_world((*index, 0, 0)), dtype=float)
     plane = current_plane(image, world.tolist(), **options)
-    field = next(r.field for r in normal_regions(image, **options) if r.plane.index == plane.index)
+    specimen = next(r.specimen for r in normal_regions(image, **options) if r.plane.index == plane.index)
     start = np.zeros(image.ndim)
     start[image.ndim - len(world) :] = world
     row, col = (round(float(value)) for value in image.world_to_data(start)[-2:])
@@ -149,7 +148,7 @@ def place_of(image: Image, labels: Labels, index: Sequence[int]) -> Place:
     at = dict(plane.index)
     if (height, width) != plane.shape:
         plane = _part(plane, slice(row, row + height), slice(col, col + width))
-    return Place(plane, field, at, row, col)
+    return Place(plane, specimen, at, row, col)
 
 
 def channel_options(labels: Labels) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_uflow._napari.layers.areas import FieldRule, normal_regions
+from napari_uflow._napari.layers.areas import SpecimenRule, normal_regions
 from napari_uflow._napari.layers.axes import bare
 from napari_uflow.errors import ImageError
 from napari_uflow.image.region import NormalRegion
 
 if TYPE_CHECKING:
     from napari.components import LayerList
+
     from napari.layers import Image, Labels, Shapes
 
 __all__ = ["Recipe"]
@@ -26,7 +27,7 @@ class Recipe:
     Attributes
     ----------
     images : tuple of weak references to Image
-        The pictures.
+        The images.
     normal, ignore : weak reference to Labels or Shapes, or None
         What is normal in them, all of it where there is none; and what is taken away from that.
     fields, channel_axis, channels
@@ -36,7 +37,7 @@ class Recipe:
     images: tuple[weakref.ref[Any], ...]
     normal: weakref.ref[Any] | None
     ignore: weakref.ref[Any] | None
-    fields: FieldRule
+    specimens: SpecimenRule
     channel_axis: int | None
     channels: tuple[int | str, ...] | None
 
@@ -47,14 +48,14 @@ class Recipe:
         normal: Labels | Shapes | None = None,
         ignore: Labels | Shapes | None = None,
         *,
-        fields: FieldRule = "names",
+        specimens: SpecimenRule = "names",
         channel_axis: int | None = None,
         channels: Sequence[int | str] | None = None,
     ) -> Recipe:
         """Make a recipe of layers."""
         on, off = (None if layer is None else weakref.ref(bare(layer)) for layer in (normal, ignore))
-        pictures = tuple(weakref.ref(bare(layer)) for layer in images)
-        return cls(pictures, on, off, fields, channel_axis, None if channels is None else tuple(channels))
+        images = tuple(weakref.ref(bare(layer)) for layer in images)
+        return cls(images, on, off, specimens, channel_axis, None if channels is None else tuple(channels))
 
     def is_open(self, layers: LayerList) -> bool:
         """Return whether all of its layers are in a layer list."""
@@ -79,7 +80,7 @@ class Recipe:
             found += normal_regions(
                 image,
                 *areas,
-                fields=self.fields,
+                specimens=self.specimens,
                 channel_axis=self.channel_axis,
                 channels=self.channels,
                 may_be_empty=len(images) > 1,

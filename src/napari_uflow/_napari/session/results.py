@@ -17,12 +17,12 @@ from napari_uflow._napari.layers.transform import output_transform
 from napari_uflow._napari.session.known_normal import known_normal_of
 from napari_uflow._napari.session.session import LayerDetection, Session
 from napari_uflow.image.plane import Plane
-from napari_uflow.system.scratch import let_go, room_for
+from napari_uflow.system.scratch import allocate_map, let_go
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
+    from napari.layers import Image, Labels
     from napari_uflow.detection.result import Detection
 
 __all__ = ["Target", "features_of", "relabel", "show_detections", "target_of_planes", "target_of_view"]
@@ -33,7 +33,7 @@ one would look full of defects."""
 # Held-out normal pixels reach 0.6; this keeps them dark.
 _HEATMAP_GAMMA = 1.5
 _OUTLINE = (0.0, 0.9, 1.0, 1.0)
-"""Of the anomalies: a colour that neither grey pictures nor the heatmap have."""
+"""Of the anomalies: a colour that neither grey images nor the heatmap have."""
 _NFA_LIMITS = (-6.0, 2.0)
 _LARGEST_PLAIN = 4096
 """Rows or columns up to which results are plain layers; larger ones, which a graphics card may not take, are multiscale
@@ -155,7 +155,7 @@ def show_detections(
 
 
 def as_shown(data: NDArray[Any]) -> Any:
-    """Return the data of a layer: large pictures as views of themselves, each half as fine, which take no memory."""
+    """Return the data of a layer: large images as views of themselves, each half as fine, which take no memory."""
     if max(data.shape[-2:]) <= _LARGEST_PLAIN:
         return data
     levels = [data]
@@ -171,7 +171,7 @@ def _is_one_large(shape: tuple[int, ...]) -> bool:
 
 def _room(shape: tuple[int, ...], n_planes: int, nothing: Any) -> NDArray[Any]:
     """Return an array for so many planes, of the type of `nothing`, which stands where there is none of them."""
-    array = room_for(shape, type(nothing))
+    array = allocate_map(shape, type(nothing))
     if n_planes < math.prod(shape[:-2]):
         array.fill(nothing)
     return array
@@ -229,7 +229,7 @@ def _added(
     end = {"view": " (view)", "slice": " (slice)"}.get(target.scope, "")
 
     def common() -> dict[str, Any]:
-        return {"metadata": {"napari_uflow": {}}, **target.transform}  # from the beginning, so that none is a picture
+        return {"metadata": {"napari_uflow": {}}, **target.transform}  # from the beginning, so that none is an image
 
     heatmap = viewer.add_image(
         score,
@@ -359,10 +359,10 @@ def relabel(session: Session, result: LayerDetection, false_alarms: float) -> La
     layer.data = as_shown(ids)
     layer.features = features
     new = planes[0][1]
-    changes = {"detection": new.provenance["detection"], "promise": new.promise}
-    n_called = sum(int(found.provenance.get("called_normal") or 0) for _, found in planes)
-    if n_called or "called_normal" in layer.metadata.get("napari_uflow", {}):
-        changes["called_normal"] = n_called
+    changes = {"detection": new.provenance["detection"], "promise": new.guarantee}
+    n_marked = sum(int(found.provenance.get("called_normal") or 0) for _, found in planes)
+    if n_marked or "called_normal" in layer.metadata.get("napari_uflow", {}):
+        changes["called_normal"] = n_marked
     for shown in (result.heatmap, result.log10_nfa, layer):
         shown.metadata["napari_uflow"] = {**shown.metadata.get("napari_uflow", {}), **changes}
     changed = replace(result, planes=planes)
