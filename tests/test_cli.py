@@ -222,7 +222,7 @@ def test_same_names_in_two_folders_are_two_fields(here, capsys):
     card = read_card("m.safetensors")["provenance"]
     assert len({*card["fields"], *card["holdout_fields"]}) == 4
     assert "monday/img_0" in {*card["fields"], *card["holdout_fields"]}
-    assert "images:               4 from 4 fields, 1 of them held out" in call(capsys, "show m.safetensors")[1]
+    assert " 4 from 4 specimens, 1 of them held out" in call(capsys, "show m.safetensors")[1]
     # a pattern says it all
     assert call(capsys, *shlex.split(command), "--specimen-pattern", "(img_.)")[0] == 0
     card = read_card("m.safetensors")["provenance"]
