@@ -312,7 +312,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     model = _run(steps)
     save_model(options.output, model)
-    print(f"model: {options.output} ({model.provenance['outcome']})")
+    print(f"model: {options.output} ({model.record.outcome.text()})")
     return 0
 
 
@@ -435,38 +435,36 @@ def _trust(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from napari_uflow.store.checkpoint import read_card
+    from napari_uflow.store.checkpoint import read_card, record_from
 
     card = read_card(options.model)
     if options.json:
         print(json.dumps(card, indent=2))
         return 0
-    provenance = card["provenance"]
+    record = record_from(card["record"])
     history = card["history"]
-    started = provenance.get("started_from")
-    specimens, held_out = (set(provenance.get(key, [])) for key in ("fields", "holdout_fields"))
-    counted = "" if started else f" from {len(specimens | held_out)} fields, {len(held_out)} of them held out"
+    earlier = record.resumed_from
+    n_specimens, n_held_out = len(record.all_specimens), len(record.holdout_specimens)
+    of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {n_held_out} of them held out"
     print(f"{options.model}: U-Flow model, format {card['format']}")
     lines = {
-        "backbone": f"{card['model']['backbone']} ({provenance.get('backbone_weights') or 'no weights to load'})",
+        "backbone": f"{card['model']['backbone']} ({record.backbone_weights or 'no weights to load'})",
         "weights included": "yes" if card["has_backbone"] else "no, give them with --weights",
         "feature normalisation": card["model"]["feature_norm"],
         "tile": f"{card['model']['tile']} pixels",
-        "trained": f"{provenance.get('date')}, {provenance.get('outcome')}",
-        "went on from": f"a model of {started.get('date')}, {started.get('steps')} steps" if started else "nothing",
-        "images": f"{provenance.get('n_pictures')}{counted}",
-        "tiles": f"{provenance.get('n_tiles')} to train on, {provenance.get('n_holdout_tiles')} held out",
+        "trained": f"{record.date or 'unknown'}, {record.outcome.text()}",
+        "resumed from": f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}" if earlier else "nothing",
+        "images": f"{record.n_images}{of_them}",
+        "tiles": f"{record.n_tiles} to train on, {record.n_holdout_tiles} held out",
         "intensity range": ", ".join(
             f"{low:g} to {high:g}"
             for low, high in zip(card["intensity"]["low"], card["intensity"]["high"], strict=True)
         ),
-        "pixel size": f"{provenance['pixel_size'][0]:g} {provenance.get('unit') or ''}"
-        if provenance.get("pixel_size")
-        else "unknown",
+        "pixel size": f"{record.pixel_size[0]:g} {record.unit or ''}" if record.pixel_size else "unknown",
         "last losses": f"train {_number(history[-1]['train_loss'])}, held out {_number(history[-1]['holdout_loss'])}"
         if history
         else "none",
-        "versions": ", ".join(f"{name} {number}" for name, number in provenance.get("versions", {}).items()),
+        "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
     for name, text in lines.items():
         print(f"  {name + ':':<24}{text}")

@@ -73,7 +73,7 @@ def by_python(folder: Path, pattern: str):
 
 
 def specimens_of(model):
-    return set(model.provenance["fields"]) | set(model.provenance["holdout_fields"])
+    return set(model.record.specimens) | set(model.record.holdout_specimens)
 
 
 @pytest.mark.parametrize("face", [by_command_line, by_python])
@@ -84,7 +84,7 @@ def test_every_face_tells_the_same_specimens(face, files):
         specimens = {*specimens, "other"} if not pattern else specimens
     model = face(folder, pattern)
     assert specimens_of(model) == specimens
-    shared = set(model.provenance["fields"]) & set(model.provenance["holdout_fields"])
+    shared = set(model.record.specimens) & set(model.record.holdout_specimens)
     assert len(specimens) == 1 or not shared
 
 
