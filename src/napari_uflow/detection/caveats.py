@@ -36,8 +36,8 @@ def acquisition_caveats(model: TrainedModel, plane: Plane) -> list[tuple[Caveat,
             f"than image, so the guarantee does not apply"
         )
         caveats.append((Caveat.TOO_SMALL, text))
-    trained = model.provenance.get("pixel_size")
-    if not trained or plane.pixel_size is None or plane.unit != model.provenance.get("unit"):
+    trained = model.record.pixel_size
+    if not trained or plane.pixel_size is None or plane.unit != model.record.unit:
         return caveats
     low, high = _SAME_PIXEL_SIZE
     if not all(low < a / b < high for a, b in zip(plane.pixel_size, trained, strict=True)):

@@ -163,7 +163,7 @@ def detect_steps(
         version=__version__,
         backbone=model.config.backbone,
         feature_norm=model.config.feature_norm,
-        trained=model.provenance.get("date"),
+        trained=model.record.date,
     )
     return Detection(
         name=plane.title,

@@ -43,7 +43,6 @@ from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.progress import TrainingPoint
-from napari_uflow.training.tiles import SeenSpecimens
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -73,8 +72,7 @@ _SPECIMEN_RULES = {
 
 def refining(model: TrainedModel) -> TrainingConfig:
     """Return how a model is refined: a part of the steps of the training that it began with, and smaller ones."""
-    first = model.provenance.get("first_training")
-    training = model.training if first is None else TrainingConfig.from_dict(first)
+    training = model.record.first_training or model.training
     steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
     return training.replace(
         steps=steps,
@@ -86,13 +84,13 @@ def refining(model: TrainedModel) -> TrainingConfig:
 
 def _how(model: TrainedModel) -> str:
     """Return how a training ended, where it did not run to its last step."""
-    outcome = str(model.provenance.get("outcome", "done"))
-    return "" if outcome == "done" else f" ({outcome.removeprefix('done: ')})"
+    remark = model.record.outcome.remark()
+    return f" ({remark})" if remark else ""
 
 
 def _check_same_specimens(start: TrainedModel, regions: list[NormalRegion]) -> None:
     """Refuse to go on with a training on images that had no part in it."""
-    seen = SeenSpecimens.of(start.provenance).seen
+    seen = start.record.all_specimens
     if seen.isdisjoint(region.specimen for region in regions):
         some = ", ".join(f"'{name}'" for name in sorted(seen)[:3])
         raise ImageError(
