@@ -168,3 +168,19 @@ def test_masks_are_found_by_the_names_of_their_images(tmp_path):
     write_tiff(tmp_path / "images" / "b.tif", mask, "YX")
     with pytest.raises(ImageError, match=r"'b\.tif'"):
         read_regions(find_images(tmp_path / "images"), tmp_path / "masks")
+
+
+def test_specimens_held_out_stay_held_out_when_training_is_resumed(tmp_path):
+    """Their names hold the folder's, which a resumed training on one of the folders alone would leave out."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_tiff(tmp_path / folder / "s.tif", texture(len(folder)), "YX")
+    regions = read_regions([tmp_path / "a", tmp_path / "b"])
+    first = train(regions, MODEL, TrainingConfig(**TRAINING), device="cpu")
+    assert first.record.all_specimens == {"a/s", "b/s"}
+    (held_out,) = first.record.holdout_specimens
+    (trained,) = first.record.specimens
+    alone = read_regions(tmp_path / trained[0])
+    again = train(alone, training=TrainingConfig(**TRAINING), init_from=first, device="cpu")
+    assert held_out not in again.record.specimens
+    assert set(again.record.specimens) == {trained}

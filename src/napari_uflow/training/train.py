@@ -166,7 +166,7 @@ def train_steps(
 
     has_new = init_from is not None and any(region.is_marked_normal for region in regions)
     seen_before = None if init_from is None else SeenSpecimens.of(init_from.record)
-    known = frozenset[str]() if seen_before is None else seen_before.seen
+    known = frozenset[str]() if init_from is None else init_from.record.all_specimens
     regions = assign_specimens(regions, training.specimen_pattern, known)
     train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng, seen_before)
     specimens = {tile.region.specimen for tile in train_tiles if not tile.region.is_marked_normal}
