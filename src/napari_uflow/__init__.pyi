@@ -2,9 +2,9 @@ from .config import DetectionConfig as DetectionConfig
 from .config import ModelConfig as ModelConfig
 from .config import TrainingConfig as TrainingConfig
 from .detection.detect import detect as detect
-from .detection.detect import detect_stack as detect_stack
 from .detection.detect import resegment as resegment
 from .detection.result import Detection as Detection
+from .detection.stack import detect_stack as detect_stack
 from .errors import BackboneUnavailableError as BackboneUnavailableError
 from .errors import ConfigError as ConfigError
 from .errors import ImageError as ImageError
