@@ -17,7 +17,8 @@ from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.result import Detection
 from napari_uflow.detection.stack import detect_stack_steps
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
-from napari_uflow.evaluation.figures import OverviewRow, overview, save_figure
+from napari_uflow.evaluation.figures import save_figure
+from napari_uflow.evaluation.overview import OverviewRow, overview
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel, UFlow
