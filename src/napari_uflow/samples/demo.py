@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from napari_uflow.batch.files import overview_row, write_detections
+from napari_uflow.batch.output import overview_row, write_detections
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
 from napari_uflow.evaluation.evaluate import EvaluationRun, evaluate_steps, find_test_images
 from napari_uflow.evaluation.figures import save_figure
