@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_uflow.config import Config, DetectionConfig, ModelConfig, Parameter, TrainingConfig, parameters_of
-from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
+from napari_uflow.errors import ConfigError, Stopped, UFlowError
 from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
 from napari_uflow.system.apple import let_missing_operations_run_on_the_processor
 from napari_uflow.wording import LEAST_PART, counted, how_far
@@ -299,31 +299,14 @@ def _check_output(path: Path, *, is_folder: bool) -> None:
 def _train(options: argparse.Namespace) -> int:
     model_config, training = _config(ModelConfig, options), _config(TrainingConfig, options)
     _check_output(options.output, is_folder=False)
-    from napari_uflow.image.region import NormalRegion, specimen_of
     from napari_uflow.store.checkpoint import load_model, save_model
-    from napari_uflow.store.images import find_images, read_planes
+    from napari_uflow.training.regions import read_regions
     from napari_uflow.training.train import train_steps
 
     init_from = None if options.init_from is None else load_model(options.init_from)
     if init_from is not None and model_config == ModelConfig():
         model_config = init_from.config
-    regions = []
-    paths = find_images(options.images)
-    # Images of the same name in two folders are two specimens, if nothing else was said. A model that goes on knows
-    # its fields by the names they had.
-    folders_of: dict[str, set[Path]] = {}
-    for path in paths:
-        folders_of.setdefault(path.stem, set()).add(path.parent)
-    in_folders = init_from is None and not training.specimen_pattern
-    for path in paths:
-        planes = read_planes(path, channels=options.channels, axes=options.axes)
-        mask = None
-        if options.normal is not None:
-            mask = _mask_of(options.normal, path)
-        specimen = specimen_of(planes[0].name, training.specimen_pattern or None)
-        if in_folders and len(folders_of[path.stem]) > 1:
-            specimen = f"{path.parent}/{specimen}"
-        regions += [NormalRegion(plane, mask, specimen) for plane in planes]
+    regions = read_regions(options.images, options.normal, channels=options.channels, axes=options.axes)
     steps = train_steps(
         regions, model_config, training, weights=options.weights, device=options.device, init_from=init_from
     )
@@ -331,18 +314,6 @@ def _train(options: argparse.Namespace) -> int:
     save_model(options.output, model)
     print(f"model: {options.output} ({model.record.outcome.text()})")
     return 0
-
-
-def _mask_of(folder: Path, path: Path) -> Any:
-    from napari_uflow.store.images import read_planes
-
-    candidates = [folder / f"{path.stem}{part}{end}" for part in ("", "_mask") for end in (".png", ".tif", ".tiff")]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        raise ImageError(
-            f"there is no mask for '{path.name}' in '{folder}': it should be called {path.stem}.png or .tif"
-        )
-    return read_planes(found)[0].read().max(axis=0) > 0
 
 
 def _detect(options: argparse.Namespace) -> int:

@@ -34,6 +34,7 @@ from napari_uflow.training.cache import FeatureCache
 from napari_uflow.training.calibrate import calibrate_steps, n_positions
 from napari_uflow.training.features import fill_cache
 from napari_uflow.training.optimise import optimise
+from napari_uflow.training.regions import assign_specimens
 from napari_uflow.training.tiles import SeenSpecimens, TrainingTile, choose_tiles, regions_of
 from napari_uflow.wording import counted
 
@@ -165,6 +166,8 @@ def train_steps(
 
     has_new = init_from is not None and any(region.is_marked_normal for region in regions)
     seen_before = None if init_from is None else SeenSpecimens.of(init_from.record)
+    known = frozenset[str]() if init_from is None else init_from.record.all_specimens
+    regions = assign_specimens(regions, training.specimen_pattern, known)
     train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng, seen_before)
     specimens = {tile.region.specimen for tile in train_tiles if not tile.region.is_marked_normal}
     holdout_specimens = {tile.region.specimen for tile in holdout_tiles}
