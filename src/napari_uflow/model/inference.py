@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_uflow.image.grid import Mosaic, Tile, TileGrid, Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.border import replicate, replicated_mask
+from napari_uflow.model.border import Border
 from napari_uflow.model.energy import bounded_energy, energy, log_variance
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Pieces, Progress, Steps, in_pieces, or_stop
@@ -49,7 +49,9 @@ class ScoreMaps:
         Part of the measured pixels, 0 to 1, that are darker or brighter than the model's intensity range, in the
         channel that has most of them.
     frame : Window or None
-        Where the image lies as seen from the maps, in pixels, if positions at its border have the features of others.
+        The image in the maps' pixel coordinates; None for a network without a treatment of the border.
+    border : Border
+        Treatment of the image's border.
     """
 
     energies: Maps
@@ -59,6 +61,7 @@ class ScoreMaps:
     strides: tuple[int, ...]
     outside: float
     frame: Window | None = None
+    border: Border = Border()
 
     @property
     def tested(self) -> Maps:
@@ -84,7 +87,7 @@ class ScoreMaps:
                 size = (values.shape[0] * stride, values.shape[1] * stride)
                 missing = [(0, n - m) for n, m in zip(size, is_normal.shape, strict=True)]
                 inside = all_in_cells(np.pad(is_normal, missing, mode="edge"), stride)
-                inside = replicated_mask(inside, self.frame, stride)
+                inside = self.border.mask(inside, self.frame, stride)
                 kept.append(np.where(inside, values, np.float32(np.nan)))
             return tuple(kept)
 
@@ -147,10 +150,10 @@ def score_steps(
         yield from band.cover(part.outer, progress)
         inner = _aligned(part.inner, grid.align)
         seen = [inner.grown(min(halo, grid.halo)).clipped(band.shape) for halo in network.flow_halos]
-        frames = [network.replicated_frame(view.shifted(window.row, window.col), plane.shape) for view in seen]
+        frames = [network.frame(view.shifted(window.row, window.col), plane.shape) for view in seen]
         looked_at = _score_window(network, band.features(seen), frames, seen, inner, candidate_threshold)
         kinds = yield from in_pieces(looked_at, progress)
-        unmeasured = _unmeasured(band.valid(seen), seen, frames, inner, strides)
+        unmeasured = _unmeasured(network.border, band.valid(seen), seen, frames, inner, strides)
         if behind is not None:
             behind()
         behind = partial(_put_away, mosaics, Tile(inner, part.inner), _Arriving(kinds), unmeasured)
@@ -158,10 +161,17 @@ def score_steps(
         behind()
     if phase is not None:
         yield from or_stop(Progress(phase, len(grid), len(grid)))
-    frame = network.replicated_frame(window, plane.shape)
+    frame = network.frame(window, plane.shape)
     energies, bounded, log_variances, *candidates = [tuple(mosaic.values for mosaic in kind) for kind in mosaics]
     return ScoreMaps(
-        energies, bounded, log_variances, candidates[0] if candidates else (), strides, band.outside, frame
+        energies,
+        bounded,
+        log_variances,
+        candidates[0] if candidates else (),
+        strides,
+        band.outside,
+        frame,
+        network.border,
     )
 
 
@@ -310,7 +320,7 @@ def _score_window(
     `features` and `frames` are those of the windows `seen`, one per level; what is returned is that of `inner`.
     """
     strides = network.strides
-    features = [replicate(x, frame, s) for x, frame, s in zip(features, frames, strides, strict=True)]
+    features = [network.border.apply(x, frame, s) for x, frame, s in zip(features, frames, strides, strict=True)]
     # Where the window of each level lies in that of the next coarser one, in its own positions.
     places = [_place(fine, coarse, s) for fine, coarse, s in zip(seen, seen[1:], strides, strict=False)]
     latents = yield from network.latents_in_pieces(features, places)
@@ -367,6 +377,7 @@ def _put_away(
 
 
 def _unmeasured(
+    border: Border,
     valid: Sequence[NDArray[np.bool_] | None],
     seen: Sequence[Window],
     frames: Sequence[Window | None],
@@ -380,7 +391,7 @@ def _unmeasured(
             found.append(None)
             continue
         rows, cols = _place(inner, view, stride)
-        found.append(~replicated_mask(is_valid, frame, stride)[rows, cols])
+        found.append(~border.mask(is_valid, frame, stride)[rows, cols])
     return found
 
 
