@@ -75,7 +75,7 @@ def test_outputs_land_on_the_image(widget, viewer, qtbot, data, options):
         assert lies_on(layer, image)
         assert layer.units == image.units
         assert layer.axis_labels == image.axis_labels
-        assert layer.metadata["napari_uflow"]["promise"]
+        assert layer.metadata["napari_uflow"]["guarantee"]
         assert layer.metadata["napari_uflow"]["model_name"] == "tiny"
     assert tuple(result.heatmap.contrast_limits) == (0.4, 1)
     assert not result.log10_nfa.visible
@@ -136,7 +136,7 @@ def test_the_slider_answers_at_once(widget, viewer, qtbot):
     widget.slider.set_value(10)
     qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 10)
     many = layer.data > 0
-    assert widget.guarantee_label.text().startswith("10 false alarms per image is an estimate")
+    assert widget.guarantee_label.text().startswith("10 false alarms per image: extrapolated")
     widget.slider.set_value(0.001)
     qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 0.001)
     assert not np.any((layer.data > 0) & ~many)
@@ -342,7 +342,7 @@ def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
     widget.scope.set_value("slice")
     assert widget.guarantee_label.text().endswith("The next detection counts them per image.")
     widget.scope.set_value("layer")
-    assert all(found.provenance["n_planes"] == 4 for found in shared.detections)
+    assert all(found.n_planes == 4 for found in shared.detections)
     assert "stack of 4 images" in widget.guarantee_label.text()
     assert sum(len(found.regions) for found in shared.detections) <= sum(apart)
     regions = RegionsWidget(viewer)

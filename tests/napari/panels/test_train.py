@@ -556,7 +556,7 @@ def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbo
 def test_missing_weights_are_told_in_terms_of_the_window(widget, qtbot, monkeypatch):
     def failing(*args, **kwargs):
         yield Progress("Training", 0, 1)
-        raise BackboneUnavailableError("no weights; save them as a.safetensors, or name it with --weights; or choose")
+        raise BackboneUnavailableError("no weights", url="https://hub/file", path=Path("a.safetensors"))
 
     monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", failing)
     widget.job_bar.button.click()

@@ -249,7 +249,7 @@ class BatchWidget(Panel):
 
     def _item_of(self, message: Message) -> QTreeWidgetItem | None:
         """Return the file that a message is about."""
-        return next((item for item in self._items() if message.text.startswith(f"{item.text(0)}: ")), None)
+        return next((item for item in self._items() if item.data(0, _PATH) == str(message.source)), None)
 
     def _is_of_all(self, message: Message) -> bool:
         """Return whether a message is not about one file: those stand in the list."""
@@ -258,8 +258,7 @@ class BatchWidget(Panel):
     def _hear(self, message: Message) -> None:
         item = self._item_of(message)
         if item is not None and message.warning and item.text(1) in ("", _NOW):
-            reason = message.text.removeprefix(f"{item.text(0)}: ")
-            self._set_result(item, _without_path(reason, item.data(0, _PATH)))
+            self._set_result(item, _without_path(message.text, item.data(0, _PATH)))
 
     def _show_summary(self, summary: BatchSummary) -> None:
         found = dict(zip(map(str, summary.done), summary.n_regions_by_file, strict=True))

@@ -330,6 +330,6 @@ class DetectWidget(Panel):
             if found.false_alarms == self.slider.value():
                 now, later = _counted_on(found), self._next_counted_on()
                 text = f" The next detection counts them per {later}." if later != now else ""
-                self.guarantee_label.setText(f"{as_sentence(found.guarantee)}.{text}")
+                self.guarantee_label.setText(f"{as_sentence(found.guarantee.text())}.{text}")
             return
         self.guarantee_label.setText("What this number rests on is said here after a detection.")
