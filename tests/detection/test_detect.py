@@ -16,7 +16,6 @@ from napari_uflow.detection.stack import detect_stack
 from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.border import replicate
 from napari_uflow.model.record import TrainingRecord
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
@@ -157,8 +156,8 @@ def test_missing_pixels_are_not_measured(tiny_model, odd_plane, network, value, 
     assert np.isfinite(found.log10_nfa).all()
     for energy, stride in zip(found.energies, found.strides, strict=True):
         cells = missing.reshape(128 // stride, stride, 160 // stride, stride).any(axis=(1, 3))
-        if network.replicates_border:  # positions that have their features from there are not measured either
-            cells |= replicate(cells, Window(0, 0, 128, 160), stride)
+        # positions that have their features from there are not measured either
+        cells |= network.border.apply(cells, Window(0, 0, 128, 160), stride)
         np.testing.assert_array_equal(np.isnan(energy), cells)
     assert math.isfinite(found.lowest_log10_nfa)
     assert np.isfinite(found.regions.log10_nfa).all()

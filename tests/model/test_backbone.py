@@ -15,6 +15,7 @@ from napari_uflow.config import ModelConfig
 from napari_uflow.errors import BackboneUnavailableError, ConfigError
 from napari_uflow.model import backbone as module
 from napari_uflow.model.backbone import create_backbone, load_pretrained, weights_folder
+from napari_uflow.model.info import BACKBONES
 from napari_uflow.model.uflow import UFlow
 
 CREATE_MODEL = timm.create_model
@@ -92,8 +93,8 @@ def tiny_cait(monkeypatch):
             block.number = i
         return made[name]
 
-    info = dataclasses.replace(module._INFO["mcait"], channels=(16, 8))
-    monkeypatch.setitem(module._INFO, "mcait", info)
+    info = dataclasses.replace(BACKBONES["mcait"], channels=(16, 8))
+    monkeypatch.setattr(module, "BACKBONES", {**BACKBONES, "mcait": info})
     monkeypatch.setattr(timm, "create_model", create_model)
     return made
 

@@ -12,7 +12,7 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.model.border import border_excess, frame_of, replicate
+from napari_uflow.model.border import Border, border_excess
 from napari_uflow.model.inference import score_steps
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, drain
@@ -24,27 +24,35 @@ from napari_uflow.training.tiles import TrainingTile
 # of a row of five positions, two held at both ends
 
 
+REPLICATE = Border("replicate")
+
+
 def whole(*shape):
     """The frame of an image that is the window."""
     return Window(0, 0, *shape)
 
 
+def frame_of(window, shape):
+    """The image in the coordinates of a window."""
+    return Window(-window.row, -window.col, *shape)
+
+
 def test_the_outermost_positions_take_what_is_further_in():
     x = torch.arange(42).reshape(6, 7)
-    held = replicate(x, whole(6, 7), 1)
+    held = REPLICATE.apply(x, whole(6, 7), 1)
     assert held[0].tolist() == held[1].tolist() == held[2].tolist() == [16, 16, 16, 17, 18, 18, 18]
     assert held[5].tolist() == held[4].tolist() == held[3].tolist() == [23, 23, 23, 24, 25, 25, 25]
-    np.testing.assert_array_equal(replicate(x.numpy(), whole(6, 7), 1), held.numpy())
+    np.testing.assert_array_equal(REPLICATE.apply(x.numpy(), whole(6, 7), 1), held.numpy())
 
 
 def test_other_sides_are_left_alone():
     x = torch.arange(42).reshape(6, 7)
-    assert torch.equal(replicate(x, None, 1), x)
-    assert torch.equal(replicate(x, frame_of(Window(20, 20, 6, 7), (100, 100)), 1), x)
-    top = replicate(x, frame_of(Window(0, 20, 6, 7), (100, 100)), 1)
+    assert torch.equal(REPLICATE.apply(x, None, 1), x)
+    assert torch.equal(REPLICATE.apply(x, frame_of(Window(20, 20, 6, 7), (100, 100)), 1), x)
+    top = REPLICATE.apply(x, frame_of(Window(0, 20, 6, 7), (100, 100)), 1)
     assert torch.equal(top[2:], x[2:])
     assert torch.equal(top[0], x[2])
-    right = replicate(x, frame_of(Window(20, 93, 6, 7), (100, 100)), 1)
+    right = REPLICATE.apply(x, frame_of(Window(20, 93, 6, 7), (100, 100)), 1)
     assert torch.equal(right[:, :5], x[:, :5])
     assert torch.equal(right[:, 6], x[:, 4])
 
@@ -52,30 +60,30 @@ def test_other_sides_are_left_alone():
 def test_positions_that_stick_out_are_not_the_outermost():
     """An image of 22 pixels has five whole positions of 4; a window of 32 has three more."""
     x = torch.arange(8)[:, None].expand(8, 8)
-    assert replicate(x, whole(22, 32), 4)[:, 0].tolist() == [2, 2, 2, 2, 2, 2, 2, 2]
-    assert replicate(x, whole(27, 32), 4)[:, 0].tolist() == [2, 2, 2, 3, 3, 3, 3, 3]
+    assert REPLICATE.apply(x, whole(22, 32), 4)[:, 0].tolist() == [2, 2, 2, 2, 2, 2, 2, 2]
+    assert REPLICATE.apply(x, whole(27, 32), 4)[:, 0].tolist() == [2, 2, 2, 3, 3, 3, 3, 3]
 
 
 def test_a_window_that_begins_within_what_is_held():
     x = torch.arange(6)[:, None].expand(6, 6)
-    assert replicate(x, frame_of(Window(4, 40, 24, 24), (100, 100)), 4)[:, 0].tolist() == [1, 1, 2, 3, 4, 5]
+    assert REPLICATE.apply(x, frame_of(Window(4, 40, 24, 24), (100, 100)), 4)[:, 0].tolist() == [1, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
 def test_small_images_keep_something_of_their_own(n):
     x = torch.arange(n * n).reshape(n, n)
-    held = replicate(x, whole(4 * n, 4 * n), 4)
+    held = REPLICATE.apply(x, whole(4 * n, 4 * n), 4)
     assert (held == x).any()
     assert held.shape == (n, n)
-    assert torch.equal(replicate(x, whole(3, 3), 4), x)  # no position is wholly inside
+    assert torch.equal(REPLICATE.apply(x, whole(3, 3), 4), x)  # no position is wholly inside
 
 
 @pytest.mark.parametrize("view", range(8))
 @pytest.mark.parametrize("frame", [whole(32, 36), whole(29, 34), Window(-4, 0, 100, 36), Window(0, -40, 30, 76)])
 def test_views_and_borders_commute(view, frame):
     x = torch.arange(72).reshape(8, 9)
-    held = replicate(augmented(x, view), augmented_window(frame, (32, 36), view), 4)
-    assert torch.equal(held, augmented(replicate(x, frame, 4), view))
+    held = REPLICATE.apply(augmented(x, view), augmented_window(frame, (32, 36), view), 4)
+    assert torch.equal(held, augmented(REPLICATE.apply(x, frame, 4), view))
 
 
 def stripes(shape=(160, 176)):
@@ -91,7 +99,7 @@ def cached(region, window, holds):
             fill_cache(cache, network, [TrainingTile(region, window)], IntensityRange((-1.0,), (1.0,)), 1, "features")
         )
         if holds:
-            cache.replicate_border(network.strides)
+            cache.apply_border(REPLICATE, network.strides)
         return cache[0]
 
 
@@ -178,24 +186,24 @@ def trained(config, training, **options):
 
     events = []
     model = train(list(striped_fields()), config.replace(tile=128, **options), training, on_event=events.append)
-    said = [e for e in events if isinstance(e, Message) and "corners of the normal images look strange" in e.text]
+    said = [e for e in events if isinstance(e, Message) and e.text.startswith("Corners of normal images score")]
     return model, said
 
 
 def test_training_finds_out(tiny_model_config, tiny_training_config):
     model, said = trained(tiny_model_config, tiny_training_config)
     assert model.config.border == "replicate"
-    assert model.network().replicates_border
+    assert model.network().border == REPLICATE
     assert len(said) == 1
 
 
 @pytest.mark.parametrize(("excess", "border"), [(2.4, "reflect"), (2.6, "replicate"), (math.nan, "replicate")])
 def test_what_is_strange(monkeypatch, tiny_model_config, tiny_training_config, excess, border):
-    module = importlib.import_module("napari_uflow.training.train")
-    monkeypatch.setattr(module, "_border_excess", lambda network, cache: excess)
+    module = importlib.import_module("napari_uflow.training.normalise")
+    monkeypatch.setattr(module, "_largest_excess", lambda network, cache: excess)
     model, said = trained(tiny_model_config, tiny_training_config)
     assert model.config.border == border
-    assert model.network().replicates_border is (border == "replicate")
+    assert model.network().border == Border(border)
     assert bool(said) is (excess > 2.5)
 
 

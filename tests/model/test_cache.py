@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from napari_uflow.image.grid import Window
+from napari_uflow.model.border import Border
 from napari_uflow.training.cache import FeatureCache
 
 
@@ -98,7 +99,7 @@ def test_the_border_is_held_in_memory_and_on_disk(limit):
         cache.add([x], [torch.ones(8, 8, dtype=torch.bool)], Window(0, 0, 32, 32))
         cache.add([x], [torch.ones(8, 8, dtype=torch.bool)])
         for _ in range(2):
-            cache.replicate_border([4])
+            cache.apply_border(Border("replicate"), [4])
             assert cache[0].features[0][0, 0].tolist() == [18, 18, 18, 19, 20, 21, 21, 21]
             assert torch.equal(cache[0].features[0][0, 1], cache[0].features[0][0, 2])
             assert torch.equal(cache[1].features[0].float(), x)

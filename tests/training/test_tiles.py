@@ -19,8 +19,10 @@ def region(shape=(256, 256), specimen="a", mask=None) -> NormalRegion:
 
 
 def choose(regions, *, tile=64, seed=0, **options):
+    """The tiles trained on and held out."""
     training = TrainingConfig.from_dict({"seed": seed, **options})
-    return choose_tiles(regions, tile, 16, training, np.random.default_rng(seed))
+    split = choose_tiles(regions, tile, 16, training, np.random.default_rng(seed))
+    return list(split.train), list(split.holdout)
 
 
 def covered(tiles: list[TrainingTile], of: NormalRegion) -> np.ndarray:

@@ -22,8 +22,7 @@ from napari_uflow.training.cache import FeatureCache
 from napari_uflow.training.refine import rest_of_training
 from napari_uflow.training.train import train, train_steps
 
-# The package's own name `train` is the function.
-TRAIN = importlib.import_module("napari_uflow.training.train")
+CACHE = importlib.import_module("napari_uflow.training.cache")
 OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
 
 MODEL = ModelConfig(backbone="scattering", tile=64, flow_steps=1)
@@ -47,7 +46,7 @@ def run(regions, model=MODEL, training=TRAINING, events=None) -> TrainedModel:
 def warnings_of(events) -> list[str]:
     """What the user was warned of, but for how few positions these small images have."""
     texts = [event.text for event in events if isinstance(event, Message) and event.warning]
-    return [text for text in texts if "too few normal positions" not in text]
+    return [text for text in texts if "too few normal pixels to calibrate" not in text]
 
 
 def check(model: TrainedModel):
@@ -107,7 +106,7 @@ def test_what_a_model_remembers():
     assert record.versions["torch"] == torch.__version__
     assert model.config.border in ("reflect", "replicate")
     assert (model.config.replace(border="auto"), model.training) == (MODEL, TRAINING)
-    assert Message("4 tiles from 2 fields to train on, 2 from 1 held out") in events
+    assert Message("4 tiles from 2 specimens to train on, 2 from 1 held out") in events
     assert not warnings_of(events)
 
 
@@ -115,11 +114,13 @@ def test_what_a_model_remembers():
 def test_too_few_held_out_fields_for_a_promise_are_said_before_training(n):
     events = []
     model = run(fields(n, (128, 128)), events=events)
-    said = [event.text for event in events if isinstance(event, Message) and "can be guaranteed" in event.text]
+    said = [
+        event.text for event in events if isinstance(event, Message) and "false alarms are only estimated" in event.text
+    ]
     assert len(model.record.holdout_specimens) == (1 if n == 3 else 3)
     assert bool(said) == (n == 3)
     if said:
-        assert "no number of false alarms can be guaranteed with 1 held-out specimen: 1 per image takes 3" in said[0]
+        assert "1 held-out specimen; a guarantee of 1 per image needs 3" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_every_phase_counts_to_its_end():
 def test_features_on_disk_give_the_same_model(monkeypatch):
     events = []
     one = run(fields())
-    monkeypatch.setattr(TRAIN, "FeatureCache", lambda limit: FeatureCache(0))
+    monkeypatch.setattr(CACHE, "FeatureCache", lambda limit: FeatureCache(0))
     other = run(fields(), events=events)
     assert sum(isinstance(event, Message) and "kept on disk" in event.text for event in events) == 1
     assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
@@ -171,18 +172,18 @@ def test_features_on_disk_give_the_same_model(monkeypatch):
 def learns(monkeypatch):
     """Let each look be better than the last: four tiles are not enough to learn anything that holds."""
     losses = itertools.count(0, -1)
-    monkeypatch.setattr(OPTIMISE, "_look", lambda *args: (float(next(losses)), 1.0))
+    monkeypatch.setattr(OPTIMISE, "_held_out", lambda *args: (float(next(losses)), 1.0))
 
 
 def scripted_looks(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
     """Let the held-out loss be what we say, the first time before the first step; return the states at the looks."""
     states: list[dict[str, torch.Tensor]] = []
 
-    def look(network, cache, device, batch_size):
+    def held_out(network, cache, batch_size):
         states.append({key: value.detach().clone() for key, value in network.flow.state_dict().items()})
         return losses[len(states) - 1], 1.0
 
-    monkeypatch.setattr(OPTIMISE, "_look", look)
+    monkeypatch.setattr(OPTIMISE, "_held_out", held_out)
     return states
 
 
@@ -203,7 +204,7 @@ def test_the_state_before_the_first_step_is_kept_where_nothing_better_comes(monk
     for key, value in states[0].items():
         assert torch.equal(model.state[f"flow.{key}"], value)
     assert model.record.outcome == TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
-    assert any("does not hold for those that were held out" in text for text in warnings_of(events))
+    assert any("did not improve the held-out loss" in text for text in warnings_of(events))
 
 
 def test_patience_ends_training(monkeypatch):
@@ -283,7 +284,7 @@ def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_le
 
 def test_a_closed_job_leaves_nothing_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(TRAIN, "FeatureCache", lambda limit: FeatureCache(0))
+    monkeypatch.setattr(CACHE, "FeatureCache", lambda limit: FeatureCache(0))
     job = small_run()
     for event in job:
         if isinstance(event, Progress) and event.phase == "Training":
@@ -356,7 +357,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_taken_in_parts(monkeypatch):
     monkeypatch.setattr(UFlow, "latents", small_memory)
     events = []
     model = run(fields(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5), events=events)
-    told = [text for text in warnings_of(events) if "2 at a time" in text]
+    told = [text for text in warnings_of(events) if "2 of its tiles at a time" in text]
     assert len(told) == 1
     assert max(sizes) == 4
     for one, other in zip(model.history, expected.history, strict=True):
@@ -443,7 +444,7 @@ def test_a_single_field_is_split_by_place_with_a_warning():
     assert model.record.n_holdout_tiles > 0
     assert model.record.specimens == model.record.holdout_specimens
     (warning,) = warnings_of(events)
-    assert "all images come from one field" in warning
+    assert "all images come from one specimen" in warning
 
 
 def test_a_single_tile_is_not_split_with_a_warning():
@@ -452,7 +453,7 @@ def test_a_single_tile_is_not_split_with_a_warning():
     check(model)
     assert model.record.n_holdout_tiles == 0
     (warning,) = warnings_of(events)
-    assert "nothing could be held out" in warning
+    assert "no specimen could be held out" in warning
 
 
 @pytest.mark.parametrize("n_channels", [2, 3])
@@ -544,7 +545,7 @@ def test_training_goes_on_where_it_was(monkeypatch):
     regions = fields(4)
     with monkeypatch.context() as patch:
         losses = itertools.count(0, -1)
-        patch.setattr(OPTIMISE, "_look", lambda *args: (float(next(losses)), 1.0))
+        patch.setattr(OPTIMISE, "_held_out", lambda *args: (float(next(losses)), 1.0))
         first = run(regions, training=TRAINING.replace(steps=10, check_every=5, learning_rate=3e-3))
     more = [*regions, NormalRegion(Plane(data=texture((64, 128), 99), name="more"))]
     events = []
@@ -568,7 +569,7 @@ def test_training_goes_on_where_it_was(monkeypatch):
 
 def test_training_goes_on_only_with_the_same_parts(tiny_model):
     first = run(fields())
-    with pytest.raises(ConfigError, match=r"can go on only with .*: flow_steps 1 \(not 3\)"):
+    with pytest.raises(ConfigError, match=r"flow_steps 1 \(not 3\)"):
         train(fields(), MODEL.replace(flow_steps=3), TRAINING, device="cpu", init_from=first)
     colour = [NormalRegion(Plane(data=np.zeros((64, 64, 3), np.uint8), axes="YXS", name="colour"))]
     with pytest.raises(ImageError, match="have 3 channels, but the model was trained on 1"):
@@ -591,7 +592,7 @@ def test_nothing_that_was_trained_on_is_held_out_later():
     # a third run knows what the first one was trained on
     events = []
     third = train(others[1:], training=TRAINING, device="cpu", init_from=again, on_event=events.append)
-    assert any("are not among the images (1): it will forget" in text for text in warnings_of(events))
+    assert any("images of 1 specimen that the model was trained on are missing" in text for text in warnings_of(events))
     assert held_and_trained(third) == (set(), trained)
     assert third.record.resumed_from.resumed_from.n_steps == 4
 

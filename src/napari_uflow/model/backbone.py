@@ -11,7 +11,6 @@ import pickle
 import socket
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,10 +25,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from napari_uflow.errors import BackboneUnavailableError, ConfigError
+from napari_uflow.model.info import BACKBONES
 from napari_uflow.model.scattering import Scattering
 from napari_uflow.progress import Pieces, at_once
 
-__all__ = ["Backbone", "BackboneInfo", "create_backbone", "load_pretrained", "weights_folder"]
+__all__ = ["Backbone", "create_backbone", "load_pretrained", "weights_folder"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,41 +41,6 @@ _UNREADABLE = (
 )  # fmt: skip
 
 WEIGHTS_FOLDER_VARIABLE = "NAPARI_UFLOW_WEIGHTS"
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneInfo:
-    """What is known of a backbone before it is made.
-
-    Attributes
-    ----------
-    networks : tuple of str
-        timm's names, with the tag that says which weights are meant; empty where there is nothing to load.
-    channels, strides : tuple of int
-        Channels and stride of each level, finest first (channels 0 where they depend on the image's).
-    halo : int
-        Pixels around a position that can influence it, rounded up to a multiple of the coarsest stride.
-    fixed_size : int or None
-        Side of the only tile size it takes, None where it takes any.
-    """
-
-    networks: tuple[str, ...]
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-    halo: int
-    fixed_size: int | None = None
-
-
-# The halos of the residual networks follow from their kernels: half the receptive field of the last layer used is
-# 105 pixels for resnet18 (7, pool 3, then 4 convolutions of 3 per stage) and 133 for wide_resnet50_2.
-_INFO: dict[str, BackboneInfo] = {
-    "scattering": BackboneInfo((), (0, 0, 0), Scattering.strides, Scattering.halo),
-    "resnet18": BackboneInfo(("resnet18.tv_in1k",), (64, 128, 256), (4, 8, 16), 112),
-    "wide_resnet50_2": BackboneInfo(("wide_resnet50_2.tv_in1k",), (256, 512, 1024), (4, 8, 16), 144),
-    "mcait": BackboneInfo(
-        ("cait_m48_448.fb_dist_in1k", "cait_s24_224.fb_dist_in1k"), (768, 384), (16, 32), 64, fixed_size=448
-    ),
-}
 
 
 class Backbone(nn.Module):
@@ -104,18 +69,17 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, n_channels: int):
         super().__init__()
-        if name not in _INFO:
-            raise ConfigError(f"backbone must be one of {', '.join(_INFO)}, not {name!r}")
-        info = _INFO[name]
+        if name not in BACKBONES:
+            raise ConfigError(f"backbone must be one of {', '.join(BACKBONES)}, not {name!r}")
+        info = BACKBONES[name]
         self.name = name
         self.n_channels = n_channels
+        self.info = info
         self.strides, self.halo, self.fixed_size = info.strides, info.halo, info.fixed_size
-        self.channels = info.channels
+        self.channels = tuple(n * n_channels for n in info.channels) if info.is_per_channel else info.channels
         self.networks = nn.ModuleList()
         if name == "scattering":
-            scattering = Scattering(n_channels)
-            self.channels = scattering.channels
-            self.networks.append(scattering)
+            self.networks.append(Scattering(n_channels))
         elif name == "mcait":
             self.networks.append(_CaitTrunk(info.networks[0], 41))
             self.networks.append(_CaitTrunk(info.networks[1], 21))
@@ -248,7 +212,7 @@ def load_pretrained(backbone: Backbone, weights: str | Path | None = None) -> st
         the file to fetch and where to put it.
     """
     sources = []
-    for network, name in zip(backbone.networks, _INFO[backbone.name].networks, strict=False):
+    for network, name in zip(backbone.networks, backbone.info.networks, strict=False):
         target = network.cait if isinstance(network, _CaitTrunk) else network
         path = _local_file(name, weights, single=len(backbone.networks) == 1)
         if path is not None:

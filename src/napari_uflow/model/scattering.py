@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_uflow.model.info import BACKBONES
 from napari_uflow.progress import Pieces, at_once
 
 __all__ = ["Scattering", "morlet_kernels"]
@@ -105,9 +106,8 @@ class Scattering(nn.Module):
         Pixels around a position that can influence it (a multiple of the coarsest stride).
     """
 
-    strides = (4, 8, 16)
-    # The farthest reach measured is 75 pixels; a test watches it.
-    halo = 80
+    strides = BACKBONES["scattering"].strides
+    halo = BACKBONES["scattering"].halo
     fine: Tensor
     coarse: Tensor
 

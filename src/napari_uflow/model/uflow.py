@@ -15,9 +15,10 @@ from napari_uflow.errors import ConfigError, ModelFileError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.model.backbone import create_backbone, load_pretrained
-from napari_uflow.model.border import frame_of
+from napari_uflow.model.border import Border
 from napari_uflow.model.energy import energy
 from napari_uflow.model.flow import Latents, UShapedFlow
+from napari_uflow.model.info import flow_reach
 from napari_uflow.model.norm import FeatureNorm
 from napari_uflow.model.record import TrainingRecord
 from napari_uflow.nfa.calibrated import Calibration
@@ -42,6 +43,13 @@ class UFlow(nn.Module):
     seed : int
         Seed of the flow's first weights and of its permutations.
 
+    Attributes
+    ----------
+    config : ModelConfig
+        As given.
+    border : Border
+        Treatment of the image's border. Training decides it if `config.border` is ``auto``.
+
     Raises
     ------
     ConfigError
@@ -52,6 +60,7 @@ class UFlow(nn.Module):
         super().__init__()
         self.config = config
         self.n_channels = n_channels
+        self.border = Border.of(config.border)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.backbone = create_backbone(config.backbone, n_channels)
@@ -108,8 +117,8 @@ class UFlow(nn.Module):
 
     @property
     def _reach(self) -> int:
-        """Positions that the flow sees to each side on one level: two in each step with kernel 3 (two convolutions)."""
-        return 2 * ((self.config.flow_steps + 1) // 2)
+        """Positions that the flow sees to each side on one level."""
+        return flow_reach(self.config.flow_steps)
 
     @property
     def halo(self) -> int:
@@ -153,28 +162,22 @@ class UFlow(nn.Module):
         values = sum(n / stride**2 for n, stride in zip(self.backbone.channels, self.strides, strict=True))
         return tile_that_fits(shape, values, self.backbone.halo, self.flow_halo, memory)
 
-    @property
-    def replicates_border(self) -> bool:
-        """Whether positions at the image's border take the features of others (see `napari_uflow.model.border`)."""
-        return self.config.border == "replicate"
-
     def frame(self, window: Window, shape: tuple[int, int]) -> Window | None:
-        """Return where the image lies as seen from a window, for what is done at its border.
-
-        None for a backbone of fixed size: it has learned what the border of its square looks like.
+        """Return an image in the pixel coordinates of a window of it, for the treatment of its border.
 
         Parameters
         ----------
         window : Window
-            Its borders are multiples of the coarsest stride.
+            Its sides are multiples of the coarsest stride.
         shape : (int, int)
             Rows and columns of the image.
-        """
-        return None if self.backbone.fixed_size is not None else frame_of(window, shape)
 
-    def replicated_frame(self, window: Window, shape: tuple[int, int]) -> Window | None:
-        """Return the same where positions at the border take the features of others, None where they do not."""
-        return self.frame(window, shape) if self.replicates_border else None
+        Returns
+        -------
+        Window or None
+            None for a backbone of fixed size: it knows the border of its square.
+        """
+        return None if self.backbone.fixed_size is not None else Window(-window.row, -window.col, *shape)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Raw features of images (B, C, M, N) float32 in the model's intensity range; finest level first."""

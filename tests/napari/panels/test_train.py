@@ -13,22 +13,23 @@ import pytest
 from safetensors import SafetensorError
 
 from napari_uflow._napari.layers.areas import normal_regions
-from napari_uflow._napari.panels.train import TrainWidget, refining
+from napari_uflow._napari.panels.train import TrainWidget
 from napari_uflow._napari.parts.layer_choice import chosen_channels
 from napari_uflow._napari.session import autosave, estimate
-from napari_uflow._napari.session.estimate import _COSTS, _SPECIMENS_NEEDED, estimate_training, speed_of
+from napari_uflow._napari.session.estimate import _SPECIMENS_NEEDED, estimate_training, speed_of
 from napari_uflow._napari.session.jobs import Outcome, State
 from napari_uflow._napari.session.known_normal import known_normal_of
 from napari_uflow._napari.session.recipe import Recipe
 from napari_uflow._napari.session.session import session_of
-from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
+from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.detection.corrections import Correction
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.model.record import OutcomeKind, TrainingRecord
+from napari_uflow.model.record import OutcomeKind
 from napari_uflow.progress import FINISH, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.samples.fibres import fibre_field
+from napari_uflow.training.refine import refinement_of
 
 WAIT = 60_000
 
@@ -218,19 +219,6 @@ def test_channels_as_text(text, channels):
     assert chosen_channels(text) == channels
 
 
-@pytest.mark.parametrize("name", ["scattering", "resnet18", "wide_resnet50_2"])
-@pytest.mark.parametrize("n_channels", [1, 3])
-def test_costs_follow_from_the_backbones(name, n_channels):
-    from napari_uflow.model.backbone import create_backbone
-
-    backbone = create_backbone(name, n_channels)
-    values = sum(c / s**2 for c, s in zip(backbone.channels, backbone.strides, strict=True))
-    cost = _COSTS[name]
-    assert cost.values + cost.further_values * (n_channels - 1) == pytest.approx(values, rel=0.01)
-    assert cost.strides == sum(backbone.strides)
-    assert (cost.stride, cost.halo, cost.fixed_tile) == (max(backbone.strides), backbone.halo, backbone.fixed_size)
-
-
 def test_a_short_run_says_little_about_the_next_one(monkeypatch):
     monkeypatch.setattr(estimate.time, "monotonic", lambda: 136.0)
     assert speed_of(100.0, 1.0) == pytest.approx(38 / 3)
@@ -383,7 +371,7 @@ def test_a_training_that_was_interrupted_goes_on(
     widget.images.set_layers([others])
     widget.resume_button.click()
     idle(qtbot, widget)
-    assert "none of the ticked images had a part in that training" in widget.job_bar.status.text().lower()
+    assert "none of these images took part in the training to resume" in widget.job_bar.status.text().lower()
     assert path.exists()
     assert path.exists()
     assert widget.session.model is None
@@ -494,9 +482,9 @@ def test_a_model_is_refined(widget, viewer, qtbot):
     new = session.model
     assert new is not old
     assert new.config == old.config
-    assert new.training == refining(old)
+    assert new.training == refinement_of(old)
     # the next one is measured out by the first training again
-    assert refining(new) == refining(old)
+    assert refinement_of(new) == refinement_of(old)
     assert set(new.record.holdout_specimens) == set(old.record.holdout_specimens)
     assert new.record.specimens == old.record.specimens
     assert new.record.n_marked_normal == 1
@@ -518,19 +506,6 @@ def test_what_was_called_normal_in_a_held_out_field_is_learned_too(widget, viewe
     assert widget.session.model.record.holdout_specimens == (held_out,)
     assert widget.session.model.record.n_marked_normal == 2
     assert widget.job_bar.status.text().startswith("Refined with 2 regions called normal")
-
-
-@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
-def test_a_refinement_is_shorter_and_gentler(preset, tiny_model):
-    training = training_preset(preset)
-    found = refining(replace(tiny_model, training=training))
-    assert 20 <= found.steps <= training.steps / 2
-    assert found.learning_rate < training.learning_rate / 2
-    assert found.check_every < found.steps
-    short = replace(tiny_model, training=TrainingConfig(steps=3, check_every=3))
-    assert refining(short).steps == 3
-    rest = replace(tiny_model, record=TrainingRecord(first_training=training))  # of one that was interrupted
-    assert refining(rest) == found
 
 
 def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tiny_model, monkeypatch):

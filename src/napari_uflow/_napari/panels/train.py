@@ -43,6 +43,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.progress import TrainingPoint
+from napari_uflow.training.refine import check_same_specimens, refinement_of, repeated, rest_of_training
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -50,18 +51,12 @@ if TYPE_CHECKING:
 
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["TrainWidget", "refining"]
+__all__ = ["TrainWidget"]
 
 _Plan: TypeAlias = "tuple[ModelConfig, TrainingConfig, TrainedModel | None]"
 """What a model is made of, how it is trained, and the model that the training goes on with."""
 
 _MS_TO_ESTIMATE = 400
-
-# A refinement takes this part of the steps at this part of the learning rate: the flow is to learn a little more, not
-# to forget. Regions that were called normal make up a tenth of its tiles, by repetition if they are few.
-_REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
-_FEWEST_STEPS = 20
-_KNOWN_PART, _MOST_COPIES = 0.1, 20
 
 _SPECIMEN_RULES = {
     "told by the axis names": "names",
@@ -70,33 +65,10 @@ _SPECIMEN_RULES = {
 }
 
 
-def refining(model: TrainedModel) -> TrainingConfig:
-    """Return how a model is refined: a part of the steps of the training that it began with, and smaller ones."""
-    training = model.record.first_training or model.training
-    steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
-    return training.replace(
-        steps=steps,
-        learning_rate=training.learning_rate * _REFINING_RATE,
-        check_every=min(training.check_every, max(1, steps // 5)),
-        max_tiles=min(training.max_tiles, 10 * steps),
-    )
-
-
 def _how(model: TrainedModel) -> str:
     """Return how a training ended, where it did not run to its last step."""
     remark = model.record.outcome.remark()
     return f" ({remark})" if remark else ""
-
-
-def _check_same_specimens(start: TrainedModel, regions: list[NormalRegion]) -> None:
-    """Refuse to go on with a training on images that had no part in it."""
-    seen = start.record.all_specimens
-    if seen.isdisjoint(region.specimen for region in regions):
-        some = ", ".join(f"'{name}'" for name in sorted(seen)[:3])
-        raise ImageError(
-            f"none of the ticked images had a part in that training, which was on {some}{' ...' * (len(seen) > 3)}: "
-            f"open them under these names and tick them"
-        )
 
 
 class TrainWidget(Panel):
@@ -281,10 +253,9 @@ class TrainWidget(Panel):
 
         def plan() -> _Plan:
             from napari_uflow.store.checkpoint import load_model
-            from napari_uflow.training.refine import rest_of_training
 
             start = load_model(path)
-            _check_same_specimens(start, regions)
+            check_same_specimens(start, regions)
             return start.config, rest_of_training(start).replace(cache_memory=cache_memory), start
 
         job = self._run(regions, plan, self._name_of_images(), title="Training")
@@ -500,12 +471,13 @@ class TrainWidget(Panel):
                 "nothing like the ticked images was called normal: choose a region in Anomalies and press 'Not an "
                 "anomaly'"
             )
-        training = refining(model).replace(cache_memory=read_settings().memory_limit)
+        training = refinement_of(model).replace(cache_memory=read_settings().memory_limit)
         n_tiles = estimate_training(old, model.config, training).n_tiles
-        n_copies = min(max(1, round(_KNOWN_PART * n_tiles / len(known))), _MOST_COPIES)
         name = self.session.model_name
         name = name if name.endswith(" refined") else f"{name} refined"
-        job = self._run([*old, *known * n_copies], lambda: (model.config, training, model), name, title="Refining")
+        job = self._run(
+            [*old, *repeated(known, n_tiles)], lambda: (model.config, training, model), name, title="Refining"
+        )
 
         def refined(model: Any) -> None:
             n = counted(len(known), "region")
