@@ -39,6 +39,7 @@ _LARGEST_BACKBONE = 300e6
 # Names and values of format 1 that format 2 calls otherwise.
 _RENAMED_TRAINING = {"field_pattern": "specimen_pattern", "views": "augmentations"}
 _RENAMED_BORDERS = {"keep": "reflect", "hold": "replicate"}
+_RENAMED_IN_MAPS = {"n_fields": "n_specimens", "median_spread": "median_sd"}
 _RENAMED_IN_RECORD = {
     "n_pictures": "n_images",
     "pictures": "image_names",
@@ -196,7 +197,7 @@ def _upgraded(card: dict[str, Any]) -> dict[str, Any]:
     if calibration is not None:
         calibration = _renamed(calibration, {"fields": "specimens"})
         calibration["specimens"] = [_renamed(item, {"pictures": "images"}) for item in calibration["specimens"]]
-        calibration["maps"] = [_renamed(item, {"n_fields": "n_specimens"}) for item in calibration["maps"]]
+        calibration["maps"] = [_renamed(item, _RENAMED_IN_MAPS) for item in calibration["maps"]]
     return card | {
         "model": model,
         "training": _renamed(card["training"], _RENAMED_TRAINING),

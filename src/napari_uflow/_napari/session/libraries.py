@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from napari_uflow.system.apple import let_missing_operations_run_on_the_processor
+from napari_uflow.system.apple import enable_mps_fallback
 
 __all__ = ["load_libraries", "make_torch_safe"]
 
@@ -28,7 +28,7 @@ def make_torch_safe() -> None:
     another LLVM when the first window is drawn, and a triton that is loaded after it takes that one's functions for
     its own: the program dies without a word. Bound deeply, triton keeps to its own. Seen with triton 3.8 and LLVM 15.
     """
-    let_missing_operations_run_on_the_processor()
+    enable_mps_fallback()
     if not hasattr(os, "RTLD_DEEPBIND") or "triton" in sys.modules or importlib.util.find_spec("triton") is None:
         return
     flags = sys.getdlopenflags()
