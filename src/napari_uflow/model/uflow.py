@@ -22,7 +22,7 @@ from napari_uflow.model.info import flow_reach
 from napari_uflow.model.norm import FeatureNorm
 from napari_uflow.model.record import TrainingRecord
 from napari_uflow.nfa.calibrated import Calibration
-from napari_uflow.progress import Pieces, at_once, under
+from napari_uflow.progress import Chunks, run_chunks, under
 from napari_uflow.system.memory import tile_that_fits
 
 __all__ = ["MARGIN", "TrainedModel", "UFlow"]
@@ -181,19 +181,19 @@ class UFlow(nn.Module):
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Raw features of images (B, C, M, N) float32 in the model's intensity range; finest level first."""
-        return at_once(self.features_in_pieces(x))
+        return run_chunks(self.features_in_chunks(x))
 
     @torch.no_grad()
-    def features_in_pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
-        """Raw features of images, with pauses; gradients are off in the pieces only.
+    def features_in_chunks(self, x: Tensor) -> Chunks[tuple[Tensor, ...]]:
+        """Raw features of images, in chunks; gradients are off inside the chunks only.
 
         On a CUDA GPU a pre-trained network computes in float16, as precise as features are kept in training. Scattering
         does not: squares of its small amplitudes are below what float16 can hold.
         """
-        pieces = self.backbone.pieces(x)
+        chunks = self.backbone.chunks(x)
         if x.device.type != "cuda" or self.config.backbone == "scattering":
-            return (yield from pieces)
-        features = yield from under(pieces, lambda: torch.autocast("cuda", torch.float16))
+            return (yield from chunks)
+        features = yield from under(chunks, lambda: torch.autocast("cuda", torch.float16))
         largest = torch.finfo(torch.float16).max  # as the features of training are clipped
         return tuple(level.float().clamp(-largest, largest) for level in features)
 
@@ -202,14 +202,14 @@ class UFlow(nn.Module):
         return self.flow(self.norm(features))  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def latents_in_pieces(
+    def latents_in_chunks(
         self, features: Sequence[Tensor], places: Sequence[tuple[slice, slice]] | None = None
-    ) -> Pieces[Latents]:
-        """Latents of raw features for inference, with pauses; gradients are off in the pieces only.
+    ) -> Chunks[Latents]:
+        """Latents of raw features for inference, in chunks; gradients are off inside the chunks only.
 
-        Parameters are those of :meth:`~napari_uflow.model.flow.UShapedFlow.pieces`.
+        Parameters are those of :meth:`~napari_uflow.model.flow.UShapedFlow.chunks`.
         """
-        return (yield from self.flow.pieces(self.norm(features), places))
+        return (yield from self.flow.chunks(self.norm(features), places))
 
     def forward(self, x: Tensor) -> Latents:
         """Latents of images (B, C, M, N) float32 in the model's intensity range."""
