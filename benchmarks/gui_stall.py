@@ -1,10 +1,10 @@
-"""How long the window stands still while a model is trained and while it detects, and how soon Stop is answered.
+"""Longest freeze of the window during training and detection, and response time of Stop.
 
     xvfb-run -a python benchmarks/gui_stall.py [--steps 30]
 
-A timer in the thread of the window is to tick every 5 ms; the longest time between two ticks is the longest time that
-a click would have waited. Wanted: below 100 ms while a job runs, and the job over within 1 s of Stop (for training: the
-last step over; the calibration that follows keeps the model and takes its time, which is given too).
+A timer in the thread of the window ticks every 5 ms; the longest time between two ticks is the longest delay of a
+click. Targets: below 100 ms while a job runs, and the end of the job within 1 s of Stop (for training: the end of the
+last step; the time of the calibration that follows is listed too).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _WANTED = 0.1
 
 
 class Stopwatch:
-    """Ticks in the thread of the window and keeps the times between two ticks.
+    """Timer in the thread of the window that records the times between two ticks.
 
     Parameters
     ----------
     what : callable
-        Says what is being done; printed for the times that are too long.
+        Returns the name of the current activity, printed for times that are too long.
     """
 
     def __init__(self, what: Callable[[], str]) -> None:
@@ -58,7 +58,7 @@ class Stopwatch:
         self._last = now
 
     def watch(self, name: str, done: Callable[[], bool], seconds: float = 600) -> None:
-        """Let the window live until something is done, and print how still it stood."""
+        """Process events until a condition holds, and print the longest freeze."""
         QApplication.processEvents()
         self.gaps.clear()
         self.late.clear()
@@ -78,7 +78,7 @@ class Stopwatch:
 
 
 def after(seconds: float) -> Callable[[], bool]:
-    """Return what tells whether so many seconds have gone by."""
+    """Return a function that returns True after a number of seconds."""
     end = time.perf_counter() + seconds
     return lambda: time.perf_counter() > end
 
@@ -86,7 +86,7 @@ def after(seconds: float) -> Callable[[], bool]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=30, help="of the training that is watched (%(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="training steps (%(default)s)")
     options = parser.parse_args()
     viewer = napari.Viewer(show=True, show_welcome_screen=False)
     viewer.window.resize(1200, 800)
@@ -139,18 +139,18 @@ def main() -> None:
         began = time.perf_counter()
         job.progress.connect(lambda running: phases.append((time.perf_counter() - began, running.phase)))
         bar.button.click()
-        said = time.perf_counter() - began
+        shown = time.perf_counter() - began
         clock.watch(f"{name}: after Stop", is_idle)
         total = time.perf_counter() - began
         last = next((t for t, phase in phases if phase not in ("Training", "Computing features")), total)
-        print(f"    Stop: said after {1000 * said:.0f} ms; last step {last:.1f} s, all {total:.1f} s after it")
+        print(f"    Stop: shown after {1000 * shown:.0f} ms; last step {last:.1f} s, all {total:.1f} s after it")
 
     train.training_form.fields["steps"].value = 1000
     stop("training", train.job_bar, lambda: len(train.plot.points) > 0)
 
     detect.image.set_layer(viewer.layers["Fibres, with defects"])
     detect.job_bar.button.click()
-    clock.watch("detecting in 12 fields, and showing them", is_idle)
+    clock.watch("detecting in 12 images, and showing them", is_idle)
     large = np.tile(viewer.layers["Fibres, with defects"].data[0], (8, 8))
     viewer.add_image(large, name="large", scale=(0.09, 0.09), units=("um", "um"))
     detect.image.set_layer(viewer.layers["large"])

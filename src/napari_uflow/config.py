@@ -1,8 +1,8 @@
-"""Every parameter of the package, described once.
+"""Parameters of the package, each described once.
 
-The description of a parameter (default, help, range, step, unit, choices) makes its check, its command-line flag, its
-form field with tooltip, and its row in the documentation. The three configurations are frozen dataclasses; a value
-outside its range raises :class:`~napari_uflow.errors.ConfigError` when the configuration is made.
+The description of a parameter (default, help, range, step, unit, choices) defines its check, its command-line flag, its
+form field with tooltip, and its row in the documentation. The three configurations are frozen dataclasses; a value out
+of its range raises :class:`~napari_uflow.errors.ConfigError` when the configuration is created.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """The description of one parameter.
+    """Description of one parameter.
 
     Attributes
     ----------
     name : str
-        Field name; the command line's flag is the same with dashes.
+        Name of the field; the command-line flag has dashes.
     type : type
         ``int``, ``float``, ``bool`` or ``str``.
     default : object
-        The default value.
+        Default value.
     help : str
-        One sentence for the user.
+        Explanation for the user.
     low, high : float or None
-        Allowed range, both ends included.
+        Allowed range, both ends included; None for no limit.
     step : float or None
         Step of a spin box.
     unit : str
-        Unit for display, "" where there is none.
+        Unit for display, "" for none.
     choices : tuple of str
-        The allowed values of a choice, empty otherwise.
+        Allowed values of a choice; empty for other parameters.
     advanced : bool
-        True where a form hides the parameter under "Advanced".
+        True if a form shows the parameter under "Advanced".
     """
 
     name: str
@@ -68,7 +68,7 @@ class Parameter:
 
     @property
     def range_text(self) -> str:
-        """The allowed values in words."""
+        """Allowed values in words."""
         if self.choices:
             return ", ".join(self.choices)
         if self.type is bool:
@@ -80,12 +80,12 @@ class Parameter:
         return ""
 
     def check(self, value: Any) -> Any:
-        """Return the value in the parameter's type, or raise.
+        """Return the value in the type of the parameter.
 
         Raises
         ------
         ConfigError
-            With the name, the allowed range and the value given.
+            If the value is not of the type or out of its range.
         """
         wrong = ConfigError(f"{self.name} must be {self._wanted()}, not {value!r}")
         if self.type is bool:
@@ -131,15 +131,15 @@ def _parameter(
 
 
 class Config:
-    """What the three configurations share: checks, dictionaries, descriptions."""
+    """Base of the three configurations: checks, dictionaries, descriptions."""
 
     def __post_init__(self) -> None:
         for parameter in parameters_of(type(self)):
-            # A frozen dataclass is set once more here, so that 1 becomes 1.0 where a number is meant.
+            # Sets the field of a frozen dataclass, so that 1 becomes 1.0 for a parameter of type float.
             object.__setattr__(self, parameter.name, parameter.check(getattr(self, parameter.name)))
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with some values changed.
+        """Return a copy with some values replaced.
 
         Raises
         ------
@@ -149,12 +149,12 @@ class Config:
         return type(self).from_dict({**self.to_dict(), **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values by name, ready for JSON."""
+        """Return the values by name, for JSON."""
         return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a configuration from values by name; names that are left out keep their defaults.
+        """Create a configuration from values by name; other parameters keep their defaults.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class Config:
         known = {parameter.name for parameter in parameters_of(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ConfigError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")
+            raise ConfigError(f"unknown parameter {unknown[0]!r}; known parameters: {', '.join(sorted(known))}")
         return cls(**values)
 
 
@@ -187,7 +187,7 @@ def _described(config: type[Config]) -> Iterator[Parameter]:
 
 def parameter_table(config: type[Config]) -> str:
     """Return a Markdown table of a configuration's parameters, for the documentation."""
-    lines = ["| parameter | default | allowed | what it does |", "|---|---|---|---|"]
+    lines = ["| parameter | default | allowed | meaning |", "|---|---|---|---|"]
     for parameter in parameters_of(config):
         unit = f" {parameter.unit}" if parameter.unit else ""
         default = parameter.default if parameter.default != "" else "(none)"
@@ -206,89 +206,90 @@ BorderName = Literal["auto", "reflect", "replicate"]
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """What a model is made of."""
+    """Architecture of a model."""
 
     backbone: BackboneName = _parameter(
         "scattering",
-        "Network whose features the flow learns. 'scattering' (wavelets) needs no download; the others use weights "
+        "Network that computes the features. 'scattering' (wavelets) needs no download; the others use weights "
         "pre-trained on ImageNet.",
         advanced=False,
     )
     feature_norm: FeatureNormName = _parameter(
         "whiten",
-        "How features are normalised: 'channel' (mean and spread of each channel over normal pixels), 'whiten' (the "
-        "same with the channels decorrelated), 'position' (over the channels at each position, then 'whiten'), "
-        "'map' (over each whole tile as published, then 'whiten'; results then depend on the tile).",
+        "Normalisation of the features: 'channel' (mean and standard deviation of each channel over normal pixels), "
+        "'whiten' (also decorrelates the channels), 'position' (over the channels of each position, then 'whiten'), "
+        "'map' (over each whole tile as published, then 'whiten'; results depend on the tile).",
     )
     border: BorderName = _parameter(
         "auto",
-        "What the outermost positions of each level (8, 16 and 32 pixels) are judged by: 'reflect' (their own features, "
-        "for which the image is reflected), 'replicate' (the features of the positions further in), 'auto' ('replicate' where "
-        "corners of the normal images look strange).",
+        "Treatment of the image border: 'reflect' uses the features of the outermost positions (8, 16 and 32 pixels), "
+        "computed with reflection; 'replicate' replaces them by those of their inner neighbours; 'auto' replicates if "
+        "corners of the normal images score higher than the interior.",
     )
-    tile: int = _parameter(
-        256, "Side of the square tiles a model is trained on.", low=64, high=2048, step=32, unit="pixels"
-    )
+    tile: int = _parameter(256, "Side of the square training tiles.", low=64, high=2048, step=32, unit="pixels")
     flow_steps: int = _parameter(4, "Steps of the flow at each level.", low=1, high=16, step=1)
-    affine_clamp: float = _parameter(2.0, "Soft bound of each step's log-scale.", low=0.1, high=10.0, step=0.1)
+    affine_clamp: float = _parameter(2.0, "Soft bound of the log-scale of each step.", low=0.1, high=10.0, step=0.1)
     affine_subnet_channels_ratio: float = _parameter(
-        1.0, "Hidden channels of a step's subnet over its input channels.", low=0.1, high=4.0, step=0.1
+        1.0, "Hidden channels of the subnet of a step, relative to its input channels.", low=0.1, high=4.0, step=0.1
     )
     permute_soft: bool = _parameter(False, "Mix channels by random rotations instead of permutations.")
 
 
 @dataclass(frozen=True)
 class TrainingConfig(Config):
-    """How a model is trained."""
+    """Parameters of training."""
 
-    steps: int = _parameter(200, "Optimiser steps at most.", low=1, high=1_000_000, step=100, advanced=False)
-    batch_size: int = _parameter(8, "Tiles in each step.", low=1, high=1024, step=1, unit="tiles")
-    learning_rate: float = _parameter(1e-3, "Adam's learning rate at the start.", low=1e-7, high=1.0, step=1e-4)
+    steps: int = _parameter(200, "Largest number of optimiser steps.", low=1, high=1_000_000, step=100, advanced=False)
+    batch_size: int = _parameter(8, "Tiles per step.", low=1, high=1024, step=1, unit="tiles")
+    learning_rate: float = _parameter(1e-3, "Initial learning rate of Adam.", low=1e-7, high=1.0, step=1e-4)
     final_learning_rate: float = _parameter(
         0.1,
-        "Learning rate at the last step, over the one at the start; linear in between.",
+        "Learning rate of the last step, relative to the initial one; it decreases linearly.",
         low=0.0,
         high=1.0,
         step=0.1,
     )
-    weight_decay: float = _parameter(1e-5, "Adam's weight decay.", low=0.0, high=1.0, step=1e-5)
+    weight_decay: float = _parameter(1e-5, "Weight decay of Adam.", low=0.0, high=1.0, step=1e-5)
     gradient_clip: float = _parameter(
-        1.0, "Largest norm of a step's gradient (of the loss per latent dimension).", low=1e-3, high=1e3, step=0.1
+        1.0, "Largest norm of the gradient (of the loss per latent dimension).", low=1e-3, high=1e3, step=0.1
     )
     augmentations: int = _parameter(
         4,
-        "Turned and mirrored copies of each tile (1: as it is, 8: all). Features of all copies are computed once.",
+        "Rotated and mirrored copies of each tile (1: original only, 8: all), whose features are computed once.",
         low=1,
         high=8,
         step=1,
     )
     max_tiles: int = _parameter(
-        1000, "Tiles used at most; more are drawn at random.", low=1, high=1_000_000, step=100, unit="tiles"
+        1000,
+        "Largest number of tiles; of more, a random choice is used.",
+        low=1,
+        high=1_000_000,
+        step=100,
+        unit="tiles",
     )
-    min_normal: float = _parameter(
-        0.5, "Tiles with a smaller part of normal pixels are not used.", low=0.01, high=1.0, step=0.05
-    )
+    min_normal: float = _parameter(0.5, "Smallest fraction of normal pixels in a tile.", low=0.01, high=1.0, step=0.05)
     holdout: float = _parameter(
         0.2,
-        "Part of the fields held out of training, to find the best step and to keep the false-alarm guarantee; of eight "
-        "fields or more at least three.",
+        "Fraction of the specimens held out of training, to choose the best step and to calibrate the number of false "
+        "alarms. Of eight or more specimens, at least three are held out.",
         low=0.0,
         high=0.5,
         step=0.05,
     )
     specimen_pattern: str = _parameter(
         "",
-        "Regular expression whose first group takes the field out of a image's name; images of one field are "
-        "held out together. Empty: the name without a tile coordinate such as _x000_y128.",
+        "Regular expression whose first group extracts the specimen from the name of an image; images of one specimen "
+        "are held out together. Empty: the name without a tile coordinate such as _x000_y128.",
     )
-    check_every: int = _parameter(25, "Steps between two looks at the held-out tiles.", low=1, high=10_000, step=5)
+    check_every: int = _parameter(25, "Steps between two evaluations of the held-out loss.", low=1, high=10_000, step=5)
     patience: int = _parameter(
-        6, "Looks without a better held-out loss before training stops.", low=1, high=10_000, step=1
+        6, "Evaluations without a lower held-out loss before training stops.", low=1, high=10_000, step=1
     )
     cache_memory: float = _parameter(
-        4.0, "Memory for computed features; more goes to disk.", low=0.01, high=1024.0, step=0.5, unit="GB"
+        4.0, "Memory for computed features; the rest is stored on disk.", low=0.01, high=1024.0, step=0.5, unit="GB"
     )
-    seed: int = _parameter(0, "Seed of everything random.", low=0, high=2**31 - 1, step=1)
+    seed: int = _parameter(0, "Seed of all random numbers.", low=0, high=2**31 - 1, step=1)
 
 
 PresetName = Literal["fast", "balanced", "best"]
@@ -301,12 +302,12 @@ _PRESETS: dict[PresetName, dict[str, Any]] = {
 
 
 def training_preset(name: PresetName) -> TrainingConfig:
-    """Return one of the ready-made ways to train.
+    """Return a preset of the training parameters.
 
     Parameters
     ----------
     name : {"fast", "balanced", "best"}
-        To try something out; the defaults; when time does not matter.
+        "fast" for a first trial, "balanced" for the defaults, "best" for the lowest loss regardless of time.
     """
     return TrainingConfig(**_PRESETS[name])
 
@@ -316,17 +317,17 @@ CalibrationName = Literal["conformal", "tails", "none"]
 SharedBy = Literal["image", "stack"]
 
 SMALLEST_DETECTION_TILE = 128
-"""Pixels; smaller tiles would be mostly their surroundings."""
+"""Pixels; a smaller tile would consist mostly of its halo."""
 
 
 @dataclass(frozen=True)
 class DetectionConfig(Config):
-    """How anomalies are detected."""
+    """Parameters of detection."""
 
     false_alarms: float = _parameter(
         1.0,
-        "False alarms accepted per image, or per stack (see false_alarms_per): a region is reported when its expected "
-        "number of equally strange regions in a normal image is below this.",
+        "Accepted false alarms per image or per stack. A region is reported if fewer regions at least as significant "
+        "are expected in a normal image or stack.",
         low=1e-12,
         high=10.0,
         step=0.1,
@@ -334,26 +335,26 @@ class DetectionConfig(Config):
     )
     false_alarms_per: SharedBy = _parameter(
         "image",
-        "What the accepted false alarms are counted on: every 'image', or the whole 'stack' that a file or a layer is, "
-        "whose planes then share them (a tenth for each of ten).",
+        "Unit of the accepted false alarms: per 'image' (every plane), or per 'stack' (shared by the planes of a file "
+        "or layer: a tenth for each of ten).",
     )
     nfa: NfaMethod = _parameter(
         "size-conditional",
-        "How the number of false alarms is computed: 'size-conditional' (regions, every size pays for itself), 'paper' "
-        "(regions as in the JMIV paper, one number of tests for all sizes) or 'binomial' (windows as in its first version). The "
-        "last two are never calibrated.",
+        "Computation of the number of false alarms: 'size-conditional' (regions, with a share of the tests for each "
+        "size), 'paper' (regions as in the JMIV paper, one number of tests for all sizes) or 'binomial' (windows as in "
+        "its first version). The last two are not calibrated.",
     )
     calibration: CalibrationName = _parameter(
         "conformal",
-        "What the number of false alarms of 'size-conditional' rests on: 'conformal' (false alarms counted on held-out "
-        "fields), 'tails' (how energies are distributed there) or 'none' (what would hold if the model were perfect).",
+        "Calibration of 'size-conditional': 'conformal' (guaranteed by false alarms counted on held-out specimens), "
+        "'tails' (from the distribution of scores on held-out specimens) or 'none' (for standard normal latents).",
     )
     as_published: bool = _parameter(
-        False, "Compute 'paper' and 'binomial' as their published code does, known faults included."
+        False, "Compute 'paper' and 'binomial' exactly as their published code, including its known faults."
     )
     window_size: float = _parameter(
         5.0,
-        "Side of the window of 'binomial' on the finest level; half as much on the next one, and so on.",
+        "Side of the window of 'binomial' on the finest level; half as much on the next level, and so on.",
         low=1.0,
         high=101.0,
         step=2.0,
@@ -361,18 +362,18 @@ class DetectionConfig(Config):
     )
     binomial_probability_thr: float = _parameter(
         0.9,
-        "Probability that a normal latent of 'binomial' is no candidate.",
+        "Probability that a latent of a normal image is not a candidate of 'binomial'.",
         low=0.01,
         high=0.9999,
         step=0.01,
     )
     high_precision: bool = _parameter(
-        False, "Continuous binomial tail for 'binomial', without jumps between whole counts."
+        False, "Use a continuous binomial tail for 'binomial', without jumps between whole counts."
     )
     tile: int = _parameter(
         0,
-        "Side of the square tiles a large image is read in; 0 chooses it by the memory that is free, otherwise 128 "
-        "or more. What is found does not depend on it, unless the halo is cut.",
+        "Side of the square tiles in which a large image is read; 0 chooses it by the free memory, other values must "
+        "be 128 or more. The result does not depend on it, unless the halo is reduced.",
         low=0,
         high=8192,
         step=128,
@@ -380,7 +381,7 @@ class DetectionConfig(Config):
     )
     halo: int = _parameter(
         -1,
-        "Context of the flow around each tile; -1 takes all that it can see. What the backbone sees is always read.",
+        "Context of the flow around each tile; -1: all that it requires. The context of the backbone is always read.",
         low=-1,
         high=1024,
         step=16,
@@ -391,19 +392,9 @@ class DetectionConfig(Config):
         super().__post_init__()
         if 0 < self.tile < SMALLEST_DETECTION_TILE:
             raise ConfigError(
-                f"tile must be 0, to be chosen by the free memory, or at least {SMALLEST_DETECTION_TILE} pixels, not "
-                f"{self.tile}"
+                f"tile must be 0 (chosen by the free memory) or {SMALLEST_DETECTION_TILE} pixels or more: {self.tile}"
             )
 
     def n_sharing(self, n_planes: int) -> int:
-        """Return how many images share the accepted false alarms, of a stack of so many planes."""
+        """Return the number of images that share the accepted false alarms, for a stack of `n_planes` planes."""
         return n_planes if self.false_alarms_per == "stack" else 1
-
-    def of_one_image(self, n_planes: int) -> float:
-        """Return each image's share of the accepted false alarms, of a stack of so many planes."""
-        return self.false_alarms / self.n_sharing(n_planes)
-
-    def counted_on(self, n_planes: int) -> str:
-        """Return in words what the accepted false alarms are counted on, of a stack of so many planes."""
-        n = self.n_sharing(n_planes)
-        return f"stack of {n} images" if n > 1 else "image"

@@ -200,13 +200,13 @@ def _training(model: TrainedModel) -> list[str]:
 
 
 def _detection(detection: Detection) -> list[str]:
-    config, n_planes = detection.config, detection.n_planes
+    config = detection.config
     rests = ""
     if config.nfa == "size-conditional":
         rests = f", {_CALIBRATIONS[detection.guarantee.kind]}"
     sentences = [
         f"A region was reported as anomalous if its number of false alarms (NFA: the expected number of regions at "
-        f"least as significant in a normal {config.counted_on(n_planes)}) was at most {config.false_alarms:g}. The NFA "
+        f"least as significant in a normal {detection.guarantee.counted_on}) was at most {config.false_alarms:g}. The NFA "
         f"was {_METHODS[config.nfa]}{rests}."
     ]
     n_marked = detection.n_marked_normal
