@@ -31,7 +31,7 @@ from napari_uflow.detection.result import Detection
 from napari_uflow.evaluation.evaluate import TestImage, find_test_images
 from napari_uflow.evaluation.metrics import auroc, iou, oracle_iou, region_recall
 from napari_uflow.nfa.conformal import specimens_needed
-from napari_uflow.nfa.segment import label_mask
+from napari_uflow.nfa.labelling import label_mask
 from napari_uflow.store.checkpoint import load_model
 from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.system.devices import choose_device

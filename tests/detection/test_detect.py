@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.detect import detect, detect_stack, detect_steps, resegment
+from napari_uflow.detection.detect import detect, detect_steps, resegment
 from napari_uflow.detection.guarantee import Caveat
-from napari_uflow.detection.result import RegionTable
+from napari_uflow.detection.regions import RegionTable
+from napari_uflow.detection.stack import detect_stack
 from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
@@ -455,7 +456,7 @@ def test_a_guarantee_does_not_hold_for_another_exposure(tiny_model, odd_plane, n
 
 
 def test_what_is_no_plane_is_refused_in_words(tiny_model, odd_plane, network):
-    with pytest.raises(ImageError, match="must be a Plane, as read_planes and planes_of make it, not ndarray"):
+    with pytest.raises(ImageError, match="must be a Plane.* not ndarray"):
         detect(tiny_model, odd_plane.data, network=network)
     with pytest.raises(ImageError, match="must be a list of planes"):
         detect_stack(tiny_model, odd_plane, network=network)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.detect import detect_stack_steps
 from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.result import Detection
+from napari_uflow.detection.stack import detect_stack_steps
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.evaluation.figures import OverviewRow, overview, save_figure
 from napari_uflow.image.grid import Window
@@ -28,7 +28,7 @@ from napari_uflow.store.images import read_planes
 from napari_uflow.store.regions import write_regions
 from napari_uflow.store.tiff_writer import write_tiff
 from napari_uflow.system.devices import choose_device
-from napari_uflow.system.scratch import allocate_map, let_go, strips
+from napari_uflow.system.scratch import allocate_map, release_pages, strips
 from napari_uflow.wording import counted
 
 __all__ = [
@@ -363,7 +363,7 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
         for i, found in enumerate(detections if len(maps) > 1 else ()):
             stacked[i] = found.numbered_after(n_labels).labels if name == "labels" else maps[i]
             n_labels += len(found.regions)
-            let_go(stacked, maps[i])
+            release_pages(stacked, maps[i])
         write_tiff(
             folder / f"{stem}_{name}.tif",
             stacked.reshape(*shape, *maps[0].shape),
@@ -372,7 +372,7 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
             unit=first.unit if first.pixel_size else None,
             description={"napari_uflow": description_of(first)},
         )
-        let_go(stacked)
+        release_pages(stacked)
 
 
 def _stack_axes(planes: Sequence[Plane]) -> tuple[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -213,7 +214,7 @@ def _score_views(
 ) -> Pieces[list[list[torch.Tensor]]]:
     """Compute energy, bounded energy, log-variance and, with a threshold, count of candidates of `inner`, by level."""
     features = [network.border.apply(x, view.frame, view.stride) for x, view in zip(features, views, strict=True)]
-    places = [fine.positions_in(coarse) for fine, coarse in zip(views, views[1:], strict=False)]
+    places = [fine.positions_in(coarse) for fine, coarse in pairwise(views)]
     latents = yield from network.latents_in_pieces(features, places)
     levels = []
     for z, ln_det, view in zip(latents.z, latents.ln_det, views, strict=True):

@@ -186,6 +186,9 @@ def _prepare(
     torch_device = choose_device(device)
     rng = np.random.default_rng(training.seed)
     n_channels = common_channels(regions)
+    before = None if init_from is None else init_from.record
+    known = frozenset[str]() if before is None else before.all_specimens
+    regions = assign_specimens(regions, training.specimen_pattern, known)
     if init_from is None:
         network = UFlow(model, n_channels, training.seed)
     else:

@@ -48,7 +48,7 @@ def detect_targets_steps(
     Stopped
         If it was asked to finish: a stack of which a part was looked at would look clean where it was not.
     """
-    from napari_uflow.detection.detect import detect_stack_steps
+    from napari_uflow.detection.stack import detect_stack_steps
     from napari_uflow.system.devices import choose_device
 
     yield from or_stop(Message("Loading the network"))

@@ -17,7 +17,7 @@ from napari_uflow._napari.layers.transform import output_transform
 from napari_uflow._napari.session.known_normal import known_normal_of
 from napari_uflow._napari.session.session import LayerDetection, Session
 from napari_uflow.image.plane import Plane
-from napari_uflow.system.scratch import allocate_map, let_go
+from napari_uflow.system.scratch import allocate_map, release_pages
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -190,7 +190,7 @@ def _stacked(
         score[index], log10_nfa[index] = found.score, found.log10_nfa
         # The stacks are the memory: a detection looks into them.
         planes.append((index, replace(found, score=score[index], log10_nfa=log10_nfa[index])))
-        let_go(score, log10_nfa)
+        release_pages(score, log10_nfa)
     return score, log10_nfa, planes
 
 
@@ -307,7 +307,7 @@ def _labels(
     for index, found in planes:
         ids[index] = found.numbered_after(n).labels
         n += len(found.regions)
-        let_go(ids)
+        release_pages(ids)
     return ids, features_of(planes, axis_labels)
 
 

@@ -18,9 +18,9 @@ from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Message, Steps
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
+    from napari.layers import Image, Labels
     from napari_uflow._napari.session.recipe import Recipe
     from napari_uflow.detection.result import Detection
     from napari_uflow.model.uflow import TrainedModel
