@@ -24,6 +24,7 @@ from qtpy.QtWidgets import QApplication
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
+
 from napari_uflow._napari.session.jobs import State
 from napari_uflow._napari.session.session import session_of
 

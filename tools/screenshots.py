@@ -24,6 +24,7 @@ from qtpy.QtWidgets import QApplication, QDockWidget
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
+
 from napari_uflow._napari.session.jobs import Outcome, State
 from napari_uflow._napari.session.session import session_of
 

@@ -92,7 +92,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     for name, value in {"steps": 100_000, "patience": 10_000, "batch_size": 4, "check_every": 2}.items():
         train.training_form.fields[name].value = value
     qtbot.waitUntil(lambda: "to train on" in train.estimate_label.text())
-    assert "(one field, of which a part is held out)" in train.estimate_label.text()
+    assert "(one specimen, of which a part is held out)" in train.estimate_label.text()
 
     # train on it, and stop
     click(train.job_bar.button)

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import tifffile
-
 from napari.layers import Image, Labels
+
 from napari_uflow._napari.contributions import io
 from napari_uflow._napari.parts import dialogs
 from napari_uflow.errors import ImageError

@@ -4,8 +4,8 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
-
 from napari.layers import Image, Labels, Shapes
+
 from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.layers.axes import axis_letters, frame_of
 from napari_uflow._napari.layers.planes import current_plane, planes_of_layer, visible_part

@@ -430,7 +430,7 @@ from napari_uflow._napari.panels.train import TrainWidget
 from napari_uflow._napari.panels.detect import DetectWidget
 widgets = TrainWidget(viewer), DetectWidget(viewer)
 took = time.monotonic() - began
-heavy = {"torch", "timm", "numba", "napari_uflow.detection.detect"}
+heavy = {"torch", "timm", "napari_uflow.nfa.compiled", "napari_uflow.detection.detect"}
 print(took, sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -545,8 +545,8 @@ def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tin
 def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbot, tiny_model, monkeypatch):
     session, given = widget.session, []
 
-    def steps(regions, model, training, *, start, **options):
-        given.append((regions, model, start))
+    def steps(regions, model, training, *, init_from, **options):
+        given.append((regions, model, init_from))
         yield Progress("Training", 1, 1)
         return tiny_model
 

@@ -15,6 +15,7 @@ from napari_uflow.errors import ConfigError, UFlowError
 
 if TYPE_CHECKING:
     from napari.layers import Image
+
     from napari_uflow.detection.result import Detection
 
 __all__ = ["EXPORTS", "as_methods_text", "as_python", "export"]

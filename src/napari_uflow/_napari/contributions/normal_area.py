@@ -12,7 +12,6 @@ from napari_uflow.errors import ImageError
 
 if TYPE_CHECKING:
     import napari.viewer
-
     from napari.layers import Image, Labels
 
 __all__ = ["add_normal_area", "new_normal_area"]

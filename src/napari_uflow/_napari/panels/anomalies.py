@@ -32,7 +32,6 @@ from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     import napari.viewer
-
     from napari.layers import Image, Labels
 
 __all__ = ["RegionsWidget"]

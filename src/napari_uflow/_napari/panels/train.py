@@ -190,7 +190,7 @@ class TrainWidget(Panel):
             )
         )
         self.specimens.currentIndexChanged.connect(self._soon)
-        form.addRow("Planes are", self.fields)
+        form.addRow("Planes are", self.specimens)
         self.rows.addLayout(form)
         self.with_known = QCheckBox()
         self.with_known.setChecked(True)

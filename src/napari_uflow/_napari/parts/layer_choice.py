@@ -14,9 +14,8 @@ from napari_uflow._napari.layers.axes import bare
 from napari_uflow._napari.parts.form import ChoiceBox, tooltip
 
 if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
     from napari.layers import Layer
+    from napari.viewer import Viewer
 
 __all__ = [
     "ChannelForm",

@@ -17,6 +17,7 @@ from napari_uflow.errors import ImageError
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
+
     from napari_uflow.detection.corrections import Correction
     from napari_uflow.image.plane import Plane
     from napari_uflow.image.region import NormalRegion

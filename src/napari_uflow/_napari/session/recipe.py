@@ -14,7 +14,6 @@ from napari_uflow.image.region import NormalRegion
 
 if TYPE_CHECKING:
     from napari.components import LayerList
-
     from napari.layers import Image, Labels, Shapes
 
 __all__ = ["Recipe"]

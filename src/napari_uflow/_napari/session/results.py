@@ -20,9 +20,9 @@ from napari_uflow.image.plane import Plane
 from napari_uflow.system.scratch import allocate_map, let_go
 
 if TYPE_CHECKING:
+    from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
-    from napari.layers import Image, Labels
     from napari_uflow.detection.result import Detection
 
 __all__ = ["Target", "features_of", "relabel", "show_detections", "target_of_planes", "target_of_view"]
