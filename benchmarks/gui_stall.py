@@ -25,7 +25,7 @@ os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
 
-from napari_uflow._napari.session.jobs import State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
 
 _TICK_MS = 5

@@ -25,8 +25,9 @@ os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
 
-from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 SIZE = (1280, 860)

@@ -12,8 +12,9 @@ from qtpy.QtWidgets import QApplication, QWidget
 from napari_uflow._napari.contributions import samples
 from napari_uflow._napari.layers.navigate import camera_of
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.store.images import read_planes
 
 WAIT = 60_000

@@ -18,8 +18,9 @@ from napari_uflow._napari.layers.planes import View, current_plane, planes_of_la
 from napari_uflow._napari.panels.anomalies import RegionsWidget
 from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.session.known_normal import known_normal_of
-from napari_uflow._napari.session.results import relabel, show_detections, target_of_planes, target_of_view
+from napari_uflow._napari.session.results import relabel, show_detections
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.targets import target_of_planes, target_of_view
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect
 from napari_uflow.image.grid import Window

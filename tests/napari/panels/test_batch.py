@@ -9,7 +9,7 @@ from qtpy.QtGui import QDropEvent
 
 from napari_uflow._napari.panels.batch import BatchWidget
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.session.jobs import State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.store.images import read_planes

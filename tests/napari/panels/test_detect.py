@@ -7,8 +7,9 @@ import pytest
 from napari_uflow._napari.panels.anomalies import RegionsWidget
 from napari_uflow._napari.panels.detect import DetectWidget, FalseAlarmSlider
 from napari_uflow._napari.session import results as outputs
-from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.samples.fibres import fibre_field
 
 WAIT = 60_000

@@ -14,13 +14,14 @@ from safetensors import SafetensorError
 
 from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.panels.train import TrainWidget, refining
-from napari_uflow._napari.parts.layer_choice import chosen_channels
+from napari_uflow._napari.parts.channels import chosen_channels
 from napari_uflow._napari.session import autosave, estimate
 from napari_uflow._napari.session.estimate import _COSTS, _SPECIMENS_NEEDED, estimate_training, speed_of
-from napari_uflow._napari.session.jobs import Outcome, State
 from napari_uflow._napari.session.known_normal import known_normal_of
 from napari_uflow._napari.session.recipe import Recipe
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.detection.corrections import Correction
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError

@@ -8,8 +8,9 @@ import pytest
 
 from napari_uflow._napari.panels.trust import TrustWidget
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
 from napari_uflow.samples.fibres import fibre_field
 

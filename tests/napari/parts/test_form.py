@@ -7,7 +7,8 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QSpinBox
 
-from napari_uflow._napari.parts.form import ConfigForm, NumberBox, _WheelGuard
+from napari_uflow._napari.parts.fields import NumberBox, WheelGuard
+from napari_uflow._napari.parts.form import ConfigForm
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
 from napari_uflow.errors import ConfigError
 
@@ -109,7 +110,7 @@ def test_the_wheel_scrolls_the_form_and_changes_nothing(form_of, qtbot):
 
 def test_the_wheel_turns_a_field_that_was_clicked_on(form_of, qtbot):
     form = form_of(TrainingConfig)
-    guard = _WheelGuard()
+    guard = WheelGuard()
     box = QSpinBox()
     qtbot.addWidget(box)
     wheel = wheel_event()

@@ -8,7 +8,9 @@ import weakref
 
 import pytest
 
-from napari_uflow._napari.session.jobs import JobError, JobRunner, Outcome, Running, State, in_words
+from napari_uflow._napari.session.job import Running, in_words
+from napari_uflow._napari.session.runner import JobError, JobRunner, State
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.errors import ImageError
 from napari_uflow.progress import FINISH, Message, Progress, TrainingPoint, or_stop
 

@@ -42,7 +42,7 @@ def new_normal_area(viewer: napari.viewer.Viewer) -> None:
     ImageError
         If no image is selected and there is not exactly one.
     """
-    from napari_uflow._napari.parts.layer_choice import is_image_layer
+    from napari_uflow._napari.layers.kinds import is_image_layer
 
     active: Any = viewer.layers.selection.active
     images = [layer for layer in viewer.layers if is_image_layer(layer)]

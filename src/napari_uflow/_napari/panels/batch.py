@@ -21,10 +21,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.parts.form import ConfigForm, tooltip
-from napari_uflow._napari.parts.layer_choice import channels_box, chosen_channels
-from napari_uflow._napari.parts.panel import JobBar, ModelBar, Panel, advanced_section, heading, push_button, text_label
-from napari_uflow._napari.session.jobs import Job, Running
+from napari_uflow._napari.parts.channels import channels_box, chosen_channels
+from napari_uflow._napari.parts.fields import tooltip
+from napari_uflow._napari.parts.form import ConfigForm
+from napari_uflow._napari.parts.job_bar import JobBar
+from napari_uflow._napari.parts.model_bar import ModelBar
+from napari_uflow._napari.parts.panel import Panel, advanced_section, heading, push_button, text_label
+from napari_uflow._napari.session.job import Job, Running
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
 from napari_uflow.config import DetectionConfig

@@ -9,25 +9,23 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QSlider, QVBoxLayout, QWidget
 
+from napari_uflow._napari.layers.kinds import is_image_layer
 from napari_uflow._napari.layers.planes import current_plane, planes_of_layer, visible_part
-from napari_uflow._napari.parts.form import ChoiceBox, ConfigForm, NumberBox, tooltip
-from napari_uflow._napari.parts.layer_choice import ChannelForm, LayerBox, LayerWatch, chosen_channels, is_image_layer
-from napari_uflow._napari.parts.panel import (
-    JobBar,
-    ModelBar,
-    Panel,
-    advanced_section,
-    as_sentence,
-    heading,
-    run_later,
-    text_label,
-)
-from napari_uflow._napari.session.detect_job import detect_targets_steps
+from napari_uflow._napari.layers.watch import LayerWatch
+from napari_uflow._napari.parts.channels import ChannelForm, chosen_channels
+from napari_uflow._napari.parts.fields import ChoiceBox, NumberBox, tooltip
+from napari_uflow._napari.parts.form import ConfigForm
+from napari_uflow._napari.parts.job_bar import JobBar
+from napari_uflow._napari.parts.layer_choice import LayerBox
+from napari_uflow._napari.parts.model_bar import ModelBar
+from napari_uflow._napari.parts.panel import Panel, advanced_section, as_sentence, heading, run_later, text_label
 from napari_uflow._napari.session.estimate import estimate_detection, speed_of
-from napari_uflow._napari.session.jobs import Job, State
-from napari_uflow._napari.session.results import Target, relabel, show_detections, target_of_planes, target_of_view
+from napari_uflow._napari.session.job import Job
+from napari_uflow._napari.session.results import relabel, show_detections
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import Session, session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
+from napari_uflow._napari.session.targets import Target, detect_targets_steps, target_of_planes, target_of_view
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.wording import counted

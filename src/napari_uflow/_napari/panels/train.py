@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_uflow._napari.contributions.normal_area import add_normal_area
-from napari_uflow._napari.parts.form import ChoiceBox, ConfigForm, tooltip
-from napari_uflow._napari.parts.layer_choice import (
-    ChannelForm,
-    LayerBox,
-    LayerChecks,
-    LayerWatch,
-    chosen_channels,
-    is_area,
-    is_image_layer,
-    while_alive,
-)
+from napari_uflow._napari.layers.kinds import is_area, is_image_layer
+from napari_uflow._napari.layers.watch import LayerWatch, while_alive
+from napari_uflow._napari.parts.channels import ChannelForm, chosen_channels
+from napari_uflow._napari.parts.fields import ChoiceBox, tooltip
+from napari_uflow._napari.parts.form import ConfigForm
+from napari_uflow._napari.parts.job_bar import JobBar
+from napari_uflow._napari.parts.layer_choice import LayerBox, LayerChecks
 from napari_uflow._napari.parts.loss_plot import LossPlot
+from napari_uflow._napari.parts.model_bar import ModelBar
 from napari_uflow._napari.parts.panel import (
-    JobBar,
-    ModelBar,
     Panel,
     advanced_section,
     as_sentence,
@@ -34,9 +29,10 @@ from napari_uflow._napari.parts.panel import (
 )
 from napari_uflow._napari.session.autosave import autosaving, describe, discard, left_behind
 from napari_uflow._napari.session.estimate import TrainingEstimate, estimate_training, speed_of
-from napari_uflow._napari.session.jobs import Job, State
+from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.known_normal import known_normal_of
 from napari_uflow._napari.session.recipe import Recipe
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import Session, session_of
 from napari_uflow._napari.session.settings import data_folder, read_settings, weights_folder
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset

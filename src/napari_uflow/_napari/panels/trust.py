@@ -20,11 +20,15 @@ from qtpy.QtWidgets import (
 )
 
 from napari_uflow._napari.layers.areas import normal_regions
+from napari_uflow._napari.layers.kinds import is_image_layer
+from napari_uflow._napari.layers.watch import LayerWatch
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.parts.form import tooltip
-from napari_uflow._napari.parts.layer_choice import LayerChecks, LayerWatch, is_image_layer
-from napari_uflow._napari.parts.panel import JobBar, ModelBar, Panel, heading, push_button, text_label
-from napari_uflow._napari.session.jobs import Job
+from napari_uflow._napari.parts.fields import tooltip
+from napari_uflow._napari.parts.job_bar import JobBar
+from napari_uflow._napari.parts.layer_choice import LayerChecks
+from napari_uflow._napari.parts.model_bar import ModelBar
+from napari_uflow._napari.parts.panel import Panel, heading, push_button, text_label
+from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
 from napari_uflow.errors import ConfigError, UFlowError

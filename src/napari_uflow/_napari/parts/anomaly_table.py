@@ -11,8 +11,8 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, QSortFilterPr
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_uflow._napari.layers.axes import finest
-from napari_uflow._napari.parts.form import tooltip
-from napari_uflow._napari.session.session import LayerDetection
+from napari_uflow._napari.parts.fields import tooltip
+from napari_uflow._napari.session.layer_detection import LayerDetection
 
 __all__ = ["RegionRow", "RegionsTable", "plane_text"]
 

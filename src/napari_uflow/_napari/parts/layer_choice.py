@@ -3,120 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QSize, Qt, Signal
-from qtpy.QtWidgets import QFormLayout, QLineEdit, QListWidget, QListWidgetItem, QSizePolicy
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtWidgets import QListWidget, QListWidgetItem, QSizePolicy
 
 from napari_uflow._napari.layers.axes import bare
-from napari_uflow._napari.parts.form import ChoiceBox, tooltip
+from napari_uflow._napari.layers.watch import LayerWatch
+from napari_uflow._napari.parts.fields import ChoiceBox
 
 if TYPE_CHECKING:
     from napari.layers import Layer
-    from napari.viewer import Viewer
 
-__all__ = [
-    "ChannelForm",
-    "LayerBox",
-    "LayerChecks",
-    "LayerWatch",
-    "channels_box",
-    "chosen_channels",
-    "is_area",
-    "is_image_layer",
-    "while_alive",
-]
+__all__ = ["LayerBox", "LayerChecks"]
 
 _ROWS_SHOWN = 4
-
-
-def while_alive(method: Callable[[Any, Any], None]) -> Callable[..., None]:
-    """Let a method that napari's events call do nothing once its widget was closed; Python may hold it longer."""
-
-    @wraps(method)
-    def call(self: Any, event: Any = None) -> None:
-        if isalive(self):
-            method(self, event)
-
-    return call
-
-
-def is_image_layer(layer: Layer) -> bool:
-    """Return whether a layer is an image that is no result of ours."""
-    from napari.layers import Image
-
-    return isinstance(bare(layer), Image) and "napari_uflow" not in layer.metadata
-
-
-def is_area(layer: Layer) -> bool:
-    """Return whether a layer can mark an area: labels that are no result of ours, or shapes."""
-    from napari.layers import Labels, Shapes
-
-    return isinstance(bare(layer), (Labels, Shapes)) and "napari_uflow" not in layer.metadata
-
-
-def chosen_channels(text: str) -> list[int | str] | None:
-    """Return the channels that a text names ("0, 2" or "DAPI, GFP"); None for an empty one."""
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    return [int(name) if name.isdecimal() else name for name in names] or None
-
-
-def channels_box(tip: str) -> QLineEdit:
-    """Return a field for the channels that `chosen_channels` reads."""
-    box = QLineEdit()
-    box.setPlaceholderText("all")
-    box.setToolTip(tooltip(tip))
-    return box
-
-
-class ChannelForm(QFormLayout):
-    """Which channels of a layer are looked at, and on which of its axes they lie."""
-
-    def __init__(self, tip: str) -> None:
-        super().__init__()
-        self.channels = channels_box(tip)
-        self.axis = ChoiceBox({"by its name": None, "axis 0": 0, "axis 1": 1, "axis 2": 2})
-        self.axis.setToolTip(
-            tooltip("The axis of the channels. By its name: an axis called c or channel, where there is one.")
-        )
-        self.addRow("Channels", self.channels)
-        self.addRow("Channel axis", self.axis)
-
-
-class LayerWatch(QObject):
-    """Tells when layers come, go, or get another name. Holds no layer that was removed."""
-
-    changed = Signal()
-
-    def __init__(self, viewer: Viewer, parent: QObject) -> None:
-        super().__init__(parent)
-        self._viewer = viewer
-        events = viewer.layers.events
-        events.inserted.connect(self._inserted)
-        events.removed.connect(self._removed)
-        events.reordered.connect(self._tell)
-        for layer in viewer.layers:
-            layer.events.name.connect(self._tell)
-
-    def layers(self, is_wanted: Callable[[Layer], bool]) -> list[Any]:
-        """Return the layers of a kind, the topmost first."""
-        return [bare(layer) for layer in reversed(list(self._viewer.layers)) if is_wanted(layer)]
-
-    @while_alive
-    def _inserted(self, event: Any) -> None:
-        event.value.events.name.connect(self._tell)
-        self.changed.emit()
-
-    @while_alive
-    def _removed(self, event: Any) -> None:
-        event.value.events.name.disconnect(self._tell)
-        self.changed.emit()
-
-    @while_alive
-    def _tell(self, event: Any = None) -> None:  # noqa: ARG002 - napari's signature
-        self.changed.emit()
 
 
 class LayerBox(ChoiceBox):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_uflow._napari.session.jobs import in_words
+from napari_uflow._napari.session.job import in_words
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.region import NormalRegion

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_uflow._napari.layers.axes import bare, finest, frame_of
-from napari_uflow._napari.layers.planes import View
-from napari_uflow._napari.layers.transform import output_transform
+from napari_uflow._napari.layers.axes import bare, finest
 from napari_uflow._napari.session.known_normal import known_normal_of
-from napari_uflow._napari.session.session import LayerDetection, Session
-from napari_uflow.image.plane import Plane
+from napari_uflow._napari.session.layer_detection import LayerDetection
+from napari_uflow._napari.session.session import Session
+from napari_uflow._napari.session.targets import Target
 from napari_uflow.system.scratch import allocate_map, let_go
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_uflow.detection.result import Detection
 
-__all__ = ["Target", "features_of", "relabel", "show_detections", "target_of_planes", "target_of_view"]
+__all__ = ["features_of", "relabel", "show_detections"]
 
 _HEATMAP_LIMITS = (0.4, 1.0)
 """From what a normal latent has (0.39) to the highest value, the same for all images: stretched to its image, a clean
@@ -39,81 +37,6 @@ _LARGEST_PLAIN = 4096
 """Rows or columns up to which results are plain layers; larger ones, which a graphics card may not take, are multiscale
 and cannot be painted in."""
 _COARSEST = 1024
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where the results of some planes go; values only, so that the image may go while they are computed.
-
-    Attributes
-    ----------
-    image_name : str
-        Name of the image layer.
-    scope : str
-        What part of it is looked at; a new result of the same scope replaces the old one.
-    planes : tuple of Plane
-        The planes to look at.
-    indices : tuple of tuple of int
-        For each of them where it lies in the result, without rows and columns.
-    shape : tuple of int
-        Shape of the result.
-    transform : dict
-        The fields that put the result on the image.
-    channel_axis, channels
-        Which channels are looked at, as :func:`~napari_uflow._napari.layers.planes.planes_of_layer` takes them.
-    image : weak reference
-        To the layer, which may get another name.
-    """
-
-    image_name: str
-    scope: str
-    planes: tuple[Plane, ...]
-    indices: tuple[tuple[int, ...], ...]
-    shape: tuple[int, ...]
-    transform: Mapping[str, Any] = field(repr=False)
-    channel_axis: int | None = None
-    channels: tuple[int | str, ...] | None = None
-    image: weakref.ref[Image] | None = field(default=None, repr=False, compare=False)
-
-
-def _looked_at(
-    layer: Image, channel_axis: int | None, channels: Sequence[int | str] | None
-) -> tuple[int | None, tuple[int | str, ...] | None, weakref.ref[Image]]:
-    """Return the last three entries of a target: channel axis, channels and layer."""
-    return channel_axis, None if channels is None else tuple(channels), weakref.ref(bare(layer))
-
-
-def target_of_planes(
-    layer: Image,
-    planes: Sequence[Plane],
-    scope: str,
-    *,
-    channel_axis: int | None = None,
-    channels: Sequence[int | str] | None = None,
-) -> Target:
-    """Return where the results of planes of a layer go: all of them, or one."""
-    frame = frame_of(layer, channel_axis)
-    looked_at = _looked_at(layer, channel_axis, channels)
-    places = [frame.index_of(plane) for plane in planes]
-    if len(planes) == 1 and math.prod(frame.shape[:-2]) > 1:
-        flat = (0,) * (len(frame.shape) - 2)
-        shape = (*(1 for _ in flat), *frame.shape[-2:])
-        transform = output_transform(layer, channel_axis=channel_axis, index=places[0])
-        return Target(layer.name, scope, tuple(planes), (flat,), shape, transform, *looked_at)
-    transform = output_transform(layer, channel_axis=channel_axis)
-    return Target(layer.name, scope, tuple(planes), tuple(places), frame.shape, transform, *looked_at)
-
-
-def target_of_view(
-    layer: Image, view: View, *, channel_axis: int | None = None, channels: Sequence[int | str] | None = None
-) -> Target:
-    """Return where the result of the visible part of a layer goes."""
-    offset = (view.window.row, view.window.col)
-    flat = (0,) * len(view.index)
-    transform = output_transform(layer, channel_axis=channel_axis, offset=offset, index=view.index)
-    shape = (*(1 for _ in flat), *view.plane.shape)
-    looked_at = _looked_at(layer, channel_axis, channels)
-    return Target(layer.name, "view", (view.plane,), (flat,), shape, transform, *looked_at)
 
 
 def show_detections(

@@ -1,0 +1,126 @@
+"""The part of a job that runs in napari's worker: a core generator, driven to its end without an exception."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from napari_uflow._napari.session.libraries import load_libraries
+from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
+from napari_uflow.progress import FINISH, Event, Finish, Message, Progress, Steps
+
+__all__ = ["Ended", "Outcome", "steps_in_worker"]
+
+logger = logging.getLogger(__name__)
+
+# Between two progress events that go to the window; all other events go at once.
+_SECONDS_BETWEEN = 0.05
+
+
+class Outcome(Enum):
+    """How a job ended. A stopped job may have a result: training keeps its best model."""
+
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Ended:
+    outcome: Outcome
+    result: Any = None
+    text: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def steps_in_worker(
+    make_steps: Callable[[], Steps[Any]], held: list[Steps[Any]] | None = None
+) -> Generator[Event | None, Finish | None, Ended]:
+    """Drive a job; yield what the window should know, and end without an exception.
+
+    The job is put into `held`, for whoever has to close it where this is never resumed.
+
+    Progress comes up to thousands of times a second; the window hears of it twenty times a second. Python warnings of
+    this thread become messages: one that is shown from a worker can freeze the window.
+    """
+    heard: list[str] = []
+    seen: set[str] = set()
+    me = threading.get_ident()
+    shown_before = warnings.showwarning
+
+    def hear(message: Any, *args: Any, **kwargs: Any) -> None:
+        if threading.get_ident() != me:
+            shown_before(message, *args, **kwargs)
+        elif str(message) not in seen:
+            seen.add(str(message))
+            heard.append(str(message))
+
+    # napari's worker has put the state of warnings aside, and restores it
+    warnings.showwarning = hear
+    steps: Steps[Any] | None = None
+    answer: Finish | None = None
+    asked = False
+    last = 0.0
+    reported: Event | None = None
+    try:
+        asked = (yield None) is FINISH  # tells the window that something can be sent from now on
+        load_libraries()
+        steps = make_steps()
+        if held is not None:
+            held.append(steps)
+        event = next(steps)
+        while True:
+            while heard:
+                asked = (yield Message(heard.pop(0), warning=True)) is FINISH or asked
+            is_news = not isinstance(event, Progress) or (event != reported and event.done in (0, event.total))
+            if is_news or time.monotonic() - last > _SECONDS_BETWEEN:
+                last, reported = time.monotonic(), event
+                asked = (yield event) is FINISH or asked
+            answer = FINISH if asked else None
+            event = steps.send(answer)
+    except StopIteration as stop:
+        return Ended(Outcome.STOPPED if asked else Outcome.DONE, stop.value, warnings=tuple(heard))
+    except Stopped as error:
+        return Ended(Outcome.STOPPED, None, str(error), tuple(heard))
+    except BackboneUnavailableError as error:
+        return Ended(Outcome.FAILED, None, _for_the_window(error))
+    except UFlowError as error:
+        return Ended(Outcome.FAILED, None, str(error), tuple(heard))
+    except MemoryError:
+        logger.exception("out of memory")
+        return Ended(Outcome.FAILED, None, _OUT_OF_MEMORY)
+    except Exception as error:
+        logger.exception("a job failed")
+        return Ended(Outcome.FAILED, None, _in_plain_words(error))
+    finally:
+        if steps is not None:
+            steps.close()
+
+
+def _for_the_window(error: BackboneUnavailableError) -> str:
+    """Return a message about missing weights with the place to name them in the window, not on the command line."""
+    place = "name their folder in File > Preferences > U-Flow anomaly detection > Weights folder"
+    text = str(error)
+    if "name it with --weights" in text:
+        return text.replace("name it with --weights", f"put it into a folder of your own and {place}")
+    return f"{text.rstrip('.')}; {place}, or choose the backbone 'scattering', which needs no weights"
+
+
+_OUT_OF_MEMORY = "there is not enough memory: choose smaller tiles or a smaller backbone, or close other programs"
+
+
+def _in_plain_words(error: Exception) -> str:
+    """Return one sentence with a way out for an error that is nobody's mistake but ours."""
+    if "out of memory" in str(error).lower():
+        return f"{_OUT_OF_MEMORY}; device 'cpu' in the preferences uses the main memory"
+    first = (str(error).splitlines() or [""])[0][:200]
+    return (
+        f"something went wrong inside the program ({type(error).__name__}: {first}): your layers are unchanged; try "
+        f"again with other settings, and report it with the text in the log if it stays"
+    )
