@@ -24,4 +24,4 @@ def viewer(make_napari_viewer_proxy):
 @pytest.fixture(autouse=True)
 def _own_folder(monkeypatch, tmp_path):
     """Models that save themselves do not go to the user's folder."""
-    monkeypatch.setattr("napari_uflow._napari.panels.train.data_folder", lambda: tmp_path)
+    monkeypatch.setattr("napari_uflow._napari.session.settings.data_folder", lambda: tmp_path)

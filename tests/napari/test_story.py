@@ -77,7 +77,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     # open the sample, and paint what is normal
     viewer.open_sample("napari-uflow", "normal_fibres")
     train = open_widget("Train")
-    click(train.new_area_button)
+    click(train.normal_images.new_area_button)
     area = viewer.layers["Fibres, normal, normal area"]
     specimen = viewer.dims.current_step[0]
     assert not area.data.any()
@@ -88,10 +88,10 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     painted = area.data > 0
     assert painted[specimen].mean() > 0.3
     assert painted.sum() == painted[specimen].sum()
-    train.model_form.fields["tile"].value = 64
-    train.more_model_form.fields["flow_steps"].value = 2
+    train.new_model.model_form.fields["tile"].value = 64
+    train.new_model.more_model_form.fields["flow_steps"].value = 2
     for name, value in {"steps": 100_000, "patience": 10_000, "batch_size": 4, "check_every": 2}.items():
-        train.training_form.fields[name].value = value
+        train.new_model.training_form.fields[name].value = value
     qtbot.waitUntil(lambda: "to train on" in train.estimate_label.text())
     assert "(one specimen, of which a part is held out)" in train.estimate_label.text()
 
@@ -106,10 +106,10 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     first = session.model
 
     # train on the whole images
-    train.normal.setFocus()
-    qtbot.keyClick(train.normal, Qt.Key.Key_Home)
-    assert train.normal.value() is None
-    train.training_form.fields["steps"].value = 6
+    train.normal_images.normal.setFocus()
+    qtbot.keyClick(train.normal_images.normal, Qt.Key.Key_Home)
+    assert train.normal_images.normal.value() is None
+    train.new_model.training_form.fields["steps"].value = 6
     click(train.job_bar.button)
     wait_for_the_job()
     assert runner.job.outcome is Outcome.DONE

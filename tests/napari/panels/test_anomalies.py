@@ -17,7 +17,7 @@ from napari_uflow._napari.layers.navigate import camera_of
 from napari_uflow._napari.layers.planes import View, current_plane, planes_of_layer
 from napari_uflow._napari.panels.anomalies import RegionsWidget
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.session.known_normal import known_normal_of
+from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.results import relabel, show_detections
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.targets import target_of_planes, target_of_view
@@ -137,7 +137,7 @@ def test_a_region_picked_in_the_view_finds_its_row(widget, result, viewer):
 
 
 def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, qtbot, detections):
-    session, known = session_of(viewer), known_normal_of(session_of(viewer))
+    session, known = session_of(viewer), marked_normal_of(session_of(viewer))
     n = len(widget.table.rows())
     number = next(row.number for row in widget.table.rows() if row.index == (2,))
     inside = result.labels.data == number
@@ -176,7 +176,7 @@ def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot,
     assert "opened from a file" in train.job_bar.status.text()
     began = []
     monkeypatch.setattr(TrainWidget, "refine", lambda self: began.append(self))
-    session.set_model(tiny_model, "tiny", recipe=train.recipe())
+    session.set_model(tiny_model, "tiny", recipe=train.normal_images.recipe())
     widget.refine_button.click()
     assert len(began) == 1
     widget.back_button.click()
@@ -224,11 +224,11 @@ def test_it_is_taken_back(widget, viewer, result):
     for _ in range(2):
         widget.table.choose(0)
         widget.mark_normal()
-    assert len(known_normal_of(session_of(viewer))) == 2
+    assert len(marked_normal_of(session_of(viewer))) == 2
     widget.back_button.click()
     widget.back_button.click()
     np.testing.assert_array_equal(result.labels.data, before)
-    assert len(known_normal_of(session_of(viewer))) == 0
+    assert len(marked_normal_of(session_of(viewer))) == 0
     assert not widget.back_button.isEnabled()
     assert widget.normal_line.isHidden()
 
@@ -241,7 +241,7 @@ def test_what_was_called_normal_stays_known_in_another_detection(widget, viewer,
     again = show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")
     assert again.labels is result.labels
     assert len(widget.table.rows()) == sum(len(found.regions) for found in detections)
-    assert len(known_normal_of(session_of(viewer))) == 1
+    assert len(marked_normal_of(session_of(viewer))) == 1
     assert not widget.back_button.isEnabled()
 
 
@@ -254,7 +254,7 @@ def test_a_result_of_one_slice(viewer, detections, qtbot):
     widget.table.choose(0)
     assert viewer.dims.current_step[0] == 2
     widget.mark_normal()
-    (normal,) = known_normal_of(session_of(viewer)).regions
+    (normal,) = marked_normal_of(session_of(viewer)).regions
     assert normal.plane.index == {"Z": 2}
     assert widget.result.labels is result.labels
 
@@ -290,7 +290,7 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
     assert "for i in [2]]" in script
 
     widget.mark_normal()
-    (normal,) = known_normal_of(session_of(viewer)).regions
+    (normal,) = marked_normal_of(session_of(viewer)).regions
     np.testing.assert_array_equal(normal.plane.read(), part.read())
     assert normal.specimen == "drawn field=2"
     assert widget.result.labels is result.labels
@@ -340,7 +340,7 @@ def test_an_image_is_known_by_itself_and_not_by_its_name(widget, viewer):
     viewer.add_image(np.zeros_like(image.data), name="drawn", metadata={})
     widget.table.choose(0)
     widget.mark_normal()
-    (normal,) = known_normal_of(session_of(viewer)).regions
+    (normal,) = marked_normal_of(session_of(viewer)).regions
     assert normal.plane.data is image.data
 
 
@@ -462,7 +462,7 @@ def test_channels_before_the_stack(viewer, detections, qtbot):
     widget.table.choose(0)
     row = widget.table.current()
     widget.mark_normal()
-    (normal,) = known_normal_of(session_of(viewer)).regions
+    (normal,) = marked_normal_of(session_of(viewer)).regions
     assert normal.plane.channels == plane.channels == (1,)
     assert normal.plane.index == {"Z": row.index[-1]}
 
@@ -474,7 +474,7 @@ def test_the_widgets_are_light_to_import():
         "contributions.io",
         "contributions.export",
         "parts.dialogs",
-        "session.known_normal",
+        "session.marked_normal",
         "layers.navigate",
     )
     names = ", ".join(f"napari_uflow._napari.{name}" for name in modules)

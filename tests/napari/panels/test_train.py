@@ -13,14 +13,15 @@ import pytest
 from safetensors import SafetensorError
 
 from napari_uflow._napari.layers.areas import normal_regions
-from napari_uflow._napari.panels.train import TrainWidget, refining
+from napari_uflow._napari.panels.train import TrainWidget
 from napari_uflow._napari.parts.channels import chosen_channels
 from napari_uflow._napari.session import autosave, estimate
 from napari_uflow._napari.session.estimate import _COSTS, _SPECIMENS_NEEDED, estimate_training, speed_of
-from napari_uflow._napari.session.known_normal import known_normal_of
+from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.recipe import Recipe
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.trainings import refining
 from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.detection.corrections import Correction
@@ -43,9 +44,7 @@ def images(viewer):
 def widget(viewer, images, qtbot, tiny_model_config, tiny_training_config):
     widget = TrainWidget(viewer)
     qtbot.addWidget(widget)
-    widget.model_form.set_config(tiny_model_config)
-    widget.more_model_form.set_config(tiny_model_config)
-    widget.training_form.set_config(tiny_training_config)
+    widget.new_model.set_configs(tiny_model_config, tiny_training_config)
     yield widget
     session_of(viewer).runner.stop()
     idle(qtbot, widget)
@@ -65,8 +64,8 @@ def endless(*args, **kwargs):
 
 
 def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path):
-    assert widget.model_config() == tiny_model_config
-    assert widget.training_config() == tiny_training_config
+    assert widget.new_model.model_config() == tiny_model_config
+    assert widget.new_model.training_config() == tiny_training_config
     session = widget.session
     with qtbot.waitSignal(session.model_changed, timeout=WAIT):
         widget.job_bar.button.click()
@@ -87,7 +86,9 @@ def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path)
 
 
 def test_stop_keeps_the_best_model(widget, qtbot):
-    widget.training_form.set_config(widget.training_config().replace(steps=100_000, patience=10_000))
+    widget.new_model.training_form.set_config(
+        widget.new_model.training_config().replace(steps=100_000, patience=10_000)
+    )
     widget.job_bar.button.click()
     qtbot.waitUntil(lambda: len(widget.plot.points) > 0, timeout=WAIT)
     widget.job_bar.button.click()
@@ -128,8 +129,7 @@ def test_the_layer_may_go_while_it_runs(widget, viewer, qtbot):
 
 def test_the_widget_may_go_while_it_runs(viewer, images, qtbot, tiny_model_config, tiny_training_config):
     widget = TrainWidget(viewer)
-    widget.model_form.set_config(tiny_model_config)
-    widget.training_form.set_config(tiny_training_config)
+    widget.new_model.set_configs(tiny_model_config, tiny_training_config)
     session = widget.session
     viewer.window.add_dock_widget(widget, name="Train")
     with qtbot.waitSignal(session.model_changed, timeout=WAIT):
@@ -145,20 +145,20 @@ def test_it_says_what_a_run_will_take(widget, viewer):
     widget.estimate()
     assert widget.estimate_label.text().startswith("8 tiles to train on, 4 held out (2 fields, 1 field held out).")
     assert "a guarantee takes at least 3" in widget.estimate_label.text()
-    widget.images.set_layers([])
+    widget.normal_images.images.set_layers([])
     widget.estimate()
     assert widget.estimate_label.text() == "Tick at least one image that is normal."
     assert not widget.job_bar.button.isEnabled()
 
 
 def test_an_area_to_paint(widget, viewer):
-    widget.new_area_button.click()
+    widget.normal_images.new_area_button.click()
     layer = viewer.layers[-1]
     assert layer.name == "fibres, normal area"
     assert layer.mode == "paint"
     assert viewer.layers.selection.active == layer
     assert layer.axis_labels == viewer.layers["fibres"].axis_labels
-    assert widget.normal.value() is not None
+    assert widget.normal_images.normal.value() is not None
     widget.estimate()
     assert "nothing normal in 'fibres'" in widget.estimate_label.text()
     layer.data[1, :64] = 1
@@ -174,27 +174,27 @@ def test_a_shape_of_the_menu_command(viewer, images):
 
 
 def test_layers_come_and_go(widget, viewer):
-    assert [layer.name for layer in widget.images.layers()] == ["fibres"]
+    assert [layer.name for layer in widget.normal_images.images.layers()] == ["fibres"]
     second = viewer.add_image(np.zeros((128, 128)), name="second")
-    assert [layer.name for layer in widget.images.layers()] == ["fibres"]
-    widget.images.set_layers([second])
+    assert [layer.name for layer in widget.normal_images.images.layers()] == ["fibres"]
+    widget.normal_images.images.set_layers([second])
     second.name = "renamed"
-    assert widget.images.item(0).text() == "renamed"
-    assert [layer.name for layer in widget.images.layers()] == ["renamed"]
+    assert widget.normal_images.images.item(0).text() == "renamed"
+    assert [layer.name for layer in widget.normal_images.images.layers()] == ["renamed"]
     viewer.layers.remove("renamed")
-    assert widget.images.layers() == []
+    assert widget.normal_images.images.layers() == []
 
 
 def test_what_it_found_is_not_what_it_learns_from(widget, viewer):
     viewer.add_image(np.zeros((128, 128)), name="heatmap", metadata={"napari_uflow": {}})
-    assert widget.images.count() == 1
+    assert widget.normal_images.images.count() == 1
 
 
 @pytest.mark.parametrize(("preset", "steps"), [("fast", 60), ("balanced", 200), ("best", 1000)])
 def test_presets(widget, preset, steps):
-    widget.preset.set_value("fast" if preset != "fast" else "best")
-    widget.preset.set_value(preset)
-    assert widget.training_config().steps == steps
+    widget.new_model.preset.set_value("fast" if preset != "fast" else "best")
+    widget.new_model.preset.set_value(preset)
+    assert widget.new_model.training_config().steps == steps
 
 
 def test_only_one_job(widget, viewer, qtbot, monkeypatch):
@@ -353,7 +353,7 @@ def test_a_model_that_was_left_behind_is_offered(viewer, qtbot, tmp_path, tiny_m
     widget = TrainWidget(viewer)
     qtbot.addWidget(widget)
     assert not widget.rescue.isHidden()
-    widget.rescue_button.click()
+    widget.rescue.use_button.click()
     idle(qtbot, widget)
     assert widget.session.model is not None
     assert (widget.session.model_name, widget.session.model_path) == ("rescued model", None)
@@ -376,19 +376,19 @@ def test_a_training_that_was_interrupted_goes_on(
 
     widget = TrainWidget(viewer)
     qtbot.addWidget(widget)
-    widget.images.set_layers([])
-    widget.resume_button.click()
+    widget.normal_images.images.set_layers([])
+    widget.rescue.resume_button.click()
     assert "Tick" in widget.job_bar.status.text()
     others = viewer.add_image(images.data, name="others", axis_labels=("field", "y", "x"))
-    widget.images.set_layers([others])
-    widget.resume_button.click()
+    widget.normal_images.images.set_layers([others])
+    widget.rescue.resume_button.click()
     idle(qtbot, widget)
     assert "none of the ticked images had a part in that training" in widget.job_bar.status.text().lower()
     assert path.exists()
     assert path.exists()
     assert widget.session.model is None
-    widget.images.set_layers([images])
-    widget.resume_button.click()
+    widget.normal_images.images.set_layers([images])
+    widget.rescue.resume_button.click()
     idle(qtbot, widget)
     model = widget.session.model
     assert model.provenance["started_from"]["steps"] == 2
@@ -447,29 +447,29 @@ def mark_normal(viewer, session, n_channels=1, specimen="odd"):
     mask[:96, :96] = True
     normal = NormalRegion(Plane(data=data, axes="CYX", name="odd"), mask, specimen, is_marked_normal=True)
     correction = Correction(normal, np.array([3]), np.array([4]), np.zeros(1, np.float32))
-    known_normal_of(session).add(viewer.add_labels(np.zeros((8, 8), np.uint8)), (), correction)
+    marked_normal_of(session).add(viewer.add_labels(np.zeros((8, 8), np.uint8)), (), correction)
     return normal
 
 
 def test_what_was_called_normal_is_learned_too(widget, viewer):
-    assert widget.with_known.isHidden()
+    assert widget.normal_images.with_marked.isHidden()
     widget.estimate()
     before = widget.estimate_label.text()
     normal = mark_normal(viewer, widget.session)
-    assert not widget.with_known.isHidden()
-    assert widget.with_known.text() == "and 1 region that you called normal"
-    assert widget.regions()[-1] is normal
+    assert not widget.normal_images.with_marked.isHidden()
+    assert widget.normal_images.with_marked.text() == "and 1 region that you called normal"
+    assert widget.normal_images.regions()[-1] is normal
     widget.estimate()
     assert widget.estimate_label.text() != before
-    widget.with_known.setChecked(False)
-    assert normal not in widget.regions()
-    widget.with_known.setChecked(True)
+    widget.normal_images.with_marked.setChecked(False)
+    assert normal not in widget.normal_images.regions()
+    widget.normal_images.with_marked.setChecked(True)
     mark_normal(viewer, widget.session, n_channels=2)  # of other images
-    assert len(widget.regions()) == 4
+    assert len(widget.normal_images.regions()) == 4
     others = " (1 in images with other channels cannot be learned with these)"
-    assert widget.with_known.text() == f"and 1 region that you called normal{others}"
-    known_normal_of(widget.session).clear()
-    assert widget.with_known.isHidden()
+    assert widget.normal_images.with_marked.text() == f"and 1 region that you called normal{others}"
+    marked_normal_of(widget.session).clear()
+    assert widget.normal_images.with_marked.isHidden()
 
 
 def test_a_model_is_refined(widget, viewer, qtbot):
@@ -562,7 +562,7 @@ def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbo
     area.data[1:] = 1
     session.set_model(tiny_model, "tiny", recipe=Recipe.of([images], area, specimens="each", channels=[0]))
     other = viewer.add_image(np.zeros((128, 128)), name="other")
-    widget.images.set_layers([other])
+    widget.normal_images.images.set_layers([other])
     widget.refine_as_trained()
     idle(qtbot, widget)
     ((regions, config, start),) = given

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from napari_uflow._napari.contributions.io import write_image, write_labels, write_mask
 from napari_uflow._napari.layers.axes import axis_letters
+from napari_uflow._napari.layers.place import channel_options, place_of
 from napari_uflow._napari.layers.planes import planes_of_layer
-from napari_uflow._napari.session.known_normal import channel_options, place_of
 from napari_uflow._napari.session.layer_detection import LayerDetection
 from napari_uflow._napari.session.session import Session
 from napari_uflow.errors import ConfigError, UFlowError

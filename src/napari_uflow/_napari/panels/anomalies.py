@@ -18,13 +18,14 @@ from qtpy.QtWidgets import QApplication, QHBoxLayout, QMenu, QPushButton, QShort
 from napari_uflow._napari.contributions.export import EXPORTS, as_methods_text, as_python, export
 from napari_uflow._napari.layers.axes import bare, finest
 from napari_uflow._napari.layers.navigate import go_to
+from napari_uflow._napari.layers.place import place_of
 from napari_uflow._napari.layers.watch import LayerWatch, while_alive
 from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.parts.anomaly_table import RegionRow, RegionsTable
 from napari_uflow._napari.parts.fields import ChoiceBox, tooltip
 from napari_uflow._napari.parts.panel import Panel, as_sentence, heading, push_button, text_label
-from napari_uflow._napari.session.known_normal import known_normal_of, place_of
 from napari_uflow._napari.session.layer_detection import LayerDetection
+from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.results import relabel
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
@@ -58,7 +59,7 @@ class RegionsWidget(Panel):
         super().__init__()
         self._viewer = napari_viewer
         self._session = session_of(napari_viewer)
-        self._known = known_normal_of(self._session)
+        self._known = marked_normal_of(self._session)
         self._watch = LayerWatch(napari_viewer, self)
         self._labels: Labels | None = None
         self._is_moving = False

@@ -92,12 +92,12 @@ class JobBar(QWidget):
         self.status.setVisible(bool(text))
 
     def refuse(self, text: str) -> None:
-        """Say why nothing was started; it is taken away once what was missing is there."""
+        """Show why there is no result, until another choice is made: see `clear_refusal`."""
         self.say(text)
         self._refusal = self.status.text()
 
     def clear_refusal(self) -> None:
-        """Take away why nothing was started."""
+        """Take away why there was no result: another choice was made."""
         if self._refusal and self.status.text() == self._refusal:
             self.say("")
         self._refusal = ""
@@ -136,8 +136,8 @@ class JobBar(QWidget):
         self._job = job
         job.progress.connect(self._progress)
         job.message.connect(self._message)
-        job.failed.connect(self.say)
-        job.stopped.connect(self.say)
+        job.failed.connect(self.refuse)
+        job.stopped.connect(self.refuse)
         job.ended.connect(self._ended)
         self.bar.setRange(0, 0)
         self.bar.show()
@@ -163,7 +163,7 @@ class JobBar(QWidget):
     def _ended(self, outcome: Outcome) -> None:
         self.bar.hide()
         if self.status.text() == self._last_progress:
-            self.say("" if outcome is Outcome.DONE else "Stopped.")
+            self.refuse("" if outcome is Outcome.DONE else "Stopped.")
 
     def _refresh(self) -> None:
         state = self._runner.state

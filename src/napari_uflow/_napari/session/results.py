@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow._napari.layers.axes import bare, finest
-from napari_uflow._napari.session.known_normal import known_normal_of
 from napari_uflow._napari.session.layer_detection import LayerDetection
+from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.session import Session
 from napari_uflow._napari.session.targets import Target
 from napari_uflow.system.scratch import allocate_map, let_go
@@ -62,7 +62,7 @@ def show_detections(
     if old is None:
         result = _added(viewer, target, planes, (score, log10_nfa, ids), features)
     else:
-        known_normal_of(session).let_go(old.labels)
+        marked_normal_of(session).detach(old.labels)
         result = replace(old, planes=tuple(planes), image_name=target.image_name, image=target.image)
         for layer, data in zip(_layers(result), (score, log10_nfa, ids), strict=True):
             layer.data = as_shown(data)

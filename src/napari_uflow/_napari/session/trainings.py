@@ -1,0 +1,180 @@
+"""The trainings of a viewer as jobs: of a new model, the rest of an interrupted one, and a refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from napari_uflow._napari.session import settings
+from napari_uflow._napari.session.autosave import autosaving, discard
+from napari_uflow._napari.session.estimate import estimate_training
+from napari_uflow._napari.session.job import Job
+from napari_uflow._napari.session.recipe import Recipe
+from napari_uflow._napari.session.session import Session
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.errors import ConfigError, ImageError
+from napari_uflow.image.region import NormalRegion
+from napari_uflow.training.tiles import SeenSpecimens
+
+if TYPE_CHECKING:
+    from napari_uflow.model.uflow import TrainedModel
+
+__all__ = ["how_it_ended", "refine", "refining", "resume", "train"]
+
+_Plan: TypeAlias = "tuple[ModelConfig, TrainingConfig, TrainedModel | None]"
+"""What a model is made of, how it is trained, and the model that the training goes on with."""
+
+# A refinement takes this part of the steps at this part of the learning rate: the flow is to learn a little more, not
+# to forget. Regions that were called normal make up a tenth of its tiles, by repetition if they are few.
+_REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
+_FEWEST_STEPS = 20
+_KNOWN_PART, _MOST_COPIES = 0.1, 20
+
+
+def refining(model: TrainedModel) -> TrainingConfig:
+    """Return how a model is refined: a part of the steps of the training that it began with, and smaller ones."""
+    first = model.provenance.get("first_training")
+    training = model.training if first is None else TrainingConfig.from_dict(first)
+    steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
+    return training.replace(
+        steps=steps,
+        learning_rate=training.learning_rate * _REFINING_RATE,
+        check_every=min(training.check_every, max(1, steps // 5)),
+        max_tiles=min(training.max_tiles, 10 * steps),
+    )
+
+
+def how_it_ended(model: TrainedModel) -> str:
+    """Return how a training ended, where it did not run to its last step."""
+    outcome = str(model.provenance.get("outcome", "done"))
+    return "" if outcome == "done" else f" ({outcome.removeprefix('done: ')})"
+
+
+def _check_same_specimens(start: TrainedModel, regions: list[NormalRegion]) -> None:
+    """Refuse to go on with a training on images that had no part in it."""
+    seen = SeenSpecimens.of(start.provenance).seen
+    if seen.isdisjoint(region.specimen for region in regions):
+        some = ", ".join(f"'{name}'" for name in sorted(seen)[:3])
+        raise ImageError(
+            f"none of the ticked images had a part in that training, which was on {some}{' ...' * (len(seen) > 3)}: "
+            f"open them under these names and tick them"
+        )
+
+
+def train(
+    session: Session,
+    recipe: Recipe,
+    regions: list[NormalRegion],
+    model: ModelConfig,
+    training: TrainingConfig,
+    *,
+    name: str,
+) -> Job:
+    """Train a new model.
+
+    Parameters
+    ----------
+    session : Session
+        Gets the model, even if the widget that started the training is closed by then.
+    recipe : Recipe
+        The layers that are trained on.
+    regions : list of NormalRegion
+        What is normal in them, and in results.
+    model, training
+        What the model is made of, and how it is trained.
+    name : str
+        What to call it.
+
+    Raises
+    ------
+    JobError
+        If a job is running.
+    """
+    return _run(session, recipe, regions, lambda: (model, training, None), name)
+
+
+def resume(session: Session, recipe: Recipe, regions: list[NormalRegion], path: Path, *, name: str) -> Job:
+    """Do the rest of a training that was interrupted; its file goes once there is a model.
+
+    Parameters
+    ----------
+    session, recipe, regions, name
+        As in :func:`train`.
+    path : Path
+        The model that was left behind.
+    """
+    cache_memory = settings.read_settings().memory_limit
+
+    def plan() -> _Plan:
+        from napari_uflow.store.checkpoint import load_model
+        from napari_uflow.training.refine import rest_of_training
+
+        start = load_model(path)
+        _check_same_specimens(start, regions)
+        return start.config, rest_of_training(start).replace(cache_memory=cache_memory), start
+
+    job = _run(session, recipe, regions, plan, name)
+    job.finished.connect(lambda _: discard(path))  # even if the widget is closed by then
+    return job
+
+
+def refine(session: Session, recipe: Recipe, old: list[NormalRegion], marked: Sequence[NormalRegion]) -> Job:
+    """Train the active model a little more; it stays active until the refined one is done.
+
+    Parameters
+    ----------
+    session, recipe
+        As in :func:`train`.
+    old : list of NormalRegion
+        What is normal in the layers of the recipe.
+    marked : sequence of NormalRegion
+        The regions marked normal in results.
+
+    Raises
+    ------
+    ConfigError
+        If there is no model.
+    ImageError
+        If no region was marked normal.
+    """
+    model = session.model
+    if model is None:
+        raise ConfigError("there is no model to refine: train one, or open a model file")
+    if not marked:
+        raise ImageError(
+            "nothing like the ticked images was called normal: choose a region in Anomalies and press 'Not an anomaly'"
+        )
+    training = refining(model).replace(cache_memory=settings.read_settings().memory_limit)
+    n_tiles = estimate_training(old, model.config, training).n_tiles
+    n_copies = min(max(1, round(_KNOWN_PART * n_tiles / len(marked))), _MOST_COPIES)
+    name = session.model_name
+    name = name if name.endswith(" refined") else f"{name} refined"
+    regions = [*old, *[*marked] * n_copies]
+    return _run(session, recipe, regions, lambda: (model.config, training, model), name, title="Refining")
+
+
+def _run(
+    session: Session,
+    recipe: Recipe,
+    regions: list[NormalRegion],
+    plan: Callable[[], _Plan],
+    name: str,
+    *,
+    title: str = "Training",
+) -> Job:
+    """Start a training; how it is done is asked in the worker."""
+    chosen = settings.read_settings()
+    device, weights = chosen.device, settings.weights_folder()
+    folder = settings.data_folder() if chosen.autosave else None
+
+    def steps() -> Any:
+        from napari_uflow.training.train import train_steps
+
+        model, training, start = plan()
+        run = train_steps(regions, model, training, weights=weights, device=device, init_from=start)
+        return run if folder is None else autosaving(run, folder, name)
+
+    job = session.runner.start(steps, title=title)
+    session.take_model_of(job, name, recipe)
+    return job
