@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from napari_uflow._napari.panels.anomalies import RegionsWidget
-from napari_uflow._napari.panels.detect import DetectWidget, FalseAlarmSlider
+from napari_uflow._napari.panels.detect import DetectWidget
+from napari_uflow._napari.parts.false_alarm_slider import FalseAlarmSlider
 from napari_uflow._napari.session import results as outputs
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
