@@ -150,10 +150,10 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     assert tuple(camera.center) != before
     assert viewer.dims.current_step[0] == row.index[0]
     inside = labels.data == row.number
-    click(anomalies.normal_button)
+    click(anomalies.judge_bar.mark_button)
     assert not labels.data[inside].any()
     assert len(table.rows()) == n - 1
-    click(anomalies.refine_button)
+    click(anomalies.judge_bar.refine_button)
     assert runner.job.title == "Refining"
     wait_for_the_job()
     assert session.model_name == "Fibres, normal refined"
@@ -162,7 +162,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     open_widget("Anomalies")
     for kind, name in (("labels", "a.tif"), ("csv", "a.csv"), ("geojson", "a.geojson")):
         monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, name=name, **options: str(tmp_path / name))
-        anomalies.export_actions[kind].trigger()
+        anomalies.export_bar.export_actions[kind].trigger()
         assert anomalies.status.text() == f"Saved '{tmp_path / name}'."
     planes = read_planes(tmp_path / "a.tif")
     np.testing.assert_array_equal(np.stack([plane.read()[0] for plane in planes]), labels.data)

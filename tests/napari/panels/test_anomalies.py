@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QApplication
 from napari_uflow._napari.contributions.export import EXPORTS, as_methods_text
 from napari_uflow._napari.layers.navigate import camera_of
 from napari_uflow._napari.layers.planes import View, current_plane, planes_of_layer
-from napari_uflow._napari.panels.anomalies import RegionsWidget
+from napari_uflow._napari.panels.anomalies import AnomaliesWidget
 from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.results import relabel, show_detections
@@ -69,7 +69,7 @@ def result(viewer, detections):
 
 @pytest.fixture
 def widget(viewer, result, qtbot):
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     return widget
 
@@ -133,7 +133,7 @@ def test_a_region_picked_in_the_view_finds_its_row(widget, result, viewer):
     assert camera_of(viewer).center == center  # the user is there already
     result.labels.selected_label = 0
     assert widget.table.current() is None
-    assert not widget.normal_button.isEnabled()
+    assert not widget.judge_bar.mark_button.isEnabled()
 
 
 def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, qtbot, detections):
@@ -143,7 +143,7 @@ def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, 
     inside = result.labels.data == number
     result.labels.selected_label = number
     with qtbot.waitSignals([known.changed, session.results_changed]):
-        widget.normal_button.click()
+        widget.judge_bar.mark_button.click()
     assert not result.labels.data[inside].any()
     assert sorted(numbers(widget)) == list(range(1, n))
     assert set(np.unique(result.labels.data)) == set(range(n))
@@ -157,8 +157,8 @@ def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, 
     assert normal.specimen == "drawn field=2"
     assert normal.plane.index == {"Z": 2}
     assert normal.normal()[inside[2]].all()
-    assert "1 region called normal" in widget.normal_line.text()
-    assert not widget.refine_button.isEnabled()  # there is no model
+    assert "1 region called normal" in widget.judge_bar.line.text()
+    assert not widget.judge_bar.refine_button.isEnabled()  # there is no model
 
 
 def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot, monkeypatch):
@@ -166,21 +166,21 @@ def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot,
 
     session = session_of(viewer)
     session.set_model(tiny_model, "tiny")
-    assert not widget.refine_button.isEnabled()  # nothing was called normal
+    assert not widget.judge_bar.refine_button.isEnabled()  # nothing was called normal
     widget.table.choose(0)
     widget.mark_normal()
-    assert widget.refine_button.isEnabled()
-    widget.refine_button.click()
+    assert widget.judge_bar.refine_button.isEnabled()
+    widget.judge_bar.refine_button.click()
     _, train = viewer.window.add_plugin_dock_widget("napari-uflow", "Train")
     assert isinstance(train, TrainWidget)
     assert "opened from a file" in train.job_bar.status.text()
     began = []
     monkeypatch.setattr(TrainWidget, "refine", lambda self: began.append(self))
     session.set_model(tiny_model, "tiny", recipe=train.normal_images.recipe())
-    widget.refine_button.click()
+    widget.judge_bar.refine_button.click()
     assert len(began) == 1
-    widget.back_button.click()
-    assert not widget.refine_button.isEnabled()
+    widget.judge_bar.undo_button.click()
+    assert not widget.judge_bar.refine_button.isEnabled()
 
 
 def test_a_changed_result_keeps_the_choice(widget, viewer, result):
@@ -225,12 +225,12 @@ def test_it_is_taken_back(widget, viewer, result):
         widget.table.choose(0)
         widget.mark_normal()
     assert len(marked_normal_of(session_of(viewer))) == 2
-    widget.back_button.click()
-    widget.back_button.click()
+    widget.judge_bar.undo_button.click()
+    widget.judge_bar.undo_button.click()
     np.testing.assert_array_equal(result.labels.data, before)
     assert len(marked_normal_of(session_of(viewer))) == 0
-    assert not widget.back_button.isEnabled()
-    assert widget.normal_line.isHidden()
+    assert not widget.judge_bar.undo_button.isEnabled()
+    assert widget.judge_bar.line.isHidden()
 
 
 def test_what_was_called_normal_stays_known_in_another_detection(widget, viewer, detections, result):
@@ -242,13 +242,13 @@ def test_what_was_called_normal_stays_known_in_another_detection(widget, viewer,
     assert again.labels is result.labels
     assert len(widget.table.rows()) == sum(len(found.regions) for found in detections)
     assert len(marked_normal_of(session_of(viewer))) == 1
-    assert not widget.back_button.isEnabled()
+    assert not widget.judge_bar.undo_button.isEnabled()
 
 
 def test_a_result_of_one_slice(viewer, detections, qtbot):
     result = show(viewer, detections, "slice")
     viewer.dims.set_point(0, 0)
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     assert widget.table.isColumnHidden(1)
     widget.table.choose(0)
@@ -267,7 +267,7 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
     found = detect(tiny_model, part, DetectionConfig(nfa="paper"), device="cpu")
     target = target_of_view(image, View(part, window, (2,)))
     result = show_detections(viewer, session_of(viewer), target, [found], model_name="tiny")
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     widget.table.choose(0)
     row = widget.table.current()
@@ -277,14 +277,14 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
     assert camera_of(viewer).center[-2:] == pytest.approx(expected)
 
     monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "a"))
-    widget.export("geojson")
+    widget.export_bar.export("geojson")
     feature = json.loads((tmp_path / "a.geojson").read_text(encoding="utf-8"))["features"][row.number - 1]
     assert feature["geometry"]["plane"]["z"] == 2
     rings = feature["geometry"]["coordinates"]
     corners = np.array(rings[0] if feature["geometry"]["type"] == "Polygon" else rings[0][0])
     assert corners[:, 0].min() >= 16 + row.values["first_col"]
     assert corners[:, 1].min() >= 32 + row.values["first_row"]
-    widget.copy_python.trigger()
+    widget.export_bar.copy_python.trigger()
     script = QApplication.clipboard().text()
     assert "# Only a part of the image was looked at in napari" in script
     assert "for i in [2]]" in script
@@ -297,10 +297,10 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
 
 
 def test_the_widget_follows_the_results(viewer, detections, qtbot):
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     assert "Nothing yet" in widget.summary.text()
-    assert not widget.export_button.isEnabled()
+    assert not widget.export_bar.export_button.isEnabled()
     result = show(viewer, detections)
     assert len(widget.table.rows()) >= 3
     other = show(viewer, detections, "slice")
@@ -372,7 +372,7 @@ def export(widget, tmp_path, monkeypatch):
         monkeypatch.setattr(
             dialogs, "ask_to_save", lambda title, name, kinds, parent=None: asked.append(name) or str(tmp_path / name)
         )
-        widget.export_actions[kind].trigger()
+        widget.export_bar.export_actions[kind].trigger()
         assert asked == ["drawn" + EXPORTS[kind][1]]
         assert widget.status.text() == f"Saved '{tmp_path / asked[0]}'."
         return tmp_path / asked[0]
@@ -416,10 +416,10 @@ def test_layers_are_exported_with_pixel_size(kind, export, result):
 
 def test_a_file_that_cannot_be_written_is_said(widget, tmp_path, monkeypatch):
     monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "none" / "a.csv"))
-    widget.export("csv")
+    widget.export_bar.export("csv")
     assert "cannot be written: there is no folder" in widget.status.text()
     monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: "")
-    widget.export("csv")
+    widget.export_bar.export("csv")
 
 
 def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, tmp_path, qtbot, monkeypatch):
@@ -429,9 +429,9 @@ def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, t
     session.open_model(tiny_model_file)
     (found,) = [replace(d, provenance={**d.provenance, "source": str(path)}) for d in detections[2:]]
     show(viewer, [*detections[:2], found], "slice")
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
-    widget.copy_python.trigger()
+    widget.export_bar.copy_python.trigger()
     assert widget.status.text() == "The script is in the clipboard."
     script = QApplication.clipboard().text()
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
@@ -441,10 +441,10 @@ def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, t
 
 
 def test_the_paragraph_in_the_clipboard(widget, viewer, tiny_model):
-    widget.copy_methods.trigger()
+    widget.export_bar.copy_methods.trigger()
     assert "there is no model" in widget.status.text().lower()
     session_of(viewer).set_model(tiny_model, "tiny")
-    widget.copy_methods.trigger()
+    widget.export_bar.copy_methods.trigger()
     text = QApplication.clipboard().text()
     assert "10.1007/s10851-024-01193-y" in text
     assert "as in the cited paper" in text
@@ -457,7 +457,7 @@ def test_channels_before_the_stack(viewer, detections, qtbot):
     target = target_of_planes(image, planes_of_layer(image, channels=[1]), "layer", channels=[1])
     result = show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")
     assert result.labels.metadata["napari_uflow"]["channels"] == [1]
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     widget.table.choose(0)
     row = widget.table.current()

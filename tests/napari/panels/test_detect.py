@@ -4,7 +4,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_uflow._napari.panels.anomalies import RegionsWidget
+from napari_uflow._napari.panels.anomalies import AnomaliesWidget
 from napari_uflow._napari.panels.detect import DetectWidget
 from napari_uflow._napari.parts.false_alarm_slider import FalseAlarmSlider
 from napari_uflow._napari.session import results as outputs
@@ -319,7 +319,7 @@ def test_results_in_large_images_are_multiscale(widget, viewer, qtbot, monkeypat
     assert np.asarray(result.labels.data[0]).max() == len(result.labels.features) - 1
     again = run(widget, qtbot)
     assert [again.heatmap, again.log10_nfa, again.labels] == list(layers)
-    regions = RegionsWidget(viewer)
+    regions = AnomaliesWidget(viewer)
     qtbot.addWidget(regions)
     row = regions.table.rows()[0]
     regions.table.choose(0)
@@ -347,7 +347,7 @@ def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
     assert all(found.provenance["n_planes"] == 4 for found in shared.detections)
     assert "stack of 4 images" in widget.guarantee_label.text()
     assert sum(len(found.regions) for found in shared.detections) <= sum(apart)
-    regions = RegionsWidget(viewer)
+    regions = AnomaliesWidget(viewer)
     qtbot.addWidget(regions)
     assert "per stack of 4 images accepted" in regions.summary.text()
     for layer in list(viewer.layers)[1:]:

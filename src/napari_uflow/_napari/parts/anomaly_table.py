@@ -14,13 +14,13 @@ from napari_uflow._napari.layers.axes import finest
 from napari_uflow._napari.parts.fields import tooltip
 from napari_uflow._napari.session.layer_detection import LayerDetection
 
-__all__ = ["RegionRow", "RegionsTable", "plane_text"]
+__all__ = ["AnomalyRow", "AnomalyTable", "plane_text"]
 
 _VALUE = Qt.ItemDataRole.UserRole
 
 
 @dataclass(frozen=True)
-class RegionRow:
+class AnomalyRow:
     """One anomaly.
 
     Attributes
@@ -48,11 +48,11 @@ class RegionRow:
 class _Column:
     title: str
     help: str
-    value: Callable[[RegionRow], Any]
+    value: Callable[[AnomalyRow], Any]
     text: Callable[[Any], str]
 
 
-def _nfa(row: RegionRow) -> float:
+def _nfa(row: AnomalyRow) -> float:
     return row.values["log10_nfa"]
 
 
@@ -91,13 +91,13 @@ def plane_text(result: LayerDetection, index: tuple[int, ...]) -> str:
     return ", ".join(parts)
 
 
-def rows_of(result: LayerDetection | None) -> list[RegionRow]:
+def rows_of(result: LayerDetection | None) -> list[AnomalyRow]:
     """Return the anomalies of a result."""
     if result is None:
         return []
     units = {index: (found.unit or "") if found.pixel_size else "" for index, found in result.planes}
     texts = {index: plane_text(result, index) for index, _ in result.planes}
-    return [RegionRow(number, index, texts[index], row, units[index]) for number, index, row in result.rows()]
+    return [AnomalyRow(number, index, texts[index], row, units[index]) for number, index, row in result.rows()]
 
 
 class _Model(QAbstractTableModel):
@@ -105,9 +105,9 @@ class _Model(QAbstractTableModel):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self.rows: list[RegionRow] = []
+        self.rows: list[AnomalyRow] = []
 
-    def set_rows(self, rows: list[RegionRow]) -> None:
+    def set_rows(self, rows: list[AnomalyRow]) -> None:
         """Show other rows."""
         self.beginResetModel()
         self.rows = rows
@@ -161,12 +161,12 @@ class _Sorted(QSortFilterProxyModel):
         return bool(_nfa(rows[left.row()]) < _nfa(rows[right.row()]))
 
 
-class RegionsTable(QTableView):
+class AnomalyTable(QTableView):
     """The anomalies of a result, the most significant first; a click on a title sorts by another column.
 
     Signals
     -------
-    chosen : RegionRow or None
+    chosen : AnomalyRow or None
         The user went to another row, by mouse or by keys, or to none.
     """
 
@@ -212,11 +212,11 @@ class RegionsTable(QTableView):
             same = (other for other in rows if other.index == row.index and _nfa(other) == _nfa(row))
             self.follow(next((other.number for other in same), 0))
 
-    def rows(self) -> list[RegionRow]:
+    def rows(self) -> list[AnomalyRow]:
         """Return the anomalies in the order that the table shows them in."""
         return [self._row(self._sorted.index(i, 0)) for i in range(self._sorted.rowCount())]
 
-    def current(self) -> RegionRow | None:
+    def current(self) -> AnomalyRow | None:
         """Return the row that is chosen."""
         index = self.currentIndex()
         return self._row(index) if index.isValid() else None
@@ -243,7 +243,7 @@ class RegionsTable(QTableView):
             self.chosen.emit(self.current())
         self.selectRow(i)
 
-    def _row(self, index: QModelIndex) -> RegionRow:
+    def _row(self, index: QModelIndex) -> AnomalyRow:
         return self._model.rows[self._sorted.mapToSource(index).row()]
 
     def _went(self, *_: object) -> None:
