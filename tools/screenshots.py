@@ -209,7 +209,7 @@ def batch(at: Photographer) -> None:
         widget = at.open("Detect in files")
         widget.add([folder])
         at.run(widget.job_bar)
-        widget.output.setText("/data/fibres/anomalies")
+        widget.output.box.setText("/data/fibres/anomalies")
         at.shoot("batch")
 
 

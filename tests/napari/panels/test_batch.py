@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 
 def results(widget):
-    return [widget.files.topLevelItem(i).text(1) for i in range(widget.files.topLevelItemCount())]
+    return widget.files.results()
 
 
 def run(widget, qtbot):
@@ -54,7 +54,7 @@ def test_a_folder_is_worked_off(widget, folder, qtbot):
     assert not widget.job_bar.button.isEnabled()
     widget.add([folder])
     assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
-    assert widget.output.text() == str(folder / "anomalies")
+    assert widget.output.path() == str(folder / "anomalies")
     assert widget.job_bar.button.isEnabled()
     run(widget, qtbot)
     a, b, c = results(widget)
@@ -74,11 +74,11 @@ def test_a_folder_is_worked_off(widget, folder, qtbot):
 
 def test_a_double_click_opens_image_and_labels(widget, viewer, folder, qtbot):
     widget.add([folder / "a.tif"])
-    widget.files.itemDoubleClicked.emit(widget.files.topLevelItem(0), 0)
+    widget.files.tree.itemDoubleClicked.emit(widget.files.tree.topLevelItem(0), 0)
     assert [layer.name for layer in viewer.layers] == ["a"]
     viewer.layers.clear()
     run(widget, qtbot)
-    widget.files.itemDoubleClicked.emit(widget.files.topLevelItem(0), 0)
+    widget.files.tree.itemDoubleClicked.emit(widget.files.tree.topLevelItem(0), 0)
     assert [layer.name for layer in viewer.layers] == ["a", "a_labels"]
     assert viewer.layers[1].as_layer_data_tuple()[2] == "labels"
 
@@ -97,7 +97,7 @@ def test_stopping_keeps_what_is_done(widget, folder, qtbot):
     assert results(widget)[-1] == "not looked at"
     assert not results(widget)[0].startswith("not")
     assert "..." not in results(widget)
-    assert widget.add_files.isEnabled()
+    assert widget.files.add_files.isEnabled()
     assert widget.job_bar.button.text() == "Detect in all files"
 
 
@@ -114,16 +114,16 @@ def test_two_files_of_one_name_are_refused_in_a_sentence(widget, folder, qtbot):
 def test_the_list_is_filled_and_emptied(widget, folder, monkeypatch, qtbot):
     monkeypatch.setattr(dialogs, "ask_for_files", lambda *args, **options: [str(folder / "a.tif")])
     monkeypatch.setattr(dialogs, "ask_for_folder", lambda *args, **options: str(folder))
-    widget.add_files.click()
+    widget.files.add_files.click()
     assert len(widget.paths()) == 1
-    widget.add_folder.click()
+    widget.files.add_folder.click()
     assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
-    widget.choose_output.click()
-    assert widget.output.text() == str(folder)
-    widget.files.topLevelItem(1).setSelected(True)
-    widget.remove.click()
+    widget.output.choose_button.click()
+    assert widget.output.path() == str(folder)
+    widget.files.tree.topLevelItem(1).setSelected(True)
+    widget.files.remove.click()
     assert [path.name for path in widget.paths()] == ["a.tif", "c.tif"]
-    widget.remove.click()
+    widget.files.remove.click()
     assert widget.paths() == []
     (folder / "empty").mkdir()
     widget.add([folder / "empty"])

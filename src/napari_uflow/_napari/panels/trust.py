@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QRectF, QSize, Qt
-from qtpy.QtGui import QImage, QPainter, QPaintEvent
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QHeaderView,
-    QSizePolicy,
-    QTableWidget,
-    QTableWidgetItem,
-    QWidget,
-)
 
 from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.layers.kinds import is_image_layer
 from napari_uflow._napari.layers.watch import LayerWatch
 from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.parts.fields import tooltip
+from napari_uflow._napari.parts.figure_view import FigureView
 from napari_uflow._napari.parts.job_bar import JobBar
 from napari_uflow._napari.parts.layer_choice import LayerChecks
 from napari_uflow._napari.parts.model_bar import ModelBar
 from napari_uflow._napari.parts.panel import Panel, heading, push_button, text_label
+from napari_uflow._napari.parts.trust_table import TrustTable
 from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
@@ -50,12 +42,6 @@ _HINT = (
     "Says how many false alarms the model gave on normal images, for each number that you may accept: on the specimens "
     "that were held out of training, and on other normal images that you tick above."
 )
-_COLUMNS = {
-    "accepted": "False alarms that you accept per image: the number at the slider of Detect.",
-    "held out": "Regions reported per image on the specimens that were held out of training.",
-    "others": "Regions reported per image on the normal images that are ticked.",
-    "conformal": "Whether enough specimens were held out to guarantee the number.",
-}
 
 
 class TrustWidget(Panel):
@@ -81,10 +67,11 @@ class TrustWidget(Panel):
             )
         )
         self.job_bar = JobBar(self.session.runner, "Make the report", self._start)
+        self.images.changed.connect(self.job_bar.clear_refusal)
         self.model_bar.failed.connect(self.job_bar.warn)
         self.text = text_label(_HINT)
-        self.table = _table()
-        self.image = _FigureView()
+        self.table = TrustTable()
+        self.image = FigureView()
         self.save_button = push_button(
             "Save the report...", self._save, "The plots as a PNG image, or the numbers as JSON."
         )
@@ -150,7 +137,7 @@ class TrustWidget(Panel):
         if report.n_warned:
             lines.append(f"{report.n_warned} of them are unlike the normal ones: no guarantee holds for such images.")
         self.text.setText(" ".join(lines))
-        _fill(self.table, report)
+        self.table.show_report(report)
         self.image.show_array(image)
         for widget in (self.table, self.image, self.save_button):
             widget.show()
@@ -197,77 +184,3 @@ def _saving_steps(report: TrustReport, path: Path, title: str) -> Steps[Path]:
     else:
         raise UFlowError(f"the report is saved as .png or .json, not as '{path.name}'")
     return path
-
-
-def _table() -> QTableWidget:
-    table = QTableWidget(0, len(_COLUMNS))
-    table.setHorizontalHeaderLabels(list(_COLUMNS))
-    for column, text in enumerate(_COLUMNS.values()):
-        header = table.horizontalHeaderItem(column)
-        if header is not None:
-            header.setToolTip(tooltip(text))
-    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-    table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-    table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    table.verticalHeader().hide()
-    table.verticalHeader().setDefaultSectionSize(22)
-    table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-    table.setAccessibleName("False alarms accepted and observed")
-    return table
-
-
-def _fill(table: QTableWidget, report: TrustReport) -> None:
-    from napari_uflow.evaluation.trust import EPSILONS
-    from napari_uflow.nfa.conformal import specimens_needed
-
-    table.setRowCount(len(EPSILONS))
-    table.setColumnHidden(2, not report.n_new)
-    for row, epsilon in enumerate(EPSILONS):
-        is_guaranteed = report.is_guaranteed(epsilon)
-        new = report.new[row] if report.n_new else float("nan")
-        guarantee = "yes" if is_guaranteed else f"no, {specimens_needed(epsilon)} needed"
-        for column, text in enumerate((f"{epsilon:g}", _number(report.held_out[row]), _number(new), guarantee)):
-            item = QTableWidgetItem(text)
-            item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
-            table.setItem(row, column, item)
-    height = table.horizontalHeader().sizeHint().height() + sum(table.rowHeight(i) for i in range(table.rowCount()))
-    table.setFixedHeight(height + 2 * table.frameWidth())
-
-
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3g}"
-
-
-class _FigureView(QWidget):
-    """An image as wide as its place, in its own proportions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._image = QImage()
-        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        policy.setHeightForWidth(True)
-        self.setSizePolicy(policy)
-        self.setAccessibleName("Plots of the trust report")
-
-    def show_array(self, pixels: NDArray[np.uint8]) -> None:
-        """Show an (M, N, 4) array, uint8 RGBA."""
-        height, width = pixels.shape[:2]
-        image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
-        self._image = image.copy()  # the bytes go
-        self.updateGeometry()
-        self.update()
-
-    def heightForWidth(self, width: int) -> int:  # noqa: N802 - Qt's name
-        """Return the height that keeps the proportions."""
-        return round(width * self._image.height() / max(self._image.width(), 1))
-
-    def sizeHint(self) -> QSize:  # noqa: N802
-        """Return the size for the least width of a panel."""
-        return QSize(280, self.heightForWidth(280))
-
-    def paintEvent(self, event: QPaintEvent | None) -> Any:  # noqa: ARG002, N802
-        """Draw it smoothly."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-        if not self._image.isNull():
-            painter.drawImage(QRectF(0, 0, self.width(), self.heightForWidth(self.width())), self._image)
