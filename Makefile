@@ -1,5 +1,6 @@
 # make demo   install, then train and detect on drawn fibres
 # make test   install with the test tools, then run the tests (in a virtual screen where there is none)
+# make docs   install with the documentation tools, then build the site
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,13 +13,15 @@ ifeq ($(shell uname -s)$(DISPLAY),Linux)
 SCREEN := xvfb-run -a
 endif
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint docs package clean
 
 help:
-	@echo "make demo    install into $(VENV), then train and detect on drawn fibres"
-	@echo "make test    install the test tools too, then run the tests"
-	@echo "make lint    check style, formatting and types"
-	@echo "make clean   remove caches and built packages; keep $(VENV) and all results"
+	@echo "make demo     install into $(VENV), then train and detect on drawn fibres"
+	@echo "make test     install the test tools too, then run the tests"
+	@echo "make lint     check style, formatting, types, spelling and pyproject.toml"
+	@echo "make docs     build the documentation into site/; a broken link is an error"
+	@echo "make package  build the sdist and the wheel into dist/ and check them"
+	@echo "make clean    remove caches, the site and built packages; keep $(VENV) and all results"
 	@echo
 	@echo "PYTHON=python3.12 make ... takes another Python (3.11 or later) for a new $(VENV)"
 
@@ -30,13 +33,23 @@ test: $(VENV)/.installed-test
 	$(SCREEN) $(VENV)/bin/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-test
+	$(VENV)/bin/typos
+	$(VENV)/bin/validate-pyproject pyproject.toml
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/python -m mkdocs build --strict
+
+package: $(VENV)/.installed-test
+	rm -rf dist
+	$(VENV)/bin/python -m build
+	$(VENV)/bin/twine check --strict dist/*
+
 clean:
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than these two files when the installation is up to date. The package is installed in place, so a
@@ -47,6 +60,10 @@ $(VENV)/.installed: pyproject.toml napari.yaml | $(VENV)/bin/pip
 
 $(VENV)/.installed-test: pyproject.toml napari.yaml | $(VENV)/bin/pip
 	$(VENV)/bin/python -m pip install -e '.[test,dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml napari.yaml | $(VENV)/bin/pip
+	$(VENV)/bin/python -m pip install -e '.[docs]'
 	@touch $(VENV)/.installed $@
 
 $(VENV)/bin/pip:

@@ -14,6 +14,7 @@ import pytest
 from napari_uflow import cli
 from napari_uflow.cli import main
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
+from napari_uflow.model.record import OutcomeKind
 from napari_uflow.progress import Message, Progress, TrainingPoint
 from napari_uflow.store.checkpoint import load_model, read_card
 from napari_uflow.store.images import read_planes
@@ -219,14 +220,13 @@ def test_same_names_in_two_folders_are_two_fields(here, capsys):
             write_tiff(f"{folder}/img_{i}.tif", image, "YX")
     command = f"train monday tuesday -o m.safetensors --steps 1 {FAST}"
     assert call(capsys, command)[0] == 0
-    card = read_card("m.safetensors")["provenance"]
-    assert len({*card["fields"], *card["holdout_fields"]}) == 4
-    assert "monday/img_0" in {*card["fields"], *card["holdout_fields"]}
-    assert "images:               4 from 4 fields, 1 of them held out" in call(capsys, "show m.safetensors")[1]
+    specimens = load_model("m.safetensors").record.all_specimens
+    assert len(specimens) == 4
+    assert "monday/img_0" in specimens
+    assert "images:                 4 from 4 specimens, 1 of them held out" in call(capsys, "show m.safetensors")[1]
     # a pattern says it all
     assert call(capsys, *shlex.split(command), "--specimen-pattern", "(img_.)")[0] == 0
-    card = read_card("m.safetensors")["provenance"]
-    assert {*card["fields"], *card["holdout_fields"]} == {"img_0", "img_1"}
+    assert load_model("m.safetensors").record.all_specimens == {"img_0", "img_1"}
 
 
 def test_nothing_is_promised_where_nothing_was_looked_at(here, capsys):
@@ -288,8 +288,8 @@ def test_masks_say_what_is_normal(here, capsys):
         write_tiff(masks / f"{path.stem}.tif", mask, "YX")
     code, _, _ = call(capsys, f"train data/train/good --normal masks -o masked.safetensors --steps 1 {FAST}")
     assert code == 0
-    provenance = load_model("masked.safetensors").provenance
-    assert (provenance["n_tiles"], provenance["n_holdout_tiles"]) == (2, 1)
+    record = load_model("masked.safetensors").record
+    assert (record.n_tiles, record.n_holdout_tiles) == (2, 1)
 
 
 def test_stacks_by_their_axes_and_channels_by_number(here, capsys):
@@ -299,7 +299,7 @@ def test_stacks_by_their_axes_and_channels_by_number(here, capsys):
     assert code == 0
     model = load_model("two.safetensors")
     assert model.n_channels == 2
-    assert model.provenance["n_pictures"] == 2
+    assert model.record.n_images == 2
     code, out, _ = call(capsys, "detect two.safetensors stack.tif --channels 0,2 --device cpu")
     assert code == 0
     assert "of 2 planes" in out
@@ -392,4 +392,4 @@ def test_a_real_ctrl_c(here):
     assert "finishing; press Ctrl-C again" in err
     assert "Traceback" not in err
     assert out.startswith("model: m.safetensors (stopped at step ")
-    assert load_model("m.safetensors").provenance["outcome"].startswith("stopped at step ")
+    assert load_model("m.safetensors").record.outcome.kind is OutcomeKind.STOPPED

@@ -25,6 +25,7 @@ from .store.geojson import write_geojson as write_geojson
 from .store.images import read_planes as read_planes
 from .store.regions import write_regions as write_regions
 from .store.tiff_writer import write_tiff as write_tiff
+from .training.regions import read_regions as read_regions
 from .training.train import train as train
 
 __version__: str

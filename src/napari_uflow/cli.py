@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_uflow.config import Config, DetectionConfig, ModelConfig, Parameter, TrainingConfig, parameters_of
-from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
+from napari_uflow.errors import ConfigError, Stopped, UFlowError
 from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
 from napari_uflow.system.apple import let_missing_operations_run_on_the_processor
 from napari_uflow.wording import LEAST_PART, counted, how_far
@@ -299,50 +299,21 @@ def _check_output(path: Path, *, is_folder: bool) -> None:
 def _train(options: argparse.Namespace) -> int:
     model_config, training = _config(ModelConfig, options), _config(TrainingConfig, options)
     _check_output(options.output, is_folder=False)
-    from napari_uflow.image.region import NormalRegion, specimen_of
     from napari_uflow.store.checkpoint import load_model, save_model
-    from napari_uflow.store.images import find_images, read_planes
+    from napari_uflow.training.regions import read_regions
     from napari_uflow.training.train import train_steps
 
     init_from = None if options.init_from is None else load_model(options.init_from)
     if init_from is not None and model_config == ModelConfig():
         model_config = init_from.config
-    regions = []
-    paths = find_images(options.images)
-    # Images of the same name in two folders are two specimens, if nothing else was said. A model that goes on knows
-    # its fields by the names they had.
-    folders_of: dict[str, set[Path]] = {}
-    for path in paths:
-        folders_of.setdefault(path.stem, set()).add(path.parent)
-    in_folders = init_from is None and not training.specimen_pattern
-    for path in paths:
-        planes = read_planes(path, channels=options.channels, axes=options.axes)
-        mask = None
-        if options.normal is not None:
-            mask = _mask_of(options.normal, path)
-        specimen = specimen_of(planes[0].name, training.specimen_pattern or None)
-        if in_folders and len(folders_of[path.stem]) > 1:
-            specimen = f"{path.parent}/{specimen}"
-        regions += [NormalRegion(plane, mask, specimen) for plane in planes]
+    regions = read_regions(options.images, options.normal, channels=options.channels, axes=options.axes)
     steps = train_steps(
         regions, model_config, training, weights=options.weights, device=options.device, init_from=init_from
     )
     model = _run(steps)
     save_model(options.output, model)
-    print(f"model: {options.output} ({model.provenance['outcome']})")
+    print(f"model: {options.output} ({model.record.outcome.text()})")
     return 0
-
-
-def _mask_of(folder: Path, path: Path) -> Any:
-    from napari_uflow.store.images import read_planes
-
-    candidates = [folder / f"{path.stem}{part}{end}" for part in ("", "_mask") for end in (".png", ".tif", ".tiff")]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        raise ImageError(
-            f"there is no mask for '{path.name}' in '{folder}': it should be called {path.stem}.png or .tif"
-        )
-    return read_planes(found)[0].read().max(axis=0) > 0
 
 
 def _detect(options: argparse.Namespace) -> int:
@@ -464,38 +435,36 @@ def _trust(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from napari_uflow.store.checkpoint import read_card
+    from napari_uflow.store.checkpoint import read_card, record_from
 
     card = read_card(options.model)
     if options.json:
         print(json.dumps(card, indent=2))
         return 0
-    provenance = card["provenance"]
+    record = record_from(card["record"])
     history = card["history"]
-    started = provenance.get("started_from")
-    specimens, held_out = (set(provenance.get(key, [])) for key in ("fields", "holdout_fields"))
-    counted = "" if started else f" from {len(specimens | held_out)} fields, {len(held_out)} of them held out"
+    earlier = record.resumed_from
+    n_specimens, n_held_out = len(record.all_specimens), len(record.holdout_specimens)
+    of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {n_held_out} of them held out"
     print(f"{options.model}: U-Flow model, format {card['format']}")
     lines = {
-        "backbone": f"{card['model']['backbone']} ({provenance.get('backbone_weights') or 'no weights to load'})",
+        "backbone": f"{card['model']['backbone']} ({record.backbone_weights or 'no weights to load'})",
         "weights included": "yes" if card["has_backbone"] else "no, give them with --weights",
         "feature normalisation": card["model"]["feature_norm"],
         "tile": f"{card['model']['tile']} pixels",
-        "trained": f"{provenance.get('date')}, {provenance.get('outcome')}",
-        "went on from": f"a model of {started.get('date')}, {started.get('steps')} steps" if started else "nothing",
-        "images": f"{provenance.get('n_pictures')}{counted}",
-        "tiles": f"{provenance.get('n_tiles')} to train on, {provenance.get('n_holdout_tiles')} held out",
+        "trained": f"{record.date or 'unknown'}, {record.outcome.text()}",
+        "resumed from": f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}" if earlier else "nothing",
+        "images": f"{record.n_images}{of_them}",
+        "tiles": f"{record.n_tiles} to train on, {record.n_holdout_tiles} held out",
         "intensity range": ", ".join(
             f"{low:g} to {high:g}"
             for low, high in zip(card["intensity"]["low"], card["intensity"]["high"], strict=True)
         ),
-        "pixel size": f"{provenance['pixel_size'][0]:g} {provenance.get('unit') or ''}"
-        if provenance.get("pixel_size")
-        else "unknown",
+        "pixel size": f"{record.pixel_size[0]:g} {record.unit or ''}" if record.pixel_size else "unknown",
         "last losses": f"train {_number(history[-1]['train_loss'])}, held out {_number(history[-1]['holdout_loss'])}"
         if history
         else "none",
-        "versions": ", ".join(f"{name} {number}" for name, number in provenance.get("versions", {}).items()),
+        "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
     for name, text in lines.items():
         print(f"  {name + ':':<24}{text}")

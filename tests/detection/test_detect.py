@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.border import replicate
+from napari_uflow.model.record import TrainingRecord
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.progress import FINISH, Message, Progress, drain
@@ -287,10 +289,8 @@ def test_no_grad_mode_leaks_to_the_caller(tiny_model, odd_plane, network, is_ena
     ],
 )
 def test_another_pixel_size_is_warned_of(tiny_model, odd_plane, network, pixel_size, unit, is_warned):
-    provenance = {**tiny_model.provenance, "pixel_size": (0.5, 0.5), "unit": "um"}
-    model = TrainedModel(
-        tiny_model.config, tiny_model.training, tiny_model.intensity, tiny_model.state, provenance=provenance
-    )
+    record = TrainingRecord(pixel_size=(0.5, 0.5), unit="um")
+    model = replace(tiny_model, calibration=None, record=record)
     plane = Plane(data=odd_plane.data, name="odd", pixel_size=pixel_size, unit=unit)
     events = []
     detect(model, plane, network=network, on_event=events.append)

@@ -163,7 +163,7 @@ def test_events_and_finishing(tiny_model, data):
 
 def test_messages_of_detection_are_passed_on_and_can_be_answered(tiny_model, data):
     images = find_test_images(data)
-    model = replace(tiny_model, provenance={**tiny_model.provenance, "pixel_size": (1.0, 1.0), "unit": "um"})
+    model = replace(tiny_model, record=replace(tiny_model.record, pixel_size=(1.0, 1.0), unit="um"))
     plane = replace(images[0].plane, pixel_size=(9.0, 9.0), unit="um")
     job = evaluate_steps(model, [replace(images[0], plane=plane)], DetectionConfig(), device="cpu")
     seen = []

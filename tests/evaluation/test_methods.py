@@ -11,6 +11,7 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect, detect_stack, resegment
 from napari_uflow.evaluation.methods import REFERENCE, methods_text, python_script
 from napari_uflow.image.plane import Plane
+from napari_uflow.model.record import TrainingRecord
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
 
@@ -82,7 +83,7 @@ def test_the_paragraph_says_what_a_reader_asks(tiny_model, odd_plane):
         "wavelet scattering transform",
         "3 normal images from 3 independent specimens",
         "64 × 64 pixels",
-        "1 field of them",
+        "1 specimen of them",
         "was held out of training",
         "for 4 steps",
         "at most 0.5. The NFA",
@@ -98,19 +99,19 @@ def test_the_paragraph_says_what_a_reader_asks(tiny_model, odd_plane):
 
 def test_the_paragraph_describes_a_model_alone_and_one_of_unknown_origin(tiny_model):
     assert "false alarms" not in methods_text(tiny_model)
-    bare = methods_text(replace(tiny_model, provenance={}, history=()))
+    bare = methods_text(replace(tiny_model, record=TrainingRecord(), history=()))
     assert bare.endswith(REFERENCE + "\n")
     assert "trained on" not in bare
 
 
 def test_the_paragraph_knows_other_ways_to_train_and_detect(tiny_model, odd_plane):
-    known = tiny_model.provenance
-    one_specimen = {**known, "fields": ["a"], "holdout_fields": ["a"], "pixel_size": (0.5, 0.5), "unit": "um"}
-    text = methods_text(replace(tiny_model, provenance=one_specimen))
+    one = ("a",)
+    one_specimen = replace(tiny_model.record, specimens=one, holdout_specimens=one, pixel_size=(0.5, 0.5), unit="um")
+    text = methods_text(replace(tiny_model, record=one_specimen))
     assert "1 independent specimen," in text
-    assert "of the same field were held out" in text
+    assert "of the same specimen were held out" in text
     assert "A pixel was 0.5 µm." in text
-    text = methods_text(replace(tiny_model, provenance={**known, "holdout_fields": [], "n_holdout_tiles": 0}))
+    text = methods_text(replace(tiny_model, record=replace(tiny_model.record, holdout_specimens=(), n_holdout_tiles=0)))
     assert "nothing was held out" in text
     plane = Plane(data=np.asarray(odd_plane.data)[:64, :64], name="small")
     text = methods_text(tiny_model, detect(tiny_model, plane, DetectionConfig(nfa="binomial")))

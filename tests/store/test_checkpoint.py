@@ -1,5 +1,6 @@
 """Model files: what comes back is what was saved, and what is no model is refused without being run."""
 
+import gzip
 import json
 import math
 import pickle
@@ -14,11 +15,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
 from napari_uflow.detection.detect import detect
 from napari_uflow.errors import BackboneUnavailableError, ModelFileError, UFlowError
 from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.plane import Plane
 from napari_uflow.model import backbone
+from napari_uflow.model.record import EarlierTraining, OutcomeKind, TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.store import checkpoint
 from napari_uflow.store.checkpoint import load_model, read_card, save_model
@@ -54,7 +57,7 @@ def test_everything_else_comes_back_too(tiny_model, tiny_model_file):
     )
     assert loaded.calibration == tiny_model.calibration
     assert list(loaded.history) == list(tiny_model.history)
-    assert loaded.provenance == json.loads(json.dumps(tiny_model.provenance))
+    assert loaded.record == tiny_model.record
     assert set(loaded.state) == set(tiny_model.state)
 
 
@@ -171,7 +174,7 @@ def test_a_newer_format_is_refused_with_advice(tiny_model_file, tmp_path):
         lambda card: card.pop("format") and None,
         lambda card: card.update(format="one"),
         lambda card: card.pop("model") and None,
-        lambda card: card.pop("provenance") and None,
+        lambda card: card.pop("record") and None,
         lambda card: card.pop("history") and None,
         lambda card: card["model"].update(tile=-3),
         lambda card: card["model"].update(unknown=1),
@@ -186,7 +189,7 @@ def test_a_card_that_was_changed_is_refused(tiny_model_file, tmp_path, change):
         load_model(path)
 
 
-@pytest.mark.parametrize("key", ["model", "intensity", "history", "provenance", "has_backbone"])
+@pytest.mark.parametrize("key", ["model", "intensity", "history", "record", "has_backbone"])
 def test_a_card_that_lacks_something_is_refused(tiny_model_file, tmp_path, key):
     path = rewritten(tiny_model_file, tmp_path / "changed.safetensors", lambda card: card.pop(key) and None)
     with pytest.raises(ModelFileError, match="damaged"):
@@ -200,6 +203,120 @@ def test_weights_that_are_missing_are_noticed(tiny_model_file, tmp_path):
         save_file(state, tmp_path / "less.safetensors", metadata=file.metadata())
     with pytest.raises(ModelFileError, match="do not belong to its configuration"):
         load_model(tmp_path / "less.safetensors").network()
+
+
+# Files of format 1: written, with the maps beside them, by the last version that wrote it
+
+OLD = Path(__file__).parents[1] / "data"
+OLD_MODELS = ("format_1_keep", "format_1_hold_refined")
+
+
+def old_file(name: str, tmp_path: Path) -> Path:
+    path = tmp_path / f"{name}.safetensors"
+    path.write_bytes(gzip.decompress((OLD / f"{name}.safetensors.gz").read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize("name", OLD_MODELS)
+def test_an_old_model_detects_what_it_did(name, tmp_path):
+    model = load_model(old_file(name, tmp_path))
+    with np.load(OLD / f"{name}.npz") as expected:
+        plane = Plane(data=expected["image"], name="odd")
+        for label, config in (
+            ("promised", DetectionConfig()),
+            ("tails", DetectionConfig(calibration="tails")),
+            ("paper", DetectionConfig(nfa="paper")),
+        ):
+            found = detect(model, plane, config, device="cpu")
+            np.testing.assert_allclose(found.score, expected["score"], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found.log10_nfa, expected[f"{label}_log10_nfa"], rtol=1e-3, atol=1e-3)
+            np.testing.assert_array_equal(found.labels, expected[f"{label}_labels"])
+
+
+def test_an_old_model_says_what_it_did(tmp_path):
+    model = load_model(old_file("format_1_keep", tmp_path))
+    assert (model.config.border, model.config.feature_norm, model.config.tile) == ("reflect", "whiten", 64)
+    assert (model.training.augmentations, model.training.specimen_pattern) == (2, r"(wing \d+)")
+    assert model.record == TrainingRecord(
+        date="2026-11-27T02:25:31+00:00",
+        outcome=TrainingOutcome(OutcomeKind.NOTHING_LEARNED),
+        n_images=18,
+        image_names=tuple(f"wing {i} side {side}" for i in range(9) for side in range(2)),
+        specimens=tuple(f"wing {i}" for i in (0, 1, 3, 6, 7, 8)),
+        holdout_specimens=tuple(f"wing {i}" for i in (2, 4, 5)),
+        n_tiles=48,
+        n_holdout_tiles=24,
+        pixel_size=(0.5, 0.5),
+        unit="um",
+        versions=model.record.versions,
+        device="cpu",
+    )
+    assert model.record.versions["napari-uflow"] == "0.1.0"
+    assert len(model.record.versions) == 6
+    specimens = model.calibration.offset.specimens
+    assert [specimen.name for specimen in specimens] == ["wing 2", "wing 4", "wing 5"]
+    assert all(len(specimen.images) == 2 for specimen in specimens)
+    assert model.calibration.n_pixels == 128 * 128
+
+
+def test_an_old_model_that_was_refined_says_from_what(tmp_path):
+    model = load_model(old_file("format_1_hold_refined", tmp_path))
+    assert model.config.border == "replicate"
+    assert model.record.outcome == TrainingOutcome(OutcomeKind.DONE)
+    assert model.record.n_marked_normal == 1
+    assert model.record.first_training == model.training.replace(steps=6)
+    assert model.record.resumed_from == EarlierTraining("2026-11-27T02:25:35+00:00", 6)
+
+
+@pytest.mark.parametrize("name", OLD_MODELS)
+def test_an_old_model_is_the_same_when_saved_anew(name, tmp_path):
+    old = load_model(old_file(name, tmp_path))
+    save_model(tmp_path / "new.safetensors", old)
+    new = load_model(tmp_path / "new.safetensors")
+    assert replace(new, state={}) == replace(old, state={})
+    assert read_card(tmp_path / "new.safetensors") == read_card(tmp_path / f"{name}.safetensors") | {"format": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("done", TrainingOutcome(OutcomeKind.DONE)),
+        ("done: no better held-out loss after step 75", TrainingOutcome(OutcomeKind.CONVERGED, 75)),
+        ("done: nothing was learned that holds for what was held out", TrainingOutcome(OutcomeKind.NOTHING_LEARNED)),
+        ("stopped at step 12", TrainingOutcome(OutcomeKind.STOPPED, 12)),
+        ("stopped: the loss was no longer finite", TrainingOutcome(OutcomeKind.NOT_FINITE)),
+        ("interrupted after step 50", TrainingOutcome(OutcomeKind.INTERRUPTED, 50)),
+    ],
+)
+def test_an_outcome_in_words_is_read(tmp_path, text, outcome):
+    source = old_file("format_1_keep", tmp_path)
+    path = rewritten(source, tmp_path / "other.safetensors", lambda card: card["provenance"].update(outcome=text))
+    assert load_model(path).record.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card["provenance"].update(outcome="exploded"),
+        lambda card: card.update(provenance=None),
+        lambda card: card.update(model=None),
+        lambda card: card["calibration"].pop("fields") and None,
+        lambda card: card.pop("training") and None,
+    ],
+)
+def test_an_old_card_that_was_changed_is_refused(tmp_path, change):
+    path = rewritten(old_file("format_1_keep", tmp_path), tmp_path / "changed.safetensors", change)
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_card(path)
+
+
+@pytest.mark.parametrize("outcome", [TrainingOutcome(kind, 3) for kind in OutcomeKind])
+def test_the_record_comes_back(tiny_model, tmp_path, outcome):
+    earlier = EarlierTraining("2020-02-03T00:00:00+00:00", 7, EarlierTraining(None, 5))
+    training = TrainingConfig(steps=3, specimen_pattern="(a.)")
+    record = replace(tiny_model.record, outcome=outcome, first_training=training, resumed_from=earlier)
+    save_model(tmp_path / "a.safetensors", replace(tiny_model, record=record))
+    assert load_model(tmp_path / "a.safetensors").record == record
 
 
 # Writing

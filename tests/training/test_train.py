@@ -14,6 +14,7 @@ from napari_uflow.detection.detect import detect
 from napari_uflow.errors import BackboneUnavailableError, ConfigError, ImageError, Stopped
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.training.cache import FeatureCache
@@ -68,7 +69,7 @@ def test_the_loss_goes_down():
     assert [event for event in events if isinstance(event, TrainingPoint)] == [
         TrainingPoint(**point) for point in model.history
     ]
-    assert model.provenance["outcome"].startswith("done")
+    assert model.record.outcome.is_complete
     check(model)
 
 
@@ -95,14 +96,14 @@ def test_what_a_model_remembers():
     events = []
     regions = fields(pixel_size=(0.5, 0.5), unit="um")
     model = run(regions, events=events)
-    provenance = model.provenance
-    assert provenance["n_pictures"] == 3
-    assert provenance["pictures"] == ["field 0", "field 1", "field 2"]
-    assert sorted(provenance["fields"] + provenance["holdout_fields"]) == provenance["pictures"]
-    assert len(provenance["holdout_fields"]) == 1
-    assert (provenance["n_tiles"], provenance["n_holdout_tiles"]) == (4, 2)
-    assert (provenance["pixel_size"], provenance["unit"]) == ((0.5, 0.5), "um")
-    assert provenance["versions"]["torch"] == torch.__version__
+    record = model.record
+    assert record.n_images == 3
+    assert record.image_names == ("field 0", "field 1", "field 2")
+    assert sorted(record.specimens + record.holdout_specimens) == list(record.image_names)
+    assert len(record.holdout_specimens) == 1
+    assert (record.n_tiles, record.n_holdout_tiles) == (4, 2)
+    assert (record.pixel_size, record.unit) == ((0.5, 0.5), "um")
+    assert record.versions["torch"] == torch.__version__
     assert model.config.border in ("reflect", "replicate")
     assert (model.config.replace(border="auto"), model.training) == (MODEL, TRAINING)
     assert Message("4 tiles from 2 fields to train on, 2 from 1 held out") in events
@@ -114,7 +115,7 @@ def test_too_few_held_out_fields_for_a_promise_are_said_before_training(n):
     events = []
     model = run(fields(n, (128, 128)), events=events)
     said = [event.text for event in events if isinstance(event, Message) and "can be guaranteed" in event.text]
-    assert len(model.provenance["holdout_fields"]) == (1 if n == 3 else 3)
+    assert len(model.record.holdout_specimens) == (1 if n == 3 else 3)
     assert bool(said) == (n == 3)
     if said:
         assert "no number of false alarms can be guaranteed with 1 held-out specimen: 1 per image takes 3" in said[0]
@@ -200,7 +201,7 @@ def test_the_state_before_the_first_step_is_kept_where_nothing_better_comes(monk
     assert not any(point["is_best"] for point in model.history)
     for key, value in states[0].items():
         assert torch.equal(model.state[f"flow.{key}"], value)
-    assert "nothing was learned" in model.provenance["outcome"]
+    assert model.record.outcome == TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
     assert any("does not hold for those that were held out" in text for text in warnings_of(events))
 
 
@@ -208,7 +209,7 @@ def test_patience_ends_training(monkeypatch):
     scripted_looks(monkeypatch, [4.0, 3.0, 1.0, *[2.0] * 40])
     model = run(fields(), training=TRAINING.replace(steps=40, check_every=2, patience=3))
     assert [point["step"] for point in model.history] == [2, 4, 6, 8, 10]
-    assert model.provenance["outcome"] == "done: no better held-out loss after step 4"
+    assert model.record.outcome == TrainingOutcome(OutcomeKind.CONVERGED, 4)
 
 
 # Ending it early
@@ -234,18 +235,18 @@ def test_finish_at_any_event():
         except Stopped:
             assert not any(isinstance(event, TrainingPoint) for event in seen)
             assert not any(isinstance(event, Progress) and event.phase == "Training" for event in seen)
-            outcomes.append("stopped without a model")
+            outcomes.append(None)
             assert len(seen) == asked_at + 1
         else:
             check(model)
             last = seen[-1].step if isinstance(seen[-1], TrainingPoint) else seen[-1].done
-            outcomes.append(model.provenance["outcome"])
-            assert outcomes[-1] in (f"stopped at step {last}", "done")
+            outcomes.append(model.record.outcome)
+            assert outcomes[-1] in (TrainingOutcome(OutcomeKind.STOPPED, last), TrainingOutcome(OutcomeKind.DONE))
             assert model.history[-1]["step"] == last
             assert len(seen) == asked_at + 1  # it stops there: so small a field has nothing to calibrate
-    first = next(i for i, outcome in enumerate(outcomes) if not outcome.startswith("stopped without"))
-    assert all(outcome.startswith("stopped without") for outcome in outcomes[:first])
-    assert {"stopped at step 1", "stopped at step 2"} <= set(outcomes[first:])
+    first = next(i for i, outcome in enumerate(outcomes) if outcome is not None)
+    assert not any(outcomes[:first])
+    assert {TrainingOutcome(OutcomeKind.STOPPED, step) for step in (1, 2)} <= set(outcomes[first:])
 
 
 def test_a_stop_between_two_looks_is_answered_without_another(monkeypatch):
@@ -258,7 +259,7 @@ def test_a_stop_between_two_looks_is_answered_without_another(monkeypatch):
     job = train_steps(fields(), MODEL, TRAINING.replace(steps=8, check_every=2), device="cpu")
     model = drain(job, seen.append, asked)
     assert [point["step"] for point in model.history] == [2]
-    assert model.provenance["outcome"] == "stopped at step 3"
+    assert model.record.outcome == TrainingOutcome(OutcomeKind.STOPPED, 3)
     assert len(states) == 2
     for key, value in states[1].items():
         assert torch.equal(model.state[f"flow.{key}"], value)
@@ -275,8 +276,8 @@ def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_le
     assert rest.learning_rate == pytest.approx(0.01 - 0.008 * 0.4)
     assert rest.learning_rate * rest.final_learning_rate == pytest.approx(0.002)
     again = train(fields(), training=rest, init_from=model, device="cpu")
-    assert again.provenance["started_from"]["steps"] == 4
-    assert again.provenance["holdout_fields"] == model.provenance["holdout_fields"]
+    assert again.record.resumed_from.n_steps == 4
+    assert again.record.holdout_specimens == model.record.holdout_specimens
 
 
 def test_a_closed_job_leaves_nothing_on_disk(tmp_path, monkeypatch):
@@ -326,7 +327,7 @@ def test_one_step_that_is_not_finite_is_left_out(monkeypatch):
     spoil(monkeypatch, lambda step: step == 2)
     model = run(fields())
     check(model)
-    assert model.provenance["outcome"] == "done"
+    assert model.record.outcome == TrainingOutcome(OutcomeKind.DONE)
     assert all(math.isfinite(point["train_loss"]) for point in model.history)
 
 
@@ -335,7 +336,7 @@ def test_many_steps_that_are_not_finite_end_training_with_the_best_model(monkeyp
     events = []
     model = run(fields(), training=TRAINING.replace(steps=100, check_every=1, patience=1000), events=events)
     check(model)
-    assert model.provenance["outcome"] == "stopped: the loss was no longer finite"
+    assert model.record.outcome == TrainingOutcome(OutcomeKind.NOT_FINITE)
     assert model.history[-1]["step"] < 50
     assert any(isinstance(event, Message) and event.warning and "no longer finite" in event.text for event in events)
 
@@ -390,7 +391,7 @@ def test_what_is_not_normal_and_far_away_has_no_influence():
         regions.append(NormalRegion(Plane(data=image, name=str(i)), mask))
         spoiled.append(NormalRegion(Plane(data=other, name=str(i)), mask))
     one, other = run(regions), run(spoiled)
-    assert one.provenance["n_tiles"] == 2 * 3
+    assert one.record.n_tiles == 2 * 3
     assert one.intensity == other.intensity
     for key, value in one.state.items():
         torch.testing.assert_close(other.state[key], value, rtol=1e-4, atol=1e-5)
@@ -426,7 +427,7 @@ def test_holes_everywhere_are_an_error_that_says_so():
 
 def test_holes_everywhere_in_what_is_held_out():
     regions = fields()
-    held_out = run(regions).provenance["holdout_fields"][0]
+    held_out = run(regions).record.holdout_specimens[0]
     mask = np.ones((64, 128), bool)
     mask[::12, ::12] = False
     regions = [NormalRegion(r.plane, mask if r.specimen == held_out else None) for r in regions]
@@ -438,8 +439,8 @@ def test_a_single_field_is_split_by_place_with_a_warning():
     events = []
     model = run(fields(1, (128, 256)), events=events)
     check(model)
-    assert model.provenance["n_holdout_tiles"] > 0
-    assert model.provenance["fields"] == model.provenance["holdout_fields"]
+    assert model.record.n_holdout_tiles > 0
+    assert model.record.specimens == model.record.holdout_specimens
     (warning,) = warnings_of(events)
     assert "all images come from one field" in warning
 
@@ -448,7 +449,7 @@ def test_a_single_tile_is_not_split_with_a_warning():
     events = []
     model = run(fields(1, (64, 64)), events=events)
     check(model)
-    assert model.provenance["n_holdout_tiles"] == 0
+    assert model.record.n_holdout_tiles == 0
     (warning,) = warnings_of(events)
     assert "nothing could be held out" in warning
 
@@ -530,7 +531,7 @@ def test_snapshots_are_models_that_detect(monkeypatch):
     events = train_steps(fields(), MODEL, TRAINING, device="cpu")
     taken = [event.result for event in events if isinstance(event, Snapshot)]
     assert taken
-    assert taken[0].provenance["outcome"] == "interrupted after step 2"
+    assert taken[0].record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 2)
     assert taken[0].calibration is None
     assert detect(taken[0], fields()[0].plane, device="cpu").guarantee.startswith("not calibrated")
 
@@ -550,8 +551,8 @@ def test_training_goes_on_where_it_was(monkeypatch):
     again = train(more, training=training, device="cpu", init_from=first, on_event=events.append)
     assert again.intensity == first.intensity
     assert again.config == first.config
-    assert set(again.provenance["holdout_fields"]) == set(first.provenance["holdout_fields"])
-    assert "more" in again.provenance["fields"]
+    assert set(again.record.holdout_specimens) == set(first.record.holdout_specimens)
+    assert "more" in again.record.specimens
     for key, value in again.state.items():
         if key.startswith("norm."):
             assert torch.equal(value, first.state[key])
@@ -574,7 +575,7 @@ def test_training_goes_on_only_with_the_same_parts(tiny_model):
 
 
 def held_and_trained(model):
-    return set(model.provenance["holdout_fields"]), set(model.provenance["fields"])
+    return set(model.record.holdout_specimens), set(model.record.specimens)
 
 
 def test_nothing_that_was_trained_on_is_held_out_later():
@@ -591,7 +592,7 @@ def test_nothing_that_was_trained_on_is_held_out_later():
     third = train(others[1:], training=TRAINING, device="cpu", init_from=again, on_event=events.append)
     assert any("are not among the images (1): it will forget" in text for text in warnings_of(events))
     assert held_and_trained(third) == (set(), trained)
-    assert third.provenance["started_from"]["started_from"]["steps"] == 4
+    assert third.record.resumed_from.resumed_from.n_steps == 4
 
 
 def test_new_fields_join_those_held_out():
@@ -616,17 +617,17 @@ def test_a_single_field_that_was_split_by_place_and_another():
 def test_a_region_given_several_times_is_held_out_and_counted_once():
     regions = fields(4)
     first = run(regions)
-    (held,) = first.provenance["holdout_fields"]
+    (held,) = first.record.holdout_specimens
     (region,) = [region for region in regions if region.specimen == held]
     again = train([*regions, *[region] * 5], training=TRAINING, device="cpu", init_from=first)
-    assert again.provenance["n_holdout_tiles"] == first.provenance["n_holdout_tiles"]
-    assert again.provenance["n_pictures"] == 4
+    assert again.record.n_holdout_tiles == first.record.n_holdout_tiles
+    assert again.record.n_images == 4
 
 
 def test_a_model_that_went_astray_is_not_kept():
     first = run(fields(), training=TRAINING.replace(steps=10, check_every=5))
     again = train(fields(), training=TRAINING.replace(learning_rate=1.0), device="cpu", init_from=first)
-    assert "nothing was learned" in again.provenance["outcome"]
+    assert again.record.outcome == TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
     assert all(torch.equal(again.state[key], first.state[key]) for key in first.state)
 
 

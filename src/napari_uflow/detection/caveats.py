@@ -72,8 +72,8 @@ def differences(model: TrainedModel, plane: Plane) -> list[str]:
             f"'{plane.title}' is only {plane.shape[0]} x {plane.shape[1]} pixels: the model sees more reflection than "
             f"image in it, and the false-alarm guarantee does not hold"
         )
-    trained = model.provenance.get("pixel_size")
-    if not trained or plane.pixel_size is None or plane.unit != model.provenance.get("unit"):
+    trained = model.record.pixel_size
+    if not trained or plane.pixel_size is None or plane.unit != model.record.unit:
         return texts
     ratios = [a / b for a, b in zip(plane.pixel_size, trained, strict=True)]
     if all(0.8 < ratio < 1.25 for ratio in ratios):

@@ -161,7 +161,7 @@ def detect_steps(
         "model": {
             "backbone": model.config.backbone,
             "feature_norm": model.config.feature_norm,
-            "trained": model.provenance.get("date"),
+            "trained": model.record.date,
         },
         "version": __version__,
     }

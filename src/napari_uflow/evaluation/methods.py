@@ -136,7 +136,7 @@ def methods_text(model: TrainedModel, detection: Detection | None = None) -> str
     Parameters
     ----------
     model : TrainedModel
-        The model; its provenance says what it was trained on.
+        The model; its record says what it was trained on.
     detection : Detection, optional
         What was found with it; without it, only the model is described.
     """
@@ -149,49 +149,46 @@ def methods_text(model: TrainedModel, detection: Detection | None = None) -> str
     ]
     if detection is not None:
         sentences += _detection(detection)
-    versions = model.provenance.get("versions") or {}
-    if versions:
-        named = ", ".join(f"{name} {number}" for name, number in versions.items())
+    if model.record.versions:
+        named = ", ".join(f"{name} {number}" for name, number in model.record.versions.items())
         sentences.append(f"The model was trained with {named}.")
     return " ".join(sentences) + "\n\n" + REFERENCE + "\n"
 
 
 def _features(model: TrainedModel) -> str:
     text = f"Features came from {_BACKBONES[model.config.backbone]}"
-    source = model.provenance.get("backbone_weights")
+    source = model.record.backbone_weights
     if source and model.config.backbone != "scattering":
-        text += f" (weights: {os.path.basename(str(source))})"
+        text += f" (weights: {os.path.basename(source)})"
     return f"{text}; the flow had {model.config.flow_steps} steps at each scale."
 
 
 def _training(model: TrainedModel) -> list[str]:
-    known = model.provenance
+    record = model.record
+    held_out = record.holdout_specimens
     sentences = []
-    n_images, specimens, held_out = known.get("n_pictures"), known.get("fields"), known.get("holdout_fields")
-    if n_images and specimens is not None and held_out is not None:
-        # fields of a single specimen are split by place and stand in both lists
-        n_specimens, n_shared = len({*specimens, *held_out}), len({*specimens} & {*held_out})
+    if record.n_images:
         text = (
-            f"It was trained on {counted(n_images, 'normal image')} from {counted(n_specimens, 'independent specimen')}"
+            f"It was trained on {counted(record.n_images, 'normal image')} from "
+            f"{counted(len(record.all_specimens), 'independent specimen')}"
         )
-        n_tiles, n_held_out_tiles = known.get("n_tiles"), known.get("n_holdout_tiles")
-        if n_tiles:
-            text += f", in {counted(n_tiles, 'tile')} of {model.config.tile} × {model.config.tile} pixels"
-        if held_out and not n_shared:
-            text += f"; {counted(len(held_out), 'field')} of them ({counted(n_held_out_tiles or 0, 'tile')})"
-            text += f" {'was' if len(held_out) == 1 else 'were'} held out of training"
+        if record.n_tiles:
+            text += f", in {counted(record.n_tiles, 'tile')} of {model.config.tile} × {model.config.tile} pixels"
+        if record.is_divided_by_place:
+            text += f"; {counted(record.n_holdout_tiles, 'tile')} of the same specimen were held out of training"
         elif held_out:
-            text += f"; {counted(n_held_out_tiles or 0, 'tile')} of the same field were held out of training"
+            text += f"; {counted(len(held_out), 'specimen')} of them ({counted(record.n_holdout_tiles, 'tile')})"
+            text += f" {'was' if len(held_out) == 1 else 'were'} held out of training"
         else:
             text += "; nothing was held out of training"
         sentences.append(text + ".")
-    started = known.get("started_from")
-    if started:
+    earlier = record.resumed_from
+    if earlier is not None:
         sentences.append(
-            f"Training went on from a model of {str(started.get('date'))[:10]} that had been trained for "
-            f"{counted(int(started.get('steps') or 0), 'step')}."
+            f"Training was resumed from a model of {str(earlier.date)[:10]} that had been trained for "
+            f"{counted(earlier.n_steps, 'step')}."
         )
-    size, unit = known.get("pixel_size"), known.get("unit")
+    size, unit = record.pixel_size, record.unit
     if size and unit:
         pixel = f"{size[0]:g}" if size[0] == size[1] else f"{size[0]:g} × {size[1]:g}"
         sentences.append(f"A pixel was {pixel} {_micro(unit)}.")

@@ -33,9 +33,9 @@ class NormalRegion:
         The image.
     mask : array-like, shape (M, N), or None
         True, or a label above 0, where the image is normal; may be lazy. None: all of it is.
-    field : str
-        Name of the independent specimen (the specimen) that the plane comes from; the plane's name by default. Pixels of
-        one field are alike, so training and checking share no field.
+    specimen : str
+        Name of the specimen, the independent sample, that the plane comes from. Pixels of one specimen are alike, so
+        training and checking share none. By default it follows from the plane's name, see `training.regions`.
     is_marked_normal : bool
         True for something that was reported as an anomaly and that the user called normal: it is always trained on and
         never held out.
@@ -49,6 +49,7 @@ class NormalRegion:
     plane: Plane
     mask: LazyArray | None
     specimen: str
+    has_given_specimen: bool
     is_marked_normal: bool
 
     def __init__(
@@ -66,7 +67,8 @@ class NormalRegion:
             )
         object.__setattr__(self, "plane", plane)
         object.__setattr__(self, "mask", mask)
-        object.__setattr__(self, "specimen", plane.name if specimen is None else specimen)
+        object.__setattr__(self, "specimen", specimen_of(plane.name) if specimen is None else specimen)
+        object.__setattr__(self, "has_given_specimen", specimen is not None)
         object.__setattr__(self, "is_marked_normal", is_marked_normal)
 
     def without(self, others: "Iterable[NormalRegion]") -> "NormalRegion":
@@ -83,6 +85,10 @@ class NormalRegion:
         taken: npt.NDArray[np.bool_] = np.logical_or.reduce(masks)
         mask = self.masked(Window(0, 0, *self.plane.shape)) & ~taken
         return NormalRegion(self.plane, mask, self.specimen, is_marked_normal=self.is_marked_normal)
+
+    def of_specimen(self, specimen: str) -> "NormalRegion":
+        """Return the same region as one of another specimen."""
+        return NormalRegion(self.plane, self.mask, specimen, is_marked_normal=self.is_marked_normal)
 
     def normal(self, window: Window | None = None) -> npt.NDArray[np.bool_]:
         """Return where the window is normal: inside the image, inside the mask, and all channels finite.

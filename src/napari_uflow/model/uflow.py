@@ -19,6 +19,7 @@ from napari_uflow.model.border import frame_of
 from napari_uflow.model.energy import energy
 from napari_uflow.model.flow import Latents, UShapedFlow
 from napari_uflow.model.norm import FeatureNorm
+from napari_uflow.model.record import TrainingRecord
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.progress import Pieces, at_once, under
 from napari_uflow.system.memory import tile_that_fits
@@ -235,8 +236,8 @@ class TrainedModel:
         What the network says of normal images that it was not trained on; None where there was too little of it.
     history : tuple of dict
         The losses during training.
-    provenance : dict
-        Where the model comes from: images, fields, tiles, pixel size, weights, versions, date, outcome.
+    record : TrainingRecord
+        Origin of the model: images, specimens, tiles, pixel size, weights, versions, date, outcome.
     """
 
     config: ModelConfig
@@ -245,7 +246,7 @@ class TrainedModel:
     state: Mapping[str, Tensor] = field(repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    record: TrainingRecord = field(default=TrainingRecord(), repr=False)
 
     @property
     def n_channels(self) -> int:

@@ -182,7 +182,7 @@ class Calibration:
         return {
             "strides": list(self.strides),
             "maps": [calibration.to_dict() for calibration in self.maps],
-            "fields": self.offset.to_list(),
+            "specimens": self.offset.to_list(),
             "observed": [list(row) for row in self.observed],
             "n_pixels": self.n_pixels,
         }
@@ -193,7 +193,7 @@ class Calibration:
         return cls(
             tuple(values["strides"]),
             tuple(MapCalibration.from_dict(item) for item in values["maps"]),
-            ConformalOffset.from_list(values["fields"]),
+            ConformalOffset.from_list(values["specimens"]),
             tuple(tuple(-np.inf if x is None else x for x in row) for row in values["observed"]),
             float(values["n_pixels"]),
         )

@@ -210,12 +210,12 @@ class ConformalOffset:
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return plain values for JSON."""
-        return [{"name": f.name, "pictures": [list(p) for p in f.images]} for f in self.specimens]
+        return [{"name": f.name, "images": [list(p) for p in f.images]} for f in self.specimens]
 
     @classmethod
     def from_list(cls, specimens: Sequence[Mapping[str, Any]]) -> Self:
         """Make an offset from what :meth:`to_list` returned."""
-        return cls(tuple(HeldOutSpecimen(f["name"], tuple(tuple(p) for p in f["pictures"])) for f in specimens))
+        return cls(tuple(HeldOutSpecimen(f["name"], tuple(tuple(p) for p in f["images"])) for f in specimens))
 
 
 def specimens_needed(false_alarms: float) -> int:

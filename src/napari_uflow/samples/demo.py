@@ -11,12 +11,11 @@ from napari_uflow.batch.files import overview_row, write_detections
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
 from napari_uflow.evaluation.evaluate import EvaluationRun, evaluate_steps, find_test_images
 from napari_uflow.evaluation.figures import overview, save_figure
-from napari_uflow.image.region import NormalRegion
 from napari_uflow.samples.fibres import write_fibre_dataset
 from napari_uflow.store.checkpoint import load_model, save_model
 from napari_uflow.store.files import atomic_path
-from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.store.regions import write_regions
+from napari_uflow.training.regions import read_regions
 from napari_uflow.training.train import train_steps
 
 __all__ = ["run_demo"]
@@ -61,7 +60,7 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any])
         seed=seed,
         **_DRAWING,
     )
-    regions = [NormalRegion(plane) for path in find_images(data / "train" / "good") for plane in read_planes(path)]
+    regions = read_regions(data / "train" / "good")
     training = TrainingConfig.from_dict({**_TRAINING, "seed": seed})
     model = run(train_steps(regions, ModelConfig(), training, device=device))
     save_model(output / "model.safetensors", model)

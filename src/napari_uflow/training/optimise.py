@@ -14,6 +14,7 @@ from torch import Tensor
 from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.model.energy import energy, negative_log_likelihood
+from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Snapshot, Steps, TrainingPoint
 from napari_uflow.system.devices import free_memory, is_out_of_memory
@@ -74,10 +75,10 @@ def optimise(
     holdout_cache: FeatureCache,
     training: TrainingConfig,
     rng: np.random.Generator,
-    model_so_far: Callable[[Sequence[dict[str, float]], str], TrainedModel],
+    model_so_far: Callable[[Sequence[dict[str, float]], TrainingOutcome], TrainedModel],
     *,
     has_new: bool = False,
-) -> Steps[tuple[tuple[dict[str, float], ...], str]]:
+) -> Steps[tuple[tuple[dict[str, float], ...], TrainingOutcome]]:
     """Train the flow on cached features; leave the network with its best weights.
 
     The weights it begins with are among those to choose from: of an untrained flow they make a normal distribution of
@@ -95,7 +96,7 @@ def optimise(
     looks_since_best = 0
     bad_steps = 0
     losses: list[float] = []
-    outcome = "done"
+    outcome: TrainingOutcome | None = None
     phase = "Training"
     at_once = training.batch_size
     first_loss, _ = _look(network, holdout_cache, device, at_once)
@@ -138,12 +139,12 @@ def optimise(
             bad_steps += 1
             if bad_steps == _MAX_BAD_STEPS:
                 yield Message("the loss is no longer finite; training ends with the best model so far", warning=True)
-                outcome = "stopped: the loss was no longer finite"
+                outcome = TrainingOutcome(OutcomeKind.NOT_FINITE)
         answer = yield Progress(phase, step, training.steps)
         is_look = step % training.check_every == 0 or step == training.steps
         if answer is FINISH and history and not is_look:
             # What was learned since the last look is let go: an answer at once is worth more.
-            outcome = f"stopped at step {step}"
+            outcome = TrainingOutcome(OutcomeKind.STOPPED, step)
             break
         finish = answer is FINISH or bad_steps == _MAX_BAD_STEPS
         if not (finish or is_look):
@@ -165,13 +166,14 @@ def optimise(
             answer = yield point
         if is_best and answer is not FINISH and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS:
             last_snapshot = time.monotonic()
-            answer = yield Snapshot(model_so_far(history, f"interrupted after step {step}"))
-        if answer is FINISH and not outcome.startswith("stopped"):
-            outcome = f"stopped at step {step}"
-        if outcome.startswith("stopped"):
+            answer = yield Snapshot(model_so_far(history, TrainingOutcome(OutcomeKind.INTERRUPTED, step)))
+        if answer is FINISH and outcome is None:
+            outcome = TrainingOutcome(OutcomeKind.STOPPED, step)
+        if outcome is not None:
             break
         if looks_since_best >= training.patience:
-            outcome = f"done: no better held-out loss after step {step - looks_since_best * training.check_every}"
+            best_step = step - looks_since_best * training.check_every
+            outcome = TrainingOutcome(OutcomeKind.CONVERGED, best_step)
             break
 
     if best_state is None:
@@ -181,8 +183,9 @@ def optimise(
         )
     if best_loss > first_loss + _WORSE_BY:
         best_state = first_state
-    if best_state is first_state and not outcome.startswith("stopped"):
-        outcome = "done: nothing was learned that holds for what was held out"
+    outcome = outcome or TrainingOutcome(OutcomeKind.DONE)
+    if best_state is first_state and outcome.is_complete:
+        outcome = TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
         yield Message(_NOTHING_LEARNED, warning=True)
     network.flow.load_state_dict(best_state)
     return tuple(history), outcome

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.region import NormalRegion, hold_out_specimens, sample_windows
+from napari_uflow.model.record import TrainingRecord
 
 # A region that was called normal is small against the tile around it.
 _LEAST_MARKED = 0.01
@@ -43,14 +44,9 @@ class SeenSpecimens:
     held_out: frozenset[str]
 
     @classmethod
-    def of(cls, provenance: Mapping[str, Any]) -> Self:
-        """Read them from a model's provenance."""
-        return cls(frozenset(provenance.get("fields", ())), frozenset(provenance.get("holdout_fields", ())))
-
-    @property
-    def seen(self) -> frozenset[str]:
-        """All fields that had a part in the training."""
-        return self.trained | self.held_out
+    def of(cls, record: TrainingRecord) -> Self:
+        """Read them from a model's record."""
+        return cls(frozenset(record.specimens), frozenset(record.holdout_specimens))
 
     def hold_out(self, names: Collection[str], training: TrainingConfig) -> frozenset[str]:
         """Choose what to hold out among fields: never one that the model was trained on.

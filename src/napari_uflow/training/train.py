@@ -23,6 +23,7 @@ from napari_uflow.image.region import NormalRegion, common_channels
 from napari_uflow.model.backbone import load_pretrained
 from napari_uflow.model.border import border_excess
 from napari_uflow.model.energy import energy
+from napari_uflow.model.record import EarlierTraining, TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.nfa.calibration import FEWEST_POSITIONS, TooFewPositionsError
@@ -33,6 +34,7 @@ from napari_uflow.training.cache import FeatureCache
 from napari_uflow.training.calibrate import calibrate_steps, n_positions
 from napari_uflow.training.features import fill_cache
 from napari_uflow.training.optimise import optimise
+from napari_uflow.training.regions import assign_specimens
 from napari_uflow.training.tiles import SeenSpecimens, TrainingTile, choose_tiles, regions_of
 from napari_uflow.wording import counted
 
@@ -52,6 +54,9 @@ _STRANGE_BORDER = 2.5
 
 
 _MOST_LOOKED_AT = 64
+
+# Names of images that a model's record keeps.
+_MOST_NAMES = 1000
 
 
 def train(
@@ -157,10 +162,12 @@ def train_steps(
         network.to(torch_device).eval()
     else:
         network = init_from.network(torch_device, weights)
-        source = init_from.provenance.get("backbone_weights", "")
+        source = init_from.record.backbone_weights
 
     has_new = init_from is not None and any(region.is_marked_normal for region in regions)
-    seen_before = None if init_from is None else SeenSpecimens.of(init_from.provenance)
+    seen_before = None if init_from is None else SeenSpecimens.of(init_from.record)
+    known = frozenset[str]() if init_from is None else init_from.record.all_specimens
+    regions = assign_specimens(regions, training.specimen_pattern, known)
     train_tiles, holdout_tiles = choose_tiles(regions, network.tile, max(network.strides), training, rng, seen_before)
     specimens = {tile.region.specimen for tile in train_tiles if not tile.region.is_marked_normal}
     holdout_specimens = {tile.region.specimen for tile in holdout_tiles}
@@ -237,11 +244,15 @@ def train_steps(
         if not has_calibration:
             yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
 
-        def model_so_far(history: Sequence[dict[str, float]], outcome: str) -> TrainedModel:
-            provenance = _provenance(regions, train_tiles, holdout_tiles, init_from)
-            provenance |= {"outcome": outcome, "backbone_weights": source, "device": str(torch_device)}
+        def model_so_far(history: Sequence[dict[str, float]], outcome: TrainingOutcome) -> TrainedModel:
+            record = replace(
+                _record(regions, train_tiles, holdout_tiles, init_from),
+                outcome=outcome,
+                backbone_weights=source,
+                device=str(torch_device),
+            )
             state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-            return TrainedModel(model, training, intensity, state, None, tuple(history), provenance)
+            return TrainedModel(model, training, intensity, state, None, tuple(history), record)
 
         history, outcome = yield from optimise(
             network, train_cache, holdout_cache, training, rng, model_so_far, has_new=has_new
@@ -283,38 +294,34 @@ def _config_to_resume(model: ModelConfig, init_from: TrainedModel, n_channels: i
     return model
 
 
-def _provenance(
+def _record(
     regions: Sequence[NormalRegion],
     train_tiles: Sequence[TrainingTile],
     holdout_tiles: Sequence[TrainingTile],
     init_from: TrainedModel | None,
-) -> dict[str, Any]:
-    """Say what a model was trained on, when, and with which versions."""
-    planes = [region.plane for region in dict.fromkeys(regions)]
+) -> TrainingRecord:
+    """Return the record of a training that ends now."""
+    distinct = list(dict.fromkeys(regions))
+    planes = [region.plane for region in distinct]
     specimens = {tile.region.specimen for tile in train_tiles if not tile.region.is_marked_normal}
-    before: dict[str, Any] = {}
+    first_training, resumed_from = None, None
     if init_from is not None:
-        # How a refinement of a refinement is measured out: by the training that it all began with.
-        before["first_training"] = init_from.provenance.get("first_training", init_from.training.to_dict())
-        specimens |= set(init_from.provenance.get("fields", ()))
-        steps = [point["step"] for point in init_from.history]
-        before["started_from"] = {
-            "date": init_from.provenance.get("date"),
-            "steps": int(max(steps, default=0)),
-            "started_from": init_from.provenance.get("started_from"),
-        }
-    return before | {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "n_pictures": len(planes),
-        "pictures": [plane.title for plane in planes][:1000],
-        "fields": sorted(specimens),
-        "holdout_fields": sorted({tile.region.specimen for tile in holdout_tiles}),
-        "n_tiles": len(train_tiles),
-        "n_taught": sum(region.is_marked_normal for region in dict.fromkeys(regions)),
-        "n_holdout_tiles": len(holdout_tiles),
-        "pixel_size": next((plane.pixel_size for plane in planes if plane.pixel_size), None),
-        "unit": next((plane.unit for plane in planes if plane.unit), None),
-        "versions": {
+        first_training = init_from.record.first_training or init_from.training
+        specimens |= set(init_from.record.specimens)
+        n_steps = int(max((point["step"] for point in init_from.history), default=0))
+        resumed_from = EarlierTraining(init_from.record.date, n_steps, init_from.record.resumed_from)
+    return TrainingRecord(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        n_images=len(planes),
+        image_names=tuple(plane.title for plane in planes[:_MOST_NAMES]),
+        specimens=tuple(sorted(specimens)),
+        holdout_specimens=tuple(sorted({tile.region.specimen for tile in holdout_tiles})),
+        n_tiles=len(train_tiles),
+        n_holdout_tiles=len(holdout_tiles),
+        n_marked_normal=sum(region.is_marked_normal for region in distinct),
+        pixel_size=next((plane.pixel_size for plane in planes if plane.pixel_size), None),
+        unit=next((plane.unit for plane in planes if plane.unit), None),
+        versions={
             "napari-uflow": __version__,
             "torch": torch.__version__,
             "timm": version("timm"),
@@ -322,7 +329,9 @@ def _provenance(
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-    }
+        first_training=first_training,
+        resumed_from=resumed_from,
+    )
 
 
 def _fit_norm(network: UFlow, cache: FeatureCache, phase: str = "Fitting the feature normalisation") -> Steps[None]:

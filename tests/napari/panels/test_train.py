@@ -28,6 +28,7 @@ from napari_uflow.detection.corrections import Correction
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.record import OutcomeKind, TrainingRecord
 from napari_uflow.progress import FINISH, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.samples.fibres import fibre_field
 
@@ -75,7 +76,7 @@ def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path)
     asked = tiny_model_config.replace(border=session.model.config.border)  # training may decide about the border
     assert session.model.config == asked
     assert session.model_name == "fibres"
-    assert len(session.model.provenance["fields"]) + len(session.model.provenance["holdout_fields"]) == 3
+    assert len(session.model.record.specimens) + len(session.model.record.holdout_specimens) == 3
     assert [point[0] for point in widget.plot.points] == [2, 4]
     assert widget.job_bar.button.text() == "Train"
     assert widget.job_bar.status.text().startswith("Trained")
@@ -96,7 +97,7 @@ def test_stop_keeps_the_best_model(widget, qtbot):
     assert not widget.job_bar.button.isEnabled()
     idle(qtbot, widget)
     assert widget.session.runner.job.outcome is Outcome.STOPPED
-    assert widget.session.model.provenance["outcome"].startswith("stopped at step")
+    assert widget.session.model.record.outcome.kind is OutcomeKind.STOPPED
     assert "stopped at step" in widget.job_bar.status.text()
 
 
@@ -391,7 +392,7 @@ def test_a_training_that_was_interrupted_goes_on(
     widget.rescue.resume_button.click()
     idle(qtbot, widget)
     model = widget.session.model
-    assert model.provenance["started_from"]["steps"] == 2
+    assert model.record.resumed_from.n_steps == 2
     assert model.training.steps == 3
     assert model.config == interrupted.config
     assert widget.rescue.isHidden()
@@ -497,10 +498,10 @@ def test_a_model_is_refined(widget, viewer, qtbot):
     assert new.training == refining(old)
     # the next one is measured out by the first training again
     assert refining(new) == refining(old)
-    assert set(new.provenance["holdout_fields"]) == set(old.provenance["holdout_fields"])
-    assert new.provenance["fields"] == old.provenance["fields"]
-    assert new.provenance["n_taught"] == 1
-    assert new.provenance["n_pictures"] == 4
+    assert set(new.record.holdout_specimens) == set(old.record.holdout_specimens)
+    assert new.record.specimens == old.record.specimens
+    assert new.record.n_marked_normal == 1
+    assert new.record.n_images == 4
     assert new.intensity == old.intensity
     assert (session.model_name, session.model_path) == ("fibres refined", None)
     assert widget.job_bar.status.text().startswith("Refined with 1 region called normal. Detect")
@@ -510,13 +511,13 @@ def test_a_model_is_refined(widget, viewer, qtbot):
 def test_what_was_called_normal_in_a_held_out_field_is_learned_too(widget, viewer, qtbot):
     widget.job_bar.button.click()
     idle(qtbot, widget)
-    (held_out,) = widget.session.model.provenance["holdout_fields"]
+    (held_out,) = widget.session.model.record.holdout_specimens
     mark_normal(viewer, widget.session, specimen=held_out)
     mark_normal(viewer, widget.session)
     widget.refine_button.click()
     idle(qtbot, widget)
-    assert widget.session.model.provenance["holdout_fields"] == [held_out]
-    assert widget.session.model.provenance["n_taught"] == 2
+    assert widget.session.model.record.holdout_specimens == (held_out,)
+    assert widget.session.model.record.n_marked_normal == 2
     assert widget.job_bar.status.text().startswith("Refined with 2 regions called normal")
 
 
@@ -529,7 +530,7 @@ def test_a_refinement_is_shorter_and_gentler(preset, tiny_model):
     assert found.check_every < found.steps
     short = replace(tiny_model, training=TrainingConfig(steps=3, check_every=3))
     assert refining(short).steps == 3
-    rest = replace(tiny_model, provenance={"first_training": training.to_dict()})  # of one that was interrupted
+    rest = replace(tiny_model, record=TrainingRecord(first_training=training))  # of one that was interrupted
     assert refining(rest) == found
 
 

@@ -87,14 +87,13 @@ def normal_regions(
     return regions
 
 
-def _specimen(plane: Plane, names: dict[str, str], rule: SpecimenRule) -> str:
-    if rule == "one":
-        return plane.name
-    axes = [a for a in plane.axes if a in plane.index]
+def _specimen(plane: Plane, names: dict[str, str], rule: SpecimenRule) -> str | None:
+    """Return the specimen of a plane that is one by itself; None where the layer's name decides."""
+    axes = [a for a in plane.axes if a in plane.index and rule != "one"]
     if rule == "names":
         axes = [a for a in axes if names.get(a) in _SPECIMEN_AXES]
     place = ",".join(f"{names.get(a) or a.lower()}={plane.index[a]}" for a in axes)
-    return f"{plane.name} {place}".strip()
+    return f"{plane.name} {place}" if place else None
 
 
 class _Area:

@@ -25,7 +25,6 @@ from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import Message, Steps, or_stop
-from napari_uflow.training.tiles import SeenSpecimens
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class TrustWidget(Panel):
         regions: list[NormalRegion] = []
         for layer in self.images.layers():
             regions += normal_regions(layer, channel_axis=axis, channels=channels)
-        seen = SeenSpecimens.of(model.provenance).seen
+        seen = model.record.all_specimens
         n_seen = sum(region.specimen in seen for region in regions)
         planes, device, weights = [region.plane for region in regions], read_settings().device, weights_folder()
         title = self.session.model_name

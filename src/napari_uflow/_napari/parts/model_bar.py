@@ -54,14 +54,14 @@ class ModelBar(QWidget):
         if model is None:
             self.label.setText("No model yet: train one, or open a model file.")
             return
-        n_specimens = len(model.provenance.get("holdout_fields", ()))
+        n_specimens = len(model.record.holdout_specimens)
         place = self._session.model_path
         self.label.setText(
             f"{self._session.model_name} ({model.config.backbone}, {counted(n_specimens, 'field')} held out"
             f"{'' if place else ', not saved to a file'})"
         )
-        trained = model.provenance.get("date", "unknown")
-        self.label.setToolTip(tooltip(f"Trained {trained}, {model.provenance.get('outcome', '')}. {place or ''}"))
+        record = model.record
+        self.label.setToolTip(tooltip(f"Trained {record.date or 'unknown'}, {record.outcome.text()}. {place or ''}"))
 
     def _open(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Open a model", "", "Models (*.safetensors)")

@@ -145,7 +145,8 @@ def describe(path: Path) -> str:
         with path.open("rb") as file:
             head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         card = json.loads(head["__metadata__"]["napari_uflow"])
-        names = card["provenance"]["fields"]
+        record = card["record"] if "record" in card else card["provenance"]  # that of format 1
+        names = record["specimens"] if "specimens" in record else record["fields"]
         step, steps = int(card["history"][-1]["step"]), int(card["training"]["steps"])
         when = datetime.datetime.fromtimestamp(_changed(path)).strftime("%Y-%m-%d %H:%M")
     except (OSError, ValueError, KeyError, IndexError, TypeError):

@@ -15,6 +15,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.system.memory import MOST_OF_PROCESSOR, detection_bytes, tile_that_fits
+from napari_uflow.training.regions import assign_specimens
 from napari_uflow.training.tiles import choose_tiles
 from napari_uflow.wording import counted
 
@@ -213,7 +214,7 @@ def estimate_training(
             region.specimen,
             is_marked_normal=region.is_marked_normal,
         )
-        for region in regions
+        for region in assign_specimens(regions, training.specimen_pattern)
     ]
     chosen, held_out = choose_tiles(unread, tile, cost.stride, training, np.random.default_rng(training.seed))
     n_channels = regions[0].plane.n_channels

@@ -15,7 +15,6 @@ from napari_uflow._napari.session.session import Session
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.training.tiles import SeenSpecimens
 
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
@@ -34,8 +33,7 @@ _KNOWN_PART, _MOST_COPIES = 0.1, 20
 
 def refining(model: TrainedModel) -> TrainingConfig:
     """Return how a model is refined: a part of the steps of the training that it began with, and smaller ones."""
-    first = model.provenance.get("first_training")
-    training = model.training if first is None else TrainingConfig.from_dict(first)
+    training = model.record.first_training or model.training
     steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
     return training.replace(
         steps=steps,
@@ -47,13 +45,13 @@ def refining(model: TrainedModel) -> TrainingConfig:
 
 def how_it_ended(model: TrainedModel) -> str:
     """Return how a training ended, where it did not run to its last step."""
-    outcome = str(model.provenance.get("outcome", "done"))
-    return "" if outcome == "done" else f" ({outcome.removeprefix('done: ')})"
+    remark = model.record.outcome.remark()
+    return f" ({remark})" if remark else ""
 
 
 def _check_same_specimens(start: TrainedModel, regions: list[NormalRegion]) -> None:
     """Refuse to go on with a training on images that had no part in it."""
-    seen = SeenSpecimens.of(start.provenance).seen
+    seen = start.record.all_specimens
     if seen.isdisjoint(region.specimen for region in regions):
         some = ", ".join(f"'{name}'" for name in sorted(seen)[:3])
         raise ImageError(

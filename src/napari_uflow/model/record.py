@@ -1,0 +1,149 @@
+"""The origin of a trained model: what it was trained on, when, with which versions, and how the training ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from napari_uflow.config import TrainingConfig
+
+__all__ = ["EarlierTraining", "OutcomeKind", "TrainingOutcome", "TrainingRecord"]
+
+
+class OutcomeKind(Enum):
+    """Reason for the end of a training; the values are those of model files."""
+
+    DONE = "done"
+    """Every step was done."""
+    CONVERGED = "converged"
+    """The held-out loss had not improved for `patience` checks."""
+    NOTHING_LEARNED = "nothing learned"
+    """No step improved the held-out loss; the model is the one that the training began with."""
+    STOPPED = "stopped"
+    """The user stopped it; the model is the best one so far."""
+    NOT_FINITE = "not finite"
+    """Too many steps in a row had no finite loss; the model is the best one before them."""
+    INTERRUPTED = "interrupted"
+    """The model is a snapshot of a training that had not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """The end of a training.
+
+    Attributes
+    ----------
+    kind : OutcomeKind
+        Reason for the end.
+    step : int or None
+        Step, from 1: of the best model (CONVERGED), or the last one done (STOPPED, INTERRUPTED); None for other kinds.
+    """
+
+    kind: OutcomeKind = OutcomeKind.DONE
+    step: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """The training ended by itself, and what it returned is its result."""
+        return self.kind in (OutcomeKind.DONE, OutcomeKind.CONVERGED, OutcomeKind.NOTHING_LEARNED)
+
+    def text(self) -> str:
+        """Return the outcome in words, without a capital letter or a full stop."""
+        return f"done: {self.remark()}" if self.is_complete and self.remark() else self.remark() or "done"
+
+    def remark(self) -> str:
+        """Return the part of the text that says more than that the training is done; "" after the last step."""
+        return {
+            OutcomeKind.DONE: "",
+            OutcomeKind.CONVERGED: f"no better held-out loss after step {self.step}",
+            OutcomeKind.NOTHING_LEARNED: "training did not improve the held-out loss",
+            OutcomeKind.STOPPED: f"stopped at step {self.step}",
+            OutcomeKind.NOT_FINITE: "stopped: the loss was no longer finite",
+            OutcomeKind.INTERRUPTED: f"interrupted after step {self.step}",
+        }[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierTraining:
+    """The model that a training was resumed from.
+
+    Attributes
+    ----------
+    date : str or None
+        End of that training; ISO 8601, UTC.
+    n_steps : int
+        Steps of that training.
+    resumed_from : EarlierTraining or None
+        The model that it was resumed from in turn.
+    """
+
+    date: str | None
+    n_steps: int
+    resumed_from: EarlierTraining | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecord:
+    """The origin of a model. The defaults stand for what is not known.
+
+    Attributes
+    ----------
+    date : str or None
+        End of the training; ISO 8601, UTC, to the second.
+    outcome : TrainingOutcome
+        How it ended.
+    n_images : int
+        Planes trained on or held out; 0 if not known.
+    image_names : tuple of str
+        Titles of the first 1000 of them.
+    specimens : tuple of str
+        Independent specimens trained on, sorted; those of the trainings it was resumed from included.
+    holdout_specimens : tuple of str
+        Specimens held out of training, sorted. A single specimen is divided by place and is in both.
+    n_tiles, n_holdout_tiles : int
+        Tiles trained on and held out.
+    n_marked_normal : int
+        Regions of the training that a user had marked normal after a detection.
+    pixel_size : (float, float) or None
+        Height and width of a pixel of the first image that has one.
+    unit : str or None
+        Unit of `pixel_size`.
+    versions : mapping of str to str
+        Versions of this package, of Python, and of the packages it computes with.
+    backbone_weights : str
+        File, or name at the model hub, of the backbone's weights; "" for a backbone without.
+    device : str
+        torch's name of the device it was trained on; "" if not known.
+    first_training : TrainingConfig or None
+        Parameters of the first training of this network if this one was resumed: those of a refinement follow from it.
+    resumed_from : EarlierTraining or None
+        The model that the training was resumed from.
+    """
+
+    date: str | None = None
+    outcome: TrainingOutcome = TrainingOutcome()
+    n_images: int = 0
+    image_names: tuple[str, ...] = ()
+    specimens: tuple[str, ...] = ()
+    holdout_specimens: tuple[str, ...] = ()
+    n_tiles: int = 0
+    n_holdout_tiles: int = 0
+    n_marked_normal: int = 0
+    pixel_size: tuple[float, float] | None = None
+    unit: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    backbone_weights: str = ""
+    device: str = ""
+    first_training: TrainingConfig | None = None
+    resumed_from: EarlierTraining | None = None
+
+    @property
+    def all_specimens(self) -> frozenset[str]:
+        """All specimens that had a part in the training, held out or not."""
+        return frozenset(self.specimens) | frozenset(self.holdout_specimens)
+
+    @property
+    def is_divided_by_place(self) -> bool:
+        """Some specimen is both trained on and held out: tests on it say less than tests on another one."""
+        return not frozenset(self.specimens).isdisjoint(self.holdout_specimens)

@@ -1,0 +1,155 @@
+"""From images to normal regions: the one rule of which images come from one specimen.
+
+A specimen is an independent sample: a slide, a wafer, a culture. Tiles cut from one slide are alike, so they are held
+out of training together, and a guarantee counts specimens, not images. The command line, the plugin and Python apply
+this one rule to the same files:
+
+1. A specimen that was given with a region is obeyed.
+2. With a pattern, its group in the image's name is the specimen.
+3. Otherwise the image's name is, without a tile coordinate at its end such as ``_x000_y128``. All planes of a file are
+   of one specimen. Files of the same name in two folders come from two specimens.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+
+from napari_uflow.errors import ImageError
+from napari_uflow.image.region import NormalRegion, specimen_of
+from napari_uflow.store.images import find_images, read_planes
+
+__all__ = ["assign_specimens", "read_regions"]
+
+_MASK_SUFFIXES = (".png", ".tif", ".tiff")
+
+
+def read_regions(
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    masks: str | os.PathLike[str] | None = None,
+    *,
+    channels: int | str | Sequence[int | str] | None = None,
+    axes: str | None = None,
+) -> list[NormalRegion]:
+    """Open files of normal images and return what is normal in them, plane by plane; hardly a pixel is read.
+
+    Parameters
+    ----------
+    images : path-like, or iterable of path-like
+        Files, folders or patterns, as for :func:`~napari_uflow.store.images.find_images`.
+    masks : path-like, optional
+        Folder with one mask for each image, of its name or its name and ``_mask``, PNG or TIFF; pixels above 0 are
+        normal, in every plane. Without it, everything is normal.
+    channels, axes
+        As in :func:`~napari_uflow.store.images.read_planes`.
+
+    Returns
+    -------
+    list of NormalRegion
+        Training applies the rule of this module to them, see :func:`assign_specimens`.
+
+    Raises
+    ------
+    ImageError
+        If there is no image, one cannot be read, or one has no mask.
+    """
+    regions = []
+    for path in find_images(images):
+        planes = read_planes(path, channels=channels, axes=axes)
+        mask = None if masks is None else read_planes(_mask_of(Path(masks), path))[0].read().max(axis=0) > 0
+        regions += [NormalRegion(plane, mask) for plane in planes]
+    return regions
+
+
+def _mask_of(folder: Path, path: Path) -> Path:
+    stem = path.stem.removesuffix(".ome")
+    stems = [f"{name}{end}" for name in dict.fromkeys((path.stem, stem)) for end in ("", "_mask")]
+    names = [f"{name}{suffix}" for name in stems for suffix in _MASK_SUFFIXES]
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise ImageError(f"there is no mask for '{path.name}' in '{folder}'; name it {stem}.png or {stem}.tif")
+    return found
+
+
+def assign_specimens(
+    regions: Sequence[NormalRegion], pattern: str = "", known: Collection[str] = ()
+) -> list[NormalRegion]:
+    """Return regions with their specimens by the rule of this module; those given by the user stay.
+
+    Parameters
+    ----------
+    regions : sequence of NormalRegion
+        A region that is given several times stays one object.
+    pattern : str
+        Regular expression whose only group is the specimen, searched in the names of the images; "" for the rule.
+    known : collection of str
+        Specimens of a model that is trained further: an image keeps the name that its specimen had there.
+
+    Raises
+    ------
+    ConfigError
+        If the pattern is not a regular expression with one group, or does not match a name.
+    """
+    name_of = _names_by_file(regions)
+    with_folder = {} if pattern else _names_with_folder(regions, name_of)
+    assigned: dict[int, NormalRegion] = {}
+    for region in regions:
+        if region.has_given_specimen:
+            assigned[id(region)] = region
+        elif id(region) not in assigned:
+            specimen, folder = specimen_of(name_of(region), pattern or None), _folder(region)
+            known_as = [] if pattern else [name for name in _names_in(folder, specimen) if name in known]
+            name = known_as[0] if known_as else with_folder.get((specimen, folder), specimen)
+            assigned[id(region)] = region.of_specimen(name)
+    return [assigned[id(region)] for region in regions]
+
+
+def _names_by_file(regions: Sequence[NormalRegion]) -> Callable[[NormalRegion], str]:
+    """Return the function that names a region's image: all planes of a file have the name of its first."""
+    names: dict[str, str] = {}
+    for region in regions:
+        source = region.plane.source
+        if source is not None:
+            names.setdefault(source, _name_in_file(region.plane.name, source))
+    return lambda region: region.plane.name if region.plane.source is None else names[region.plane.source]
+
+
+def _name_in_file(name: str, source: str) -> str:
+    """Return an image's name without what napari adds to a name that it has already: "slide1 [2]"."""
+    stem = Path(source).stem.removesuffix(".ome")
+    return stem if re.fullmatch(rf"{re.escape(stem)}(\.ome)?( \[\d+\])?", name) else name
+
+
+def _folder(region: NormalRegion) -> Path | None:
+    return None if region.plane.source is None else Path(region.plane.source).absolute().parent
+
+
+def _names_with_folder(
+    regions: Sequence[NormalRegion], name_of: Callable[[NormalRegion], str]
+) -> dict[tuple[str, Path | None], str]:
+    """Return the names of specimens that need their folder's name, since an image of theirs is in two folders."""
+    folders_of_image: defaultdict[str, set[Path]] = defaultdict(set)
+    folders: defaultdict[str, set[Path]] = defaultdict(set)
+    for region in regions:
+        folder = _folder(region)
+        if folder is not None and not region.has_given_specimen:
+            name = name_of(region)
+            folders_of_image[name].add(folder)
+            folders[specimen_of(name)].add(folder)
+    names: dict[tuple[str, Path | None], str] = {}
+    for specimen in {specimen_of(name) for name, places in folders_of_image.items() if len(places) > 1}:
+        places = folders[specimen]
+        # as many folders of each path as tell them apart
+        depth = next(n for n in range(1, 1000) if len({place.parts[-n:] for place in places}) == len(places))
+        for place in places:
+            names[specimen, place] = "/".join((*place.parts[-depth:], specimen))
+    return names
+
+
+def _names_in(folder: Path | None, specimen: str) -> list[str]:
+    """Return the names under which a model may know a specimen, the shortest first."""
+    parts = () if folder is None else folder.parts
+    return [specimen, *("/".join((*parts[-n:], specimen)) for n in range(1, len(parts) + 1))]
