@@ -1,4 +1,4 @@
-"""The whole way through the plugin as a user goes it, with events of mouse and keys in a window that is shown."""
+"""The whole workflow of a user, with mouse and keyboard events in a visible window."""
 
 import csv
 import json
@@ -74,7 +74,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     def wait_for_the_job():
         qtbot.waitUntil(lambda: runner.state is State.IDLE, timeout=WAIT)
 
-    # open the sample, and paint what is normal
+    # open the sample, and paint a normal area
     viewer.open_sample("napari-uflow", "normal_fibres")
     train = open_widget("Train")
     click(train.normal_images.new_area_button)
@@ -92,8 +92,8 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     train.new_model.more_model_form.fields["flow_steps"].value = 2
     for name, value in {"steps": 100_000, "patience": 10_000, "batch_size": 4, "check_every": 2}.items():
         train.new_model.training_form.fields[name].value = value
-    qtbot.waitUntil(lambda: "to train on" in train.estimate_label.text())
-    assert "(one specimen, of which a part is held out)" in train.estimate_label.text()
+    qtbot.waitUntil(lambda: "Trains on" in train.estimate_label.text())
+    assert "one part of the specimen" in train.estimate_label.text()
 
     # train on it, and stop
     click(train.job_bar.button)
@@ -102,7 +102,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     assert train.job_bar.button.text() == "Stopping..."
     wait_for_the_job()
     assert runner.job.outcome is Outcome.STOPPED
-    assert train.job_bar.status.text().startswith("Trained (stopped at step")
+    assert train.job_bar.status.text().startswith("Training finished (stopped at step")
     first = session.model
 
     # train on the whole images
@@ -114,7 +114,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     wait_for_the_job()
     assert runner.job.outcome is Outcome.DONE
     assert session.model is not first
-    assert "3 fields held out" in train.model_bar.label.text()
+    assert "3 specimens held out" in train.model_bar.label.text()
 
     # detect, and move the slider
     viewer.open_sample("napari-uflow", "defective_fibres")

@@ -1,4 +1,4 @@
-"""The table of anomalies as a user meets it: go to one, say that it is none, take the result along."""
+"""The Anomalies widget as a user meets it: review, correct, export."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ from napari_uflow.store.tiff_writer import write_tiff
 
 
 def drawn():
-    """Three fields of grey, 160 x 192: noise in two corners of the first, none in the second, one in the third."""
+    """Three grey planes, 160 x 192: noise in two corners of the first, none in the second, one patch in the third."""
     stack = np.full((3, 160, 192), 100, np.uint8)
     rng = np.random.default_rng(0)
     stack[0, :48, :48] = rng.integers(0, 256, (48, 48))
@@ -49,7 +49,7 @@ def detections(tiny_model):
     return found
 
 
-GEOMETRY = {"scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um"), "axis_labels": ("field", "y", "x")}
+GEOMETRY = {"scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um"), "axis_labels": ("specimen", "y", "x")}
 
 
 def show(viewer, detections, scope="layer", **options):
@@ -89,7 +89,7 @@ def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result
     for i, row in enumerate(rows):
         texts = [model.index(i, column).data() for column in range(model.columnCount())]
         assert texts[0] == str(row.number)
-        assert texts[1] == f"field {row.index[0]}"
+        assert texts[1] == f"specimen {row.index[0]}"
         inside = result.labels.data[row.index] == row.number
         assert texts[3] == str(np.count_nonzero(inside))
         assert float(texts[4]) == pytest.approx(np.count_nonzero(inside) / 4, rel=0.01)
@@ -136,7 +136,7 @@ def test_a_region_picked_in_the_view_finds_its_row(widget, result, viewer):
     assert not widget.judge_bar.mark_button.isEnabled()
 
 
-def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, qtbot, detections):
+def test_a_region_marked_normal_is_removed_from_the_result(widget, viewer, result, qtbot, detections):
     session, known = session_of(viewer), marked_normal_of(session_of(viewer))
     n = len(widget.table.rows())
     number = next(row.number for row in widget.table.rows() if row.index == (2,))
@@ -154,10 +154,10 @@ def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, 
     np.testing.assert_array_equal(result.heatmap.data[2], detections[2].score)
 
     (normal,) = known.regions
-    assert normal.specimen == "drawn field=2"
+    assert normal.specimen == "drawn specimen=2"
     assert normal.plane.index == {"Z": 2}
     assert normal.normal()[inside[2]].all()
-    assert "1 region called normal" in widget.judge_bar.line.text()
+    assert "1 region marked normal" in widget.judge_bar.line.text()
     assert not widget.judge_bar.refine_button.isEnabled()  # there is no model
 
 
@@ -166,7 +166,7 @@ def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot,
 
     session = session_of(viewer)
     session.set_model(tiny_model, "tiny")
-    assert not widget.judge_bar.refine_button.isEnabled()  # nothing was called normal
+    assert not widget.judge_bar.refine_button.isEnabled()  # no region is marked normal
     widget.table.choose(0)
     widget.mark_normal()
     assert widget.judge_bar.refine_button.isEnabled()
@@ -219,7 +219,7 @@ def test_the_key_does_it_on_the_table_and_on_the_canvas(widget, viewer, result, 
     assert len(widget.table.rows()) == n - 2
 
 
-def test_it_is_taken_back(widget, viewer, result):
+def test_undo(widget, viewer, result):
     before = result.labels.data.copy()
     for _ in range(2):
         widget.table.choose(0)
@@ -233,7 +233,7 @@ def test_it_is_taken_back(widget, viewer, result):
     assert widget.judge_bar.line.isHidden()
 
 
-def test_what_was_called_normal_stays_known_in_another_detection(widget, viewer, detections, result):
+def test_regions_stay_marked_normal_after_another_detection(widget, viewer, detections, result):
     widget.table.choose(0)
     widget.mark_normal()
     image = viewer.layers["drawn"]
@@ -286,20 +286,20 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
     assert corners[:, 1].min() >= 32 + row.values["first_row"]
     widget.export_bar.copy_python.trigger()
     script = QApplication.clipboard().text()
-    assert "# Only a part of the image was looked at in napari" in script
+    assert "# napari showed only a part of the image to the model" in script
     assert "for i in [2]]" in script
 
     widget.mark_normal()
     (normal,) = marked_normal_of(session_of(viewer)).regions
     np.testing.assert_array_equal(normal.plane.read(), part.read())
-    assert normal.specimen == "drawn field=2"
+    assert normal.specimen == "drawn specimen=2"
     assert widget.result.labels is result.labels
 
 
 def test_the_widget_follows_the_results(viewer, detections, qtbot):
     widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
-    assert "Nothing yet" in widget.summary.text()
+    assert "No result yet" in widget.summary.text()
     assert not widget.export_bar.export_button.isEnabled()
     result = show(viewer, detections)
     assert len(widget.table.rows()) >= 3
@@ -344,7 +344,7 @@ def test_an_image_is_known_by_itself_and_not_by_its_name(widget, viewer):
     assert normal.plane.data is image.data
 
 
-def test_what_was_judged_by_hand_is_in_the_record(widget, viewer, tiny_model):
+def test_corrections_by_eye_are_recorded(widget, viewer, tiny_model):
     session = session_of(viewer)
     (result,) = session.results.values()
     for _ in range(2):
@@ -356,7 +356,7 @@ def test_what_was_judged_by_hand_is_in_the_record(widget, viewer, tiny_model):
     assert "2 regions that had been reported were judged normal by eye" in as_methods_text(result, session)
 
 
-def test_an_image_that_is_gone_is_said(widget, viewer):
+def test_a_closed_image_is_an_error(widget, viewer):
     viewer.layers.remove("drawn")
     n = len(widget.table.rows())
     widget.table.choose(0)
@@ -414,7 +414,7 @@ def test_layers_are_exported_with_pixel_size(kind, export, result):
     assert planes[0].unit == "um"
 
 
-def test_a_file_that_cannot_be_written_is_said(widget, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_an_error(widget, tmp_path, monkeypatch):
     monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "none" / "a.csv"))
     widget.export_bar.export("csv")
     assert "cannot be written: there is no folder" in widget.status.text()
@@ -432,7 +432,7 @@ def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, t
     widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     widget.export_bar.copy_python.trigger()
-    assert widget.status.text() == "The script is in the clipboard."
+    assert widget.status.text() == "Script copied to the clipboard."
     script = QApplication.clipboard().text()
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -442,7 +442,7 @@ def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, t
 
 def test_the_paragraph_in_the_clipboard(widget, viewer, tiny_model):
     widget.export_bar.copy_methods.trigger()
-    assert "there is no model" in widget.status.text().lower()
+    assert "no model" in widget.status.text().lower()
     session_of(viewer).set_model(tiny_model, "tiny")
     widget.export_bar.copy_methods.trigger()
     text = QApplication.clipboard().text()
@@ -452,7 +452,7 @@ def test_the_paragraph_in_the_clipboard(widget, viewer, tiny_model):
 
 def test_channels_before_the_stack(viewer, detections, qtbot):
     stack = np.stack([drawn(), drawn()])
-    image = viewer.add_image(stack, name="two", axis_labels=("c", "field", "y", "x"))
+    image = viewer.add_image(stack, name="two", axis_labels=("c", "specimen", "y", "x"))
     plane = current_plane(image, viewer.dims.point, channels=[1])
     target = target_of_planes(image, planes_of_layer(image, channels=[1]), "layer", channels=[1])
     result = show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")

@@ -1,4 +1,4 @@
-"""Many files in the window: the list says what became of each, and what was written can be opened again."""
+"""The Detect in files widget: the list shows the result of each file, and the written files can be opened."""
 
 import csv
 
@@ -28,7 +28,7 @@ def widget(viewer, tiny_model, qtbot):
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     image = fibre_field(0, shape=(128, 128)).image.copy()
     image[40:88, 40:88] = np.random.default_rng(0).integers(0, 256, (48, 48))
@@ -50,7 +50,7 @@ def run(widget, qtbot):
     assert runner.state is State.IDLE
 
 
-def test_a_folder_is_worked_off(widget, folder, qtbot):
+def test_a_folder_is_processed(widget, folder, qtbot):
     assert not widget.job_bar.button.isEnabled()
     widget.add([folder])
     assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
@@ -60,9 +60,9 @@ def test_a_folder_is_worked_off(widget, folder, qtbot):
     a, b, c = results(widget)
     assert a.endswith(("anomaly", "anomalies"))
     assert b.startswith("cannot be read; ")
-    assert c == "nothing unusual" or c.endswith(("anomaly", "anomalies"))
-    assert widget.files_line.text().startswith("2 images looked at, ")
-    assert "1 file failed; the list says why." in widget.files_line.text()
+    assert c == "no anomalies" or c.endswith(("anomaly", "anomalies"))
+    assert widget.files_line.text().startswith("2 images processed, ")
+    assert "1 file failed" in widget.files_line.text()
     assert widget.job_bar.messages.isHidden()
     assert (folder / "anomalies" / "overview.png").is_file()
     (plane,) = read_planes(folder / "anomalies" / "a_labels.tif")
@@ -93,8 +93,8 @@ def test_stopping_keeps_what_is_done(widget, folder, qtbot):
     with qtbot.waitSignal(runner.job.ended, timeout=WAIT):
         widget.job_bar.button.click()
         assert not widget.job_bar.button.isEnabled()
-    assert widget.files_line.text().startswith("Stopped; what was done is kept.")
-    assert results(widget)[-1] == "not looked at"
+    assert widget.files_line.text().startswith("Stopped; ")
+    assert results(widget)[-1] == "not processed"
     assert not results(widget)[0].startswith("not")
     assert "..." not in results(widget)
     assert widget.files.add_files.isEnabled()
@@ -158,7 +158,7 @@ def test_channels_and_axes_are_passed_on(widget, folder, qtbot):
     widget.axes.setText("cyx")
     widget.channels.setText("1")
     run(widget, qtbot)
-    assert widget.files_line.text().startswith("1 image looked at")
+    assert widget.files_line.text().startswith("1 image processed")
     (plane,) = read_planes(folder / "anomalies" / "d_labels.tif")
     assert plane.shape == (112, 128)
     widget.channels.setText("7")
@@ -171,4 +171,4 @@ def test_it_needs_a_model(viewer, folder, qtbot):
     qtbot.addWidget(widget)
     widget.add([folder])
     assert not widget.job_bar.button.isEnabled()
-    assert "No model yet" in widget.model_bar.label.text()
+    assert "No model" in widget.model_bar.label.text()

@@ -1,4 +1,4 @@
-"""The Detect widget in a viewer: results land on their images, and the slider answers from what is stored."""
+"""The Detect widget in a viewer: results are aligned with their images, and the slider uses the stored maps."""
 
 import dask.array as da
 import numpy as np
@@ -115,7 +115,7 @@ def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_co
 
 
 def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
-    viewer.add_image(np.stack([IMAGE, odd_image(12)]), name="odd", axis_labels=("field", "y", "x"))
+    viewer.add_image(np.stack([IMAGE, odd_image(12)]), name="odd", axis_labels=("specimen", "y", "x"))
     widget.slider.set_value(10)
     result = run(widget, qtbot)
     ids, features = result.labels.data, result.labels.features
@@ -126,12 +126,12 @@ def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
     assert list(features["index"]) == list(range(n + 1))
     for number in range(1, n + 1):
         places = np.nonzero(ids == number)
-        assert set(places[0]) == {features["field"][number]}
+        assert set(places[0]) == {features["specimen"][number]}
         assert len(places[0]) == features["area_px"][number]
     assert [row[0] for row in result.rows()] == list(range(1, n + 1))
 
 
-def test_the_slider_answers_at_once(widget, viewer, qtbot):
+def test_the_slider_updates_the_regions(widget, viewer, qtbot):
     viewer.add_image(IMAGE, name="odd")
     result = run(widget, qtbot)
     layer = result.labels
@@ -202,7 +202,7 @@ def test_removed_layers_are_forgotten(widget, viewer, qtbot):
 def test_without_a_model(widget, viewer):
     widget.session.set_model(None)
     assert not widget.job_bar.button.isEnabled()
-    assert widget.model_bar.label.text().startswith("No model yet")
+    assert widget.model_bar.label.text().startswith("No model")
 
 
 def test_a_model_file(widget, tiny_model_file, qtbot, tmp_path):
@@ -211,7 +211,7 @@ def test_a_model_file(widget, tiny_model_file, qtbot, tmp_path):
     with qtbot.waitSignal(session.model_changed, timeout=WAIT):
         session.start_opening(tiny_model_file)
     assert (session.model_name, session.model_path) == ("tiny", tiny_model_file)
-    assert widget.model_bar.label.text() == "tiny (scattering, 1 field held out)"
+    assert widget.model_bar.label.text() == "tiny (scattering, 1 specimen held out)"
     assert session.save_model(tmp_path / "other") == tmp_path / "other.safetensors"
     assert session.model_name == "other"
     qtbot.waitUntil(lambda: session.runner.state is State.IDLE)
@@ -259,7 +259,7 @@ def test_preferences(npe2pm, plugin_settings):
             own.computing.device = "tpu"
 
 
-def test_the_sliders_move_where_there_is_something_to_see(widget, viewer, qtbot):
+def test_the_sliders_move_to_the_most_anomalous_plane(widget, viewer, qtbot):
     viewer.add_image(np.zeros((9, 128, 160), np.uint8), name="long")
     image = viewer.add_image(np.stack([np.full_like(IMAGE, 100), IMAGE]), name="odd")
     widget.image.set_layer(image)
@@ -328,18 +328,18 @@ def test_results_in_large_images_are_multiscale(widget, viewer, qtbot, monkeypat
     assert len(regions.table.rows()) == len(again.labels.features) - 1
 
 
-def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
+def test_false_alarms_are_counted_per_image_or_per_stack(widget, viewer, qtbot):
     viewer.add_image(np.stack([IMAGE] * 4), name="stack")
-    assert widget.slider_heading.text() == "At most so many false alarms per image"
+    assert widget.slider_heading.text() == "Accepted false alarms per image"
     apart = [len(found.regions) for found in run(widget, qtbot).detections]
     widget.form.fields["false_alarms_per"].value = "stack"
-    assert widget.slider_heading.text() == "At most so many false alarms per image"  # of what is shown
+    assert widget.slider_heading.text() == "Accepted false alarms per image"  # of what is shown
     assert widget.guarantee_label.text().endswith("The next detection counts them per stack.")
     widget.scope.set_value("slice")
     assert "next detection" not in widget.guarantee_label.text()  # one plane is no stack
     widget.scope.set_value("layer")
     shared = run(widget, qtbot)
-    assert widget.slider_heading.text() == "At most so many false alarms per stack"
+    assert widget.slider_heading.text() == "Accepted false alarms per stack"
     assert "next detection" not in widget.guarantee_label.text()
     widget.scope.set_value("slice")
     assert widget.guarantee_label.text().endswith("The next detection counts them per image.")
@@ -353,15 +353,15 @@ def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
     for layer in list(viewer.layers)[1:]:
         viewer.layers.remove(layer)
     widget.scope.set_value("slice")
-    assert widget.slider_heading.text() == "At most so many false alarms per image"  # one plane is no stack
+    assert widget.slider_heading.text() == "Accepted false alarms per image"  # one plane is no stack
     widget.scope.set_value("layer")
-    assert widget.slider_heading.text() == "At most so many false alarms per stack"
+    assert widget.slider_heading.text() == "Accepted false alarms per stack"
 
 
-def test_time_and_memory_are_said_before_the_start(widget, viewer):
+def test_time_and_memory_are_estimated(widget, viewer):
     widget.estimate()
     assert widget.estimate_label.isHidden()
-    viewer.add_image(np.stack([IMAGE] * 3), name="stack", axis_labels=("field", "y", "x"))
+    viewer.add_image(np.stack([IMAGE] * 3), name="stack", axis_labels=("specimen", "y", "x"))
     widget.estimate()
     assert widget.estimate_label.text().startswith("3 planes: about 0.1 GB of memory, about 1 s")
     widget.scope.set_value("slice")

@@ -1,4 +1,4 @@
-"""The place of a plane of a result in the image layer that it was detected in."""
+"""Place of a plane of a result in its image layer."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = ["Place", "channel_options", "place_of"]
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a plane of a result lies in the layer that was looked at.
+    """Place of a plane of a result in its image layer.
 
     Attributes
     ----------
     plane : Plane
-        The image, of the size of the result.
+        The image plane, cropped to the result.
     specimen : str
-        The specimen it comes from.
+        Its specimen.
     at : mapping of str to int
-        Position on the axes of the stack.
+        Position on each axis of the stack.
     row, col : int
-        Its first pixel in the image.
+        First row and column in the image.
     """
 
     plane: Plane
@@ -45,21 +45,21 @@ class Place:
 
 
 def place_of(image: Image, labels: Labels, index: Sequence[int]) -> Place:
-    """Return the image in which a plane of a result was found.
+    """Return the place of a plane of a result.
 
     Parameters
     ----------
     image : Image
-        The layer that was looked at.
+        Image layer of the result.
     labels : Labels
-        What was found, in whole planes of the layer or in a part of one.
+        Labels layer of the result, which covers whole planes of the image or a part of one.
     index : sequence of int
-        Where the plane lies in the labels.
+        Index of the plane in the labels.
 
     Raises
     ------
     ImageError
-        If the layer no longer is what was looked at.
+        If the image layer was changed.
     """
     options = channel_options(labels)
     world = np.asarray(labels.data_to_world((*index, 0, 0)), dtype=float)
@@ -70,7 +70,7 @@ def place_of(image: Image, labels: Labels, index: Sequence[int]) -> Place:
     row, col = (round(float(value)) for value in image.world_to_data(start)[-2:])
     height, width = finest(labels).shape[-2:]
     if min(row, col) < 0 or row + height > plane.shape[0] or col + width > plane.shape[1]:
-        raise ImageError(f"'{image.name}' no longer is what was looked at: detect again")
+        raise ImageError(f"'{image.name}' has changed since the detection: run Detect again")
     at = dict(plane.index)
     if (height, width) != plane.shape:
         plane = _part(plane, slice(row, row + height), slice(col, col + width))
@@ -78,7 +78,7 @@ def place_of(image: Image, labels: Labels, index: Sequence[int]) -> Place:
 
 
 def channel_options(labels: Labels) -> dict[str, Any]:
-    """Return which channels were looked at, as the layer functions take them."""
+    """Return channel axis and channels of a result, as keyword arguments of the layer functions."""
     known = labels.metadata.get("napari_uflow", {})
     return {"channel_axis": known.get("channel_axis"), "channels": known.get("channels")}
 

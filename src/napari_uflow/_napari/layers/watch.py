@@ -1,4 +1,4 @@
-"""A watch on the layer list of a viewer."""
+"""Watch on the layer list of a viewer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LayerWatch", "while_alive"]
 
 
 def while_alive(method: Callable[[Any, Any], None]) -> Callable[..., None]:
-    """Let a method that napari's events call do nothing once its widget was closed; Python may hold it longer."""
+    """Decorate a method to ignore napari events once its Qt object was deleted; Python may keep it longer."""
 
     @wraps(method)
     def call(self: Any, event: Any = None) -> None:
@@ -30,7 +30,13 @@ def while_alive(method: Callable[[Any, Any], None]) -> Callable[..., None]:
 
 
 class LayerWatch(QObject):
-    """Tells when layers come, go, or get another name. Holds no layer that was removed."""
+    """Signal for layers that are added, removed, reordered or renamed; removed layers are not kept alive.
+
+    Signals
+    -------
+    changed
+        The list changed.
+    """
 
     changed = Signal()
 
@@ -45,7 +51,7 @@ class LayerWatch(QObject):
             layer.events.name.connect(self._tell)
 
     def layers(self, is_wanted: Callable[[Layer], bool]) -> list[Any]:
-        """Return the layers of a kind, the topmost first."""
+        """Return the layers of one kind, the topmost first."""
         return [bare(layer) for layer in reversed(list(self._viewer.layers)) if is_wanted(layer)]
 
     @while_alive

@@ -1,4 +1,4 @@
-"""The Anomalies widget: the table of what was found, tied to the view; what is no anomaly; and what leaves napari."""
+"""The Anomalies widget: a table linked to the view, corrections by eye, and export."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 __all__ = ["AnomaliesWidget"]
 
 _KEYS = ("Delete", "Backspace")
-"""What marks a region normal, on the table and on the canvas where the anomalies are the active layer; napari has no
-other use for these keys on labels."""
+"""Keys that mark a region normal, on the table and on the canvas if the anomalies are the active layer; napari does not
+use them on labels."""
 _WIDTH = 480
 
 
 class AnomaliesWidget(Panel):
-    """The anomalies of a result as a table.
+    """Review, correct and export the anomalies of a result.
 
     Parameters
     ----------
     napari_viewer : Viewer
-        The viewer, given by napari.
+        The viewer; napari passes it.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
@@ -56,11 +56,13 @@ class AnomaliesWidget(Panel):
         self._link = LabelLink(self, _KEYS)
 
         self.results = ChoiceBox()
-        self.results.setToolTip(tooltip("Which result; it follows the layer list."))
+        self.results.setToolTip(tooltip("Result to review; it follows the active layer."))
         self.summary = text_label()
         self.table = AnomalyTable()
         self.table.setToolTip(
-            tooltip("A click or the arrow keys move the view to an anomaly; a click on one in the view finds its row.")
+            tooltip(
+                "Click a row or use the arrow keys to move the view there. Pick a region in the view to find its row."
+            )
         )
         for key in _KEYS:
             shortcut = QShortcut(QKeySequence(key), self.table)
@@ -91,7 +93,7 @@ class AnomaliesWidget(Panel):
         self.judge_bar.mark_wanted.connect(self.mark_normal)
         self.judge_bar.undo_wanted.connect(self.undo_mark_normal)
         self.judge_bar.refine_wanted.connect(self.refine)
-        self.export_bar.told.connect(self.say)
+        self.export_bar.reported.connect(self.say)
         for signal in (self._session.results_changed, self._marked.changed, self._watch.changed):
             signal.connect(self._refresh)
         for signal in (self._session.model_changed, self._session.runner.state_changed):
@@ -102,7 +104,7 @@ class AnomaliesWidget(Panel):
         """Return room for all columns."""
         return QSize(_WIDTH, super().sizeHint().height())
 
-    # ---- which result
+    # ---- result
 
     @property
     def result(self) -> LayerDetection | None:
@@ -110,7 +112,7 @@ class AnomaliesWidget(Panel):
         return self._session.result_of(self._link.labels)
 
     def _refresh(self) -> None:
-        """Take over the results; the choice stays if its layer does, a new one is chosen."""
+        """Read the results; a new one is chosen, otherwise the choice is kept if its layer is still open."""
         layers = list(self._session.results)
         before = [self.results.itemData(i) for i in range(self.results.count())]
         new = [layer for layer in layers if not any(layer is other for other in before)]
@@ -182,10 +184,10 @@ class AnomaliesWidget(Panel):
         self.table.follow(number)
         self._enable()
 
-    # ---- what is no anomaly
+    # ---- corrections
 
     def mark_normal(self) -> None:
-        """Take the chosen region out of the result, and keep it to train on."""
+        """Remove the selected region from the result, and keep it to train on."""
         row, result = self.table.current(), self.result
         if row is None or result is None:
             return
@@ -199,7 +201,7 @@ class AnomaliesWidget(Panel):
         self.table.choose(min(place_in_table, len(self.table.rows()) - 1))
 
     def undo_mark_normal(self) -> None:
-        """Bring back the region that was marked normal last."""
+        """Restore the region marked normal last."""
         if self.result is None:
             return
         number = judging.undo_mark_normal(self._session, self.result)
@@ -208,21 +210,21 @@ class AnomaliesWidget(Panel):
                 self.table.choose(i)
 
     def refine(self) -> None:
-        """Open the Train widget, and let it refine the model with what was marked normal."""
+        """Open the Train widget and refine the model there with the regions marked normal."""
         dock, train = self._viewer.window.add_plugin_dock_widget("napari-uflow", "Train", tabify=True)
         dock.show()
         dock.raise_()
         train.refine_as_trained()
 
     def say(self, text: str) -> None:
-        """Show a sentence at the end; "" takes it away."""
+        """Show a sentence at the bottom; "" hides it."""
         self.status.setText(as_sentence(text))
         self.status.setVisible(bool(text))
 
 
 def _summary(result: LayerDetection | None, rows: list[AnomalyRow]) -> str:
     if result is None:
-        return "Nothing yet: find anomalies with Detect."
+        return "No result yet: run Detect first."
     n, n_planes = len(rows), len(result.planes)
     n_found = len(Counter(row.index for row in rows))
     where = f" in {n_found} of {n_planes} planes" if n_planes > 1 else ""

@@ -1,4 +1,4 @@
-"""Detect in many files: images in, TIFF, CSV and an overview out."""
+"""The Detect in files widget: from files of images to TIFF, CSV and an overview."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _NOW = "..."
 
 
 class BatchWidget(Panel):
-    """Detect in many files with the current model and write the results to a folder.
+    """Detect anomalies in many files with the active model, and write the results to a folder.
 
     Parameters
     ----------
     napari_viewer : Viewer
-        The window whose model is used.
+        The viewer; napari passes it.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
@@ -50,32 +50,33 @@ class BatchWidget(Panel):
         self.setAcceptDrops(True)
         self._session = session_of(napari_viewer)
         self._is_running = False
-        self._written: dict[Path, Path] = {}  # where the results of each file are
+        self._written: dict[Path, Path] = {}  # output folder of each processed file
 
         self.model_bar = ModelBar(self._session)
         self.files = FileList()
         self.output = OutputFolder(
-            "For each image NAME: NAME_heatmap.tif, NAME_log10_nfa.tif and NAME_labels.tif, with pixel size and axes. For "
-            "all images: regions.csv, summary.csv and overview.png. The folder is created if needed."
+            "For each image NAME: NAME_heatmap.tif, NAME_log10_nfa.tif and NAME_labels.tif, with pixel size and axes. "
+            "For all images: regions.csv, summary.csv and overview.png. The folder is created if needed."
         )
         self.form = ConfigForm(DetectionConfig, shown=lambda parameter: not parameter.advanced)
         self.form.set_config(DetectionConfig(false_alarms=read_settings().false_alarms))
         self.advanced = ConfigForm(DetectionConfig, shown=lambda parameter: parameter.advanced)
         self.channels = channels_box(
-            "The channels that the model was trained on, by number from 0, such as 0, 2, or by name. Empty: all."
+            "Channels that the model was trained on, by name, or by number from 0, for example 0, 2. Empty: all "
+            "channels."
         )
         self.axes = QLineEdit()
-        self.axes.setPlaceholderText("as the file says")
+        self.axes.setPlaceholderText("from the file")
         self.axes.setToolTip(
             tooltip(
-                "One letter for each axis of the files, such as ZYX or CYX, where what a file says of them is wrong: Y "
-                "rows, X columns, C channels, S colours, Z depth, T time."
+                "One letter per axis, for example ZYX or CYX, if the files name their axes wrongly: Y rows, X columns, "
+                "C channels, S colours, Z depth, T time."
             )
         )
-        self.job_bar = JobBar(self._session.runner, "Detect in all files", self._start, tells=self._is_of_all)
+        self.job_bar = JobBar(self._session.runner, "Detect in all files", self._start, shows=self._is_of_all)
         self.files_line = text_label()
         self.files_line.hide()
-        self.open_output = push_button("Show the folder", self._show_folder)
+        self.open_output = push_button("Open output folder", self._show_folder)
         self.open_output.hide()
         self._lay_out()
         self._connect()
@@ -94,7 +95,7 @@ class BatchWidget(Panel):
         self.rows.addWidget(self.model_bar)
         self.rows.addWidget(heading("Images"))
         self.rows.addWidget(self.files, 1)
-        below = (heading("Results go to"), self.output, heading("Detection"), self.form, advanced_section(content))
+        below = (heading("Output folder"), self.output, heading("Detection"), self.form, advanced_section(content))
         for widget in (*below, self.job_bar, self.files_line, self.open_output):
             self.rows.addWidget(widget)
 
@@ -110,26 +111,26 @@ class BatchWidget(Panel):
         self.model_bar.failed.connect(self.job_bar.say)
         self._session.model_changed.connect(self._refresh)
 
-    # ---- what is chosen
+    # ---- choices
 
     def paths(self) -> list[Path]:
-        """Return the files on the list, in order."""
+        """Return the files on the list."""
         return self.files.paths()
 
     def add(self, paths: Sequence[str | Path]) -> None:
-        """Put files, and the images of folders, on the list; those on it already stay once."""
+        """Add files, and the images of folders, to the list."""
         self.files.add(paths)
 
     def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:  # noqa: N802 - Qt's name
-        """Take files."""
+        """Accept files."""
         self.files.take_drag(event)
 
     def dropEvent(self, event: QDropEvent | None) -> None:  # noqa: N802
-        """Put dropped files and folders on the list."""
+        """Add dropped files and folders to the list."""
         self.files.take_drop(event)
 
     def config(self) -> DetectionConfig:
-        """Return how to detect."""
+        """Return the parameters of the detection."""
         advanced = self.advanced.config().to_dict()
         return DetectionConfig.from_dict(
             {**advanced, **{name: self.form.config().to_dict()[name] for name in self.form.fields}}
@@ -153,7 +154,7 @@ class BatchWidget(Panel):
         device, weights = read_settings().device, weights_folder()
         channels, axes = chosen_channels(self.channels.text()), self.axes.text().strip().upper() or None
         if model is None:
-            raise ConfigError("there is no model: train one, or open a model file")
+            raise ConfigError("no model: train one or open a model file")
 
         def make_steps() -> Any:
             from napari_uflow.batch.files import detect_files_steps
@@ -175,9 +176,9 @@ class BatchWidget(Panel):
         return job
 
     def _show_progress(self, running: Running) -> None:
-        """Mark the files that are done; the bar tells of the time left."""
+        """Mark the files that are done."""
         results = self.files.results()
-        if running.total != len(results):  # the parts of a single image
+        if running.total != len(results):  # progress within a single image
             return
         for i in range(running.done):
             if results[i] in ("", _NOW):
@@ -186,11 +187,11 @@ class BatchWidget(Panel):
             self.files.set_result(running.done, _NOW)
 
     def _file_of(self, message: Message) -> int | None:
-        """Return the place of the file that a message is about."""
+        """Return the position of the file that a message is about, or None."""
         return next((i for i, path in enumerate(self.paths()) if message.text.startswith(f"{path.name}: ")), None)
 
     def _is_of_all(self, message: Message) -> bool:
-        """Return whether a message is not about one file: those stand in the list."""
+        """Return whether a message is about all files; the list shows messages about one."""
         return self._file_of(message) is None
 
     def _hear(self, message: Message) -> None:
@@ -205,9 +206,9 @@ class BatchWidget(Panel):
         for i, path in enumerate(self.paths()):
             if path in found:
                 self._written[path] = Path(self.output.path())
-                text = counted(found[path], "anomaly", "anomalies") if found[path] else "nothing unusual"
+                text = counted(found[path], "anomaly", "anomalies") if found[path] else "no anomalies"
             else:
-                text = _without_path(failed[path], path) if path in failed else "not looked at"
+                text = _without_path(failed[path], path) if path in failed else "not processed"
             self.files.set_result(i, text)
         self._tell(_in_words(summary))
         self.open_output.setVisible(bool(summary.done))
@@ -216,13 +217,13 @@ class BatchWidget(Panel):
         self._is_running = False
         self._refresh()
 
-    # ---- afterwards
+    # ---- results
 
     def _show_folder(self) -> None:
         QDesktopServices.openUrl(QUrl.fromLocalFile(self.output.path()))
 
     def _open(self, path: Path) -> None:
-        """Open an image with the labels that were written for it."""
+        """Open an image with its labels, if there are any."""
         viewer = self._session.viewer
         if viewer is None:
             return
@@ -242,23 +243,23 @@ class BatchWidget(Panel):
 
 
 def _without_path(reason: str, path: Path) -> str:
-    """Return why a file failed, without its name: that stands beside it."""
+    """Return the reason of a failure without the file name, which is beside it."""
     return reason.removeprefix(f"'{path}' ")
 
 
 def _in_words(summary: BatchSummary) -> str:
-    """Say what became of a batch."""
+    """Return the summary of a batch in words."""
     texts = []
     if summary.was_stopped:
-        texts.append("Stopped; what was done is kept.")
+        texts.append("Stopped; finished files are kept.")
     if summary.done:
         is_flat = summary.n_planes == len(summary.done)
         noun = ("image", "images") if is_flat else ("plane", "planes")
         where = f" in {summary.n_anomalous_planes} of {counted(summary.n_planes, *noun)}" if summary.n_regions else ""
         texts.append(
-            f"{counted(len(summary.done), 'image', 'images')} looked at, "
+            f"{counted(len(summary.done), 'image', 'images')} processed, "
             f"{counted(summary.n_regions, 'anomaly', 'anomalies')}{where}."
         )
     if summary.failed:
-        texts.append(f"{counted(len(summary.failed), 'file', 'files')} failed; the list says why.")
-    return " ".join(texts) or "Nothing was looked at."
+        texts.append(f"{counted(len(summary.failed), 'file', 'files')} failed; the list shows why.")
+    return " ".join(texts) or "No file was processed."

@@ -1,4 +1,4 @@
-"""The Detect widget: from a model and layers to heatmaps and anomalies, and the slider of false alarms."""
+"""The Detect widget: from a model and images to heatmaps and anomalies, and the slider of accepted false alarms."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 __all__ = ["DetectWidget"]
 
 _SCOPES = {
-    "this view (to try)": "view",
-    "this slice": "slice",
-    "the whole layer": "layer",
+    "current view (quick test)": "view",
+    "current slice": "slice",
+    "whole layer": "layer",
     "all selected layers": "selected",
 }
 _MS_TO_ESTIMATE = 400
 
 
 class DetectWidget(Panel):
-    """Find what is not normal, and choose how many false alarms to accept.
+    """Detect anomalies, and set the accepted number of false alarms.
 
     Parameters
     ----------
     napari_viewer : Viewer
-        The viewer, given by napari.
+        The viewer; napari passes it.
 
     Attributes
     ----------
     state : DetectModel
-        What is asked for and what follows from it; this widget shows it.
+        State that this widget shows.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
@@ -61,20 +61,21 @@ class DetectWidget(Panel):
 
         self.model_bar = ModelBar(self.session)
         self.image = LayerBox(watch, is_image_layer)
-        self.image.setToolTip(tooltip("The image to look at."))
+        self.image.setToolTip(tooltip("Image to inspect."))
         self.scope = ChoiceBox(_SCOPES)
         self.scope.setToolTip(
             tooltip(
-                "This view: what the canvas shows of the image, to try a model quickly. This slice: the plane where "
-                "the sliders stand. The whole layer: all planes. All selected layers: every image that is selected "
-                "in the layer list."
+                "Current view: the visible part of the image, to try a model quickly. Current slice: the plane at the "
+                "sliders. Whole layer: all planes. All selected layers: all planes of every image selected in the "
+                "layer list."
             )
         )
         self.scope.set_value("layer")
         self.channels = ChannelForm(
-            "The channels that the model was trained on, by number from 0, such as 0, 2. Empty: all of them."
+            "Channels that the model was trained on, by name, or by number from 0, for example 0, 2. Empty: all "
+            "channels."
         )
-        self.form = ConfigForm(DetectionConfig, shown=lambda p: p.advanced, labels={"nfa": "NFA"})
+        self.form = ConfigForm(DetectionConfig, shown=lambda p: p.advanced)
         self.job_bar = JobBar(self.session.runner, "Detect", self.state.start, titles=("Detecting",))
         self.estimate_label = text_label()
         self.slider_heading = heading("")
@@ -100,7 +101,7 @@ class DetectWidget(Panel):
         self.advanced = advanced_section(content)
 
         self.rows.addWidget(self.model_bar)
-        self.rows.addWidget(heading("Look at"))
+        self.rows.addWidget(heading("Image to inspect"))
         self.rows.addLayout(form)
         below = (self.advanced, self.estimate_label, self.job_bar)
         for widget in (*below, self.slider_heading, self.slider, self.guarantee_label, self.count_label):
@@ -119,7 +120,7 @@ class DetectWidget(Panel):
         self.model_bar.failed.connect(self.job_bar.warn)
 
     def _ask(self) -> None:
-        """Ask for what the controls say."""
+        """Request what the controls show."""
         self.job_bar.clear_refusal()
         config, mistake = self.state.request.config, ""
         try:
@@ -138,11 +139,11 @@ class DetectWidget(Panel):
         )
 
     def _show(self) -> None:
-        """Show all that follows from the state."""
+        """Show the state."""
         state = self.state
         self.image.setEnabled(state.request.scope != "selected")
         self.job_bar.set_ready(state.is_ready)
-        self.slider_heading.setText(f"At most so many false alarms per {state.counted_on}")
+        self.slider_heading.setText(f"Accepted false alarms per {state.counted_on}")
         self.slider.count_on(state.counted_on)
         self._show_guarantee()
         lines = state.counts()
@@ -153,14 +154,14 @@ class DetectWidget(Panel):
     def _show_guarantee(self) -> None:
         found = self.state.last_found
         if found is None:
-            self.guarantee_label.setText("What this number rests on is said here after a detection.")
-        elif found.false_alarms == self.state.false_alarms:  # otherwise the slider still moves
+            self.guarantee_label.setText("Run a detection to see how reliable this number is.")
+        elif found.false_alarms == self.state.false_alarms:  # otherwise the slider is moving
             now, later = counted_on(found), self.state.next_counted_on
             text = f" The next detection counts them per {later}." if later != now else ""
             self.guarantee_label.setText(f"{as_sentence(found.guarantee)}.{text}")
 
     def estimate(self) -> None:
-        """Say what a detection would take; what was said stays while a job runs."""
+        """Show an estimate of the next detection; it does not change during a job."""
         if self.session.runner.state is State.IDLE:
             text = self.state.estimate()
             self.estimate_label.setText(text)

@@ -1,4 +1,4 @@
-"""The Train widget: from layers and what is normal in them to a model."""
+"""The Train widget: from normal images to a model."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _MS_TO_ESTIMATE = 400
 
 
 class TrainWidget(Panel):
-    """Choose what is normal, and train a model on it.
+    """Train a model on normal images.
 
     Parameters
     ----------
     napari_viewer : Viewer
-        The viewer, given by napari.
+        The viewer; napari passes it.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
@@ -48,7 +48,7 @@ class TrainWidget(Panel):
         self.session: Session = session_of(napari_viewer)
         self._marked = marked_normal_of(self.session)
         self._estimate: TrainingEstimate | None = None
-        self._speed = 1.0  # how much longer the last run took than was said
+        self._speed = 1.0  # actual over estimated time of the last run
         self._timer = run_later(self, _MS_TO_ESTIMATE, self.estimate)
 
         self.rescue = RescueBar()
@@ -58,10 +58,10 @@ class TrainWidget(Panel):
         self.estimate_label = text_label()
         self.job_bar = JobBar(self.session.runner, "Train", self._start, titles=("Training", "Refining"))
         self.refine_button = push_button(
-            "Refine the model",
+            "Refine model",
             self.refine,
-            "Train the active model a little more, on the images above and on what was called normal. Takes a "
-            "quarter of the time. The model stays as it is until the refined one is done.",
+            "Fine-tune the active model on the images above and the regions marked normal, in about a quarter of the "
+            "training time. The current model stays active until the refined one is done.",
         )
         self.plot = LossPlot()
         self.plot.hide()
@@ -71,7 +71,7 @@ class TrainWidget(Panel):
             self.rows.addWidget(widget)
         self.rows.addStretch()
 
-        if self.job_bar.job is not None:  # this panel was opened while a training ran
+        if self.job_bar.job is not None:  # this panel was opened during a training
             self._follow(self.job_bar.job)
         self._connect()
         self._refresh()
@@ -87,7 +87,7 @@ class TrainWidget(Panel):
         self.session.model_changed.connect(self._refresh)
         self.session.runner.state_changed.connect(self._refresh)
 
-    # ---- what is chosen, and what it will take
+    # ---- choices and estimate
 
     def _choice_changed(self) -> None:
         self.job_bar.clear_refusal()
@@ -99,7 +99,7 @@ class TrainWidget(Panel):
         self._timer.start()
 
     def estimate(self) -> None:
-        """Say what a training would take."""
+        """Show an estimate of the training."""
         if self.session.runner.state is not State.IDLE:
             return
         self._estimate = None
@@ -150,17 +150,17 @@ class TrainWidget(Panel):
 
     def _trained(self, model: Any) -> None:
         how = trainings.how_it_ended(model)
-        self.job_bar.say(f"Trained{how}. The best step is kept. Next: find anomalies with Detect.")
+        self.job_bar.say(f"Training finished{how}; the best step was kept. Next: find anomalies with Detect.")
 
-    # ---- the model of a training that was interrupted
+    # ---- an interrupted training
 
     def resume(self) -> None:
-        """Do the rest of the training that was interrupted, on the images that are ticked."""
+        """Do the remaining steps of the interrupted training, on the ticked images."""
         self.job_bar.run(self._start_resuming)
 
     def _rescued(self) -> Path:
         if self.rescue.path is None:
-            raise ConfigError("there is no training that was interrupted")
+            raise ConfigError("no interrupted training was found")
         return self.rescue.path
 
     def _start_resuming(self) -> Job:
@@ -176,30 +176,30 @@ class TrainWidget(Panel):
 
     def _start_opening(self) -> Job:
         path = self._rescued()
-        job = self.session.start_opening(path, name="rescued model")
-        job.finished.connect(lambda _: discard(path))  # even if this widget is closed by then
+        job = self.session.start_opening(path, name="recovered model")
+        job.finished.connect(lambda _: discard(path))  # even if this widget has been closed
         job.finished.connect(self.rescue.withdraw)
-        job.finished.connect(lambda _: self.job_bar.say("The model is in use; save it to keep it."))
+        job.finished.connect(lambda _: self.job_bar.say("The recovered model is active; save it to keep it."))
         return job
 
     # ---- a refinement
 
     def refine(self) -> None:
-        """Train the active model a little more, on the chosen images and on what was called normal."""
+        """Fine-tune the active model on the chosen images and the regions marked normal."""
         self.normal_images.with_marked.setChecked(True)
         self.job_bar.run(self._start_refining)
 
     def refine_as_trained(self) -> None:
-        """Choose the layers that the active model was trained on, and refine it; say so where they are gone."""
+        """Choose the training images of the active model and refine it; if they are not open, ask for them."""
         recipe = self.session.recipe
         if recipe is not None and recipe.is_open(self._viewer.layers):
             self.normal_images.choose(recipe)
             self.refine()
             return
-        gone = "are no longer open" if recipe is not None else "are not known, because it was opened from a file"
+        gone = "are no longer open" if recipe is not None else "are unknown, because it was opened from a file"
         self.job_bar.say(
-            f"The images that '{self.session.model_name}' was trained on {gone}. Open them, tick them above, and press "
-            f"'{self.refine_button.text()}': without them it would forget what it knows."
+            f"The training images of '{self.session.model_name}' {gone}. Open them, tick them above, and press "
+            f"'{self.refine_button.text()}': without them the model would forget its training."
         )
 
     def _start_refining(self) -> Job:
@@ -212,7 +212,7 @@ class TrainWidget(Panel):
 
         def refined(model: Any) -> None:
             n, how = counted(len(marked), "region"), trainings.how_it_ended(model)
-            self.job_bar.say(f"Refined with {n} called normal{how}. Detect again to see what is left.")
+            self.job_bar.say(f"Refined with {n} marked normal{how}. Run Detect again to check.")
 
         job.finished.connect(refined)
         return job

@@ -1,4 +1,4 @@
-"""Fields to choose the channels of an image with."""
+"""Fields for the channels of an image."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["ChannelForm", "channels_box", "chosen_channels"]
 
 
 def chosen_channels(text: str) -> list[int | str] | None:
-    """Return the channels that a text names ("0, 2" or "DAPI, GFP"); None for an empty one."""
+    """Return the channels in a text ("0, 2" or "DAPI, GFP"); None for an empty one."""
     names = [part.strip() for part in text.split(",") if part.strip()]
     return [int(name) if name.isdecimal() else name for name in names] or None
 
 
 def channels_box(tip: str) -> QLineEdit:
-    """Return a field for the channels that `chosen_channels` reads."""
+    """Return a text field that `chosen_channels` reads."""
     box = QLineEdit()
     box.setPlaceholderText("all")
     box.setToolTip(tooltip(tip))
@@ -25,12 +25,12 @@ def channels_box(tip: str) -> QLineEdit:
 
 
 class ChannelForm(QFormLayout):
-    """Channels of a layer, and the axis of the layer that they lie on.
+    """Channels of a layer, and the axis that holds them.
 
     Signals
     -------
     changed
-        Another choice was made.
+        The choice changed.
     """
 
     changed = Signal()
@@ -38,9 +38,9 @@ class ChannelForm(QFormLayout):
     def __init__(self, tip: str) -> None:
         super().__init__()
         self.channels = channels_box(tip)
-        self.axis = ChoiceBox({"by its name": None, "axis 0": 0, "axis 1": 1, "axis 2": 2})
+        self.axis = ChoiceBox({"by axis name": None, "axis 0": 0, "axis 1": 1, "axis 2": 2})
         self.axis.setToolTip(
-            tooltip("The axis of the channels. By its name: an axis called c or channel, where there is one.")
+            tooltip("Axis of the layer that holds the channels. By axis name: the axis named c or channel, if any.")
         )
         self.addRow("Channels", self.channels)
         self.addRow("Channel axis", self.axis)
@@ -48,10 +48,10 @@ class ChannelForm(QFormLayout):
         self.axis.currentIndexChanged.connect(lambda _: self.changed.emit())
 
     def chosen(self) -> list[int | str] | None:
-        """Return the channels; None for all of them."""
+        """Return the channels; None for all."""
         return chosen_channels(self.channels.text())
 
     def channel_axis(self) -> int | None:
-        """Return the axis of the channels; None where the names of the axes tell it."""
+        """Return the axis of the channels; None to decide by axis name."""
         axis: int | None = self.axis.value()
         return axis

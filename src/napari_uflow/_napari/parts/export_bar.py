@@ -1,4 +1,4 @@
-"""The bar that takes a result out of napari: files, a script, a paragraph."""
+"""Bar to export a result: files, a script, a paragraph."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ __all__ = ["ExportBar"]
 
 
 class ExportBar(QWidget):
-    """Export a result to a file, or copy a script that repeats it or a paragraph about it.
+    """Export a result to a file, or copy a script that repeats it or a paragraph that describes it.
 
     Parameters
     ----------
     session : Session
-        Of the viewer.
+        Session of the viewer.
     chosen_plane : callable
-        Returns the plane of the region that is chosen, as its index in the result; None where none is.
+        Returns the index of the plane of the selected region; None without one.
 
     Signals
     -------
-    told : str
-        What became of it.
+    reported : str
+        Outcome, or reason of a failure.
     """
 
-    told = Signal(str)
+    reported = Signal(str)
 
     def __init__(self, session: Session, chosen_plane: Callable[[], tuple[int, ...] | None]) -> None:
         super().__init__()
         self._session = session
         self._chosen_plane = chosen_plane
         self._result: LayerDetection | None = None
-        self.export_button, export_menu = _menu_button("Export", "Save what was found to a file.")
+        self.export_button, export_menu = _menu_button("Export", "Save the result to a file.")
         self.export_actions = {kind: export_menu.addAction(title) for kind, (title, _, _) in EXPORTS.items()}
         for kind, action in self.export_actions.items():
             action.triggered.connect(partial(self._export_of_menu, kind))
         self.copy_button, copy_menu = _menu_button(
-            "Copy", "A script that does it again, or a paragraph for your paper."
+            "Copy", "Copy a script that repeats the analysis, or a paragraph for your methods section."
         )
-        self.copy_python = copy_menu.addAction("Copy as Python")
+        self.copy_python = copy_menu.addAction("Copy Python script")
         self.copy_python.triggered.connect(self._copy_python)
         self.copy_methods = copy_menu.addAction("Copy methods text")
         self.copy_methods.triggered.connect(self._copy_methods)
@@ -62,13 +62,13 @@ class ExportBar(QWidget):
             layout.addWidget(button)
 
     def show_result(self, result: LayerDetection | None) -> None:
-        """Take another result."""
+        """Set the result."""
         self._result = result
         self.export_button.setEnabled(result is not None)
         self.copy_button.setEnabled(result is not None)
 
     def export(self, kind: str) -> None:
-        """Ask for a name, and save the result as one of `EXPORTS`."""
+        """Ask for a file name, and save the result as one of `EXPORTS`."""
         result = self._result
         if result is None:
             return
@@ -77,9 +77,9 @@ class ExportBar(QWidget):
         if not path:
             return
         try:
-            self.told.emit(f"Saved '{export(kind, path, result, self._image(result))}'.")
+            self.reported.emit(f"Saved '{export(kind, path, result, self._image(result))}'.")
         except UFlowError as error:
-            self.told.emit(str(error))
+            self.reported.emit(str(error))
 
     def _export_of_menu(self, kind: str, checked: bool = False) -> None:  # noqa: ARG002 - Qt's signature
         self.export(kind)
@@ -93,21 +93,21 @@ class ExportBar(QWidget):
         if result is not None:
             chosen = self._chosen_plane()
             index = result.planes[0][0] if chosen is None else chosen
-            self._copy(lambda: as_python(result, self._session, index, self._image(result)), "The script")
+            self._copy(lambda: as_python(result, self._session, index, self._image(result)), "Script")
 
     def _copy_methods(self) -> None:
-        self._copy(lambda: as_methods_text(self._result, self._session), "The paragraph")
+        self._copy(lambda: as_methods_text(self._result, self._session), "Paragraph")
 
     def _copy(self, make: Callable[[], str], what: str) -> None:
         try:
             text = make()
         except UFlowError as error:
-            self.told.emit(str(error))
+            self.reported.emit(str(error))
             return
         clipboard = QApplication.clipboard()
         if clipboard is not None:
             clipboard.setText(text)
-        self.told.emit(f"{what} is in the clipboard.")
+        self.reported.emit(f"{what} copied to the clipboard.")
 
 
 def _menu_button(title: str, tip: str) -> tuple[QPushButton, QMenu]:

@@ -1,4 +1,4 @@
-"""The slider of the accepted false alarms."""
+"""Slider of the accepted false alarms."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["FalseAlarmSlider"]
 
 _LOWEST, _HIGHEST = 0.001, 10.0
 _PER_DECADE = 50
-# Pixels that napari's style takes from a spin box for its buttons and borders.
+# Width of the buttons and borders of a spin box in napari's style, in pixels.
 _ROOM_FOR_BUTTONS = 72
 
 
 class FalseAlarmSlider(QWidget):
-    """A slider and a box for "at most N false alarms per image" or stack, 0.001 to 10 on a logarithmic scale."""
+    """Slider and number box of the accepted false alarms per image or stack, 0.001 to 10 on a logarithmic scale."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -40,12 +40,13 @@ class FalseAlarmSlider(QWidget):
         self.set_value(value)
 
     def count_on(self, counted_on: str) -> None:
-        """Say what the number is counted on, "image" or "stack"."""
+        """Set the unit of the number, "image" or "stack", for tooltips."""
         help_text = tooltip(
-            f"How many false alarms you accept per {counted_on} on average. Fewer: only what is very unlikely in a "
-            f"normal {counted_on} is reported. The regions change at once; the network is not needed for it."
+            f"Accepted false alarms per normal {counted_on}, on average. With a lower number only regions that are "
+            f"very unlikely in a normal {counted_on} are reported. The regions are updated at once, without the "
+            "network."
         )
-        self.slider.setAccessibleName(f"False alarms per {counted_on}")
+        self.slider.setAccessibleName(f"Accepted false alarms per {counted_on}")
         self.slider.setToolTip(help_text)
         self.box.setToolTip(help_text)
 
@@ -54,7 +55,7 @@ class FalseAlarmSlider(QWidget):
         return self.box.value()
 
     def set_value(self, value: float) -> None:
-        """Show a number of false alarms."""
+        """Set the number of false alarms."""
         self.box.setValue(min(max(value, _LOWEST), _HIGHEST))
 
     def _slid(self, position: int) -> None:

@@ -1,4 +1,4 @@
-"""Fields of forms: a choice, a number, a tooltip. The mouse wheel scrolls the form and leaves their values alone."""
+"""Fields of forms: a choice, a number, a tooltip. The mouse wheel scrolls the form and does not change values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QWidget
 
 __all__ = ["ChoiceBox", "NumberBox", "WheelGuard", "tooltip"]
 
-# A spin box rounds to its decimals; with these 1e-7 stays what it is.
+# A spin box rounds to its decimals; these keep 1e-7.
 _DECIMALS = 15
 
 
 def tooltip(text: str) -> str:
-    """Return a tooltip that Qt breaks into lines: only rich text is broken."""
+    """Return a tooltip as rich text, which Qt wraps; it does not wrap plain text."""
     return f"<qt>{html.escape(text)}</qt>"
 
 
 class _NoWheel:
-    """A field that the wheel changes only after a click on it: scrolling a form must not change its values."""
+    """Mixin that ignores the wheel without the focus: scrolling a form must not change its values."""
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 - Qt's name
         if self.hasFocus():  # type: ignore[attr-defined]
@@ -32,7 +32,7 @@ class _NoWheel:
 
 
 class ChoiceBox(_NoWheel, QComboBox):
-    """A choice among texts; each entry has its value as data."""
+    """Combo box whose entries have values."""
 
     def __init__(self, entries: dict[str, Any] | None = None, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -47,7 +47,7 @@ class ChoiceBox(_NoWheel, QComboBox):
         return self.currentData()
 
     def set_value(self, value: Any) -> None:
-        """Choose the entry with a value, if there is one."""
+        """Choose the entry with this value, if there is one."""
         for i in range(self.count()):
             if self.itemData(i) == value:
                 self.setCurrentIndex(i)
@@ -55,7 +55,7 @@ class ChoiceBox(_NoWheel, QComboBox):
 
 
 class NumberBox(_NoWheel, QDoubleSpinBox):
-    """A real number, written as short as it can be: 0.001, 1e-05."""
+    """Spin box of a real number in its shortest form: 0.001, 1e-05."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -68,11 +68,11 @@ class NumberBox(_NoWheel, QDoubleSpinBox):
         return f"{value:.10g}"
 
     def valueFromText(self, text: str | None) -> float:  # noqa: N802
-        """Return the number that a text says, the unit behind it or not."""
+        """Return the number of a text, with or without its unit."""
         return self._number(text or "")
 
     def validate(self, text: str | None, position: int) -> tuple[QValidator.State, str, int]:
-        """Tell whether a text is a number in the range; half a number, such as "1e-", may be typed on."""
+        """Return whether a text is a number in the range; an incomplete one, such as "1e-", may be completed."""
         text = text or ""
         number = self._number(text)
         is_in = math.isfinite(number) and self.minimum() <= number <= self.maximum()
@@ -85,17 +85,17 @@ class NumberBox(_NoWheel, QDoubleSpinBox):
             return math.nan
 
     def fixup(self, text: str | None) -> str:
-        """Take the nearest number that is allowed; go back to the last good one where there was none."""
+        """Return the nearest allowed number; the last valid one if the text is not a number."""
         number = self._number(text or "")
         number = self.value() if math.isnan(number) else min(max(number, self.minimum()), self.maximum())
         return f"{self.textFromValue(number)}{self.suffix()}"
 
 
 class WheelGuard(QObject):
-    """Keeps the wheel from fields that were not clicked on: it scrolls the form."""
+    """Event filter that keeps the wheel from fields without the focus: it scrolls the form."""
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802 - Qt's name
-        """Let everything else through."""
+        """Ignore wheel events of fields without the focus; pass all other events."""
         if event is None or event.type() != QEvent.Type.Wheel or not isinstance(watched, QWidget) or watched.hasFocus():
             return False
         event.ignore()

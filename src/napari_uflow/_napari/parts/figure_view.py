@@ -1,4 +1,4 @@
-"""A drawing in a panel."""
+"""View of a figure in a panel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FigureView"]
 
 
 class FigureView(QWidget):
-    """An image as wide as its place, in its own proportions."""
+    """Image scaled to the width of the panel, with its aspect ratio."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,20 +26,20 @@ class FigureView(QWidget):
         """Show an (M, N, 4) array, uint8 RGBA."""
         height, width = pixels.shape[:2]
         image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
-        self._image = image.copy()  # the bytes go
+        self._image = image.copy()  # Qt does not keep the bytes
         self.updateGeometry()
         self.update()
 
     def heightForWidth(self, width: int) -> int:  # noqa: N802 - Qt's name
-        """Return the height that keeps the proportions."""
+        """Return the height that keeps the aspect ratio."""
         return round(width * self._image.height() / max(self._image.width(), 1))
 
     def sizeHint(self) -> QSize:  # noqa: N802
-        """Return the size for the least width of a panel."""
+        """Return the size at the minimum width of a panel."""
         return QSize(280, self.heightForWidth(280))
 
     def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: ARG002, N802
-        """Draw it smoothly."""
+        """Draw the image with smooth scaling."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         if not self._image.isNull():

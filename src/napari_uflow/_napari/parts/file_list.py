@@ -1,4 +1,4 @@
-"""The list of files to detect in, with the result of each."""
+"""List of files to detect in, with the result of each."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _PATH = Qt.ItemDataRole.UserRole
 
 
 class FileList(QWidget):
-    """Files in the order in which they came, each with its result in words.
+    """List of files, each with its result.
 
     Signals
     -------
     added : list of Path
-        Files were chosen or dropped; those that were on the list before are among them.
+        Files were chosen or dropped, including those already on the list.
     changed
         Files were added or removed.
     refused : str
-        Why files were not added.
+        Reason why files were not added.
     opened : Path
         A file was double-clicked.
     """
@@ -60,13 +60,13 @@ class FileList(QWidget):
         self.tree.setColumnWidth(0, 150)
         self.tree.setMinimumHeight(150)
         self.tree.setToolTip(
-            tooltip("Drop files and folders here. A double click opens an image, with what was found in it.")
+            tooltip("Drop files or folders here. Double-click a row to open the image with its result.")
         )
         self.tree.itemDoubleClicked.connect(lambda item: self.opened.emit(_path_of(item)))
         self.add_files = push_button("Add files...", self._ask_for_files)
         self.add_folder = push_button("Add folder...", self._ask_for_folder)
         self.remove = push_button(
-            "Remove", self._remove, "Take the selected files off the list, or all of them where none is selected."
+            "Remove", self._remove, "Remove the selected files from the list, or all if none is selected."
         )
         buttons = QHBoxLayout()
         layout = QVBoxLayout(self)
@@ -78,18 +78,18 @@ class FileList(QWidget):
         layout.addLayout(buttons)
 
     def set_frozen(self, is_frozen: bool) -> None:
-        """Forbid to change the list, or allow it again."""
+        """Disable or enable changes of the list."""
         for button in (self.add_files, self.add_folder, self.remove):
             button.setEnabled(not is_frozen)
 
-    # ---- which files
+    # ---- files
 
     def paths(self) -> list[Path]:
         """Return the files, in order."""
         return [_path_of(item) for item in self._items()]
 
     def add(self, paths: Sequence[str | Path]) -> None:
-        """Add files, and the images of folders; those on the list already stay once."""
+        """Add files, and the images of folders; files already on the list are not repeated."""
         from napari_uflow.store.images import find_images
 
         known = set(self.paths())
@@ -112,12 +112,12 @@ class FileList(QWidget):
         return [item for item in items if item is not None]
 
     def _ask_for_files(self) -> None:
-        paths = dialogs.ask_for_files("Images to look at", parent=self)
+        paths = dialogs.ask_for_files("Images to inspect", parent=self)
         if paths:
             self.add(paths)
 
     def _ask_for_folder(self) -> None:
-        path = dialogs.ask_for_folder("Folder of images to look at", parent=self)
+        path = dialogs.ask_for_folder("Folder of images to inspect", parent=self)
         if path:
             self.add([path])
 
@@ -137,19 +137,19 @@ class FileList(QWidget):
             self.add([url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()])
             event.acceptProposedAction()
 
-    # ---- what became of them
+    # ---- results
 
     def results(self) -> list[str]:
-        """Return the result of each file in words, "" where there is none."""
+        """Return the result of each file, "" if there is none yet."""
         return [item.text(1) for item in self._items()]
 
     def clear_results(self) -> None:
-        """Take all results away."""
+        """Clear all results."""
         for item in self._items():
             _set_result(item, "")
 
     def set_result(self, i: int, text: str) -> None:
-        """Say what became of the file at a place in the list."""
+        """Set the result of the i-th file."""
         item = self.tree.topLevelItem(i)
         if item is not None:
             _set_result(item, text)

@@ -1,4 +1,4 @@
-"""A form from the parameters as ``config.py`` describes them: one field each, with range, step, unit and tooltip."""
+"""A form of the parameters that ``config.py`` describes: one field each, with label, range, step, unit and tooltip."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
 
 from napari_uflow._napari.parts.fields import WheelGuard, tooltip
+from napari_uflow._napari.parts.labels import label_of, with_labels
 from napari_uflow.config import Config, Parameter, parameters_of
 from napari_uflow.errors import ConfigError
 
@@ -19,28 +20,32 @@ __all__ = ["ConfigForm"]
 
 C = TypeVar("C", bound=Config)
 
-# A number that takes more than these is written as a text.
+# A number that needs more is a text field.
 _MOST_DECIMALS = 4
 
 
 class ConfigForm(QWidget, Generic[C]):
-    """Fields of magicgui for the parameters of a configuration.
+    """Form of magicgui fields for the parameters of a configuration.
 
     Parameters
     ----------
     config : type
         ModelConfig, TrainingConfig or DetectionConfig.
     shown : callable, optional
-        Whether a parameter gets a field; all do by default. The others keep the values of the last `set_config`.
-    labels : dict of str to str, optional
-        What to call some of the parameters.
+        Decides whether a parameter gets a field; all do by default. The others keep the values of the last
+        `set_config`.
     parent : QWidget, optional
         The widget it is part of.
 
     Attributes
     ----------
     fields : dict of str to magicgui widget
-        By the name of the parameter. Numbers over many decades are texts, so that 1e-05 can be read and typed.
+        By the name of the parameter. Numbers over many decades are text fields, so that 1e-05 can be read and typed.
+
+    Signals
+    -------
+    changed
+        A value changed.
     """
 
     changed = Signal()
@@ -50,7 +55,6 @@ class ConfigForm(QWidget, Generic[C]):
         config: type[C],
         *,
         shown: Callable[[Parameter], bool] | None = None,
-        labels: dict[str, str] | None = None,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
@@ -69,21 +73,19 @@ class ConfigForm(QWidget, Generic[C]):
             field.changed.connect(self._tell)
             field.native.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
             field.native.installEventFilter(guard)
-            label = (labels or {}).get(parameter.name) or parameter.name.replace("_", " ").capitalize()
-            unit = parameter.unit if parameter.unit and parameter.unit not in label.lower() else ""
-            layout.addRow(f"{label} ({unit})" if unit else label, field.native)
+            layout.addRow(label_of(parameter.name, parameter.unit), field.native)
             layout.labelForField(field.native).setToolTip(field.tooltip)
             self._parameters[parameter.name] = parameter
             self.fields[parameter.name] = field
         self.set_config(self._config)
 
     def config(self) -> C:
-        """Return what the form says.
+        """Return the configuration.
 
         Raises
         ------
         ConfigError
-            If a text is no number, or a number is out of its range.
+            If a text is not a number, or a number is out of its range.
         """
         values = {name: _value(self._parameters[name], field) for name, field in self.fields.items()}
         return self._config.replace(**values)
@@ -105,11 +107,11 @@ class ConfigForm(QWidget, Generic[C]):
 
 def _help(parameter: Parameter) -> str:
     allowed = f" Allowed: {parameter.range_text}." if parameter.type in (int, float) and parameter.range_text else ""
-    return f"{parameter.help}{allowed} ({parameter.name})"
+    return with_labels(f"{parameter.help}{allowed}")
 
 
 def _is_over_decades(parameter: Parameter) -> bool:
-    """Tell whether a number is of a size that no fixed number of decimals fits."""
+    """Return whether no fixed number of decimals fits the values of a parameter."""
     if parameter.type is not float:
         return False
     known = [value for value in (parameter.default, parameter.low, parameter.high, parameter.step) if value is not None]
@@ -139,7 +141,7 @@ def _field(parameter: Parameter) -> ValueWidget[Any]:
 
 
 def _decimals(value: float) -> int:
-    """Return how many decimals write a number as it is, 1 at least."""
+    """Return the number of decimals that a value needs, 1 at least."""
     exponent = Decimal(repr(float(value))).normalize().as_tuple().exponent
     return max(1, -exponent) if isinstance(exponent, int) else 1
 

@@ -1,4 +1,4 @@
-"""The bar of a job: its button, how far it is, and what it has to say."""
+"""The bar of a job: its button, its progress, and its messages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_uflow._napari.parts.panel import as_sentence, text_label
 from napari_uflow._napari.session.job import Job, Running
+from napari_uflow._napari.session.libraries import are_loaded
 from napari_uflow._napari.session.runner import JobRunner, State
 from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.errors import UFlowError
@@ -19,20 +20,20 @@ _MOST_MESSAGES = 8
 
 
 class JobBar(QWidget):
-    """The button that starts and stops a job, how far it is, and what it has to say.
+    """Button that starts and stops a job, progress bar, status line, and warnings.
 
     Parameters
     ----------
     runner : JobRunner
-        Of the viewer. While it runs the job of another widget, the button waits.
+        Of the viewer. While it runs a job of another widget, the button is disabled.
     title : str
-        What the button says while nothing runs.
+        Text of the button while no job runs.
     start : callable
-        Starts the job and returns it; what it raises is shown.
-    tells : callable, optional
-        Whether it shows a message of the job; all of them by default.
+        Starts the job and returns it; its errors are shown.
+    shows : callable, optional
+        Decides whether a message of the job is shown; all are by default.
     titles : collection of str
-        A job of such a title that already runs is taken for its own: the panel was closed and opened again.
+        A running job with one of these titles is followed from the beginning: the panel was closed and opened again.
     """
 
     def __init__(
@@ -40,11 +41,11 @@ class JobBar(QWidget):
         runner: JobRunner,
         title: str,
         start: Callable[[], Job],
-        tells: Callable[[Message], bool] = lambda message: True,  # noqa: ARG005
+        shows: Callable[[Message], bool] = lambda message: True,  # noqa: ARG005
         titles: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self._tells = tells
+        self._shows = shows
         self._runner = runner
         self._title = title
         self._start = start
@@ -78,32 +79,32 @@ class JobBar(QWidget):
 
     @property
     def job(self) -> Job | None:
-        """The job that it started last."""
+        """The job that was started last."""
         return self._job
 
     def set_ready(self, is_ready: bool) -> None:
-        """Say whether all that a job needs is there."""
+        """Enable the button if a job has everything it needs."""
         self._is_ready = is_ready
         self._refresh()
 
     def say(self, text: str) -> None:
-        """Show a sentence under the button; "" takes it away."""
+        """Show a sentence under the button; "" hides it."""
         self.status.setText(as_sentence(text))
         self.status.setVisible(bool(text))
 
     def refuse(self, text: str) -> None:
-        """Show why there is no result, until another choice is made: see `clear_refusal`."""
+        """Show why there is no result, until `clear_refusal` is called."""
         self.say(text)
         self._refusal = self.status.text()
 
     def clear_refusal(self) -> None:
-        """Take away why there was no result: another choice was made."""
+        """Hide why there was no result, because the user made another choice."""
         if self._refusal and self.status.text() == self._refusal:
             self.say("")
         self._refusal = ""
 
     def warn(self, text: str) -> None:
-        """Show a sentence that the user should look at twice."""
+        """Show a warning."""
         text = as_sentence(text)
         if text not in self._texts:
             self._texts = [*self._texts, text][-_MOST_MESSAGES:]
@@ -120,8 +121,8 @@ class JobBar(QWidget):
             self.run(self._start)
 
     def run(self, start: Callable[[], Job]) -> None:
-        """Start a job and follow it; what `start` raises is shown."""
-        if self._runner.state is State.IDLE:  # or what the job says that runs would be lost
+        """Start a job and follow it; errors of `start` are shown."""
+        if self._runner.state is State.IDLE:  # or the messages of the running job would be lost
             self._texts = []
             self.messages.hide()
             self.say("")
@@ -141,7 +142,7 @@ class JobBar(QWidget):
         job.ended.connect(self._ended)
         self.bar.setRange(0, 0)
         self.bar.show()
-        self.say(f"{job.title} begins...")
+        self.say("Starting..." if are_loaded() else "Loading libraries...")
         self._refresh()
 
     def _progress(self, running: Running) -> None:
@@ -152,7 +153,7 @@ class JobBar(QWidget):
             self.say(running.text)
 
     def _message(self, message: Message) -> None:
-        if not self._tells(message):
+        if not self._shows(message):
             return
         if message.warning:
             self.warn(message.text)
@@ -176,5 +177,5 @@ class JobBar(QWidget):
             self.button.setEnabled(state is State.RUNNING)
         else:
             running = self._runner.job.title if self._runner.job is not None else "Another job"
-            self.button.setText(f"{self._title} (waits for: {running})")
+            self.button.setText(f"{self._title} (waiting for: {running})")
             self.button.setEnabled(False)

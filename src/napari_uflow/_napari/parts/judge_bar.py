@@ -1,4 +1,4 @@
-"""The bar that judges the region that is chosen: mark it normal, undo that, refine the model with what was marked."""
+"""Bar to correct a result: mark the selected region normal, undo that, and refine the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["JudgeBar"]
 
 
 class JudgeBar(QWidget):
-    """Buttons to mark a region normal, to undo that and to refine the model; and how many regions were marked.
+    """Buttons to mark a region normal, to undo that and to refine the model; and the number of marked regions.
 
     Signals
     -------
@@ -27,19 +27,20 @@ class JudgeBar(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.mark_button = push_button(
-            "Not an anomaly",
+            "Mark normal",
             lambda: self.mark_wanted.emit(),
-            "Take the chosen region out of the result, whatever the number of false alarms, and keep it with its "
-            "surroundings to train on. Key: Delete, on the table and on the canvas.",
+            "The selected region is a false positive: remove it from the result, at any number of accepted false "
+            "alarms, and keep it with its surroundings for the next Refine or Train. Key: Delete, on the table and on "
+            "the canvas.",
         )
         self.undo_button = push_button(
-            "Take back", lambda: self.undo_wanted.emit(), "Bring back the region that was called normal last."
+            "Undo", lambda: self.undo_wanted.emit(), "Restore the region marked normal last."
         )
         self.refine_button = push_button(
             "Refine model",
             lambda: self.refine_wanted.emit(),
-            "Train the model a little more, on the images it was trained on and on what you called normal. Train "
-            "opens and shows how it goes. The model stays as it is until the refined one is done.",
+            "Fine-tune the active model on its training images and the regions marked normal. Train opens and shows "
+            "the progress. The current model stays active until the refined one is done.",
         )
         self.line = text_label()
         buttons = QHBoxLayout()
@@ -51,9 +52,9 @@ class JudgeBar(QWidget):
         layout.addWidget(self.line)
 
     def show_state(self, *, can_mark: bool, can_undo: bool, can_refine: bool, n_marked: int) -> None:
-        """Show what can be done, and how many regions were marked normal."""
+        """Enable the buttons, and show the number of regions marked normal."""
         self.mark_button.setEnabled(can_mark)
         self.undo_button.setEnabled(can_undo)
         self.refine_button.setEnabled(can_refine)
-        self.line.setText(f"{counted(n_marked, 'region')} called normal, kept to train on.")
+        self.line.setText(f"{counted(n_marked, 'region')} marked normal, used at the next Refine or Train.")
         self.line.setVisible(n_marked > 0)

@@ -1,4 +1,4 @@
-"""The link from the labels layer of a result to a widget: the label that is selected, and keys."""
+"""Link from the labels layer of a result to a widget: selected label, and keys."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["LabelLink"]
 
 
 class LabelLink(QObject):
-    """Follow the labels layer of a result, which it does not keep alive the widget for.
+    """Follow the selected label and the keys of a labels layer, without keeping the widget alive.
 
     Parameters
     ----------
     widget : QWidget
-        The widget that is linked; keys do nothing while it is hidden or once it is closed.
+        The widget; keys are ignored while it is hidden and after it is closed.
     keys : sequence of str
-        Keys on the canvas, while the layer is the active one.
+        Keys on the canvas while the layer is active.
 
     Signals
     -------
     picked : int
-        The user selected another label.
+        The user selected a label.
     pressed
         One of the keys was pressed.
     """
@@ -48,7 +48,7 @@ class LabelLink(QObject):
 
     @property
     def labels(self) -> Labels | None:
-        """The layer; None where there is none."""
+        """The layer, or None."""
         return self._labels
 
     def follow(self, labels: Labels | None) -> None:
@@ -64,7 +64,7 @@ class LabelLink(QObject):
                 labels.bind_key(key, _press(weakref.ref(self)), overwrite=True)
 
     def select(self, number: int) -> None:
-        """Select a label, without telling of it."""
+        """Select a label without a signal."""
         if self._labels is None or self._labels.selected_label == number:
             return
         self._is_selecting = True
@@ -84,7 +84,7 @@ class LabelLink(QObject):
 
 
 def _press(link: weakref.ref[LabelLink]) -> Callable[[Any], None]:
-    """Return what a key of the layer does: nothing once the widget is closed, which the layer does not keep alive."""
+    """Return the action of a key; the layer keeps it, so it holds the link weakly."""
 
     def press(layer: Any) -> None:  # noqa: ARG001 - napari's signature
         target = link()

@@ -1,4 +1,4 @@
-"""Fields to choose layers with; they follow the layer list of the viewer."""
+"""Fields for layers; they follow the layer list of the viewer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROWS_SHOWN = 4
 
 
 class LayerBox(ChoiceBox):
-    """A choice of one layer, or of none under a text of its own."""
+    """Combo box of layers; the first entry can stand for no layer."""
 
     def __init__(self, watch: LayerWatch, is_wanted: Callable[[Layer], bool], none: str = "") -> None:
         super().__init__()
@@ -32,13 +32,13 @@ class LayerBox(ChoiceBox):
         self.refresh()
 
     def refresh(self) -> None:
-        """Take over the layer list; the choice stays if its layer does."""
+        """Read the layer list; the choice is kept if its layer is still open."""
         chosen = self.value()
         layers = self._watch.layers(self._is_wanted)
         was_blocked = self.blockSignals(True)
         self.clear()
         if self._none or not layers:
-            self.addItem(self._none or "(no such layer)", None)
+            self.addItem(self._none or "(no image open)", None)
         for layer in layers:
             self.addItem(layer.name, layer)
         self.set_layer(chosen if chosen in layers else None)
@@ -55,7 +55,13 @@ class LayerBox(ChoiceBox):
 
 
 class LayerChecks(QListWidget):
-    """A list of layers with a tick at each that is chosen."""
+    """List of layers with a check box each.
+
+    Signals
+    -------
+    changed
+        Another layer is ticked, or the list changed.
+    """
 
     changed = Signal()
 
@@ -71,25 +77,25 @@ class LayerChecks(QListWidget):
         self.refresh()
 
     def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Return room for as many rows as there are, up to four."""
+        """Return the height of all rows, at most four."""
         n = min(max(self.count(), 2), _ROWS_SHOWN)
         row = max(self.sizeHintForRow(0), self.fontMetrics().height() + 4)
         return QSize(200, n * row + 2 * self.frameWidth() + 4)
 
     def layers(self) -> list[Any]:
-        """Return the chosen layers."""
+        """Return the ticked layers."""
         ticked = [self.item(i).checkState() == Qt.CheckState.Checked for i in range(self.count())]
         return [layer for layer, is_ticked in zip(self._known, ticked, strict=True) if is_ticked]
 
     def set_layers(self, layers: Sequence[Layer]) -> None:
-        """Choose layers."""
+        """Tick these layers and no others."""
         wanted = [bare(layer) for layer in layers]
         for i, layer in enumerate(self._known):
             is_wanted = any(layer is other for other in wanted)
             self.item(i).setCheckState(Qt.CheckState.Checked if is_wanted else Qt.CheckState.Unchecked)
 
     def refresh(self) -> None:
-        """Take over the layer list; ticks stay. The first layer that comes is ticked, where that was asked for."""
+        """Read the layer list and keep the ticks. With `ticks_first` the first layer of an empty list is ticked."""
         chosen = self.layers()
         before = self._known
         self._known = self._watch.layers(self._is_wanted)

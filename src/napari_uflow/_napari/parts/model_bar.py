@@ -21,7 +21,13 @@ __all__ = ["ModelBar"]
 
 
 class ModelBar(QWidget):
-    """Which model is active: its name, backbone and held-out specimens; and buttons to open and to save one."""
+    """Name, backbone and held-out specimens of the active model, with buttons to open and save a model.
+
+    Signals
+    -------
+    failed : str
+        Reason why a model was not opened or saved.
+    """
 
     failed = Signal(str)
 
@@ -30,10 +36,10 @@ class ModelBar(QWidget):
         self._session = session
         self.label = text_label()
         self.open_button = push_button(
-            "Open...", self._open, "Open a model file (.safetensors). Nothing in it is executed."
+            "Open...", self._open, "Open a model file (.safetensors). Model files contain no executable code."
         )
         self.save_button = push_button(
-            "Save...", self._save, "Save the active model to a file that works on other computers."
+            "Save...", self._save, "Save the active model to a file (.safetensors) for other sessions and computers."
         )
         buttons = QHBoxLayout()
         buttons.addWidget(heading("Active model"))
@@ -48,17 +54,17 @@ class ModelBar(QWidget):
         self.refresh()
 
     def refresh(self) -> None:
-        """Tell of the active model."""
+        """Show the active model."""
         model = self._session.model
         self.save_button.setEnabled(model is not None)
         if model is None:
-            self.label.setText("No model yet: train one, or open a model file.")
+            self.label.setText("No model: train one or open a model file.")
             return
         n_specimens = len(model.record.holdout_specimens)
         place = self._session.model_path
         self.label.setText(
-            f"{self._session.model_name} ({model.config.backbone}, {counted(n_specimens, 'field')} held out"
-            f"{'' if place else ', not saved to a file'})"
+            f"{self._session.model_name} ({model.config.backbone}, {counted(n_specimens, 'specimen')} held out"
+            f"{'' if place else ', not saved'})"
         )
         record = model.record
         self.label.setToolTip(tooltip(f"Trained {record.date or 'unknown'}, {record.outcome.text()}. {place or ''}"))

@@ -1,4 +1,4 @@
-"""The form of a new model: backbone, preset, tile size, and everything else under Advanced."""
+"""Form of a new model: backbone, preset, tile size, and all other parameters under Advanced."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ _SHOWN = ("backbone", "tile")
 
 
 class NewModelForm(QWidget):
-    """Choose what a model is made of and how it is trained.
+    """Choose the parameters of a new model and of its training.
 
     Signals
     -------
     changed
-        Another choice was made.
+        A parameter changed.
     """
 
     changed = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        self.model_form = ConfigForm(ModelConfig, shown=lambda p: p.name in _SHOWN, labels={"tile": "Tile size"})
+        self.model_form = ConfigForm(ModelConfig, shown=lambda p: p.name in _SHOWN)
         self.preset = ChoiceBox({"Fast": "fast", "Balanced": "balanced", "Best": "best"})
         self.preset.set_value("fast")
         self.preset.setToolTip(
             tooltip(
-                "Fast tries something out in a minute or two, Balanced is the usual choice for a model to keep, Best "
-                "takes its time. Sets the fields under Advanced."
+                "Fast: a minute or two, for a first look. Balanced: for a model to keep. Best: several times longer. "
+                "The preset sets the parameters under Advanced."
             )
         )
-        self.preset.currentIndexChanged.connect(self._take_preset)
+        self.preset.currentIndexChanged.connect(self._apply_preset)
         self.model_form.layout().insertRow(1, "Preset", self.preset)
-        self.channels = ChannelForm("Up to three channels by number from 0, such as 0, 2. Empty: all of them.")
+        self.channels = ChannelForm(
+            "Up to three channels by name, or by number from 0, for example 0, 2. Empty: all channels."
+        )
         self.more_model_form = ConfigForm(ModelConfig, shown=lambda p: p.name not in _SHOWN)
         self.training_form = ConfigForm(TrainingConfig, shown=lambda p: p.name != "specimen_pattern")
 
@@ -58,23 +60,23 @@ class NewModelForm(QWidget):
             layout.addWidget(widget)
         for part in (self.model_form, self.channels, self.more_model_form, self.training_form):
             part.changed.connect(self.changed)
-        self._take_preset()
+        self._apply_preset()
 
     def model_config(self) -> ModelConfig:
-        """Return what the model will be made of."""
+        """Return the parameters of the model."""
         shown = self.model_form.config()
         return self.more_model_form.config().replace(**{name: getattr(shown, name) for name in _SHOWN})
 
     def training_config(self) -> TrainingConfig:
-        """Return how it will be trained."""
+        """Return the parameters of the training."""
         return self.training_form.config()
 
     def set_configs(self, model: ModelConfig, training: TrainingConfig) -> None:
-        """Show what a model is made of and how it is trained."""
+        """Show other parameters."""
         for form in (self.model_form, self.more_model_form):
             form.set_config(model)
         self.training_form.set_config(training)
 
-    def _take_preset(self) -> None:
+    def _apply_preset(self) -> None:
         preset = training_preset(self.preset.value())
         self.training_form.set_config(preset.replace(cache_memory=read_settings().memory_limit))

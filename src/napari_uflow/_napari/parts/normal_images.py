@@ -1,4 +1,4 @@
-"""The form of the normal images: which layers to train on, and what is normal in them."""
+"""Form of the normal images: layers to train on, and the normal area in them."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ if TYPE_CHECKING:
 __all__ = ["NormalImagesForm"]
 
 _SPECIMEN_RULES = {
-    "told by the axis names": "names",
-    "one specimen": "one",
-    "a specimen each": "each",
+    "decide by axis name": "names",
+    "all from one specimen": "one",
+    "each from a different specimen": "each",
 }
 
 
 class NormalImagesForm(QWidget):
-    """Choose the images to train on and what is normal in them.
+    """Choose the images to train on and the normal area in them.
 
     Parameters
     ----------
     viewer : Viewer
-        The viewer whose layers are offered.
+        The viewer with the layers.
     watch : LayerWatch
-        On its layer list.
+        Watch on its layer list.
     marked : MarkedNormal
-        Regions marked normal in results, which are trained on too.
+        Regions marked normal in results, for training too.
     channels : ChannelForm
-        Channels of the images, chosen in another part of the panel.
+        Channels of the images, in another part of the panel.
 
     Signals
     -------
     changed
-        Another choice was made, or a marked area was changed.
+        The choice or a marked area changed.
     refused : str
-        Why something cannot be done.
+        Reason why something cannot be done.
     """
 
     changed = Signal()
@@ -66,34 +66,36 @@ class NormalImagesForm(QWidget):
         self._marked = marked
         self._channels = channels
         self.images = LayerChecks(watch, is_image_layer)
-        self.images.setToolTip(tooltip("Images to learn from. Every image that is ticked is used, all of its planes."))
-        self.normal = LayerBox(watch, is_area, "the whole image")
+        self.images.setToolTip(tooltip("Images to train on: all planes of every ticked image."))
+        self.normal = LayerBox(watch, is_area, "whole image")
         self.normal.setToolTip(
-            tooltip("Only what a labels or shapes layer marks is learned as normal. A flat layer holds for all planes.")
+            tooltip(
+                "Labels or shapes layer that marks the normal parts; only these are trained on. A 2-D layer applies to "
+                "all planes of a stack."
+            )
         )
         self.new_area_button = push_button(
-            "Paint...",
+            "Paint normal area",
             self._new_area,
-            "Make an empty labels layer on top of the first image that is ticked, ready to paint what is normal.",
+            "Add an empty labels layer on top of the first ticked image and start painting.",
         )
         self.ignore = LayerBox(watch, is_area, "nothing")
         self.ignore.setToolTip(
-            tooltip("What a labels or shapes layer marks is not looked at in training: dirt, text, known structures.")
+            tooltip("Labels or shapes layer that marks areas to leave out of training: dirt, text, known structures.")
         )
         self.specimens = ChoiceBox(_SPECIMEN_RULES)
         self.specimens.setToolTip(
             tooltip(
-                "Whether the planes of a stack are one specimen (depth, time) or separate ones. Whole specimens are "
-                "held out of training to count false alarms. Told by the axis names: an axis called field, position, "
-                "sample, specimen, scene, image or well has a specimen at each place."
+                "Planes from one specimen (depth, time) or from different ones. Whole specimens are held out of "
+                "training to count false alarms on. Decide by axis name: an axis named field, position, sample, "
+                "specimen, scene, image or well has a different specimen at each position."
             )
         )
         self.with_marked = QCheckBox()
         self.with_marked.setChecked(True)
         self.with_marked.setToolTip(
             tooltip(
-                "Regions that were reported and that you called normal under Anomalies, with their surroundings, are "
-                "learned together with the images that are ticked."
+                "Regions that you marked normal in Anomalies, with their surroundings, are added to the ticked images."
             )
         )
         self._lay_out()
@@ -105,12 +107,12 @@ class NormalImagesForm(QWidget):
         normal.addWidget(self.new_area_button)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Normal is", normal)
+        form.addRow("Normal area", normal)
         form.addRow("Ignore", self.ignore)
-        form.addRow("Planes are", self.specimens)
+        form.addRow("Stack planes", self.specimens)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(heading("Normal images"))
+        layout.addWidget(heading("Normal images (free of anomalies)"))
         layout.addWidget(self.images)
         layout.addLayout(form)
         layout.addWidget(self.with_marked)
@@ -121,9 +123,9 @@ class NormalImagesForm(QWidget):
             box.currentIndexChanged.connect(self._choice_changed)
         self.with_marked.toggled.connect(self._choice_changed)
         self._watch.changed.connect(self._watch_areas)
-        self._marked.changed.connect(self._tell_marked)
+        self._marked.changed.connect(self._show_marked)
         self._watch_areas()
-        self._tell_marked()
+        self._show_marked()
 
     def _watch_areas(self) -> None:
         for layer in self._watch.layers(is_area):
@@ -138,7 +140,7 @@ class NormalImagesForm(QWidget):
     def _new_area(self) -> None:
         images = self.images.layers()
         if not images:
-            self.refused.emit("Tick the image whose normal area you want to paint.")
+            self.refused.emit("Tick the image to paint on first.")
             return
         try:
             layer = add_normal_area(self._viewer, images[0], channel_axis=self._channels.channel_axis())
@@ -148,12 +150,12 @@ class NormalImagesForm(QWidget):
         self.normal.set_layer(layer)
 
     def name(self) -> str:
-        """Return a name for what is trained on these images."""
+        """Return a name for a model of these images."""
         images = self.images.layers()
         return images[0].name if len(images) == 1 else f"{images[0].name} and {len(images) - 1} more"
 
     def recipe(self) -> Recipe:
-        """Return which layers are chosen, and what is normal in them."""
+        """Return the chosen layers."""
         return Recipe.of(
             self.images.layers(),
             self.normal.value(),
@@ -164,7 +166,7 @@ class NormalImagesForm(QWidget):
         )
 
     def choose(self, recipe: Recipe) -> None:
-        """Choose the layers of a recipe, which are open."""
+        """Choose the layers of a recipe; they must be open."""
         self.images.set_layers([ref() for ref in recipe.images])
         self.normal.set_layer(recipe.normal and recipe.normal())
         self.ignore.set_layer(recipe.ignore and recipe.ignore())
@@ -173,25 +175,25 @@ class NormalImagesForm(QWidget):
         self._channels.channels.setText(", ".join(map(str, recipe.channels or ())))
 
     def regions(self) -> list[NormalRegion]:
-        """Return what is normal in the chosen layers, and the regions marked normal in results.
+        """Return the normal regions of the chosen layers, and the regions marked normal in results.
 
         Raises
         ------
         ImageError
-            If nothing is.
+            If there are none.
         """
         found = self.recipe().regions()
         return found + (self.marked_like(found) if self.with_marked.isChecked() else [])
 
     def marked_like(self, regions: list[NormalRegion]) -> list[NormalRegion]:
-        """Return the regions marked normal in images with as many channels, and tell how many there are."""
+        """Return the regions marked normal in images with as many channels, and show their number."""
         marked = self._marked.like(regions)
-        self._tell_marked(len(marked))
+        self._show_marked(len(marked))
         return marked
 
-    def _tell_marked(self, n_like: int | None = None) -> None:
+    def _show_marked(self, n_like: int | None = None) -> None:
         n_like = len(self._marked) if n_like is None else n_like
         n_other = len(self._marked) - n_like
-        others = f" ({n_other} in images with other channels cannot be learned with these)" if n_other else ""
-        self.with_marked.setText(f"and {counted(n_like, 'region')} that you called normal{others}")
+        others = f" ({n_other} more with other channels cannot be used)" if n_other else ""
+        self.with_marked.setText(f"Add {counted(n_like, 'region')} marked normal{others}")
         self.with_marked.setVisible(len(self._marked) > 0)

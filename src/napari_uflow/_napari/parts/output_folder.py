@@ -1,4 +1,4 @@
-"""The field of a folder for results."""
+"""Field of the output folder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NAME = "anomalies"
 
 
 class OutputFolder(QWidget):
-    """A folder, typed or chosen; one beside the first image is proposed.
+    """Output folder, typed or chosen; the default is beside the first image.
 
     Signals
     -------
     changed
-        Another folder.
+        The folder changed.
     """
 
     changed = Signal()
@@ -31,7 +31,7 @@ class OutputFolder(QWidget):
     def __init__(self, tip: str) -> None:
         super().__init__()
         self.box = QLineEdit()
-        self.box.setPlaceholderText("folder")
+        self.box.setPlaceholderText("beside the images")
         self.box.setToolTip(tooltip(tip))
         self.choose_button = push_button("Choose...", self._ask)
         layout = QHBoxLayout(self)
@@ -41,15 +41,15 @@ class OutputFolder(QWidget):
         self.box.textChanged.connect(lambda _: self.changed.emit())
 
     def path(self) -> str:
-        """Return the folder; "" where none was chosen."""
+        """Return the folder; "" if there is none."""
         return self.box.text().strip()
 
     def propose(self, images: Sequence[Path]) -> None:
-        """Propose a folder for the results of images, where none was chosen."""
+        """Set a folder beside the first image, if there is none."""
         if images and not self.path():
             self.box.setText(str(images[0].parent / _NAME))
 
     def _ask(self) -> None:
-        path = dialogs.ask_for_folder("Folder for the results", parent=self)
+        path = dialogs.ask_for_folder("Output folder", parent=self)
         if path:
             self.box.setText(path)

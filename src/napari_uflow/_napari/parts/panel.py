@@ -1,4 +1,4 @@
-"""The parts that all dock widgets are made of: a panel that scrolls, texts, buttons, sections."""
+"""Building blocks of every dock widget: a panel that scrolls, texts, buttons, sections."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from qtpy.QtWidgets import QFrame, QLabel, QPushButton, QScrollArea, QSizePolicy
 from superqt import QCollapsible
 
 from napari_uflow._napari.parts.fields import tooltip
+from napari_uflow._napari.parts.labels import with_labels
 
 __all__ = ["Panel", "advanced_section", "as_sentence", "heading", "push_button", "run_later", "text_label"]
 
 
 class _TextLabel(QLabel):
-    """A text that takes the width it is given, and no more height than it then needs."""
+    """Label that wraps its text to the width it is given, and needs no more height than that."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -26,17 +27,17 @@ class _TextLabel(QLabel):
         self.setSizePolicy(policy)
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Return a line; Qt's own hint is that of a narrow column."""
+        """Return the height of one line; Qt's own hint is that of a narrow column."""
         return QSize(0, self.fontMetrics().height())
 
 
 def text_label(text: str = "") -> QLabel:
-    """Return a label whose text is broken into lines and may be copied."""
+    """Return a label whose text wraps and can be copied."""
     return _TextLabel(text)
 
 
 def advanced_section(content: QWidget) -> QCollapsible:
-    """Return a section that is folded up at first, for what few people need."""
+    """Return a collapsed section for settings that few people need."""
     section = QCollapsible("Advanced")
     section.setDuration(0)
     section.layout().setContentsMargins(0, 0, 0, 0)
@@ -46,7 +47,7 @@ def advanced_section(content: QWidget) -> QCollapsible:
 
 
 def push_button(title: str, run: Callable[[], object], tip: str = "") -> QPushButton:
-    """Return a button that runs something, with its tooltip."""
+    """Return a button that calls `run`, with its tooltip."""
     button = QPushButton(title)
     if tip:
         button.setToolTip(tooltip(tip))
@@ -55,7 +56,7 @@ def push_button(title: str, run: Callable[[], object], tip: str = "") -> QPushBu
 
 
 def run_later(parent: QWidget, ms: int, run: Callable[[], object]) -> QTimer:
-    """Return a timer that, each time it is started, runs something once after `ms` milliseconds."""
+    """Return a timer that calls `run` once, `ms` milliseconds after its last start."""
     timer = QTimer(parent)
     timer.setSingleShot(True)
     timer.setInterval(ms)
@@ -64,7 +65,8 @@ def run_later(parent: QWidget, ms: int, run: Callable[[], object]) -> QTimer:
 
 
 def as_sentence(text: str) -> str:
-    """Return a message with a capital letter at its start."""
+    """Return a message of the package for the window: with a capital letter, and with labels of parameters."""
+    text = with_labels(text)
     return text[:1].upper() + text[1:]
 
 
@@ -78,7 +80,7 @@ def heading(text: str) -> QLabel:
 
 
 class Panel(QScrollArea):
-    """A dock widget: its content scrolls where the window is small."""
+    """Dock widget whose content scrolls in a small window."""
 
     def __init__(self) -> None:
         super().__init__()

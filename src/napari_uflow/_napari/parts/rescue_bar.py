@@ -1,4 +1,4 @@
-"""The offer of a model that an interrupted training left behind."""
+"""Offer of the model of an interrupted training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ __all__ = ["RescueBar"]
 
 
 class RescueBar(QWidget):
-    """Offer to resume a training that was interrupted, to use its model as it is, or to discard it.
-
-    It is hidden where there is none.
+    """Offer to resume an interrupted training, to use its model as is, or to discard it; hidden if there is none.
 
     Signals
     -------
     resume_wanted, use_wanted
-        The user chose one of them; `path` is the model.
+        The user chose one of them; `path` is the model file.
     """
 
     resume_wanted = Signal()
@@ -34,16 +32,16 @@ class RescueBar(QWidget):
         self._path: Path | None = None
         self.label = text_label()
         self.resume_button = push_button(
-            "Go on",
+            "Resume",
             lambda: self.resume_wanted.emit(),
-            "Open the images of that training, tick them below, and press this: the steps that were left are done.",
+            "Do the remaining steps. Open the images of that training under the same names and tick them below first.",
         )
         self.use_button = push_button(
-            "Use it",
+            "Use as is",
             lambda: self.use_wanted.emit(),
-            "Take the model as it is, without a guarantee about its false alarms.",
+            "Make it the active model. Its number of false alarms is not calibrated.",
         )
-        self.discard_button = push_button("Discard", self._discard, "Remove the model that was saved.")
+        self.discard_button = push_button("Discard", self._discard, "Delete the saved model.")
         buttons = QHBoxLayout()
         for button in (self.resume_button, self.use_button, self.discard_button):
             buttons.addWidget(button)
@@ -55,23 +53,23 @@ class RescueBar(QWidget):
 
     @property
     def path(self) -> Path | None:
-        """The model that is offered; None where there is none."""
+        """The model file that is offered, or None."""
         return self._path
 
     def offer(self) -> None:
-        """Look for a model that was left behind, and offer it."""
+        """Look for the model of an interrupted training, and offer it."""
         self._path = left_behind(settings.data_folder())
         self.setVisible(self._path is not None)
         if self._path is not None:
             what = describe(self._path)
             self.label.setText(
-                f"A training ended before it was done{f' ({what})' if what else ''}, and its best model up to then was "
-                f"saved. Open and tick its images and go on with it, or use the model as it is, without a calibration "
-                f"of its false alarms."
+                f"An earlier training was interrupted{f' ({what})' if what else ''}; its best model was saved. Resume "
+                "the training (open and tick its images first), or use the model as is, without calibrated false "
+                "alarms."
             )
 
-    def withdraw(self, result: Any = None) -> None:  # noqa: ARG002 - the model of a job comes here
-        """Offer nothing any more."""
+    def withdraw(self, result: Any = None) -> None:  # noqa: ARG002 - result of a job
+        """Hide the offer."""
         self._path = None
         self.hide()
 

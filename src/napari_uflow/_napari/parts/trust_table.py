@@ -1,4 +1,4 @@
-"""The table of accepted and observed false alarms."""
+"""Table of accepted and observed false alarms."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["TrustTable"]
 
 _COLUMNS = {
-    "accepted": "False alarms that you accept per image: the number at the slider of Detect.",
-    "held out": "Regions reported per image on the specimens that were held out of training.",
-    "others": "Regions reported per image on the normal images that are ticked.",
-    "conformal": "Whether enough specimens were held out to guarantee the number.",
+    "Accepted": "Accepted false alarms per image, as set by the slider of Detect.",
+    "Held out": "Regions reported per image on the held-out specimens.",
+    "Other images": "Regions reported per image on the ticked normal images.",
+    "Guaranteed": "Whether enough specimens were held out to guarantee the number.",
 }
 
 
 class TrustTable(QTableWidget):
-    """One row for each number of false alarms that may be accepted."""
+    """Table with a row for each accepted number of false alarms."""
 
     def __init__(self) -> None:
         super().__init__(0, len(_COLUMNS))
@@ -39,10 +39,10 @@ class TrustTable(QTableWidget):
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(22)
         self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-        self.setAccessibleName("False alarms accepted and observed")
+        self.setAccessibleName("Accepted and observed false alarms")
 
     def show_report(self, report: TrustReport) -> None:
-        """Show the numbers of a report, all of them at once."""
+        """Show a report, without a scroll bar."""
         from napari_uflow.evaluation.trust import EPSILONS
         from napari_uflow.nfa.conformal import specimens_needed
 

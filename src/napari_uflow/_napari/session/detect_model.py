@@ -1,4 +1,4 @@
-"""The state of the Detect widget: the request, the accepted false alarms, and everything that follows from them."""
+"""State of the Detect widget: the request, the accepted false alarms, and all values derived from them."""
 
 from __future__ import annotations
 
@@ -25,29 +25,28 @@ if TYPE_CHECKING:
 
 __all__ = ["DetectModel", "counted_on"]
 
-# Re-labelling takes milliseconds for a plane; of a large stack it is done when the slider comes to rest.
+# Relabelling takes milliseconds for a plane; for a large stack it waits until the slider rests.
 _MS_AT_LEAST, _MS_AT_MOST = 15, 400
 
 
 class DetectModel(QObject):
-    """What to look at, how many false alarms to accept, and what follows from it.
+    """Request, accepted false alarms, and the values that the Detect widget shows.
 
     Parameters
     ----------
     viewer : Viewer
-        The viewer whose layers are looked at.
+        The viewer with the layers.
     session : Session
-        Of the viewer: the trained model, the results, the jobs.
+        Session of the viewer: trained model, results, jobs.
     false_alarms : float
-        Accepted false alarms, to begin with.
+        Initial accepted false alarms.
     parent : QObject
         The widget.
 
     Signals
     -------
     changed
-        Something of it changed: the request, the accepted false alarms, the results, the trained model, or whether a
-        job runs.
+        The request, the accepted false alarms, the results, the trained model or the state of the runner changed.
     """
 
     changed = Signal()
@@ -58,7 +57,7 @@ class DetectModel(QObject):
         self._session = session
         self._request = DetectRequest()
         self._false_alarms = false_alarms
-        self._speed = 1.0  # how much longer the last run took than was said
+        self._speed = 1.0  # actual over estimated time of the last run
         self._relabelling = QTimer(self)
         self._relabelling.setSingleShot(True)
         self._relabelling.setInterval(_MS_AT_LEAST)
@@ -66,78 +65,78 @@ class DetectModel(QObject):
         for signal in (session.results_changed, session.model_changed, session.runner.state_changed):
             signal.connect(self.changed)
 
-    # ---- what is asked for
+    # ---- request
 
     @property
     def request(self) -> DetectRequest:
-        """What to look at, and how."""
+        """Layers and parameters of the next detection."""
         return self._request
 
     def ask(self, request: DetectRequest) -> None:
-        """Ask for another detection."""
+        """Set another request."""
         self._request = request
         self.changed.emit()
 
     @property
     def false_alarms(self) -> float:
-        """False alarms accepted per image or stack."""
+        """Accepted false alarms per image or stack."""
         return self._false_alarms
 
     def accept(self, false_alarms: float) -> None:
-        """Accept another number of false alarms; the results follow at once."""
+        """Accept another number of false alarms; the results are updated."""
         if false_alarms != self._false_alarms:
             self._false_alarms = false_alarms
             self._relabelling.start()
             self.changed.emit()
 
     def config(self) -> DetectionConfig:
-        """Return how to detect.
+        """Return the parameters of the next detection.
 
         Raises
         ------
         ConfigError
-            If there is a mistake in the form.
+            If the form has an error.
         """
         if self._request.mistake:
             raise ConfigError(self._request.mistake)
         return self._request.config.replace(false_alarms=self._false_alarms)
 
     def targets(self) -> list[Target]:
-        """Return what to look at, read from the layers.
+        """Return the targets of the next detection.
 
         Raises
         ------
         ImageError
-            If there is nothing to look at.
+            If there are none.
         """
         return self._request.targets(self._viewer)
 
-    # ---- what follows from it
+    # ---- derived values
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a model and something to look at."""
+        """Whether there is a model and an image."""
         return self._session.model is not None and self._request.names_images
 
     @property
     def counted_on(self) -> str:
-        """What the false alarms are counted on in the results that are shown, or in those to come."""
+        """Unit of the accepted false alarms in the results, or in the next one if there are none."""
         shown = {counted_on(result.planes[0][1]) for result in self._session.results.values()}
         return " or ".join(sorted(shown or {self.next_counted_on}))
 
     @property
     def next_counted_on(self) -> str:
-        """What the next detection counts them on."""
+        """Unit of the accepted false alarms in the next detection."""
         return self._request.counted_on(self._viewer)
 
     @property
     def last_found(self) -> Detection | None:
-        """A detection of the newest result; None where there is none."""
+        """First detection of the newest result, or None."""
         results = list(self._session.results.values())
         return results[-1].planes[0][1] if results else None
 
     def counts(self) -> list[str]:
-        """Return how many regions each result has, one line each."""
+        """Return the number of regions of each result, one line each."""
         lines = []
         for result in self._session.results.values():
             counts = [len(found.regions) for found in result.detections]
@@ -146,38 +145,38 @@ class DetectModel(QObject):
         return lines
 
     def estimate(self) -> str:
-        """Return what a detection would take; "" where that cannot be said."""
+        """Return an estimate of the next detection; "" if there is none."""
         model = self._session.model
         if model is None:
             return ""
         try:
             shapes = [plane.shape for target in self.targets() for plane in target.planes]
             return estimate_detection(shapes, model.config, self.config().tile).text(self._speed)
-        except UFlowError:  # told when it is tried
+        except UFlowError:  # shown at the start of the detection
             return ""
 
-    # ---- what is done
+    # ---- jobs
 
     def start(self) -> Job:
-        """Start the detection that is asked for.
+        """Start the requested detection.
 
         Raises
         ------
         UFlowError
-            If it cannot be done, or a job is running.
+            If there is no model or no image, the form has an error, or a job is running.
         """
         session, model, name = self._session, self._session.model, self._session.model_name
         if model is None:
-            raise ConfigError("there is no model yet: train one, or open a model file")
+            raise ConfigError("no model: train one or open a model file")
         targets, config = self.targets(), self.config()
         shapes = [plane.shape for target in targets for plane in target.planes]
-        said, began = estimate_detection(shapes, model.config, config.tile).seconds, time.monotonic()
+        estimated, began = estimate_detection(shapes, model.config, config.tile).seconds, time.monotonic()
         device, weights = read_settings().device, weights_folder()
         job = session.runner.start(
             lambda: detect_targets_steps(model, targets, config, device=device, weights=weights), title="Detecting"
         )
 
-        def show(found: Any) -> None:  # by the session's viewer: the widget may be closed by then
+        def show(found: Any) -> None:  # the session's viewer, because the widget may have been closed
             viewer = session.viewer
             if viewer is None:
                 return
@@ -185,7 +184,7 @@ class DetectModel(QObject):
                 show_detections(viewer, session, target, detections, model_name=name)
 
         def compare(found: Any) -> None:  # noqa: ARG001
-            self._speed = speed_of(began, said)
+            self._speed = speed_of(began, estimated)
 
         job.finished.connect(compare)
         job.finished.connect(show)
@@ -193,7 +192,7 @@ class DetectModel(QObject):
         return job
 
     def _relabel_if_moved(self, found: Any) -> None:  # noqa: ARG002
-        """Take over what the slider became while the job ran."""
+        """Apply a change of the slider during the job."""
         self._relabel()
 
     def _relabel(self) -> None:
@@ -206,5 +205,5 @@ class DetectModel(QObject):
 
 
 def counted_on(found: Detection) -> str:
-    """Return what the false alarms of a detection are counted on, "image" or "stack"."""
+    """Return the unit of the accepted false alarms of a detection, "image" or "stack"."""
     return "stack" if found.config.n_sharing(found.n_planes) > 1 else "image"

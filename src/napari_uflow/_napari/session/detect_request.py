@@ -1,4 +1,4 @@
-"""The request of a detection: which part of which layers, and how."""
+"""Request of a detection: layers, part, channels and parameters."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ if TYPE_CHECKING:
 __all__ = ["DetectRequest", "Scope"]
 
 Scope = Literal["view", "slice", "layer", "selected"]
-"""The part of the image that the canvas shows, the plane where the sliders stand, all planes, or all planes of every
-layer that is selected."""
+"""Visible part of the image, plane at the sliders, all planes, or all planes of every selected layer."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DetectRequest:
-    """What the Detect widget asks for.
+    """Choices of the Detect widget.
 
     Attributes
     ----------
     image : Image or None
-        The layer to look at.
+        The layer to inspect.
     scope : {"view", "slice", "layer", "selected"}
-        The part of it.
+        Part of the layer.
     channel_axis, channels
         As :func:`~napari_uflow._napari.layers.planes.planes_of_layer` takes them.
     config : DetectionConfig
-        How to detect.
+        Parameters of the detection.
     mistake : str
-        What is wrong in the form of the configuration; "" where nothing is.
+        Error in the form of these parameters; "" if there is none.
     """
 
     image: Image | None = None
@@ -51,16 +50,16 @@ class DetectRequest:
 
     @property
     def names_images(self) -> bool:
-        """Whether there is something to look at, as far as that can be told before the start."""
+        """Whether an image is chosen, or selected layers are; the layers themselves are not checked."""
         return self.scope == "selected" or self.image is not None
 
     def targets(self, viewer: Viewer) -> list[Target]:
-        """Return what to look at, read from the layers of a viewer.
+        """Return the targets in the layers of a viewer.
 
         Raises
         ------
         ImageError
-            If there is nothing to look at.
+            If there are none.
         """
         options: dict[str, Any] = {"channel_axis": self.channel_axis, "channels": self.channels}
         point = viewer.dims.point
@@ -81,18 +80,18 @@ class DetectRequest:
         if self.scope == "selected":
             chosen = [layer for layer in viewer.layers if is_image_layer(layer) and layer in viewer.layers.selection]
             if not chosen:
-                raise ImageError("no image is selected in the layer list; select at least one, or look at one layer")
+                raise ImageError("no image is selected in the layer list: select at least one, or choose another part")
             return [bare(layer) for layer in reversed(chosen)]
         if self.image is None:
-            raise ImageError("there is no image to look at; open one first")
+            raise ImageError("open an image first")
         return [self.image]
 
     def counted_on(self, viewer: Viewer) -> str:
-        """Return what the false alarms will be counted on, "image" or "stack"; a single plane is no stack."""
+        """Return the unit of the accepted false alarms, "image" or "stack"; a single plane is not a stack."""
         unit: str = self.config.false_alarms_per
         if unit == "image":
             return unit
         try:
             return unit if any(len(target.planes) > 1 for target in self.targets(viewer)) else "image"
-        except UFlowError:  # nothing to look at yet
+        except UFlowError:  # no targets yet
             return unit

@@ -1,4 +1,4 @@
-"""One job: a core generator in a worker of napari, its events as signals in the thread of the window."""
+"""A job: a core generator in a napari worker, with its events as signals in the main thread."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from napari_uflow.wording import how_far
 __all__ = ["Job", "Running", "in_words"]
 
 _MS_BETWEEN_DOCK = 250
+_NO_RESULT = "stopped before there was a result"
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """How far a job has come.
+    """Progress of a job.
 
     Attributes
     ----------
     phase : str
-        What is being done.
+        Current phase.
     done, total : int
-        Steps of this phase.
+        Steps of the phase, done and in all.
     seconds_left : float or None
-        Time left in this phase; None while it cannot be told.
+        Time left in the phase; None while unknown.
     part : float
-        How much of the next step is done, 0 to 1.
+        Done part of the next step, 0 to 1.
     """
 
     phase: str
@@ -61,7 +62,7 @@ def in_words(seconds: float) -> str:
 
 
 class Job(QObject):
-    """A job that runs, and what becomes of it.
+    """A running job.
 
     Signals
     -------
@@ -69,13 +70,13 @@ class Job(QObject):
     message : Message
     training_point : TrainingPoint
     finished : object
-        The result of a job that is done, or was stopped and kept something; `outcome` tells which.
+        Result of a job that is done, or that was stopped and kept its best; `outcome` tells which.
     stopped : str
-        It was stopped before there was a result.
+        Text; the job was stopped before it had a result.
     failed : str
-        One plain sentence with a way out.
+        One sentence with a remedy.
     ended : Outcome
-        Comes last, whatever happened.
+        Always the last signal.
     """
 
     progress = Signal(object)
@@ -110,8 +111,8 @@ class Job(QObject):
         worker = create_worker(steps_in_worker, make_steps, self._held, _start_thread=False)
         worker.yielded.connect(self._hear)
         worker.returned.connect(self._end)
-        worker.finished.connect(self._lost)  # napari quit it while it ran: then nothing was returned
-        # The worker is held while it runs, and so is this object with it, whoever else forgets it.
+        worker.finished.connect(self._lost)  # napari quit the running worker, which then returns nothing
+        # napari keeps a running worker alive, and the worker keeps this object.
         worker.job = self
         self._worker = worker
         self._timer.start()
@@ -119,7 +120,7 @@ class Job(QObject):
 
     def _ask_to_finish(self) -> None:
         self._is_asked = True
-        if self._has_begun and self._worker is not None:  # a generator that has not begun takes nothing
+        if self._has_begun and self._worker is not None:  # nothing can be sent to a generator before its first yield
             self._worker.send(FINISH)
 
     def _hear(self, event: Event | None) -> None:
@@ -141,7 +142,7 @@ class Job(QObject):
         return Running(event.phase, event.done, event.total, left, event.part)
 
     def _show_in_dock(self) -> None:
-        # napari's bar handles events while it is drawn, so this may be called while it runs
+        # napari's progress bar processes events while it is drawn, so this may be called recursively
         if self._in_dock or self._dock is None or self.running is None:
             return
         self._in_dock = True
@@ -173,28 +174,28 @@ class Job(QObject):
         if ended.outcome is Outcome.FAILED:
             self.failed.emit(ended.text)
         elif ended.result is None:
-            self.stopped.emit(ended.text or "stopped before there was a result")
+            self.stopped.emit(ended.text or _NO_RESULT)
         else:
             self.finished.emit(ended.result)
         self.ended.emit(ended.outcome)
-        self._let_go()
+        self._disconnect_all()
 
-    def _let_go(self) -> None:
-        """Forget who listened: what they hold, such as images, would live as long as this job is remembered."""
+    def _disconnect_all(self) -> None:
+        """Disconnect all slots: the images that they hold would live as long as this job."""
         for signal in (self.progress, self.message, self.training_point, self.finished, self.stopped, self.failed):
-            # Where nobody listened, PyQt6 raises TypeError, and PySide6 warns.
+            # Without a connection PyQt6 raises TypeError, and PySide6 warns.
             with suppress(TypeError, RuntimeError), warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
                 signal.disconnect()
 
     def _lost(self) -> None:
-        for steps in self._held:  # napari never resumes a worker that it quit
+        for steps in self._held:  # napari never resumes a worker that it has quit
             steps.close()
-        self._end(Ended(Outcome.STOPPED, None, "stopped before there was a result"))
+        self._end(Ended(Outcome.STOPPED, None, _NO_RESULT))
 
 
 class _Nowhere:
-    """Where the text that tqdm would print goes."""
+    """Stream that discards the text of tqdm."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -204,7 +205,7 @@ class _Nowhere:
 
 
 def _free_gpu() -> None:
-    """Give the memory of the GPU back to other programs; takes no time where no GPU was used."""
+    """Release cached GPU memory to other programs; takes no time without a GPU."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         gc.collect()

@@ -1,4 +1,4 @@
-"""Judging the regions of a result by eye: one that is no anomaly is marked normal, which can be undone."""
+"""Corrections of a result by eye: mark a region normal, and undo that."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 __all__ = ["mark_normal", "undo_mark_normal"]
 
 _TILE = 256
-"""Side of what is trained on around a region, where there is no model to ask."""
+"""Side of the surroundings to train on, in pixels, without a model to take it from."""
 
 
 def mark_normal(session: Session, viewer: Viewer, result: LayerDetection, index: tuple[int, ...], number: int) -> None:
-    """Take a region out of a result, and keep it with its surroundings to train on.
+    """Remove a region from a result, and keep it with its surroundings to train on.
 
     Parameters
     ----------
     session, viewer
-        Of the window.
+        Session and viewer of the result.
     result : LayerDetection
         The result.
     index : tuple of int
-        The plane in which the region lies.
+        Plane of the region.
     number : int
-        Its id in the labels layer.
+        Label of the region in the labels layer.
 
     Raises
     ------
     ImageError
-        If the image is gone or was changed.
+        If the image was closed or changed.
     """
     from napari_uflow.detection.corrections import mark_normal as mark
 
     image = result.image_in(bare(viewer))
     if image is None:
-        raise ImageError(f"the image '{result.image_name}' is no longer open: open it and detect again")
+        raise ImageError(f"the image '{result.image_name}' is no longer open: open it and run Detect again")
     place = place_of(image, result.labels, index)
     first = result.first_labels[[at for at, _ in result.planes].index(index)]
     found, correction = mark(
@@ -62,12 +62,12 @@ def mark_normal(session: Session, viewer: Viewer, result: LayerDetection, index:
 
 
 def undo_mark_normal(session: Session, result: LayerDetection) -> int | None:
-    """Restore the region that was marked normal last in a result.
+    """Restore the region marked normal last in a result.
 
     Returns
     -------
     int or None
-        Its id in the labels layer; None where there was none to restore.
+        Label of the region in the labels layer; None if there was none to restore.
     """
     from napari_uflow.detection.corrections import undo_mark_normal as undo
 
@@ -82,10 +82,10 @@ def undo_mark_normal(session: Session, result: LayerDetection) -> int | None:
 
 
 def _replace_plane(session: Session, result: LayerDetection, index: tuple[int, ...], found: Detection) -> None:
-    """Put another detection in place of a plane's, in the layers and in the session."""
+    """Replace the detection of a plane, in the layers and in the session."""
     finest(result.log10_nfa)[index] = found.log10_nfa
     result.log10_nfa.refresh()
-    # the layer is the memory: the detection looks into it
+    # the layer owns the memory; the map of the detection is a view
     found = replace(found, log10_nfa=finest(result.log10_nfa)[index])
     planes = tuple((at, found if at == index else other) for at, other in result.planes)
     relabel(session, replace(result, planes=planes), found.false_alarms)

@@ -1,4 +1,4 @@
-"""Regions that the user marked normal in the results of one viewer: more to train on."""
+"""Regions that the user marked normal in the results of a viewer, for the next Refine or Train."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["MarkedNormal", "marked_normal_of"]
 
 @dataclass(frozen=True, eq=False)
 class _Marked:
-    """A region that was marked normal.
+    """Region that was marked normal.
 
     Attributes
     ----------
     labels : Labels or None
-        The layer in which it was reported; None once that shows another detection, in which it cannot be restored.
+        Layer of the region; None once the layer shows another detection, in which the region cannot be restored.
     index : tuple of int
-        The plane of the layer.
+        Plane of the layer.
     correction : Correction
-        The region, and what restores it.
+        The region, and the values that restore it.
     """
 
     labels: Labels | None
@@ -40,7 +40,7 @@ class _Marked:
 
 
 class MarkedNormal(QObject):
-    """The regions of one viewer that were reported and that the user marked normal.
+    """Regions marked normal in the results of one viewer.
 
     Signals
     -------
@@ -59,11 +59,11 @@ class MarkedNormal(QObject):
 
     @property
     def regions(self) -> list[NormalRegion]:
-        """The regions with their surroundings, to train on together with the normal images."""
+        """The regions with their surroundings, as normal regions to train on."""
         return [marked.correction.normal for marked in self._marked]
 
     def like(self, regions: Sequence[NormalRegion]) -> list[NormalRegion]:
-        """Return the regions with as many channels as some others, together with which alone they can be learned."""
+        """Return the regions with as many channels as others; only these can be trained on together."""
         n_channels = regions[0].plane.n_channels
         return [region for region in self.regions if region.plane.n_channels == n_channels]
 
@@ -73,7 +73,7 @@ class MarkedNormal(QObject):
         self.changed.emit()
 
     def last_of(self, labels: Any) -> tuple[tuple[int, ...], Correction] | None:
-        """Return plane and region that were marked normal last in a layer, or None."""
+        """Return the plane and the correction of the region marked normal last in a layer, or None."""
         if labels is None:
             return None
         of_layer = [marked for marked in self._marked if marked.labels is bare(labels)]
@@ -85,18 +85,18 @@ class MarkedNormal(QObject):
         self.changed.emit()
 
     def detach(self, labels: Any) -> None:
-        """Keep the regions of a layer that gets another detection, in which they can no longer be restored."""
+        """Keep the regions of a layer, but without undo, because the layer gets another detection."""
         layer = bare(labels)
         self._marked = [replace(marked, labels=None) if marked.labels is layer else marked for marked in self._marked]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all regions."""
         self._marked = []
         self.changed.emit()
 
 
 def marked_normal_of(session: Session) -> MarkedNormal:
-    """Return the regions that were marked normal in a viewer; the same object for all its widgets."""
+    """Return the regions marked normal in a viewer; one object for all its widgets."""
     for child in session.children():
         if isinstance(child, MarkedNormal):
             return child

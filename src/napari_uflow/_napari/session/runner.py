@@ -1,12 +1,12 @@
 """One job at a time.
 
     runner = session_of(viewer).runner
-    job = runner.start(lambda: train_steps(...), title="Training")   # JobError where one is running
+    job = runner.start(lambda: train_steps(...), title="Training")   # JobError if one is running
     job.finished.connect(...)                                        # and progress, message, training_point, failed ...
-    runner.stop()                                                    # FINISH: the job keeps what it can
+    runner.stop()                                                    # FINISH: the job keeps its best result
 
-A job goes on if the widget that started it is closed. Signals to a widget that is gone go nowhere; what must happen to
-the result all the same is connected to something that lives as long as the viewer (the session).
+A job continues if the widget that started it is closed. Signals to a deleted widget are dropped; whatever must happen
+to the result anyway is connected to an object that lives as long as the viewer (the session).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["JobError", "JobRunner", "State"]
 
 
 class State(Enum):
-    """What a runner is doing."""
+    """State of a runner."""
 
     IDLE = "idle"
     RUNNING = "running"
@@ -33,7 +33,7 @@ class State(Enum):
 
 
 class JobError(UFlowError):
-    """A job cannot be started because another one is running."""
+    """A job cannot start because another one is running."""
 
 
 class JobRunner(QObject):
@@ -43,7 +43,7 @@ class JobRunner(QObject):
     -------
     state_changed : State
     started : Job
-        A job that someone started; all widgets of the viewer may listen to it.
+        A job started; all widgets of the viewer can connect to it.
     """
 
     state_changed = Signal(object)
@@ -56,12 +56,12 @@ class JobRunner(QObject):
 
     @property
     def state(self) -> State:
-        """What the runner is doing."""
+        """State of the runner."""
         return self._state
 
     @property
     def job(self) -> Job | None:
-        """The job that runs, or ran last."""
+        """The running job, or the last one."""
         return self._job
 
     def start(self, make_steps: Callable[[], Steps[Any]], *, title: str) -> Job:
@@ -70,10 +70,10 @@ class JobRunner(QObject):
         Parameters
         ----------
         make_steps : callable
-            Returns the generator; called in the worker, so it may import what takes long. It must hold arrays and
+            Returns the generator. It is called in the worker, so slow imports belong there. It must hold arrays and
             values only: no viewer, no layer, no widget.
         title : str
-            What is done, in one word or two.
+            Name of the job, one or two words.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class JobRunner(QObject):
         """
         if self._state is not State.IDLE:
             running = self._job.title if self._job is not None else "a job"
-            raise JobError(f"{running} is still running: wait until it ends, or stop it")
+            raise JobError(f"{running} is still running: wait for its end or stop it")
         job = Job(title)
         self._job = job
         job.ended.connect(self._ended)
@@ -92,7 +92,7 @@ class JobRunner(QObject):
         return job
 
     def stop(self) -> None:
-        """Ask the job to finish with what it has."""
+        """Ask the job to finish with its best result so far."""
         if self._state is State.RUNNING and self._job is not None:
             self._job._ask_to_finish()
             self._set_state(State.FINISHING)

@@ -1,4 +1,4 @@
-"""Targets of a detection: planes of a layer, and where their results go; and the job that detects in them."""
+"""Targets of a detection: the planes of a layer and the place of their results; and the job that detects in them."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ __all__ = ["Target", "detect_targets_steps", "target_of_planes", "target_of_view
 
 @dataclass(frozen=True)
 class Target:
-    """Where the results of some planes go; values only, so that the image may go while they are computed.
+    """Planes of an image layer and the place of their results; without the layer, which may be closed meanwhile.
 
     Attributes
     ----------
     image_name : str
         Name of the image layer.
     scope : str
-        What part of it is looked at; a new result of the same scope replaces the old one.
+        Part of the image; a new result of the same scope replaces the old one.
     planes : tuple of Plane
-        The planes to look at.
+        The planes.
     indices : tuple of tuple of int
-        For each of them where it lies in the result, without rows and columns.
+        Index of each plane in the result, without rows and columns.
     shape : tuple of int
         Shape of the result.
     transform : dict
-        The fields that put the result on the image.
+        Layer attributes that align the result with the image.
     channel_axis, channels
-        Which channels are looked at, as :func:`~napari_uflow._napari.layers.planes.planes_of_layer` takes them.
+        Channels, as :func:`~napari_uflow._napari.layers.planes.planes_of_layer` takes them.
     image : weak reference
-        To the layer, which may get another name.
+        The layer, which may be renamed.
     """
 
     image_name: str
@@ -60,7 +60,7 @@ class Target:
     image: weakref.ref[Image] | None = field(default=None, repr=False, compare=False)
 
 
-def _looked_at(
+def _channels_and_layer(
     layer: Image, channel_axis: int | None, channels: Sequence[int | str] | None
 ) -> tuple[int | None, tuple[int | str, ...] | None, weakref.ref[Image]]:
     """Return the last three entries of a target: channel axis, channels and layer."""
@@ -75,29 +75,29 @@ def target_of_planes(
     channel_axis: int | None = None,
     channels: Sequence[int | str] | None = None,
 ) -> Target:
-    """Return where the results of planes of a layer go: all of them, or one."""
+    """Return the target of planes of a layer: all of them, or one."""
     frame = frame_of(layer, channel_axis)
-    looked_at = _looked_at(layer, channel_axis, channels)
+    rest = _channels_and_layer(layer, channel_axis, channels)
     places = [frame.index_of(plane) for plane in planes]
     if len(planes) == 1 and math.prod(frame.shape[:-2]) > 1:
         flat = (0,) * (len(frame.shape) - 2)
         shape = (*(1 for _ in flat), *frame.shape[-2:])
         transform = output_transform(layer, channel_axis=channel_axis, index=places[0])
-        return Target(layer.name, scope, tuple(planes), (flat,), shape, transform, *looked_at)
+        return Target(layer.name, scope, tuple(planes), (flat,), shape, transform, *rest)
     transform = output_transform(layer, channel_axis=channel_axis)
-    return Target(layer.name, scope, tuple(planes), tuple(places), frame.shape, transform, *looked_at)
+    return Target(layer.name, scope, tuple(planes), tuple(places), frame.shape, transform, *rest)
 
 
 def target_of_view(
     layer: Image, view: View, *, channel_axis: int | None = None, channels: Sequence[int | str] | None = None
 ) -> Target:
-    """Return where the result of the visible part of a layer goes."""
+    """Return the target of the visible part of a layer."""
     offset = (view.window.row, view.window.col)
     flat = (0,) * len(view.index)
     transform = output_transform(layer, channel_axis=channel_axis, offset=offset, index=view.index)
     shape = (*(1 for _ in flat), *view.plane.shape)
-    looked_at = _looked_at(layer, channel_axis, channels)
-    return Target(layer.name, "view", (view.plane,), (flat,), shape, transform, *looked_at)
+    rest = _channels_and_layer(layer, channel_axis, channels)
+    return Target(layer.name, "view", (view.plane,), (flat,), shape, transform, *rest)
 
 
 def detect_targets_steps(
@@ -115,9 +115,9 @@ def detect_targets_steps(
     model : TrainedModel
         A trained model.
     targets : sequence of Target
-        What to look at.
+        The targets.
     config : DetectionConfig
-        How to detect.
+        Parameters of the detection.
     device, weights
         As in :func:`~napari_uflow.training.train.train_steps`.
 
@@ -129,12 +129,12 @@ def detect_targets_steps(
     Raises
     ------
     Stopped
-        If it was asked to finish: a stack of which a part was looked at would look clean where it was not.
+        If it was asked to finish: an incomplete stack would look clean in its unprocessed planes.
     """
     from napari_uflow.detection.detect import detect_stack_steps
     from napari_uflow.system.devices import choose_device
 
-    yield from or_stop(Message("Loading the network"))
+    yield from or_stop(Message("Loading the model"))
     network = model.network(choose_device(device), weights)
     total = sum(len(target.planes) for target in targets)
     done = 0

@@ -1,4 +1,4 @@
-"""The trainings of a viewer as jobs: of a new model, the rest of an interrupted one, and a refinement."""
+"""Trainings as jobs: a new model, the rest of an interrupted training, and a refinement."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["how_it_ended", "refine", "refining", "resume", "train"]
 
 _Plan: TypeAlias = "tuple[ModelConfig, TrainingConfig, TrainedModel | None]"
-"""What a model is made of, how it is trained, and the model that the training goes on with."""
+"""Parameters of a model and of its training, and the model that training resumes from."""
 
-# A refinement takes this part of the steps at this part of the learning rate: the flow is to learn a little more, not
-# to forget. Regions that were called normal make up a tenth of its tiles, by repetition if they are few.
+# A refinement has this fraction of the steps and of the learning rate, so that the flow does not forget. Regions marked
+# normal make up a tenth of its tiles, by repetition if they are few.
 _REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
 _FEWEST_STEPS = 20
 _KNOWN_PART, _MOST_COPIES = 0.1, 20
@@ -44,19 +44,19 @@ def refining(model: TrainedModel) -> TrainingConfig:
 
 
 def how_it_ended(model: TrainedModel) -> str:
-    """Return how a training ended, where it did not run to its last step."""
+    """Return the outcome of a training in parentheses, "" if it ran to its last step."""
     remark = model.record.outcome.remark()
     return f" ({remark})" if remark else ""
 
 
 def _check_same_specimens(start: TrainedModel, regions: list[NormalRegion]) -> None:
-    """Refuse to go on with a training on images that had no part in it."""
+    """Refuse to resume a training if none of its images is among the regions."""
     seen = start.record.all_specimens
     if seen.isdisjoint(region.specimen for region in regions):
         some = ", ".join(f"'{name}'" for name in sorted(seen)[:3])
         raise ImageError(
-            f"none of the ticked images had a part in that training, which was on {some}{' ...' * (len(seen) > 3)}: "
-            f"open them under these names and tick them"
+            f"none of the ticked images had a part in that training, which used {some}{' ...' * (len(seen) > 3)}: open "
+            f"them under these names and tick them"
         )
 
 
@@ -74,15 +74,15 @@ def train(
     Parameters
     ----------
     session : Session
-        Gets the model, even if the widget that started the training is closed by then.
+        Session that the model becomes active in, even if the widget has been closed.
     recipe : Recipe
-        The layers that are trained on.
+        Layers to train on.
     regions : list of NormalRegion
-        What is normal in them, and in results.
+        Normal regions of these layers, and regions marked normal in results.
     model, training
-        What the model is made of, and how it is trained.
+        Parameters of the model and of its training.
     name : str
-        What to call it.
+        Name of the model.
 
     Raises
     ------
@@ -93,14 +93,14 @@ def train(
 
 
 def resume(session: Session, recipe: Recipe, regions: list[NormalRegion], path: Path, *, name: str) -> Job:
-    """Do the rest of a training that was interrupted; its file goes once there is a model.
+    """Do the remaining steps of an interrupted training; its file is deleted at the end.
 
     Parameters
     ----------
     session, recipe, regions, name
         As in :func:`train`.
     path : Path
-        The model that was left behind.
+        Model file of the interrupted training.
     """
     cache_memory = settings.read_settings().memory_limit
 
@@ -113,19 +113,19 @@ def resume(session: Session, recipe: Recipe, regions: list[NormalRegion], path: 
         return start.config, rest_of_training(start).replace(cache_memory=cache_memory), start
 
     job = _run(session, recipe, regions, plan, name)
-    job.finished.connect(lambda _: discard(path))  # even if the widget is closed by then
+    job.finished.connect(lambda _: discard(path))  # even if the widget has been closed
     return job
 
 
 def refine(session: Session, recipe: Recipe, old: list[NormalRegion], marked: Sequence[NormalRegion]) -> Job:
-    """Train the active model a little more; it stays active until the refined one is done.
+    """Fine-tune the active model, which stays active until the refined one is done.
 
     Parameters
     ----------
     session, recipe
         As in :func:`train`.
     old : list of NormalRegion
-        What is normal in the layers of the recipe.
+        Normal regions of the layers.
     marked : sequence of NormalRegion
         The regions marked normal in results.
 
@@ -138,10 +138,11 @@ def refine(session: Session, recipe: Recipe, old: list[NormalRegion], marked: Se
     """
     model = session.model
     if model is None:
-        raise ConfigError("there is no model to refine: train one, or open a model file")
+        raise ConfigError("no model to refine: train one or open a model file")
     if not marked:
         raise ImageError(
-            "nothing like the ticked images was called normal: choose a region in Anomalies and press 'Not an anomaly'"
+            "no region with the channels of the ticked images is marked normal: select a region in Anomalies and press "
+            "'Mark normal'"
         )
     training = refining(model).replace(cache_memory=settings.read_settings().memory_limit)
     n_tiles = estimate_training(old, model.config, training).n_tiles
@@ -161,7 +162,7 @@ def _run(
     *,
     title: str = "Training",
 ) -> Job:
-    """Start a training; how it is done is asked in the worker."""
+    """Start a training; `plan` is called in the worker."""
     chosen = settings.read_settings()
     device, weights = chosen.device, settings.weights_folder()
     folder = settings.data_folder() if chosen.autosave else None

@@ -1,4 +1,4 @@
-"""The part of a job that runs in napari's worker: a core generator, driven to its end without an exception."""
+"""The part of a job in the worker thread: it drives a core generator to its end and raises no exception."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Ended", "Outcome", "steps_in_worker"]
 
 logger = logging.getLogger(__name__)
 
-# Between two progress events that go to the window; all other events go at once.
+# Minimum time between two progress events for the window; other events are passed on immediately.
 _SECONDS_BETWEEN = 0.05
 
 
 class Outcome(Enum):
-    """How a job ended. A stopped job may have a result: training keeps its best model."""
+    """End of a job. A stopped job may have a result: training keeps its best model."""
 
     DONE = "done"
     STOPPED = "stopped"
@@ -42,12 +42,22 @@ class Ended:
 def steps_in_worker(
     make_steps: Callable[[], Steps[Any]], held: list[Steps[Any]] | None = None
 ) -> Generator[Event | None, Finish | None, Ended]:
-    """Drive a job; yield what the window should know, and end without an exception.
+    """Drive a job, and yield its events for the window.
 
-    The job is put into `held`, for whoever has to close it where this is never resumed.
+    Up to thousands of progress events per second are reduced to twenty. Python warnings of this thread become messages:
+    a warning shown from a worker can freeze the window.
 
-    Progress comes up to thousands of times a second; the window hears of it twenty times a second. Python warnings of
-    this thread become messages: one that is shown from a worker can freeze the window.
+    Parameters
+    ----------
+    make_steps : callable
+        Returns the generator of the job.
+    held : list, optional
+        Gets the generator, for a caller that has to close it if this worker is never resumed.
+
+    Returns
+    -------
+    Ended
+        The end of the job, an error included.
     """
     heard: list[str] = []
     seen: set[str] = set()
@@ -61,7 +71,7 @@ def steps_in_worker(
             seen.add(str(message))
             heard.append(str(message))
 
-    # napari's worker has put the state of warnings aside, and restores it
+    # napari's worker saves the state of warnings and restores it
     warnings.showwarning = hear
     steps: Steps[Any] | None = None
     answer: Finish | None = None
@@ -69,7 +79,7 @@ def steps_in_worker(
     last = 0.0
     reported: Event | None = None
     try:
-        asked = (yield None) is FINISH  # tells the window that something can be sent from now on
+        asked = (yield None) is FINISH  # from now on the window can send
         load_libraries()
         steps = make_steps()
         if held is not None:
@@ -104,7 +114,7 @@ def steps_in_worker(
 
 
 def _for_the_window(error: BackboneUnavailableError) -> str:
-    """Return a message about missing weights with the place to name them in the window, not on the command line."""
+    """Return a message about missing weights for the window instead of the command line."""
     place = "name their folder in File > Preferences > U-Flow anomaly detection > Weights folder"
     text = str(error)
     if "name it with --weights" in text:
@@ -112,15 +122,15 @@ def _for_the_window(error: BackboneUnavailableError) -> str:
     return f"{text.rstrip('.')}; {place}, or choose the backbone 'scattering', which needs no weights"
 
 
-_OUT_OF_MEMORY = "there is not enough memory: choose smaller tiles or a smaller backbone, or close other programs"
+_OUT_OF_MEMORY = "not enough memory: choose smaller tiles or a smaller backbone, or close other programs"
 
 
 def _in_plain_words(error: Exception) -> str:
-    """Return one sentence with a way out for an error that is nobody's mistake but ours."""
+    """Return one sentence with a remedy for an internal error."""
     if "out of memory" in str(error).lower():
-        return f"{_OUT_OF_MEMORY}; device 'cpu' in the preferences uses the main memory"
+        return f"{_OUT_OF_MEMORY}; Device 'cpu' in File > Preferences uses main memory"
     first = (str(error).splitlines() or [""])[0][:200]
     return (
-        f"something went wrong inside the program ({type(error).__name__}: {first}): your layers are unchanged; try "
-        f"again with other settings, and report it with the text in the log if it stays"
+        f"internal error ({type(error).__name__}: {first}). Your layers are unchanged. If it happens again, please "
+        "report it with the log"
     )
