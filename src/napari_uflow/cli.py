@@ -210,10 +210,11 @@ class _Reporter:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Message):
-            if event.warning and event.text in self._said:
+            text = event.full_text
+            if event.warning and text in self._said:
                 return
-            self._said.add(event.text)
-            self._line(("warning: " if event.warning else "") + event.text)
+            self._said.add(text)
+            self._line(("warning: " if event.warning else "") + text)
         elif isinstance(event, TrainingPoint):
             holdout = ""
             if event.holdout_loss == event.holdout_loss:
@@ -349,8 +350,8 @@ def _detect(options: argparse.Namespace) -> int:
     if summary.was_stopped:
         n_files = len(summary.done) + len(summary.failed) + len(summary.left_out)
         print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} were not looked at")
-    for text in summary.guarantees:
-        print(f"false alarms: {text}")
+    for guarantee in summary.guarantees:
+        print(f"false alarms: {guarantee.text()}")
     for path, reason in summary.failed:
         print(f"failed: {path}: {reason}", file=sys.stderr)
     if summary.was_stopped:
@@ -369,7 +370,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     images = find_test_images(options.root, channels=options.channels, axes=options.axes)
     run = _run(evaluate_steps(model, images, config, device=options.device, weights=options.weights))
     print(_evaluation_table(run, options.root.resolve().name))
-    print(f"false alarms: {run.images[0].detection.guarantee}")
+    print(f"false alarms: {run.images[0].detection.guarantee.text()}")
     if options.output is not None:
         _write_evaluation(run, options.output, options.root.resolve().name)
     return 0

@@ -1,5 +1,9 @@
 """Errors that a user can cause; each message says what is wrong and what to do about it."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 __all__ = ["BackboneUnavailableError", "ConfigError", "ImageError", "ModelFileError", "Stopped", "UFlowError"]
 
 
@@ -20,7 +24,43 @@ class ModelFileError(UFlowError):
 
 
 class BackboneUnavailableError(UFlowError):
-    """The pre-trained weights of a backbone can be found neither on disk nor at the model hub."""
+    """The pre-trained weights of a backbone can be found neither on disk nor at the model hub.
+
+    Parameters
+    ----------
+    reason : str
+        Cause, without a full stop.
+    url : str, optional
+        Address of the file to download.
+    path : Path, optional
+        Place in the weights folder to save it to.
+
+    Attributes
+    ----------
+    reason, url, path
+        As given.
+    """
+
+    def __init__(self, reason: str, *, url: str | None = None, path: Path | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.url, self.path = reason, url, path
+
+    def __str__(self) -> str:
+        return self.text("give it with --weights (in Python: weights=)")
+
+    def text(self, other_place: str) -> str:
+        """Return the reason and the remedies in one sentence.
+
+        Parameters
+        ----------
+        other_place : str
+            Clause that says how to use a file in another folder than the weights folder.
+        """
+        if self.url is None:
+            remedy = f"if the file is elsewhere, {other_place}"
+        else:
+            remedy = f"download {self.url} on a computer with internet and save it as {self.path}, or {other_place}"
+        return f"{self.reason}; {remedy}; or choose the backbone 'scattering', which needs no weights"
 
 
 class Stopped(UFlowError):  # noqa: N818 - the outcome of a run, in the words of the user who asked for it

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from napari_uflow.errors import Stopped
@@ -49,18 +50,26 @@ FINISH: Final = Finish.FINISH
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One sentence for the user.
+    """Sentence for the user.
 
     Attributes
     ----------
     text : str
         The sentence.
     warning : bool
-        True where the user should look twice.
+        True for a message that asks for attention.
+    source : Path or None
+        File that the message is about; None for a message about the whole job, or about an image that it names.
     """
 
     text: str
     warning: bool = False
+    source: Path | None = None
+
+    @property
+    def full_text(self) -> str:
+        """Text after the name of the file that it is about."""
+        return self.text if self.source is None else f"{self.source.name}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def test_the_region_leaves_the_result_and_stays_out(found, plane):
     np.testing.assert_array_equal(less.regions.log10_nfa, found.regions.log10_nfa[1:])
     for false_alarms in (1e-6, 10.0):
         assert not resegment(less, false_alarms).labels[inside].any()
-    assert less.provenance["called_normal"] == 1
+    assert less.n_marked_normal == 1
     assert len(found.regions) == found.labels.max()  # the one before is as it was
 
 
@@ -48,7 +48,7 @@ def test_it_can_be_taken_back_at_another_threshold(found, plane):
     np.testing.assert_array_equal(again.labels, resegment(found, 0.5).labels)
     np.testing.assert_array_equal(again.log10_nfa, found.log10_nfa)
     assert again.false_alarms == 0.5
-    assert again.provenance["called_normal"] == 0
+    assert again.n_marked_normal == 0
 
 
 @pytest.mark.parametrize("label", [1, 2])

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.result import Detection, RegionTable
 
 LABELS = np.array([[2, 2, 0, 0], [0, 2, 0, 1], [0, 0, 0, 1]], np.int32)
@@ -14,7 +16,18 @@ SCORE = np.array([[0.5, 0.6, 0, 0], [0, 0.7, 0, 0.9], [0, 0, 0, 0.8]], np.float3
 
 def detection(labels=LABELS, **options) -> Detection:
     regions = RegionTable.measure(labels, NFA, SCORE, options.get("pixel_size"))
-    return Detection("plane", SCORE, NFA, labels, regions, (), (4,), 1.0, **options)
+    return Detection(
+        name="plane",
+        score=SCORE,
+        log10_nfa=NFA,
+        labels=labels,
+        regions=regions,
+        energies=(),
+        strides=(4,),
+        config=DetectionConfig(),
+        guarantee=Guarantee(false_alarms=1.0),
+        **options,
+    )
 
 
 def test_measured_by_eye():

@@ -42,7 +42,7 @@ def test_the_script_repeats_the_detection(tiny_model, tiny_model_file, image, tm
     np.testing.assert_array_equal(again.log10_nfa, found.log10_nfa)
     with open(tmp_path / "regions.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == len(found.regions)
-    assert found.guarantee in capsys.readouterr().out
+    assert found.guarantee.text() in capsys.readouterr().out
 
 
 def test_the_script_repeats_another_threshold_and_all_planes(tiny_model, tiny_model_file, image, tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_the_paragraph_says_what_a_reader_asks(tiny_model, odd_plane):
         "was held out of training",
         "for 4 steps",
         "at most 0.5. The NFA",
-        found.guarantee,
+        found.guarantee.text(),
         "torch ",
         "FrEIA ",
         "python 3.",

@@ -74,14 +74,14 @@ def test_a_band_of_features_is_kept_and_not_the_image(network, tiny_model):
 
     heights = []
 
-    class Band(module._FeatureBand):
+    class Band(module.FeatureBand):
         def features(self, outer):
-            heights.append(self._levels[0].shape[2] * 4)
+            heights.append(self._levels[0].features.shape[2] * 4)
             return super().features(outer)
 
     tall = Plane(data=np.zeros((6 * TILE, TILE), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_FeatureBand", Band)
+        patch.setattr(module, "FeatureBand", Band)
         scores(network, tiny_model, tall, tile=TILE)
     assert max(heights) <= TILE + 2 * network.flow_halo + 32
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from napari_uflow.detection.result import Detection, RegionTable
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.guarantee import Guarantee
+from napari_uflow.detection.result import Detection, Provenance, RegionTable
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.store.geojson import outline, write_geojson
 
@@ -90,7 +92,19 @@ SCORE = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
 
 def detection(name="plane", labels=LABELS, **options):
     regions = RegionTable.measure(labels, NFA, SCORE, options.get("pixel_size"))
-    return Detection(name, SCORE, NFA, labels, regions, (), (4,), 1.0, provenance={"version": "1"}, **options)
+    return Detection(
+        name=name,
+        score=SCORE,
+        log10_nfa=NFA,
+        labels=labels,
+        regions=regions,
+        energies=(),
+        strides=(4,),
+        config=DetectionConfig(),
+        guarantee=Guarantee(false_alarms=1.0),
+        provenance=Provenance(version="1"),
+        **options,
+    )
 
 
 def features(path):
@@ -113,7 +127,7 @@ def test_regions_have_shape_class_and_measurements(tmp_path):
     assert two["geometry"]["type"] == "MultiPolygon"  # its two pixels touch in a corner
     mask = sum(filled(rings, LABELS.shape).astype(int) for rings in two["geometry"]["coordinates"])
     np.testing.assert_array_equal(mask, LABELS == 2)
-    assert json.loads(path.read_text(encoding="utf-8"))["napari_uflow"] == {"version": "1"}
+    assert json.loads(path.read_text(encoding="utf-8"))["napari_uflow"]["version"] == "1"
 
 
 def test_planes_of_a_stack(tmp_path):

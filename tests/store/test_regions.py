@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.result import Detection, RegionTable
 from napari_uflow.errors import UFlowError
 from napari_uflow.store.regions import write_regions
@@ -17,7 +19,18 @@ SCORE = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 4)
 
 def detection(name="plane", labels=LABELS, **options) -> Detection:
     regions = RegionTable.measure(labels, NFA, SCORE, options.get("pixel_size"))
-    return Detection(name, SCORE, NFA, labels, regions, (), (4,), 1.0, **options)
+    return Detection(
+        name=name,
+        score=SCORE,
+        log10_nfa=NFA,
+        labels=labels,
+        regions=regions,
+        energies=(),
+        strides=(4,),
+        config=DetectionConfig(),
+        guarantee=Guarantee(false_alarms=1.0),
+        **options,
+    )
 
 
 def table(path):

@@ -128,7 +128,7 @@ class _Work:
         self.collected.add(result)
         self._n_done += 1
         if result.reason:
-            yield Message(f"{result.path.name}: {result.reason}", warning=True)
+            yield Message(result.reason, warning=True, source=result.path)
 
     def detect(self, paths: Sequence[Path]) -> Steps[list[Path]]:
         """Detect in files at the same time; return those whose workers died too often."""

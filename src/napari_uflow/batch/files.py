@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect_stack_steps
+from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.result import Detection
 from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
 from napari_uflow.evaluation.figures import OverviewRow, overview, save_figure
@@ -21,6 +22,7 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Steps, or_stop, within
+from napari_uflow.store.description import description_of
 from napari_uflow.store.files import atomic_path
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.regions import write_regions
@@ -67,9 +69,8 @@ class BatchSummary:
         Planes with at least one region, and planes in all.
     was_stopped : bool
         True where the user stopped the batch before its end.
-    guarantees : tuple of str
-        What the number of false alarms means in what was found, each once; stacks of other sizes have another one where
-        a stack shares it.
+    guarantees : tuple of Guarantee
+        Distinct guarantees of the planes; stacks of different sizes differ if the planes share the false alarms.
     left_out : tuple of Path
         Files that were not looked at, or not to the end, because it was stopped.
     """
@@ -81,7 +82,7 @@ class BatchSummary:
     n_anomalous_planes: int
     n_planes: int
     was_stopped: bool
-    guarantees: tuple[str, ...]
+    guarantees: tuple[Guarantee, ...]
     left_out: tuple[Path, ...] = ()
 
 
@@ -150,7 +151,7 @@ def detect_files_steps(
             break
         collected.add(result)
         if result.reason:
-            yield Message(f"{path.name}: {result.reason}", warning=True)
+            yield Message(result.reason, warning=True, source=path)
     else:
         yield Progress(PHASE, len(paths), len(paths))
     return collected.write(output, was_stopped=was_stopped, order=paths)
@@ -369,7 +370,7 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
             axes + "YX",
             pixel_size=first.pixel_size if first.unit else None,
             unit=first.unit if first.pixel_size else None,
-            description={"napari_uflow": dict(first.provenance)},
+            description={"napari_uflow": description_of(first)},
         )
         let_go(stacked)
 

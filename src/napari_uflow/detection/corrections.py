@@ -91,8 +91,8 @@ def undo_mark_normal(detection: Detection, correction: Correction) -> Detection:
 
 
 def _changed(detection: Detection, log10_nfa: NDArray[np.float32], n: int) -> Detection:
-    provenance = {**detection.provenance, "called_normal": detection.provenance.get("called_normal", 0) + n}
-    return resegment(replace(detection, log10_nfa=log10_nfa, provenance=provenance), detection.false_alarms)
+    changed = replace(detection, log10_nfa=log10_nfa, n_marked_normal=detection.n_marked_normal + n)
+    return resegment(changed, detection.false_alarms)
 
 
 def _around(first: int, stop: int, side: int, n: int) -> slice:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from napari_uflow import __version__
 from napari_uflow.config import SMALLEST_DETECTION_TILE, DetectionConfig
-from napari_uflow.detection.caveats import differences, guarantee, unlike
+from napari_uflow.detection.caveats import acquisition_caveats, score_caveats
+from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.maps import heatmap_steps, labels_in_pieces, log10_nfa_in_pieces
-from napari_uflow.detection.result import Detection, RegionTable
+from napari_uflow.detection.result import Detection, Provenance, RegionTable
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.inference import ScoreMaps, score_steps
@@ -118,17 +119,17 @@ def detect_steps(
             f"'{plane.title}' has {plane.n_channels} channels, but the model was trained on {model.n_channels}; "
             f"choose the channels it was trained on ('Channels' under Advanced, or --channels)"
         )
-    for text in differences(model, plane):
+    caveats = acquisition_caveats(model, plane)
+    for _, text in caveats:
         yield from or_stop(Message(text, warning=True))
     if network is None:
         network = model.network(choose_device(device))
     is_binomial = config.nfa == "binomial"
     threshold = candidate_threshold(config.binomial_probability_thr) if is_binomial else None
     scores = yield from _scores_in_tiles_that_fit(network, model, plane, config, threshold)
-    doubts = []
-    for text, doubt in unlike(model, plane, scores):
+    for caveat, text in score_caveats(model, plane, scores):
         yield from or_stop(Message(text, warning=True))
-        doubts.append(doubt)
+        caveats.append((caveat, text))
     has_large_maps = is_large(plane.shape, np.float32)
     if has_large_maps:
         free_memory(network.device)
@@ -149,35 +150,35 @@ def detect_steps(
     del scores
     if has_large_maps:
         free_memory(network.device)
-    n_specimens = None if model.calibration is None else model.calibration.offset.n_specimens
-    text = "; ".join([guarantee(n_specimens, config, n_planes), *doubts])
-    provenance = {
-        "source": plane.source,
-        "detection": config.to_dict(),
-        "n_planes": n_planes,
-        "doubts": doubts,
-        "promise": text,
-        "n_held_out_fields": n_specimens,
-        "model": {
-            "backbone": model.config.backbone,
-            "feature_norm": model.config.feature_norm,
-            "trained": model.record.date,
-        },
-        "version": __version__,
-    }
+    guarantee = Guarantee(
+        false_alarms=config.false_alarms,
+        n_images=n_sharing,
+        n_specimens=None if model.calibration is None else model.calibration.offset.n_specimens,
+        nfa=config.nfa,
+        calibration=config.calibration,
+        caveats=tuple(caveat for caveat, _ in caveats),
+    )
+    provenance = Provenance(
+        source=plane.source,
+        version=__version__,
+        backbone=model.config.backbone,
+        feature_norm=model.config.feature_norm,
+        trained=model.record.date,
+    )
     return Detection(
-        plane.title,
-        score,
-        log10_nfa,
-        labels,
-        regions,
-        energies,
-        strides,
-        config.false_alarms,
-        plane.pixel_size,
-        plane.unit,
-        text,
-        provenance,
+        name=plane.title,
+        score=score,
+        log10_nfa=log10_nfa,
+        labels=labels,
+        regions=regions,
+        energies=energies,
+        strides=strides,
+        config=config,
+        guarantee=guarantee,
+        n_planes=n_planes,
+        pixel_size=plane.pixel_size,
+        unit=plane.unit,
+        provenance=provenance,
     )
 
 
@@ -336,13 +337,13 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
     ConfigError
         If the number is out of its range.
     """
-    false_alarms = DetectionConfig(false_alarms=false_alarms).false_alarms
+    config = detection.config.replace(false_alarms=false_alarms)
     labels = at_once(labels_in_pieces(detection.log10_nfa, false_alarms))
     regions = RegionTable.measure(labels, detection.log10_nfa, detection.score, detection.pixel_size)
-    config = detection.config.replace(false_alarms=false_alarms)
-    text = guarantee(detection.provenance["n_held_out_fields"], config, detection.n_planes)
-    text = "; ".join([text, *detection.provenance.get("doubts", ())])
-    provenance = {**detection.provenance, "detection": config.to_dict(), "promise": text}
     return replace(
-        detection, labels=labels, regions=regions, false_alarms=false_alarms, guarantee=text, provenance=provenance
+        detection,
+        labels=labels,
+        regions=regions,
+        config=config,
+        guarantee=replace(detection.guarantee, false_alarms=config.false_alarms),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.progress import Pieces, at_once
 from napari_uflow.system.scratch import let_go, strips
 
-__all__ = ["Detection", "RegionTable"]
+__all__ = ["Detection", "Provenance", "RegionTable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +140,32 @@ class RegionTable:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Origin of a detection.
+
+    Attributes
+    ----------
+    source : str or None
+        File of the image; None for an image that was not read from a file.
+    version : str
+        Version of napari-uflow.
+    backbone, feature_norm : str
+        Backbone and feature normalisation of the model.
+    trained : str or None
+        Date of the training.
+    """
+
+    source: str | None = None
+    version: str = ""
+    backbone: str = ""
+    feature_norm: str = ""
+    trained: str | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Detection:
-    """What was found in one plane.
+    """Anomalous regions and maps of one plane.
 
     Attributes
     ----------
@@ -159,16 +183,20 @@ class Detection:
         Mean of the squared latents, finest level first; NaN where not measured.
     strides : tuple of int
         Pixels between two positions of each level.
-    false_alarms : float
-        The number of false alarms accepted per image or stack that `labels` and `regions` were made for.
+    config : DetectionConfig
+        Parameters, with the number of false alarms that `labels` and `regions` were made for.
+    guarantee : Guarantee
+        Basis of the number of false alarms.
+    n_planes : int
+        Planes of the stack that the plane belongs to; 1 for a single image.
+    n_marked_normal : int
+        Regions that were detected and then marked normal.
     pixel_size : (float, float) or None
         Height and width of a pixel in `unit`.
     unit : str or None
         Unit of the pixel size.
-    guarantee : str
-        What the number of false alarms rests on, in one sentence for the user.
-    provenance : dict
-        Model, parameters and versions.
+    provenance : Provenance
+        File, model and version.
     """
 
     name: str
@@ -178,21 +206,18 @@ class Detection:
     regions: RegionTable = field(repr=False)
     energies: tuple[NDArray[np.float32], ...] = field(repr=False)
     strides: tuple[int, ...]
-    false_alarms: float
+    config: DetectionConfig
+    guarantee: Guarantee
+    n_planes: int = 1
+    n_marked_normal: int = 0
     pixel_size: tuple[float, float] | None = None
     unit: str | None = None
-    guarantee: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    provenance: Provenance = field(default=Provenance(), repr=False)
 
     @property
-    def config(self) -> DetectionConfig:
-        """How it was detected, as its provenance says."""
-        return DetectionConfig.from_dict(self.provenance.get("detection", {"false_alarms": self.false_alarms}))
-
-    @property
-    def n_planes(self) -> int:
-        """Planes of the stack that it is part of, 1 for an image by itself."""
-        return int(self.provenance.get("n_planes", 1))
+    def false_alarms(self) -> float:
+        """False alarms accepted per image or stack."""
+        return self.config.false_alarms
 
     @property
     def lowest_log10_nfa(self) -> float:

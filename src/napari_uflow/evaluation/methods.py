@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from napari_uflow import __version__
 from napari_uflow.config import DetectionConfig, parameters_of
+from napari_uflow.detection.guarantee import GuaranteeKind
 from napari_uflow.detection.result import Detection
-from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ _BACKBONES = {
 }
 
 _CALIBRATIONS = {
-    "conformal": "set so that the accepted number holds on fields that were held out of training",
-    "tails": "computed from the distribution of energies on fields that were held out of training",
-    "none": "computed under the assumption that the latents of normal images are ideal",
+    GuaranteeKind.GUARANTEED: "calibrated so that the accepted number holds on specimens held out of training",
+    GuaranteeKind.EXTRAPOLATED: "extrapolated from the scores of specimens held out of training",
+    GuaranteeKind.TAILS: "computed from the tails of the scores of specimens held out of training",
+    GuaranteeKind.NOMINAL: "computed under the assumption that the latents of normal images are standard normal",
 }
 
 _METHODS = {
@@ -70,13 +71,13 @@ def python_script(
     remark : str
         A sentence that the script begins with.
     """
-    source = detection.provenance.get("source")
+    source = detection.provenance.source
     config = detection.config
     is_shared = config.n_sharing(detection.n_planes) > 1
     function = "detect_stack" if is_shared else "detect"
     lines = [
         f'"""Find what is not normal, as on {_sanitized(detection.name)} with napari-uflow '
-        f'{detection.provenance.get("version", __version__)}."""',
+        f'{detection.provenance.version or __version__}."""',
         "",
         f"from napari_uflow import DetectionConfig, {function}, load_model, read_planes, write_regions",
         "",
@@ -99,7 +100,7 @@ def python_script(
         "",
         f"detections = {call}",
         "for found in detections:",
-        '    print(f"{found.name}: {len(found.regions)} regions; {found.guarantee}")',
+        '    print(f"{found.name}: {len(found.regions)} regions; {found.guarantee.text()}")',
         'write_regions("regions.csv", detections)',
     ]
     return "\n".join(lines) + "\n"
@@ -206,26 +207,20 @@ def _training(model: TrainedModel) -> list[str]:
 
 def _detection(detection: Detection) -> list[str]:
     config, n_planes = detection.config, detection.n_planes
-    n_specimens = detection.provenance.get("n_held_out_fields")
     rests = ""
     if config.nfa == "size-conditional":
-        needed = specimens_needed(config.of_one_image(n_planes))
-        is_kept = config.calibration != "conformal" or (n_specimens or 0) >= needed
-        calibration = config.calibration if is_kept else "tails"
-        rests = f", {_CALIBRATIONS['none' if n_specimens is None else calibration]}"
+        rests = f", {_CALIBRATIONS[detection.guarantee.kind]}"
     sentences = [
         f"A region was called anomalous where its number of false alarms (NFA: how many regions as strange as it are "
         f"expected in one normal {config.counted_on(n_planes)}) was at most {config.false_alarms:g}. The NFA was "
         f"{_METHODS[config.nfa]}{rests}."
     ]
-    n_marked = int(detection.provenance.get("called_normal") or 0)
+    n_marked = detection.n_marked_normal
     if n_marked:
         sentences.append(
             f"{counted(n_marked, 'region')} that had been reported were judged normal by eye and left out."
         )
-    if detection.guarantee:
-        sentences.append(f"What this threshold is worth: {detection.guarantee}.")
-    return sentences
+    return [*sentences, f"Reliability of this threshold: {detection.guarantee.text()}."]
 
 
 def _micro(unit: str) -> str:

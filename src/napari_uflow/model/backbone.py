@@ -276,7 +276,7 @@ def _local_file(name: str, weights: str | Path | None, *, single: bool) -> Path 
             for candidate in _candidates(name):
                 if (path / candidate).is_file():
                     return path / candidate
-            raise BackboneUnavailableError(f"the folder {path} holds no {_candidates(name)[0]}. {_advice(name)}")
+            raise _to_download(name, f"the folder {path} holds no {_candidates(name)[0]}")
         if path.is_file():
             raise BackboneUnavailableError(
                 f"this backbone needs a file for each of its networks: give a folder, not {path}"
@@ -325,18 +325,14 @@ def _load_hub(network: nn.Module, name: str) -> None:
     if config is None:
         raise BackboneUnavailableError(f"timm {timm.__version__} knows no weights called {name}")
     if not _is_cached(config.hf_hub_id) and not _is_hub_near():
-        raise BackboneUnavailableError(
-            f"the weights {name} are not on this computer and the model hub cannot be reached. {_advice(name)}"
-        )
+        raise _to_download(name, f"the weights {name} are not on this computer and the model hub cannot be reached")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pretrained = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client raises whatever its transport raises
-        raise BackboneUnavailableError(
-            f"the weights {name} are not on this computer and the model hub did not send them "
-            f"({_first_line(error)}). {_advice(name)}"
-        ) from error
+        reason = f"the weights {name} are not on this computer and the model hub did not send them"
+        raise _to_download(name, f"{reason} ({_first_line(error)})") from error
     state = pretrained.state_dict()
     wanted = network.state_dict()
     network.load_state_dict({key: state[key] for key in wanted})
@@ -358,11 +354,12 @@ def _is_hub_near() -> bool:
         return False
 
 
-def _advice(name: str) -> str:
-    return (
-        f"On a computer with internet, fetch the file model.safetensors of https://huggingface.co/timm/{name}, save it "
-        f"as {weights_folder() / (name + '.safetensors')}, or name it with --weights; or choose the backbone "
-        f"'scattering', which needs no weights."
+def _to_download(name: str, reason: str) -> BackboneUnavailableError:
+    """Return an error that names the file to download and its place in the weights folder."""
+    return BackboneUnavailableError(
+        reason,
+        url=f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors",
+        path=weights_folder() / f"{name}.safetensors",
     )
 
 

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from napari_uflow.detection.result import Detection
 from napari_uflow.errors import ConfigError
+from napari_uflow.store.description import description_of
 from napari_uflow.store.files import atomic_path
 
 __all__ = ["outline", "write_geojson"]
@@ -78,7 +79,7 @@ def write_geojson(
     ]
     collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
     if found:
-        collection["napari_uflow"] = dict(found[0].provenance)
+        collection["napari_uflow"] = description_of(found[0])
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(collection, ensure_ascii=False), encoding="utf-8")
 

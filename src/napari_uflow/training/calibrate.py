@@ -9,7 +9,8 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.model.border import replicated_mask
-from napari_uflow.model.inference import all_in_cells, score_steps
+from napari_uflow.model.feature_band import all_in_cells
+from napari_uflow.model.inference import score_steps
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.nfa.calibration import FEWEST_POSITIONS

@@ -1,26 +1,40 @@
-"""How training continues: after an interruption, or with new normal images."""
+"""Resumed trainings: the rest of an interrupted one, and the refinement of a model with regions marked normal."""
 
 from __future__ import annotations
 
-from napari_uflow.config import TrainingConfig
-from napari_uflow.model.uflow import TrainedModel
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["rest_of_training"]
+from napari_uflow.config import TrainingConfig
+from napari_uflow.errors import ImageError
+from napari_uflow.image.region import NormalRegion
+
+if TYPE_CHECKING:
+    from napari_uflow.model.uflow import TrainedModel
+
+__all__ = ["check_same_specimens", "refinement_of", "repeated", "rest_of_training"]
+
+# A refinement has this part of the steps of the first training at this part of its learning rate: the flow should learn
+# a little more without forgetting.
+_REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
+_FEWEST_STEPS = 20
+# Regions marked normal should make up this part of the tiles; few of them are repeated, up to so many times.
+_MARKED_PART, _MOST_REPEATS = 0.1, 20
 
 
 def rest_of_training(model: TrainedModel) -> TrainingConfig:
-    """Return how a training goes on that was interrupted, to be given to `train_steps` with `start`.
+    """Return the configuration that completes an interrupted training.
 
     Parameters
     ----------
     model : TrainedModel
-        The last snapshot of the interrupted training, or the model of one that was stopped.
+        The last snapshot of the interrupted training, or the model of a stopped one.
 
     Returns
     -------
     TrainingConfig
-        For the steps that are left, with the learning rate that the next step would have had. The optimiser's memory
-        of the last gradients is lost; it is built up anew in some ten steps.
+        For :func:`~napari_uflow.training.train.train_steps` with ``init_from=model``: the steps that are left, at the
+        learning rate that the next step would have had. Adam's moments are lost; they recover within about ten steps.
     """
     training = model.training
     done = min(int(model.history[-1]["step"]) if model.history else 0, training.steps - 1)
@@ -30,3 +44,65 @@ def rest_of_training(model: TrainedModel) -> TrainingConfig:
         learning_rate=max(training.learning_rate * now, 1e-7),
         final_learning_rate=training.final_learning_rate / now,
     )
+
+
+def refinement_of(model: TrainedModel) -> TrainingConfig:
+    """Return the configuration that refines a model.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The model to refine.
+
+    Returns
+    -------
+    TrainingConfig
+        For :func:`~napari_uflow.training.train.train_steps` with ``init_from=model``: a quarter of the steps, at 0.3
+        times the learning rate, of the first training of the model. Refining twice is not shorter than refining once.
+    """
+    training = model.record.first_training or model.training
+    steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
+    return training.replace(
+        steps=steps,
+        learning_rate=training.learning_rate * _REFINING_RATE,
+        check_every=min(training.check_every, max(1, steps // 5)),
+        max_tiles=min(training.max_tiles, 10 * steps),
+    )
+
+
+def repeated(marked: Sequence[NormalRegion], n_tiles: int) -> list[NormalRegion]:
+    """Repeat regions marked normal until they make up a tenth of the tiles, each 20 times at most.
+
+    Parameters
+    ----------
+    marked : sequence of NormalRegion
+        At least one.
+    n_tiles : int
+        Tiles of the other regions.
+    """
+    n_repeats = min(max(1, round(_MARKED_PART * n_tiles / len(marked))), _MOST_REPEATS)
+    return [*marked] * n_repeats
+
+
+def check_same_specimens(model: TrainedModel, regions: Sequence[NormalRegion]) -> None:
+    """Refuse to resume a training on other images.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The model to resume from.
+    regions : sequence of NormalRegion
+        Normal regions to train on.
+
+    Raises
+    ------
+    ImageError
+        If no region comes from a specimen of that training.
+    """
+    known = sorted(model.record.all_specimens)
+    if not set(known).intersection(region.specimen for region in regions):
+        some = ", ".join(f"'{name}'" for name in known[:3])
+        raise ImageError(
+            f"none of these images took part in the training to resume, which used {some}{' ...' * (len(known) > 3)}: "
+            f"choose the images of that training, under the same names"
+        )

@@ -9,6 +9,7 @@ def viewer(make_napari_viewer_proxy):
     return make_napari_viewer_proxy()
 
 
+@pytest.mark.slow
 def test_normal_fibres_open(viewer):
     viewer.open_sample("napari-uflow", "normal_fibres")
     (layer,) = viewer.layers

@@ -351,7 +351,7 @@ def test_corrections_by_eye_are_recorded(widget, viewer, tiny_model):
         widget.table.choose(0)
         widget.mark_normal()
     (result,) = session.results.values()
-    assert result.labels.metadata["napari_uflow"]["called_normal"] == 2
+    assert result.labels.metadata["napari_uflow"]["n_marked_normal"] == 2
     session.set_model(tiny_model, "model")
     assert "2 regions that had been reported were judged normal by eye" in as_methods_text(result, session)
 
@@ -427,7 +427,7 @@ def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, t
     write_tiff(path, drawn(), "ZYX", pixel_size=(0.5, 0.5), unit="um")
     session = session_of(viewer)
     session.open_model(tiny_model_file)
-    (found,) = [replace(d, provenance={**d.provenance, "source": str(path)}) for d in detections[2:]]
+    (found,) = [replace(d, provenance=replace(d.provenance, source=str(path))) for d in detections[2:]]
     show(viewer, [*detections[:2], found], "slice")
     widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)

@@ -77,13 +77,14 @@ def test_outputs_land_on_the_image(widget, viewer, qtbot, data, options):
         assert lies_on(layer, image)
         assert layer.units == image.units
         assert layer.axis_labels == image.axis_labels
-        assert layer.metadata["napari_uflow"]["promise"]
+        assert layer.metadata["napari_uflow"]["guarantee"]
         assert layer.metadata["napari_uflow"]["model_name"] == "tiny"
     assert tuple(result.heatmap.contrast_limits) == (0.4, 1)
     assert not result.log10_nfa.visible
     assert len(result.planes) == int(np.prod(shape[:-2]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_channels", [3])
 def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_config, model_channels):
     from napari_uflow.image.plane import Plane
@@ -138,7 +139,7 @@ def test_the_slider_updates_the_regions(widget, viewer, qtbot):
     widget.slider.set_value(10)
     qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 10)
     many = layer.data > 0
-    assert widget.guarantee_label.text().startswith("10 false alarms per image is an estimate")
+    assert widget.guarantee_label.text().startswith("10 false alarms per image: extrapolated")
     widget.slider.set_value(0.001)
     qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 0.001)
     assert not np.any((layer.data > 0) & ~many)
@@ -273,6 +274,7 @@ def test_the_sliders_move_to_the_most_anomalous_plane(widget, viewer, qtbot):
     assert viewer.dims.current_step[0] == other
 
 
+@pytest.mark.slow
 def test_a_second_detection_is_written_over_the_first(widget, viewer, qtbot):
     image = viewer.add_image(IMAGE, name="odd")
     first = run(widget, qtbot)
@@ -328,6 +330,7 @@ def test_results_in_large_images_are_multiscale(widget, viewer, qtbot, monkeypat
     assert len(regions.table.rows()) == len(again.labels.features) - 1
 
 
+@pytest.mark.slow
 def test_false_alarms_are_counted_per_image_or_per_stack(widget, viewer, qtbot):
     viewer.add_image(np.stack([IMAGE] * 4), name="stack")
     assert widget.slider_heading.text() == "Accepted false alarms per image"
@@ -344,7 +347,7 @@ def test_false_alarms_are_counted_per_image_or_per_stack(widget, viewer, qtbot):
     widget.scope.set_value("slice")
     assert widget.guarantee_label.text().endswith("The next detection counts them per image.")
     widget.scope.set_value("layer")
-    assert all(found.provenance["n_planes"] == 4 for found in shared.detections)
+    assert all(found.n_planes == 4 for found in shared.detections)
     assert "stack of 4 images" in widget.guarantee_label.text()
     assert sum(len(found.regions) for found in shared.detections) <= sum(apart)
     regions = AnomaliesWidget(viewer)

@@ -21,16 +21,16 @@ from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.recipe import Recipe
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
-from napari_uflow._napari.session.trainings import refining
 from napari_uflow._napari.session.worker import Outcome
-from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
+from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.detection.corrections import Correction
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion, hold_out_specimens
-from napari_uflow.model.record import OutcomeKind, TrainingRecord
+from napari_uflow.model.record import OutcomeKind
 from napari_uflow.progress import FINISH, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.samples.fibres import fibre_field
+from napari_uflow.training.refine import refinement_of
 
 WAIT = 60_000
 
@@ -401,7 +401,7 @@ def test_an_interrupted_training_is_resumed(viewer, images, qtbot, tmp_path, tin
     widget.normal_images.images.set_layers([others])
     widget.rescue.resume_button.click()
     idle(qtbot, widget)
-    assert "none of the ticked images had a part in that training" in widget.job_bar.status.text().lower()
+    assert "none of these images took part in the training to resume" in widget.job_bar.status.text().lower()
     assert path.exists()
     assert widget.session.model is None
     widget.normal_images.images.set_layers([images])
@@ -510,9 +510,9 @@ def test_a_model_is_refined(widget, viewer, qtbot):
     new = session.model
     assert new is not old
     assert new.config == old.config
-    assert new.training == refining(old)
+    assert new.training == refinement_of(old)
     # the next one is measured out by the first training again
-    assert refining(new) == refining(old)
+    assert refinement_of(new) == refinement_of(old)
     assert set(new.record.holdout_specimens) == set(old.record.holdout_specimens)
     assert new.record.specimens == old.record.specimens
     assert new.record.n_marked_normal == 1
@@ -534,19 +534,6 @@ def test_a_region_of_a_held_out_specimen_is_trained_on_too(widget, viewer, qtbot
     assert widget.session.model.record.holdout_specimens == (held_out,)
     assert widget.session.model.record.n_marked_normal == 2
     assert widget.job_bar.status.text().startswith("Refined with 2 regions marked normal")
-
-
-@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
-def test_a_refinement_is_shorter_and_gentler(preset, tiny_model):
-    training = training_preset(preset)
-    found = refining(replace(tiny_model, training=training))
-    assert 20 <= found.steps <= training.steps / 2
-    assert found.learning_rate < training.learning_rate / 2
-    assert found.check_every < found.steps
-    short = replace(tiny_model, training=TrainingConfig(steps=3, check_every=3))
-    assert refining(short).steps == 3
-    rest = replace(tiny_model, record=TrainingRecord(first_training=training))  # of one that was interrupted
-    assert refining(rest) == found
 
 
 def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tiny_model, monkeypatch):
@@ -597,7 +584,7 @@ def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbo
 def test_missing_weights_are_told_in_terms_of_the_window(widget, qtbot, monkeypatch):
     def failing(*args, **kwargs):
         yield Progress("Training", 0, 1)
-        raise BackboneUnavailableError("no weights; save them as a.safetensors, or name it with --weights; or choose")
+        raise BackboneUnavailableError("no weights", url="https://hub/file", path=Path("a.safetensors"))
 
     monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", failing)
     widget.job_bar.button.click()

@@ -119,5 +119,5 @@ def as_methods_text(result: LayerDetection | None, session: Session) -> str:
     if result is None:
         return methods_text(session.model, None)
     found = result.planes[0][1]
-    n_marked = sum(int(plane.provenance.get("called_normal") or 0) for plane in result.detections)
-    return methods_text(session.model, replace(found, provenance={**found.provenance, "called_normal": n_marked}))
+    n_marked_normal = sum(plane.n_marked_normal for plane in result.detections)
+    return methods_text(session.model, replace(found, n_marked_normal=n_marked_normal))

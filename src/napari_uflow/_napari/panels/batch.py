@@ -188,7 +188,7 @@ class BatchWidget(Panel):
 
     def _file_of(self, message: Message) -> int | None:
         """Return the position of the file that a message is about, or None."""
-        return next((i for i, path in enumerate(self.paths()) if message.text.startswith(f"{path.name}: ")), None)
+        return next((i for i, path in enumerate(self.paths()) if path == message.source), None)
 
     def _is_of_all(self, message: Message) -> bool:
         """Return whether a message is about all files; the list shows messages about one."""
@@ -197,8 +197,7 @@ class BatchWidget(Panel):
     def _hear(self, message: Message) -> None:
         i = self._file_of(message)
         if i is not None and message.warning and self.files.results()[i] in ("", _NOW):
-            path = self.paths()[i]
-            self.files.set_result(i, _without_path(message.text.removeprefix(f"{path.name}: "), path))
+            self.files.set_result(i, _without_path(message.text, self.paths()[i]))
 
     def _show_summary(self, summary: BatchSummary) -> None:
         found = dict(zip(map(Path, summary.done), summary.n_regions_by_file, strict=True))

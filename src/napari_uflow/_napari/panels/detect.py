@@ -158,7 +158,7 @@ class DetectWidget(Panel):
         elif found.false_alarms == self.state.false_alarms:  # otherwise the slider is moving
             now, later = counted_on(found), self.state.next_counted_on
             text = f" The next detection counts them per {later}." if later != now else ""
-            self.guarantee_label.setText(f"{as_sentence(found.guarantee)}.{text}")
+            self.guarantee_label.setText(f"{as_sentence(found.guarantee.text())}.{text}")
 
     def estimate(self) -> None:
         """Show an estimate of the next detection; it does not change during a job."""

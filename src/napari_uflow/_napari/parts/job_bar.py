@@ -156,9 +156,9 @@ class JobBar(QWidget):
         if not self._shows(message):
             return
         if message.warning:
-            self.warn(message.text)
+            self.warn(message.full_text)
         else:
-            self.say(message.text)
+            self.say(message.full_text)
             self._last_progress = self.status.text()
 
     def _ended(self, outcome: Outcome) -> None:

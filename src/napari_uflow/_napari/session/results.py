@@ -207,9 +207,10 @@ def _is_same(result: LayerDetection, target: Target) -> bool:
 
 def _record(target: Target, detections: Sequence[Detection], model_name: str) -> dict[str, Any]:
     """Return the metadata of a layer: model, parameters and versions of the detection."""
-    provenance = dict(detections[0].provenance)
+    from napari_uflow.store.description import description_of
+
     return {
-        **provenance,
+        **description_of(detections[0]),
         "image": target.image_name,
         "scope": target.scope,
         "channel_axis": target.channel_axis,
@@ -275,17 +276,15 @@ def relabel(session: Session, result: LayerDetection, false_alarms: float) -> La
         Accepted false alarms per image or stack.
     """
     from napari_uflow.detection.detect import resegment
+    from napari_uflow.store.description import description_of
 
     planes = tuple((index, resegment(found, false_alarms)) for index, found in result.planes)
     layer = result.labels
     ids, features = _labels(finest(layer).shape, planes, layer.axis_labels)
     layer.data = as_shown(ids)
     layer.features = features
-    new = planes[0][1]
-    changes = {"detection": new.provenance["detection"], "promise": new.guarantee}
-    n_marked = sum(int(found.provenance.get("called_normal") or 0) for _, found in planes)
-    if n_marked or "called_normal" in layer.metadata.get("napari_uflow", {}):
-        changes["called_normal"] = n_marked
+    n_marked_normal = sum(found.n_marked_normal for _, found in planes)
+    changes = description_of(replace(planes[0][1], n_marked_normal=n_marked_normal))
     for shown in (result.heatmap, result.log10_nfa, layer):
         shown.metadata["napari_uflow"] = {**shown.metadata.get("napari_uflow", {}), **changes}
     changed = replace(result, planes=planes)

@@ -15,49 +15,21 @@ from napari_uflow._napari.session.session import Session
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.training.refine import check_same_specimens, refinement_of, repeated, rest_of_training
 
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["how_it_ended", "refine", "refining", "resume", "train"]
+__all__ = ["how_it_ended", "refine", "resume", "train"]
 
 _Plan: TypeAlias = "tuple[ModelConfig, TrainingConfig, TrainedModel | None]"
 """Parameters of a model and of its training, and the model that training resumes from."""
-
-# A refinement has this fraction of the steps and of the learning rate, so that the flow does not forget. Regions marked
-# normal make up a tenth of its tiles, by repetition if they are few.
-_REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
-_FEWEST_STEPS = 20
-_KNOWN_PART, _MOST_COPIES = 0.1, 20
-
-
-def refining(model: TrainedModel) -> TrainingConfig:
-    """Return how a model is refined: a part of the steps of the training that it began with, and smaller ones."""
-    training = model.record.first_training or model.training
-    steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
-    return training.replace(
-        steps=steps,
-        learning_rate=training.learning_rate * _REFINING_RATE,
-        check_every=min(training.check_every, max(1, steps // 5)),
-        max_tiles=min(training.max_tiles, 10 * steps),
-    )
 
 
 def how_it_ended(model: TrainedModel) -> str:
     """Return the outcome of a training in parentheses, "" if it ran to its last step."""
     remark = model.record.outcome.remark()
     return f" ({remark})" if remark else ""
-
-
-def _check_same_specimens(start: TrainedModel, regions: list[NormalRegion]) -> None:
-    """Refuse to resume a training if none of its images is among the regions."""
-    seen = start.record.all_specimens
-    if seen.isdisjoint(region.specimen for region in regions):
-        some = ", ".join(f"'{name}'" for name in sorted(seen)[:3])
-        raise ImageError(
-            f"none of the ticked images had a part in that training, which used {some}{' ...' * (len(seen) > 3)}: open "
-            f"them under these names and tick them"
-        )
 
 
 def train(
@@ -106,10 +78,9 @@ def resume(session: Session, recipe: Recipe, regions: list[NormalRegion], path: 
 
     def plan() -> _Plan:
         from napari_uflow.store.checkpoint import load_model
-        from napari_uflow.training.refine import rest_of_training
 
         start = load_model(path)
-        _check_same_specimens(start, regions)
+        check_same_specimens(start, regions)
         return start.config, rest_of_training(start).replace(cache_memory=cache_memory), start
 
     job = _run(session, recipe, regions, plan, name)
@@ -144,12 +115,11 @@ def refine(session: Session, recipe: Recipe, old: list[NormalRegion], marked: Se
             "no region with the channels of the ticked images is marked normal: select a region in Anomalies and press "
             "'Mark normal'"
         )
-    training = refining(model).replace(cache_memory=settings.read_settings().memory_limit)
+    training = refinement_of(model).replace(cache_memory=settings.read_settings().memory_limit)
     n_tiles = estimate_training(old, model.config, training).n_tiles
-    n_copies = min(max(1, round(_KNOWN_PART * n_tiles / len(marked))), _MOST_COPIES)
     name = session.model_name
     name = name if name.endswith(" refined") else f"{name} refined"
-    regions = [*old, *[*marked] * n_copies]
+    regions = [*old, *repeated(marked, n_tiles)]
     return _run(session, recipe, regions, lambda: (model.config, training, model), name, title="Refining")
 
 

@@ -99,7 +99,7 @@ def steps_in_worker(
     except Stopped as error:
         return Ended(Outcome.STOPPED, None, str(error), tuple(heard))
     except BackboneUnavailableError as error:
-        return Ended(Outcome.FAILED, None, _for_the_window(error))
+        return Ended(Outcome.FAILED, None, error.text(_WEIGHTS_FOLDER), tuple(heard))
     except UFlowError as error:
         return Ended(Outcome.FAILED, None, str(error), tuple(heard))
     except MemoryError:
@@ -113,15 +113,7 @@ def steps_in_worker(
             steps.close()
 
 
-def _for_the_window(error: BackboneUnavailableError) -> str:
-    """Return a message about missing weights for the window instead of the command line."""
-    place = "name their folder in File > Preferences > U-Flow anomaly detection > Weights folder"
-    text = str(error)
-    if "name it with --weights" in text:
-        return text.replace("name it with --weights", f"put it into a folder of your own and {place}")
-    return f"{text.rstrip('.')}; {place}, or choose the backbone 'scattering', which needs no weights"
-
-
+_WEIGHTS_FOLDER = "set its folder in File > Preferences > U-Flow anomaly detection > Weights folder"
 _OUT_OF_MEMORY = "not enough memory: choose smaller tiles or a smaller backbone, or close other programs"
 
 

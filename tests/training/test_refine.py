@@ -1,0 +1,44 @@
+"""Resumed trainings: their steps, their learning rate, and the images they need."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from napari_uflow.config import TrainingConfig, training_preset
+from napari_uflow.errors import ImageError
+from napari_uflow.image.plane import Plane
+from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.record import TrainingRecord
+from napari_uflow.training.refine import check_same_specimens, refinement_of, repeated
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
+def test_a_refinement_is_shorter_and_gentler(preset, tiny_model):
+    training = training_preset(preset)
+    found = refinement_of(replace(tiny_model, training=training))
+    assert 20 <= found.steps <= training.steps / 2
+    assert found.learning_rate < training.learning_rate / 2
+    assert found.check_every < found.steps
+    short = replace(tiny_model, training=TrainingConfig(steps=3, check_every=3))
+    assert refinement_of(short).steps == 3
+    rest = replace(tiny_model, record=TrainingRecord(first_training=training))  # of one that was interrupted
+    assert refinement_of(rest) == found
+
+
+def region(name):
+    return NormalRegion(Plane(data=np.zeros((8, 8)), name=name))
+
+
+@pytest.mark.parametrize(("n_marked", "n_tiles", "n_repeats"), [(1, 0, 1), (3, 10, 1), (2, 100, 5), (1, 1000, 20)])
+def test_few_marked_regions_are_repeated(n_marked, n_tiles, n_repeats):
+    marked = [region(str(i)) for i in range(n_marked)]
+    assert repeated(marked, n_tiles) == marked * n_repeats
+
+
+@pytest.mark.parametrize("record", [TrainingRecord(specimens=("a", "b")), TrainingRecord(holdout_specimens=("a",))])
+def test_a_training_is_resumed_with_one_of_its_specimens_at_least(tiny_model, record):
+    model = replace(tiny_model, record=record)
+    check_same_specimens(model, [region("a"), region("new")])
+    with pytest.raises(ImageError, match="'a'"):
+        check_same_specimens(model, [region("new")])
