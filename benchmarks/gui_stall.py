@@ -24,7 +24,8 @@ from qtpy.QtWidgets import QApplication
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
-from napari_uflow._napari.session.jobs import State
+
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
 
 _TICK_MS = 5
@@ -121,8 +122,8 @@ def main() -> None:
         return runner.state is State.IDLE
 
     train, detect = widgets["Train"], widgets["Detect"]
-    train.images.set_layers([viewer.layers["Fibres, normal"]])
-    train.training_form.fields["steps"].value = options.steps
+    train.normal_images.images.set_layers([viewer.layers["Fibres, normal"]])
+    train.new_model.training_form.fields["steps"].value = options.steps
     clock.watch("the estimate", after(2))
 
     train.job_bar.button.click()
@@ -145,7 +146,7 @@ def main() -> None:
         last = next((t for t, phase in phases if phase not in ("Training", "Computing features")), total)
         print(f"    Stop: said after {1000 * said:.0f} ms; last step {last:.1f} s, all {total:.1f} s after it")
 
-    train.training_form.fields["steps"].value = 1000
+    train.new_model.training_form.fields["steps"].value = 1000
     stop("training", train.job_bar, lambda: len(train.plot.points) > 0)
 
     detect.image.set_layer(viewer.layers["Fibres, with defects"])

@@ -123,7 +123,7 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("detect model.safetensors data/test/good --false-alarms 0", "false_alarms must be a number (1e-12 to 10)"),
         ("detect model.safetensors data/test/good --device cuda:99", "no device 'cuda:99'"),
         ("detect model.safetensors data/test/good -o text.tif", "cannot write to the folder 'text.tif'"),
-        ("detect model.safetensors data/test/good data/test/*", "would be written to the same files"),
+        ("detect model.safetensors data/test/good data/test/*", "have the same output files"),
         ("evaluate nothing data", "there is no model file 'nothing'"),
         ("evaluate model.safetensors nowhere", "no test image in 'nowhere'"),
         ("evaluate model.safetensors data --calibration cat", "calibration must be one of conformal, tails, none"),

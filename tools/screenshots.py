@@ -24,8 +24,10 @@ from qtpy.QtWidgets import QApplication, QDockWidget
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
-from napari_uflow._napari.session.jobs import Outcome, State
+
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 SIZE = (1280, 860)
@@ -129,16 +131,16 @@ def train(at: Photographer, model: Path | None) -> None:
     print(f"the sample opened in {time.monotonic() - began:.1f} s")
     widget = at.open("Train")
     viewer.dims.set_current_step(0, 0)
-    widget.new_area_button.click()
+    widget.normal_images.new_area_button.click()
     (area,) = [layer for layer in viewer.layers if "normal area" in layer.name]
     area.brush_size = 90
     for row, col in ((70, 60), (80, 100), (100, 140), (130, 170), (160, 190)):
         area.paint((0, row, col), 1)
-    widget.model_form.fields["tile"].value = 128
+    widget.new_model.model_form.fields["tile"].value = 128
     rest(1)
     widget.estimate()
     at.shoot("mark")
-    widget.model_form.fields["tile"].value = 256
+    widget.new_model.model_form.fields["tile"].value = 256
     viewer.layers.remove(area)
     rest(1)
     widget.estimate()
@@ -207,7 +209,7 @@ def batch(at: Photographer) -> None:
         widget = at.open("Detect in files")
         widget.add([folder])
         at.run(widget.job_bar)
-        widget.output.setText("/data/fibres/anomalies")
+        widget.output.box.setText("/data/fibres/anomalies")
         at.shoot("batch")
 
 

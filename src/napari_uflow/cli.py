@@ -21,7 +21,7 @@ from napari_uflow.system.apple import let_missing_operations_run_on_the_processo
 from napari_uflow.wording import LEAST_PART, counted, how_far
 
 if TYPE_CHECKING:
-    from napari_uflow.batch.files import BatchSummary
+    from napari_uflow.batch.results import BatchSummary
     from napari_uflow.evaluation.evaluate import EvaluationRun
 
 __all__ = ["main"]
@@ -383,8 +383,9 @@ def _evaluation_table(run: EvaluationRun, name: str) -> str:
 
 
 def _write_evaluation(run: EvaluationRun, folder: Path, name: str, n_rows: int = 8) -> None:
-    from napari_uflow.batch.files import overview_row
-    from napari_uflow.evaluation.figures import overview, save_figure
+    from napari_uflow.batch.output import overview_row
+    from napari_uflow.evaluation.figures import save_figure
+    from napari_uflow.evaluation.overview import overview
     from napari_uflow.store.files import atomic_path
 
     with atomic_path(folder / "evaluation.json") as path:
@@ -418,8 +419,9 @@ def _demo(options: argparse.Namespace) -> int:
 def _trust(options: argparse.Namespace) -> int:
     if options.output is not None:
         _check_output(options.output, is_folder=True)
-    from napari_uflow.evaluation.figures import save_figure, trust_figure
+    from napari_uflow.evaluation.figures import save_figure
     from napari_uflow.evaluation.trust import trust_steps
+    from napari_uflow.evaluation.trust_figure import trust_figure
     from napari_uflow.store.checkpoint import load_model
     from napari_uflow.store.images import find_images, read_planes
 

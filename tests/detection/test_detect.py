@@ -456,7 +456,7 @@ def test_a_guarantee_does_not_hold_for_another_exposure(tiny_model, odd_plane, n
 
 
 def test_what_is_no_plane_is_refused_in_words(tiny_model, odd_plane, network):
-    with pytest.raises(ImageError, match="must be a Plane.* not ndarray"):
+    with pytest.raises(ImageError, match=r"must be a Plane.* not ndarray"):
         detect(tiny_model, odd_plane.data, network=network)
     with pytest.raises(ImageError, match="must be a list of planes"):
         detect_stack(tiny_model, odd_plane, network=network)

@@ -1,4 +1,4 @@
-"""The anomalies of a result as a table."""
+"""Table of the anomalies of a result."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, QSortFilterPr
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_uflow._napari.layers.axes import finest
-from napari_uflow._napari.parts.form import tooltip
-from napari_uflow._napari.session.session import LayerDetection
+from napari_uflow._napari.parts.fields import tooltip
+from napari_uflow._napari.session.layer_detection import LayerDetection
 
-__all__ = ["RegionRow", "RegionsTable", "plane_text"]
+__all__ = ["AnomalyRow", "AnomalyTable", "plane_text"]
 
 _VALUE = Qt.ItemDataRole.UserRole
 
 
 @dataclass(frozen=True)
-class RegionRow:
-    """One anomaly.
+class AnomalyRow:
+    """An anomaly.
 
     Attributes
     ----------
     number : int
-        Its id in the labels layer.
+        Label in the labels layer.
     index : tuple of int
-        The plane it lies in, as the position in the labels layer.
+        Index of its plane in the labels layer.
     plane : str
-        The plane in words.
+        Name of its plane.
     values : mapping
-        The measurements, as `RegionTable.rows` yields them.
+        Measurements, as `RegionTable.rows` yields them.
     unit : str
-        Unit of the pixel size, "" where unknown.
+        Unit of the pixel size, "" if unknown.
     """
 
     number: int
@@ -48,11 +48,11 @@ class RegionRow:
 class _Column:
     title: str
     help: str
-    value: Callable[[RegionRow], Any]
+    value: Callable[[AnomalyRow], Any]
     text: Callable[[Any], str]
 
 
-def _nfa(row: RegionRow) -> float:
+def _nfa(row: AnomalyRow) -> float:
     return row.values["log10_nfa"]
 
 
@@ -61,27 +61,27 @@ def _short(value: float) -> str:
 
 
 _COLUMNS = (
-    _Column("#", "Number of the region in the labels layer.", lambda row: row.number, str),
-    _Column("Plane", "Where in the stack, counted from 0 as on the sliders.", lambda row: (*row.index,), str),
+    _Column("#", "Label of the region in the anomalies layer.", lambda row: row.number, str),
+    _Column("Plane", "Position in the stack, counted from 0 as on the sliders.", lambda row: (*row.index,), str),
     _Column(
         "log10 NFA",
-        "log10 of the number of false alarms: how many regions as strange as this one a normal image has. -3 is one in "
-        "a thousand images. The most significant come first.",
+        "log10 of the number of false alarms (NFA), the expected number of equally anomalous regions in a normal "
+        "image: -3 is one in a thousand images. The most significant region comes first.",
         _nfa,
         lambda value: f"{value:.1f}" if value <= -1 else f"{value:.2f}".replace("-0.00", "0.00"),
     ),
     _Column("px", "Area in pixels.", lambda row: row.values["area_px"], str),
-    _Column("Area", "Area.", lambda row: row.values["area"], _short),
-    _Column("Peak", "Highest value of the heatmap in it.", lambda row: row.values["peak_score"], "{:.2f}".format),
-    _Column("Mean", "Mean value of the heatmap in it.", lambda row: row.values["mean_score"], "{:.2f}".format),
-    _Column("Row", "Row of the centre, in pixels.", lambda row: row.values["centroid_row"], "{:.0f}".format),
-    _Column("Col", "Column of the centre, in pixels.", lambda row: row.values["centroid_col"], "{:.0f}".format),
+    _Column("Area", "Area in units of the pixel size.", lambda row: row.values["area"], _short),
+    _Column("Peak", "Highest heatmap value in the region.", lambda row: row.values["peak_score"], "{:.2f}".format),
+    _Column("Mean", "Mean heatmap value in the region.", lambda row: row.values["mean_score"], "{:.2f}".format),
+    _Column("Row", "Row of the centroid, in pixels.", lambda row: row.values["centroid_row"], "{:.0f}".format),
+    _Column("Col", "Column of the centroid, in pixels.", lambda row: row.values["centroid_col"], "{:.0f}".format),
 )
 _PLANE, _NFA, _AREA = 1, 2, 4
 
 
 def plane_text(result: LayerDetection, index: tuple[int, ...]) -> str:
-    """Return where a plane lies, such as "field 3"; "" in a result of one plane."""
+    """Return the name of a plane, such as "specimen 3"; "" in a result of one plane."""
     labels = result.labels
     parts = []
     for axis, position in enumerate(index):
@@ -91,23 +91,23 @@ def plane_text(result: LayerDetection, index: tuple[int, ...]) -> str:
     return ", ".join(parts)
 
 
-def rows_of(result: LayerDetection | None) -> list[RegionRow]:
+def rows_of(result: LayerDetection | None) -> list[AnomalyRow]:
     """Return the anomalies of a result."""
     if result is None:
         return []
     units = {index: (found.unit or "") if found.pixel_size else "" for index, found in result.planes}
     texts = {index: plane_text(result, index) for index, _ in result.planes}
-    return [RegionRow(number, index, texts[index], row, units[index]) for number, index, row in result.rows()]
+    return [AnomalyRow(number, index, texts[index], row, units[index]) for number, index, row in result.rows()]
 
 
 class _Model(QAbstractTableModel):
-    """The rows as Qt wants them."""
+    """Qt model of the rows."""
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self.rows: list[RegionRow] = []
+        self.rows: list[AnomalyRow] = []
 
-    def set_rows(self, rows: list[RegionRow]) -> None:
+    def set_rows(self, rows: list[AnomalyRow]) -> None:
         """Show other rows."""
         self.beginResetModel()
         self.rows = rows
@@ -122,14 +122,14 @@ class _Model(QAbstractTableModel):
         return 0 if parent is not None and parent.isValid() else len(_COLUMNS)
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """Return what a cell shows, or the number it is sorted by."""
+        """Return the text of a cell, or the value it is sorted by."""
         if not index.isValid():
             return None
         row, column = self.rows[index.row()], _COLUMNS[index.column()]
         if role == Qt.ItemDataRole.DisplayRole:
             return row.plane if index.column() == _PLANE else column.text(column.value(row))
         if role == _VALUE:
-            # of equal planes the most significant comes first
+            # within a plane the most significant comes first
             return list(row.index) if index.column() == _PLANE else column.value(row)
         if role == Qt.ItemDataRole.TextAlignmentRole and index.column() != _PLANE:
             return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
@@ -150,10 +150,10 @@ class _Model(QAbstractTableModel):
 
 
 class _Sorted(QSortFilterProxyModel):
-    """Sorts by the numbers, not by their texts."""
+    """Sorts by values instead of texts."""
 
     def lessThan(self, left: QModelIndex, right: QModelIndex) -> bool:  # noqa: N802
-        """Return whether a cell comes before another one."""
+        """Return whether a cell comes before another."""
         a, b = left.data(_VALUE), right.data(_VALUE)
         if a != b:
             return bool(a < b)
@@ -161,13 +161,13 @@ class _Sorted(QSortFilterProxyModel):
         return bool(_nfa(rows[left.row()]) < _nfa(rows[right.row()]))
 
 
-class RegionsTable(QTableView):
-    """The anomalies of a result, the most significant first; a click on a title sorts by another column.
+class AnomalyTable(QTableView):
+    """Table of anomalies, the most significant first; a click on a column title sorts by that column.
 
     Signals
     -------
-    chosen : RegionRow or None
-        The user went to another row, by mouse or by keys, or to none.
+    chosen : AnomalyRow or None
+        The user selected another row, with mouse or keyboard, or none.
     """
 
     chosen = Signal(object)
@@ -197,7 +197,7 @@ class RegionsTable(QTableView):
         self.selectionModel().currentRowChanged.connect(self._went)
 
     def show_result(self, result: LayerDetection | None) -> None:
-        """Show the anomalies of a result; the one that was chosen stays so, if it is still there."""
+        """Show the anomalies of a result; the selected one stays selected if it is still there."""
         row = self.current()
         rows = rows_of(result)
         self._is_following = True
@@ -208,21 +208,21 @@ class RegionsTable(QTableView):
         finally:
             self._is_following = False
         if row is not None:
-            # numbers and outlines change with the number of false alarms; how strange the strangest pixel is does not
+            # labels and outlines change with the accepted false alarms; the NFA of the most anomalous pixel does not
             same = (other for other in rows if other.index == row.index and _nfa(other) == _nfa(row))
             self.follow(next((other.number for other in same), 0))
 
-    def rows(self) -> list[RegionRow]:
-        """Return the anomalies in the order that the table shows them in."""
+    def rows(self) -> list[AnomalyRow]:
+        """Return the anomalies in the order of the table."""
         return [self._row(self._sorted.index(i, 0)) for i in range(self._sorted.rowCount())]
 
-    def current(self) -> RegionRow | None:
-        """Return the row that is chosen."""
+    def current(self) -> AnomalyRow | None:
+        """Return the selected row, or None."""
         index = self.currentIndex()
         return self._row(index) if index.isValid() else None
 
     def follow(self, number: int) -> None:
-        """Choose the row of a region without telling of it; none where it has no row."""
+        """Select the row of a label without a signal; none if the label has no row."""
         self._is_following = True
         try:
             for i, row in enumerate(self.rows()):
@@ -236,14 +236,14 @@ class RegionsTable(QTableView):
             self._is_following = False
 
     def choose(self, i: int) -> None:
-        """Choose a row by its place, as a click does."""
+        """Select a row by its position, as a click does."""
         if not 0 <= i < self._sorted.rowCount():
             return
-        if self.currentIndex().row() == i:  # Qt tells of a change only
+        if self.currentIndex().row() == i:  # Qt signals only a change
             self.chosen.emit(self.current())
         self.selectRow(i)
 
-    def _row(self, index: QModelIndex) -> RegionRow:
+    def _row(self, index: QModelIndex) -> AnomalyRow:
         return self._model.rows[self._sorted.mapToSource(index).row()]
 
     def _went(self, *_: object) -> None:
