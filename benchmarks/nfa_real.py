@@ -91,7 +91,7 @@ def run(root: Path, options: argparse.Namespace, flags: list[str]) -> None:
     images = normal + anomalous
     print(f"\n### {name}, {options.backbone}\n")
     print(
-        f"{len(model.provenance['fields'])} fields to train on, {n_specimens} held out; {len(normal)} normal and "
+        f"{len(model.record.specimens)} specimens to train on, {n_specimens} held out; {len(normal)} normal and "
         f"{len(anomalous)} anomalous test images. (A guarantee of epsilon needs max(3, 1 / epsilon - 1) fields.)\n"
     )
     heads = [f"{e:g}" + ("" if n_specimens >= specimens_needed(e) else " (no guarantee)") for e in EPSILONS]

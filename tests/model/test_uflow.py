@@ -155,7 +155,7 @@ class StubNetwork(nn.Module):
         return self.flow(features)
 
 
-def test_spread_of_latents_does_not_depend_on_the_batch_size():
+def test_the_variance_of_latents_does_not_depend_on_the_batch_size():
     """Summing the quadratic term over the batch and not the determinant gives 1 / sqrt(8) = 0.35 at batch 8."""
     optimise = importlib.import_module("napari_uflow.training.optimise")
     generator = torch.Generator().manual_seed(0)

@@ -20,9 +20,9 @@ from napari_uflow.detection.detect import detect
 from napari_uflow.errors import BackboneUnavailableError, ModelFileError, UFlowError
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
-from napari_uflow.model import backbone
 from napari_uflow.model.record import EarlierTraining, OutcomeKind, TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.model.weights import WEIGHTS_FOLDER_VARIABLE
 from napari_uflow.store import checkpoint
 from napari_uflow.store.card import FORMAT, read_card
 from napari_uflow.store.checkpoint import load_model, save_model
@@ -368,7 +368,7 @@ def test_a_large_backbone_is_left_out_and_looked_up(tmp_path, monkeypatch):
     expected = load_model(small).network().energies(x)
     for a, b in zip(load_model(large).network(weights=weights).energies(x), expected, strict=True):
         assert torch.equal(a, b)
-    monkeypatch.setenv(backbone.WEIGHTS_FOLDER_VARIABLE, str(weights))
+    monkeypatch.setenv(WEIGHTS_FOLDER_VARIABLE, str(weights))
     for a, b in zip(load_model(large).network().energies(x), expected, strict=True):
         assert torch.equal(a, b)
     with pytest.raises(BackboneUnavailableError, match="holds no resnet18"):

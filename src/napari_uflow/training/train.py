@@ -13,9 +13,9 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion, common_channels
-from napari_uflow.model.backbone import load_pretrained
 from napari_uflow.model.record import TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.model.weights import load_pretrained
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.nfa.calibration import TooFewPositionsError
 from napari_uflow.nfa.conformal import ConformalOffset, specimens_needed
@@ -235,7 +235,7 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
 
 
 def _messages_about(split: Split, before: TrainingRecord | None) -> Iterator[Message]:
-    """Yield the size of a split, and what it means for the model.
+    """Yield the size of a split and its consequences for the model.
 
     Parameters
     ----------
