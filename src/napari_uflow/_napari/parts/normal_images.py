@@ -101,9 +101,9 @@ class NormalImagesForm(QWidget):
         self.image_specimens = ChoiceBox(_IMAGE_RULES)
         self.image_specimens.setToolTip(
             tooltip(
-                "Images from one specimen are held out of training together. Decide by name: names that differ only in "
-                "a tile coordinate, such as slide1_x000_y128, belong to one specimen; a specimen pattern under Advanced "
-                "finds it in other names."
+                "Images from one specimen are held out of training together. Decide by name: names that differ "
+                "only in a tile coordinate, such as slide1_x000_y128, belong to one specimen; for other names, "
+                "give a specimen pattern under Advanced."
             )
         )
         self.with_marked = QCheckBox()

@@ -90,12 +90,14 @@ class TrainingEstimate:
     def text(self, speed: float = 1.0) -> str:
         """Return the estimate in words; `speed` is the result of :func:`speed_of`."""
         disk = f" and {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
+        memory = f"{self.memory / 1e9:.1f} GB of memory{disk}"
+        return f"{self._images()}{self._split()}. About {memory}, {in_words(self.seconds * speed)} without a GPU."
+
+    def _images(self) -> str:
         n_specimens = 1 if self.is_divided else self.n_specimens + self.n_holdout_specimens
-        images = f"{counted(self.n_planes, 'image')} from {counted(n_specimens, 'specimen')}. "
-        return (
-            f"{images if n_specimens != self.n_planes else ''}{self._split()}. About {self.memory / 1e9:.1f} GB of memory{disk}, {in_words(self.seconds * speed)} "
-            "without a GPU."
-        )
+        if n_specimens == self.n_planes:
+            return ""
+        return f"{counted(self.n_planes, 'image')} from {counted(n_specimens, 'specimen')}. "
 
     def _split(self) -> str:
         tiles, holdout_tiles = counted(self.n_tiles, "tile"), counted(self.n_holdout_tiles, "tile")

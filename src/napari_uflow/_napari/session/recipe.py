@@ -32,8 +32,8 @@ class Recipe:
     specimens, channel_axis, channels
         As in :func:`~napari_uflow._napari.layers.areas.normal_regions`.
     image_specimens : {"names", "one", "each"}
-        Rule for the specimens of separate images: decide by name, as `training.regions` does; all from one; or each from
-        a different one. An axis of specimens in a stack comes first.
+        Rule for the specimens of separate images: by name, as in `training.regions`; all from one; or each from a
+        different one. An axis of specimens in a stack comes first.
     """
 
     images: tuple[weakref.ref[Any], ...]
