@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,8 @@ from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.progress import FINISH, Message, Progress, drain
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.system import scratch
+
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
 SQUARE = (slice(40, 80), slice(88, 128))
 
@@ -207,7 +210,7 @@ def test_types_and_layouts_of_the_same_image_give_the_same(tiny_model, odd_plane
 
 
 def test_a_network_is_built_where_none_is_given(tiny_model, odd_plane, found):
-    same(detect(tiny_model, odd_plane, device="cpu"), found)
+    same(detect(tiny_model, odd_plane, device=DEVICE), found)
 
 
 @pytest.mark.parametrize("limit", [1, 2**40])
