@@ -32,6 +32,13 @@ _SPECIMEN_RULES = {
 }
 
 
+_IMAGE_RULES = {
+    "decide by name (tiles of a slide belong together)": "names",
+    "each from a different specimen": "each",
+    "all from one specimen": "one",
+}
+
+
 class NormalImagesForm(QWidget):
     """Choose the images to train on and the normal area in them.
 
@@ -91,6 +98,14 @@ class NormalImagesForm(QWidget):
                 "specimen, scene, image or well has a different specimen at each position."
             )
         )
+        self.image_specimens = ChoiceBox(_IMAGE_RULES)
+        self.image_specimens.setToolTip(
+            tooltip(
+                "Images from one specimen are held out of training together. Decide by name: names that differ "
+                "only in a tile coordinate, such as slide1_x000_y128, belong to one specimen; for other names, "
+                "give a specimen pattern under Advanced."
+            )
+        )
         self.with_marked = QCheckBox()
         self.with_marked.setChecked(True)
         self.with_marked.setToolTip(
@@ -109,6 +124,7 @@ class NormalImagesForm(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Normal area", normal)
         form.addRow("Ignore", self.ignore)
+        form.addRow("Images are", self.image_specimens)
         form.addRow("Stack planes", self.specimens)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -119,7 +135,7 @@ class NormalImagesForm(QWidget):
 
     def _connect(self) -> None:
         self.images.changed.connect(self.changed)
-        for box in (self.normal, self.ignore, self.specimens):
+        for box in (self.normal, self.ignore, self.image_specimens, self.specimens):
             box.currentIndexChanged.connect(self._choice_changed)
         self.with_marked.toggled.connect(self._choice_changed)
         self._watch.changed.connect(self._watch_areas)
@@ -161,6 +177,7 @@ class NormalImagesForm(QWidget):
             self.normal.value(),
             self.ignore.value(),
             specimens=self.specimens.value(),
+            image_specimens=self.image_specimens.value(),
             channel_axis=self._channels.channel_axis(),
             channels=self._channels.chosen(),
         )
@@ -171,6 +188,7 @@ class NormalImagesForm(QWidget):
         self.normal.set_layer(recipe.normal and recipe.normal())
         self.ignore.set_layer(recipe.ignore and recipe.ignore())
         self.specimens.set_value(recipe.specimens)
+        self.image_specimens.set_value(recipe.image_specimens)
         self._channels.axis.set_value(recipe.channel_axis)
         self._channels.channels.setText(", ".join(map(str, recipe.channels or ())))
 

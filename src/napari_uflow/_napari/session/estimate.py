@@ -90,10 +90,14 @@ class TrainingEstimate:
     def text(self, speed: float = 1.0) -> str:
         """Return the estimate in words; `speed` is the result of :func:`speed_of`."""
         disk = f" and {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
-        return (
-            f"{self._split()}. About {self.memory / 1e9:.1f} GB of memory{disk}, {in_words(self.seconds * speed)} "
-            "without a GPU."
-        )
+        memory = f"{self.memory / 1e9:.1f} GB of memory{disk}"
+        return f"{self._images()}{self._split()}. About {memory}, {in_words(self.seconds * speed)} without a GPU."
+
+    def _images(self) -> str:
+        n_specimens = 1 if self.is_divided else self.n_specimens + self.n_holdout_specimens
+        if n_specimens == self.n_planes:
+            return ""
+        return f"{counted(self.n_planes, 'image')} from {counted(n_specimens, 'specimen')}. "
 
     def _split(self) -> str:
         tiles, holdout_tiles = counted(self.n_tiles, "tile"), counted(self.n_holdout_tiles, "tile")
@@ -110,7 +114,7 @@ class TrainingEstimate:
         if self.n_holdout_specimens >= _SPECIMENS_NEEDED:
             return ""
         is_one = self.is_divided or (not self.n_holdout_tiles and self.n_specimens == 1)
-        separate = " If each plane shows a different specimen, choose so in 'Stack planes'."
+        separate = " If they show different specimens, choose so in 'Images are' or 'Stack planes'."
         separate = separate if is_one and self.n_planes > 1 else ""
         if not self.n_holdout_tiles:
             return f"Without held-out tiles false alarms are underestimated; add images of other specimens.{separate}"
