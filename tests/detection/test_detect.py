@@ -18,7 +18,6 @@ from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.record import TrainingRecord
-from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.progress import FINISH, Message, Progress, drain
 from napari_uflow.samples.fibres import fibre_field
@@ -130,7 +129,7 @@ def test_where_probabilities_come_from(tiny_model, odd_plane, network, found):
     chi2 = detect(tiny_model, odd_plane, DetectionConfig(calibration="none"), network=network)
     np.testing.assert_array_equal(chi2.score, found.score)
     assert not np.array_equal(chi2.log10_nfa, found.log10_nfa)
-    bare = TrainedModel(tiny_model.config, tiny_model.training, tiny_model.intensity, tiny_model.state)
+    bare = replace(tiny_model, calibration=None, record=TrainingRecord(), history=())
     uncalibrated = detect(bare, odd_plane, network=network)
     np.testing.assert_array_equal(uncalibrated.log10_nfa, chi2.log10_nfa)
 

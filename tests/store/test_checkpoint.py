@@ -352,7 +352,9 @@ def test_a_large_backbone_is_left_out_and_looked_up(tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = UFlow(ModelConfig(backbone="resnet18", flow_steps=1, feature_norm="channel"), 1)
     state = {key: value.clone() for key, value in network.state_dict().items()}
-    model = TrainedModel(network.config, TrainingConfig(), IntensityRange((0.0,), (1.0,)), state)
+    model = TrainedModel(
+        config=network.config, training=TrainingConfig(), intensity=IntensityRange((0.0,), (1.0,)), state=state
+    )
     small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
     save_model(small, model)
     monkeypatch.setattr(checkpoint, "_LARGEST_BACKBONE", 1e6)

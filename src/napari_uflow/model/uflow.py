@@ -245,7 +245,7 @@ class UFlow(nn.Module):
         return tuple(energy(z) for z in self(x).z)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel:
     """A model as values, to be saved, loaded and given to detection.
 
