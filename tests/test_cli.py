@@ -112,7 +112,7 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good --backbone vgg", "backbone must be one of scattering"),
         ("train data/train/good --tile 100", "tile must be a multiple of 16"),
         ("train data/train/good --device toaster", "device must be auto, cpu"),
-        ("train data/train/good --specimen-pattern (", "field pattern '(' is not a regular expression"),
+        ("train data/train/good --specimen-pattern (", "specimen pattern '(' is not a regular expression"),
         ("train data/train/good --channels 5", "has no channel 5"),
         ("train data/train/good --channels DAPI", "has no channel 'DAPI'"),
         ("train data/train/good --axes QYX", "axes of '000' must be 2 letters"),

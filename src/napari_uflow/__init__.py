@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("napari-uflow")
-    from napari_uflow.system.apple import let_missing_operations_run_on_the_processor
+    from napari_uflow.system.apple import enable_mps_fallback
 
-    let_missing_operations_run_on_the_processor()
+    enable_mps_fallback()
     return _load(name)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane, planes_of
-from napari_uflow.image.region import NormalRegion, common_channels, hold_out_specimens, sample_windows, specimen_of
+from napari_uflow.image.region import NormalRegion, common_channels, sample_windows
+from napari_uflow.image.specimen import hold_out_specimens, specimen_of
 
 
 def region_of(shape: tuple[int, int], mask: np.ndarray | None = None) -> NormalRegion:
@@ -164,7 +165,7 @@ def test_field_by_a_pattern() -> None:
 
 @pytest.mark.parametrize("pattern", ["(", "mouse", "(a)(b)", "(rat)", "(x*)"])
 def test_bad_patterns_are_named(pattern: str) -> None:
-    with pytest.raises(ConfigError, match="field pattern"):
+    with pytest.raises(ConfigError, match="specimen pattern"):
         specimen_of("mouse3", pattern)
 
 

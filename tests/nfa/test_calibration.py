@@ -130,14 +130,14 @@ def test_what_a_whole_image_shares_is_no_correlation_and_no_evidence():
 def test_a_image_as_a_whole_may_be_unlike():
     rng = np.random.default_rng(0)
     fitted = MapCalibration.fit([heavy(rng) + offset for offset in rng.normal(size=20)])
-    assert fitted.unlike(heavy(rng)) > 0.05
-    assert fitted.unlike(heavy(rng) + 8) < 1e-4
-    assert fitted.unlike(heavy(rng) - 8) < 1e-4
-    assert fitted.unlike(np.full((3, 3), np.nan)) == 1
+    assert fitted.median_p_value(heavy(rng)) > 0.05
+    assert fitted.median_p_value(heavy(rng) + 8) < 1e-4
+    assert fitted.median_p_value(heavy(rng) - 8) < 1e-4
+    assert fitted.median_p_value(np.full((3, 3), np.nan)) == 1
 
 
 def test_two_images_cannot_tell():
-    assert MapCalibration.fit(maps(n=2)).unlike(np.full((4, 4), 1e9)) == 1
+    assert MapCalibration.fit(maps(n=2)).median_p_value(np.full((4, 4), 1e9)) == 1
 
 
 def test_images_of_a_field_are_one_observation():
@@ -148,10 +148,10 @@ def test_images_of_a_field_are_one_observation():
     values = [heavy(rng) + offsets[name] for name in names]
     fitted = MapCalibration.fit(values, names)
     assert fitted.n_specimens == 4
-    assert fitted.median_spread == pytest.approx(np.std(list(offsets.values()), ddof=1), rel=0.05)
+    assert fitted.median_sd == pytest.approx(np.std(list(offsets.values()), ddof=1), rel=0.05)
     alone = MapCalibration.fit(values[::10], names[::10])
-    assert fitted.unlike(heavy(rng) + 8) == pytest.approx(alone.unlike(heavy(rng) + 8), rel=0.2)
-    assert fitted.unlike(heavy(rng) + 8) > 50 * MapCalibration.fit(values).unlike(heavy(rng) + 8)
+    assert fitted.median_p_value(heavy(rng) + 8) == pytest.approx(alone.median_p_value(heavy(rng) + 8), rel=0.2)
+    assert fitted.median_p_value(heavy(rng) + 8) > 50 * MapCalibration.fit(values).median_p_value(heavy(rng) + 8)
 
 
 def test_what_varies_within_a_field_is_normal_too():
@@ -163,9 +163,9 @@ def test_what_varies_within_a_field_is_normal_too():
         specimens = dict(zip(map(str, range(10)), 0.3 * rng.normal(size=10), strict=True))
         maps = [np.full((8, 8), specimens[name] + rng.normal()) + 1e-3 * rng.normal(size=(8, 8)) for name in names]
         fitted = MapCalibration.fit(maps, names)
-        assert fitted.median_spread == pytest.approx(np.hypot(0.3, 1), rel=0.5)
+        assert fitted.median_sd == pytest.approx(np.hypot(0.3, 1), rel=0.5)
         for _ in range(50):
-            n_marked += fitted.unlike(np.full((8, 8), 0.3 * rng.normal() + rng.normal())) < 0.02
+            n_marked += fitted.median_p_value(np.full((8, 8), 0.3 * rng.normal() + rng.normal())) < 0.02
             n += 1
     assert n_marked / n < 0.03
 

@@ -85,5 +85,5 @@ def test_no_positions_are_refused(n):
 
 
 def test_no_levels_are_refused():
-    with pytest.raises(ValueError, match="at least one level"):
+    with pytest.raises(ValueError, match="at least one entry"):
         log10_tests_published([])

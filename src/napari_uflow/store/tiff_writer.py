@@ -95,8 +95,8 @@ def write_tiff(
     """Write an array as a TIFF file that Fiji opens with its axes, pixel size and unit; completely or not at all.
 
     The format is an ImageJ hyperstack if ImageJ supports the data, and OME-TIFF otherwise: for labels above 65535,
-    colours of other types than uint8, pixel sizes below 1e-5 or above 1e5, files too large for 32 bits (4 GB), and names
-    that end in ".ome.tif".
+    colours of other types than uint8, pixel sizes below 1e-5 or above 1e5, files too large for 32 bits (4 GB), and
+    names that end in ".ome.tif".
 
     Parameters
     ----------

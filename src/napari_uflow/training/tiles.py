@@ -12,7 +12,8 @@ import numpy as np
 from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image.grid import Window
-from napari_uflow.image.region import NormalRegion, hold_out_specimens, sample_windows
+from napari_uflow.image.region import NormalRegion, sample_windows
+from napari_uflow.image.specimen import hold_out_specimens
 from napari_uflow.model.record import TrainingRecord
 
 __all__ = ["Split", "TrainingTile", "choose_tiles", "regions_of"]
