@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QVBoxLayout, QWidget
 
 from napari_uflow._napari.contributions.normal_area import add_normal_area
 from napari_uflow._napari.layers.kinds import is_area, is_image_layer
@@ -102,12 +102,10 @@ class NormalImagesForm(QWidget):
         self._connect()
 
     def _lay_out(self) -> None:
-        normal = QHBoxLayout()
-        normal.addWidget(self.normal, 1)
-        normal.addWidget(self.new_area_button)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Normal area", normal)
+        form.addRow("Normal area", self.normal)
+        form.addRow("", self.new_area_button)
         form.addRow("Ignore", self.ignore)
         form.addRow("Stack planes", self.specimens)
         layout = QVBoxLayout(self)

@@ -125,9 +125,9 @@ class TrainingEstimate:
 
     def text(self, speed: float = 1.0) -> str:
         """Return the estimate in words; `speed` is the result of :func:`speed_of`."""
-        disk = f" and {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
+        disk = f" and {self.disk / 1e9:.1f}\u00a0GB of disk" if self.disk else ""
         return (
-            f"{self._split()}. About {self.memory / 1e9:.1f} GB of memory{disk}, {in_words(self.seconds * speed)} "
+            f"{self._split()}. About {self.memory / 1e9:.1f}\u00a0GB of memory{disk}, {in_words(self.seconds * speed)} "
             "without a GPU."
         )
 
@@ -188,7 +188,7 @@ class DetectionEstimate:
     def text(self, speed: float = 1.0) -> str:
         """Return the estimate in words; `speed` is the result of :func:`speed_of`."""
         return (
-            f"{counted(self.n_planes, 'plane')}: about {max(self.memory / 1e9, 0.1):.1f} GB of memory, "
+            f"{counted(self.n_planes, 'plane')}: about {max(self.memory / 1e9, 0.1):.1f}\u00a0GB of memory, "
             f"{in_words(self.seconds * speed)} without a GPU."
         )
 
