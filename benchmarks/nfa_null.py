@@ -32,7 +32,9 @@ from napari_uflow.nfa.binomial import binomial_log10_nfa, candidate_threshold
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.nfa.counts import log10_tests_for_any_size
-from napari_uflow.nfa.segment import combine_levels, label_mask, published_regions, significant_regions
+from napari_uflow.nfa.drawing import combine_levels
+from napari_uflow.nfa.labelling import label_mask
+from napari_uflow.nfa.segment import published_regions, significant_regions
 from napari_uflow.nfa.significance import chi2_log10_tail
 from napari_uflow.progress import drain
 

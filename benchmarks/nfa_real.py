@@ -31,7 +31,7 @@ from napari_uflow.detection.result import Detection
 from napari_uflow.evaluation.evaluate import TestImage, find_test_images
 from napari_uflow.evaluation.metrics import auroc, iou, oracle_iou, region_recall
 from napari_uflow.nfa.conformal import specimens_needed
-from napari_uflow.nfa.segment import label_mask
+from napari_uflow.nfa.labelling import label_mask
 from napari_uflow.store.checkpoint import load_model
 from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.system.devices import choose_device
@@ -91,7 +91,7 @@ def run(root: Path, options: argparse.Namespace, flags: list[str]) -> None:
     images = normal + anomalous
     print(f"\n### {name}, {options.backbone}\n")
     print(
-        f"{len(model.provenance['fields'])} fields to train on, {n_specimens} held out; {len(normal)} normal and "
+        f"{len(model.record.specimens)} specimens to train on, {n_specimens} held out; {len(normal)} normal and "
         f"{len(anomalous)} anomalous test images. (A guarantee of epsilon needs max(3, 1 / epsilon - 1) fields.)\n"
     )
     heads = [f"{e:g}" + ("" if n_specimens >= specimens_needed(e) else " (no guarantee)") for e in EPSILONS]

@@ -79,7 +79,7 @@ def tiny_model_file(tiny_model, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory):
     """A folder with train/good, test/good, test/KIND and ground_truth/KIND; do not write to it."""
-    from napari_uflow.samples.fibres import write_fibre_dataset
+    from napari_uflow.samples.dataset import write_fibre_dataset
 
     folder = tmp_path_factory.mktemp("data") / "fibres"
     return write_fibre_dataset(folder, n_train=3, n_test_good=2, n_test_defective=3, shape=(128, 128))

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_uflow import cli
 from napari_uflow.cli import main
+from napari_uflow.cli.flags import config_of
+from napari_uflow.cli.parser import make_parser
+from napari_uflow.cli.reporter import Reporter
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
 from napari_uflow.model.record import OutcomeKind
 from napari_uflow.progress import Message, Progress, TrainingPoint
-from napari_uflow.store.checkpoint import load_model, read_card
+from napari_uflow.store.card import read_card
+from napari_uflow.store.checkpoint import load_model
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
 
@@ -76,9 +79,9 @@ def test_every_parameter_has_a_flag_that_sets_it(command, config, parameter, cap
     }[parameter.type]
     for value in values:
         words = [flag] if value is True else [f"{flag}={value}"]
-        options = cli._parser().parse_args([*command.split(), *words])
-        assert getattr(cli._config(config, options), parameter.name) == value
-    assert cli._config(config, cli._parser().parse_args(command.split())) == config()
+        options = make_parser().parse_args([*command.split(), *words])
+        assert getattr(config_of(config, options), parameter.name) == value
+    assert config_of(config, make_parser().parse_args(command.split())) == config()
     with pytest.raises(SystemExit):
         main([command.split()[0], "--help"])
     assert flag in capsys.readouterr().out
@@ -98,9 +101,9 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("train nowhere", "no image was found at 'nowhere'"),
-        ("train '*.bmp'", "no image was found"),
-        ("train empty", "the folder 'empty' has no images"),
+        ("train nowhere", "no image found at 'nowhere'"),
+        ("train '*.bmp'", "no image found"),
+        ("train empty", "the folder 'empty' contains no images"),
         ("train text.tif", "'text.tif' cannot be read"),
         ("train data/train/good --steps 0", "steps must be a whole number (1 to 1e+06), not 0"),
         ("train data/train/good --steps many", "--steps must be a number (1 to 1e+06), not 'many'"),
@@ -118,11 +121,11 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good -o text.tif/model", "cannot write to the folder 'text.tif'"),
         ("detect nothing data/test/good", "there is no model file 'nothing'"),
         ("detect text.tif data/test/good", "is not a model of napari-uflow, or it is damaged"),
-        ("detect model.safetensors nowhere", "no image was found at 'nowhere'"),
+        ("detect model.safetensors nowhere", "no image found at 'nowhere'"),
         ("detect model.safetensors data/test/good --false-alarms 0", "false_alarms must be a number (1e-12 to 10)"),
         ("detect model.safetensors data/test/good --device cuda:99", "no device 'cuda:99'"),
         ("detect model.safetensors data/test/good -o text.tif", "cannot write to the folder 'text.tif'"),
-        ("detect model.safetensors data/test/good data/test/*", "would be written to the same files"),
+        ("detect model.safetensors data/test/good data/test/*", "have the same output files"),
         ("evaluate nothing data", "there is no model file 'nothing'"),
         ("evaluate model.safetensors nowhere", "no test image in 'nowhere'"),
         ("evaluate model.safetensors data --calibration cat", "calibration must be one of conformal, tails, none"),
@@ -196,12 +199,13 @@ def test_train_detect_evaluate_show(here, capsys):
     assert "backbone:               scattering" in out
     code, out, err = call(capsys, "show new/model.safetensors --json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == read_card("new/model.safetensors")
+    assert json.loads(out) == read_card("new/model.safetensors").to_dict()
 
 
 def test_training_goes_on(here, capsys):
     """Without a flag of the model's own, the new one is made of what the old one is made of."""
-    goes_on = "train data/train/good --init-from model.safetensors -o more.safetensors --steps 1 --augmentations 1 --device cpu"
+    options = "--init-from model.safetensors -o more.safetensors --steps 1 --augmentations 1 --device cpu"
+    goes_on = f"train data/train/good {options}"
     assert call(capsys, goes_on)[0] == 0
     first, more = load_model("model.safetensors"), load_model("more.safetensors")
     assert more.config == first.config
@@ -229,10 +233,10 @@ def test_same_names_in_two_folders_are_two_fields(here, capsys):
     assert load_model("m.safetensors").record.all_specimens == {"img_0", "img_1"}
 
 
-def test_nothing_is_promised_where_nothing_was_looked_at(here, capsys):
+def test_nothing_is_guaranteed_if_no_image_was_processed(here, capsys):
     code, out, err = call(capsys, "detect model.safetensors data/test/good/000.png --channels 3 -o found --device cpu")
     assert code == 1
-    assert out == "no image could be looked at\n"
+    assert out == "no image was processed\n"
     assert "failed: data/test/good/000.png: '000' has no channel 3" in err
 
 
@@ -312,7 +316,7 @@ def test_a_file_that_fails_is_told_and_exits_with_1(here, capsys):
     Path("images/bad.tif").write_text("no image")
     code, out, err = call(capsys, "detect model.safetensors images --device cpu")
     assert code == 1
-    assert "of 1 images" in out
+    assert "of 1 image" in out
     assert err.splitlines()[-1].startswith("failed: images/bad.tif: ")
     assert Path("detected/good_labels.tif").is_file()
 
@@ -323,7 +327,7 @@ def test_a_file_that_fails_is_told_and_exits_with_1(here, capsys):
 def interrupting(monkeypatch, when, times=1):
     """Press Ctrl-C when the first event of a kind is shown."""
     pressed = []
-    original = cli._Reporter.__call__
+    original = Reporter.__call__
 
     def shown(self, event):
         original(self, event)
@@ -332,7 +336,7 @@ def interrupting(monkeypatch, when, times=1):
                 pressed.append(event)
                 signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli._Reporter, "__call__", shown)
+    monkeypatch.setattr(Reporter, "__call__", shown)
 
 
 def test_ctrl_c_during_training_keeps_the_best_model(here, capsys, monkeypatch):
@@ -341,7 +345,7 @@ def test_ctrl_c_during_training_keeps_the_best_model(here, capsys, monkeypatch):
     code, out, err = call(capsys, f"train data/train/good -o m.safetensors --steps 1000 {FAST}")
     assert code == 0
     assert out == "model: m.safetensors (stopped at step 1)\n"
-    assert "press Ctrl-C again to break off" in err
+    assert "press Ctrl-C again to abort" in err
     assert len(load_model("m.safetensors").history) == 1
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -2,9 +2,9 @@ from .config import DetectionConfig as DetectionConfig
 from .config import ModelConfig as ModelConfig
 from .config import TrainingConfig as TrainingConfig
 from .detection.detect import detect as detect
-from .detection.detect import detect_stack as detect_stack
 from .detection.detect import resegment as resegment
 from .detection.result import Detection as Detection
+from .detection.stack import detect_stack as detect_stack
 from .errors import BackboneUnavailableError as BackboneUnavailableError
 from .errors import ConfigError as ConfigError
 from .errors import ImageError as ImageError
@@ -15,10 +15,10 @@ from .image.plane import Plane as Plane
 from .image.plane import planes_of as planes_of
 from .image.region import NormalRegion as NormalRegion
 from .model.uflow import TrainedModel as TrainedModel
+from .samples.dataset import fibre_dataset as fibre_dataset
+from .samples.dataset import write_fibre_dataset as write_fibre_dataset
 from .samples.fibres import FibreField as FibreField
-from .samples.fibres import fibre_dataset as fibre_dataset
 from .samples.fibres import fibre_field as fibre_field
-from .samples.fibres import write_fibre_dataset as write_fibre_dataset
 from .store.checkpoint import load_model as load_model
 from .store.checkpoint import save_model as save_model
 from .store.geojson import write_geojson as write_geojson

@@ -206,89 +206,94 @@ BorderName = Literal["auto", "reflect", "replicate"]
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """What a model is made of."""
+    """Parts of a model."""
 
     backbone: BackboneName = _parameter(
         "scattering",
-        "Network whose features the flow learns. 'scattering' (wavelets) needs no download; the others use weights "
+        "Network that computes the features. 'scattering' (wavelets) needs no download; the others use weights "
         "pre-trained on ImageNet.",
         advanced=False,
     )
     feature_norm: FeatureNormName = _parameter(
         "whiten",
-        "How features are normalised: 'channel' (mean and spread of each channel over normal pixels), 'whiten' (the "
-        "same with the channels decorrelated), 'position' (over the channels at each position, then 'whiten'), "
-        "'map' (over each whole tile as published, then 'whiten'; results then depend on the tile).",
+        "Normalisation of the features: 'channel' (mean and SD of each channel over normal pixels), 'whiten' (the "
+        "same, with the channels decorrelated), 'position' (over the channels at each position, then 'whiten'), 'map' "
+        "(over each whole tile as published, then 'whiten'; results then depend on the tile).",
     )
     border: BorderName = _parameter(
         "auto",
-        "What the outermost positions of each level (8, 16 and 32 pixels) are judged by: 'reflect' (their own features, "
-        "for which the image is reflected), 'replicate' (the features of the positions further in), 'auto' ('replicate' where "
-        "corners of the normal images look strange).",
+        "Features of the outermost positions of each level (8, 16 and 32 pixels wide): 'reflect' (their own, computed "
+        "from the reflected image), 'replicate' (those of the positions further in), 'auto' ('replicate' if corners of "
+        "the normal images score above the interior).",
     )
-    tile: int = _parameter(
-        256, "Side of the square tiles a model is trained on.", low=64, high=2048, step=32, unit="pixels"
-    )
+    tile: int = _parameter(256, "Side of the square training tiles.", low=64, high=2048, step=32, unit="pixels")
     flow_steps: int = _parameter(4, "Steps of the flow at each level.", low=1, high=16, step=1)
-    affine_clamp: float = _parameter(2.0, "Soft bound of each step's log-scale.", low=0.1, high=10.0, step=0.1)
-    affine_subnet_channels_ratio: float = _parameter(
-        1.0, "Hidden channels of a step's subnet over its input channels.", low=0.1, high=4.0, step=0.1
+    affine_clamp: float = _parameter(
+        2.0, "Soft bound of the log-scale of each flow step.", low=0.1, high=10.0, step=0.1
     )
-    permute_soft: bool = _parameter(False, "Mix channels by random rotations instead of permutations.")
+    affine_subnet_channels_ratio: float = _parameter(
+        1.0, "Hidden channels of the subnet of each flow step, over its input channels.", low=0.1, high=4.0, step=0.1
+    )
+    permute_soft: bool = _parameter(False, "Mix channels with random rotations instead of permutations.")
 
 
 @dataclass(frozen=True)
 class TrainingConfig(Config):
-    """How a model is trained."""
+    """Parameters of a training."""
 
-    steps: int = _parameter(200, "Optimiser steps at most.", low=1, high=1_000_000, step=100, advanced=False)
-    batch_size: int = _parameter(8, "Tiles in each step.", low=1, high=1024, step=1, unit="tiles")
-    learning_rate: float = _parameter(1e-3, "Adam's learning rate at the start.", low=1e-7, high=1.0, step=1e-4)
+    steps: int = _parameter(200, "Maximum number of optimiser steps.", low=1, high=1_000_000, step=100, advanced=False)
+    batch_size: int = _parameter(8, "Tiles per step.", low=1, high=1024, step=1, unit="tiles")
+    learning_rate: float = _parameter(1e-3, "Initial learning rate of Adam.", low=1e-7, high=1.0, step=1e-4)
     final_learning_rate: float = _parameter(
         0.1,
-        "Learning rate at the last step, over the one at the start; linear in between.",
+        "Learning rate of the last step, over the initial one; linear in between.",
         low=0.0,
         high=1.0,
         step=0.1,
     )
-    weight_decay: float = _parameter(1e-5, "Adam's weight decay.", low=0.0, high=1.0, step=1e-5)
+    weight_decay: float = _parameter(1e-5, "Weight decay of Adam.", low=0.0, high=1.0, step=1e-5)
     gradient_clip: float = _parameter(
-        1.0, "Largest norm of a step's gradient (of the loss per latent dimension).", low=1e-3, high=1e3, step=0.1
+        1.0, "Maximum norm of the gradient of a step (of the loss per latent dimension).", low=1e-3, high=1e3, step=0.1
     )
     augmentations: int = _parameter(
         4,
-        "Turned and mirrored copies of each tile (1: as it is, 8: all). Features of all copies are computed once.",
+        "Rotated and mirrored copies of each tile (1: the tile as it is, 8: all). Their features are computed once.",
         low=1,
         high=8,
         step=1,
     )
     max_tiles: int = _parameter(
-        1000, "Tiles used at most; more are drawn at random.", low=1, high=1_000_000, step=100, unit="tiles"
+        1000,
+        "Maximum number of tiles; if there are more, they are drawn at random.",
+        low=1,
+        high=1_000_000,
+        step=100,
+        unit="tiles",
     )
     min_normal: float = _parameter(
-        0.5, "Tiles with a smaller part of normal pixels are not used.", low=0.01, high=1.0, step=0.05
+        0.5, "Minimum fraction of normal pixels; tiles with fewer are not used.", low=0.01, high=1.0, step=0.05
     )
     holdout: float = _parameter(
         0.2,
-        "Part of the fields held out of training, to find the best step and to keep the false-alarm guarantee; of eight "
-        "fields or more at least three.",
+        "Fraction of the specimens held out of training, to find the best step and to calibrate the false-alarm rate; "
+        "at least three of eight specimens or more.",
         low=0.0,
         high=0.5,
         step=0.05,
     )
     specimen_pattern: str = _parameter(
         "",
-        "Regular expression whose first group takes the field out of a image's name; images of one field are "
-        "held out together. Empty: the name without a tile coordinate such as _x000_y128.",
+        "Regular expression with one group that matches the specimen in the name of an image; images of one specimen "
+        "are held out together. Empty: the name without a tile coordinate such as _x000_y128.",
     )
-    check_every: int = _parameter(25, "Steps between two looks at the held-out tiles.", low=1, high=10_000, step=5)
+    check_every: int = _parameter(25, "Steps between two checks of the held-out loss.", low=1, high=10_000, step=5)
     patience: int = _parameter(
-        6, "Looks without a better held-out loss before training stops.", low=1, high=10_000, step=1
+        6, "Checks without a lower held-out loss after which training stops.", low=1, high=10_000, step=1
     )
     cache_memory: float = _parameter(
-        4.0, "Memory for computed features; more goes to disk.", low=0.01, high=1024.0, step=0.5, unit="GB"
+        4.0, "Memory for computed features; the others are kept on disk.", low=0.01, high=1024.0, step=0.5, unit="GB"
     )
-    seed: int = _parameter(0, "Seed of everything random.", low=0, high=2**31 - 1, step=1)
+    seed: int = _parameter(0, "Seed of all random choices.", low=0, high=2**31 - 1, step=1)
 
 
 PresetName = Literal["fast", "balanced", "best"]
@@ -301,12 +306,12 @@ _PRESETS: dict[PresetName, dict[str, Any]] = {
 
 
 def training_preset(name: PresetName) -> TrainingConfig:
-    """Return one of the ready-made ways to train.
+    """Return one of the ready-made configurations of a training.
 
     Parameters
     ----------
     name : {"fast", "balanced", "best"}
-        To try something out; the defaults; when time does not matter.
+        For a first try; the defaults; for the best result, at several times the cost.
     """
     return TrainingConfig(**_PRESETS[name])
 

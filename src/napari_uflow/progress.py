@@ -94,7 +94,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPoint:
-    """One look at the losses during training.
+    """The losses at one check of a training.
 
     Attributes
     ----------
@@ -102,11 +102,11 @@ class TrainingPoint:
         Optimiser steps done.
     train_loss, holdout_loss : float
         Negative log-likelihood in nats per latent dimension, without its constant; mean over the steps since the
-        last point, and over the held-out tiles (NaN where nothing could be held out).
+        last point, and over the held-out tiles (NaN if nothing could be held out).
     holdout_energy : float
-        99.9 % quantile of the held-out energies (1 is the mean of a perfect model), worst level.
+        99.9 % quantile of the held-out energies on the worst level; their mean is 1 for a perfect model.
     is_best : bool
-        True where this is the best model so far, which is the one that is kept.
+        The model of this check is the best so far.
     """
 
     step: int

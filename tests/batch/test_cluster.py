@@ -111,7 +111,7 @@ def test_a_image_that_kills_its_workers_fails_alone(local_cluster, tiny_model, f
     assert sorted(path.name for path in summary.done) == ["odd 0.tif", "odd 2.tif", "odd 3.tif"]
     ((path, reason),) = summary.failed
     assert path.name == "odd 1.tif"
-    assert "the workers that took it died" in reason
+    assert reason == cluster._KILLED_WORKERS
     assert [row[:2] for row in table(tmp_path / "out", "summary.csv")[1:3]] == [
         ["odd 0.tif", "done"],
         ["odd 1.tif", "failed"],
@@ -171,7 +171,7 @@ def test_what_was_done_is_told_when_the_scheduler_goes_away(remote, tiny_model, 
     summary = drain(steps)
     assert summary.done
     assert len(summary.done) + len(summary.failed) == 4
-    assert {reason for _, reason in summary.failed} <= {"the scheduler of the cluster went away"}
+    assert {reason for _, reason in summary.failed} <= {cluster._NO_SCHEDULER}
     assert len(table(tmp_path / "out", "summary.csv")) == 5
 
 
@@ -192,7 +192,7 @@ def test_a_stop_keeps_what_is_done(local_cluster, tiny_model, folder, tmp_path):
 
 def test_a_scheduler_that_is_not_there_is_told(tiny_model, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_SECONDS_TO_CONNECT", 0.5)
-    with pytest.raises(UFlowError, match=r"no scheduler of dask\.distributed at 'tcp://127\.0\.0\.1:9'"):
+    with pytest.raises(UFlowError, match=r"'tcp://127\.0\.0\.1:9'"):
         drain(
             detect_on_cluster_steps(
                 tiny_model, files(folder), tmp_path / "out", CONFIG, "tcp://127.0.0.1:9", device="cpu"

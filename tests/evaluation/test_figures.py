@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 from skimage.io import imread
 
 from napari_uflow.errors import ConfigError, ImageError
-from napari_uflow.evaluation import figures
-from napari_uflow.evaluation.figures import OverviewRow, figure_pixels, overview, save_figure
+from napari_uflow.evaluation.figures import figure_pixels, save_figure
+from napari_uflow.evaluation.overview import OverviewRow, overview
 
 
 def row(shape=(24, 32), *, truth=True, **changes):
@@ -78,7 +78,7 @@ def test_images_keep_their_proportions_and_stay_on_the_page():
 
 
 def test_one_hot_pixel_of_a_large_image_is_not_averaged_away(monkeypatch):
-    monkeypatch.setattr(figures, "_MAX_PIXELS", 10)
+    monkeypatch.setattr("napari_uflow.evaluation.overview._MAX_PIXELS", 10)
     score = np.zeros((24, 32), dtype=np.float32)
     score[13, 21] = 1.0
     _, heat, found, _ = panels(overview([row(score=score)], score_limits=(0, 1)))
@@ -145,5 +145,5 @@ def test_the_pixels_of_a_figure_are_what_is_saved(tmp_path):
 
 
 def test_pyplot_is_never_loaded():
-    code = "import sys, napari_uflow.evaluation.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, napari_uflow.evaluation.overview; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

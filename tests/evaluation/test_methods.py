@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.detect import detect, detect_stack, resegment
+from napari_uflow.detection.detect import detect, resegment
+from napari_uflow.detection.stack import detect_stack
 from napari_uflow.evaluation.methods import REFERENCE, methods_text, python_script
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.record import TrainingRecord

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.evaluation import metrics
+from napari_uflow.evaluation.summary import Evaluation, evaluate_maps
 
 
 def draw(seed, *, n_levels=None, n_images=5):
@@ -155,9 +156,9 @@ def test_false_alarms():
 def test_evaluation_holds_what_the_functions_say():
     maps, masks = draw(3)
     labels = [ndimage.label(m > 0.5)[0] for m in maps]
-    found = metrics.evaluate_maps(maps, masks, labels)
+    found = evaluate_maps(maps, masks, labels)
     normal = [x for x, m in zip(labels, masks, strict=True) if not m.any()]
-    assert found == metrics.Evaluation(
+    assert found == Evaluation(
         n_normal=1,
         n_anomalous=4,
         image_auroc=metrics.auroc([m.max() for m in maps], [m.any() for m in masks]),
@@ -171,7 +172,7 @@ def test_evaluation_holds_what_the_functions_say():
         fraction_with_false_alarm=metrics.fraction_with_false_alarm(normal),
         false_area_fraction=metrics.false_area_fraction(normal),
     )
-    assert metrics.evaluate_maps(maps, masks, labels, image_scores=[9, 1, 1, 1, 1]).image_auroc == 0.0
+    assert evaluate_maps(maps, masks, labels, image_scores=[9, 1, 1, 1, 1]).image_auroc == 0.0
     assert found.iou <= found.oracle_iou
 
 
@@ -179,7 +180,7 @@ def test_truth_for_whole_images_gives_image_metrics_only():
     maps = [np.zeros((2, 2)), np.ones((2, 2))]
     empty = [np.zeros((2, 2), dtype=bool)] * 2
     labels = [np.zeros((2, 2), dtype=int), np.eye(2, dtype=int)]
-    found = metrics.evaluate_maps(maps, empty, labels, is_anomalous=[False, True])
+    found = evaluate_maps(maps, empty, labels, is_anomalous=[False, True])
     assert (found.n_normal, found.n_anomalous, found.image_auroc) == (1, 1, 1.0)
     assert found.false_alarms_per_image == 0.0
     assert all(math.isnan(x) for x in (found.pixel_auroc, found.aupro, found.iou, found.mean_iou, found.region_recall))
@@ -192,7 +193,7 @@ def test_truth_for_whole_images_gives_image_metrics_only():
 
 
 def test_a_set_without_images_says_nothing():
-    found = metrics.evaluate_maps([], [], [])
+    found = evaluate_maps([], [], [])
     assert (found.n_normal, found.n_anomalous) == (0, 0)
     assert all(value is None for key, value in found.to_dict().items() if not key.startswith("n_"))
 
@@ -206,8 +207,8 @@ def test_images_that_do_not_fit_are_refused():
     with pytest.raises(ImageError, match=r"score_maps\[0\] must not hold NaN"):
         metrics.pixel_auroc([score * np.nan], [mask])
     with pytest.raises(ImageError, match="is_anomalous"):
-        metrics.evaluate_maps([score], [mask], [mask], is_anomalous=[True, False])
+        evaluate_maps([score], [mask], [mask], is_anomalous=[True, False])
     with pytest.raises(ImageError, match="image 0 is said to be normal"):
-        metrics.evaluate_maps([score], [~mask], [mask], is_anomalous=[False])
+        evaluate_maps([score], [~mask], [mask], is_anomalous=[False])
     with pytest.raises(ConfigError, match="min_overlap"):
         metrics.region_recall([mask], [mask], 2.0)

@@ -10,8 +10,9 @@ import pytest
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect
 from napari_uflow.errors import ImageError, Stopped
-from napari_uflow.evaluation.figures import save_figure, trust_figure
+from napari_uflow.evaluation.figures import save_figure
 from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
+from napari_uflow.evaluation.trust_figure import trust_figure
 from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationImage
 from napari_uflow.progress import FINISH, drain
 
@@ -77,13 +78,13 @@ def test_the_figure_has_a_line_for_everything(model, normal_planes):
     alarms, tails = trust_figure(report, title="a model").axes
     labels = alarms.get_legend_handles_labels()[1]
     assert labels == [
-        "as many as accepted",
+        "accepted = observed",
         "not guaranteed: 12 held-out specimens",
         "held-out specimens, tails alone",
         "held-out specimens, as guaranteed",
         "1 new normal image",
     ]
-    assert tails.get_legend_handles_labels()[1] == ["as expected", *report.map_names]
+    assert tails.get_legend_handles_labels()[1] == ["expected = observed", *report.map_names]
 
 
 def test_without_calibration_there_is_nothing_to_report(tiny_model):

@@ -17,7 +17,7 @@ from napari_uflow.model.flow import UShapedFlow
 from napari_uflow.model.uflow import MARGIN, TrainedModel, UFlow
 from napari_uflow.progress import at_once, drain
 from napari_uflow.samples.fibres import fibre_field
-from napari_uflow.training.cache import FeatureCache
+from napari_uflow.training.cache import FeatureCache, FeatureCaches
 
 
 def untrained(norm: str, n_channels: int = 1, seed: int = 0, **options) -> TrainedModel:
@@ -155,7 +155,7 @@ class StubNetwork(nn.Module):
         return self.flow(features)
 
 
-def test_spread_of_latents_does_not_depend_on_the_batch_size():
+def test_the_variance_of_latents_does_not_depend_on_the_batch_size():
     """Summing the quadratic term over the batch and not the determinant gives 1 / sqrt(8) = 0.35 at batch 8."""
     optimise = importlib.import_module("napari_uflow.training.optimise")
     generator = torch.Generator().manual_seed(0)
@@ -171,7 +171,8 @@ def test_spread_of_latents_does_not_depend_on_the_batch_size():
             for i, features in enumerate(tiles):
                 (train_cache if i < 64 else holdout_cache).add(features, everywhere)
             rng = np.random.default_rng(0)
-            drain(optimise.optimise(network, train_cache, holdout_cache, config, rng, lambda history, outcome: None))
+            caches = FeatureCaches(train_cache, holdout_cache)
+            drain(optimise.optimise(network, caches, config, rng, lambda history, outcome: None))
         with torch.no_grad():
             z = network.latents([torch.stack(level) for level in zip(*tiles[64:], strict=True)]).z
         np.testing.assert_allclose([float(part.std()) for part in z], 1, atol=0.15)

@@ -8,7 +8,8 @@ import pytest
 
 from napari_uflow.errors import Stopped
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
-from napari_uflow.nfa.segment import combine_levels, count_thresholds, label_mask
+from napari_uflow.nfa.drawing import combine_levels
+from napari_uflow.nfa.labelling import count_thresholds, label_mask
 from napari_uflow.progress import FINISH, Progress, drain
 
 STRIDES = (1, 2)

@@ -8,7 +8,9 @@ from hypothesis.extra import numpy as npst
 from scipy import ndimage
 
 from napari_uflow.nfa.counts import LOG10_BETA, log10_tests_for_any_size, log10_tests_published
-from napari_uflow.nfa.segment import LevelRegions, combine_levels, label_mask, published_regions, significant_regions
+from napari_uflow.nfa.drawing import combine_levels
+from napari_uflow.nfa.labelling import label_mask
+from napari_uflow.nfa.segment import LevelRegions, published_regions, significant_regions
 from napari_uflow.nfa.significance import chernoff_log10_tail, chi2_log10_tail
 from napari_uflow.nfa.tree import best_regions
 from napari_uflow.system import scratch

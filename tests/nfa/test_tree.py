@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import ndimage
 
-from napari_uflow.nfa import tree
-from napari_uflow.nfa.tree import best_regions
+from napari_uflow.nfa.tree import MaxTree, best_regions
 
 
 def reference_regions(order, weight):
@@ -211,19 +210,14 @@ def test_correlated_pixels_count_less_but_a_single_one_in_full():
     np.testing.assert_allclose(best_regions(order, weight)[1], [-12.0, -5.0])
 
 
-def test_large_maps_have_pauses_and_the_same_regions(monkeypatch):
+def test_a_tree_that_grows_in_chunks_has_the_same_regions():
     order = np.round(ndimage.gaussian_filter(np.random.default_rng(4).normal(size=(30, 40)), 1) * 8) / 8
-    at_once = best_regions(order, -order, cut=0.0, correlation_area=3.0)
-    monkeypatch.setattr(tree, "_PIXELS_AT_ONCE", 100)
-    pieces = tree.best_regions_in_pieces(order, -order, cut=0.0, correlation_area=3.0)
-    n_pauses = 0
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as stop:
-            in_pieces = stop.value
-            break
-        n_pauses += 1
-    assert n_pauses == 2 + -(-np.count_nonzero(order > 0) // 100)
-    for whole, cut in zip(at_once, in_pieces, strict=True):
-        np.testing.assert_array_equal(whole, cut)
+    expected = best_regions(order, -order, cut=0.0, correlation_area=3.0)
+    tree = MaxTree(order, -order, cut=0.0, correlation_area=3.0)
+    n_chunks = 0
+    while not tree.is_complete:
+        tree.grow(100)
+        n_chunks += 1
+    assert n_chunks == -(-np.count_nonzero(order > 0) // 100)
+    for whole, chunked in zip(expected, tree.best_regions(), strict=True):
+        np.testing.assert_array_equal(whole, chunked)

@@ -6,7 +6,8 @@ from scipy import ndimage
 from skimage.io import imread
 
 from napari_uflow.errors import ConfigError
-from napari_uflow.samples.fibres import FibreField, fibre_dataset, fibre_field, write_fibre_dataset
+from napari_uflow.samples.dataset import fibre_dataset, write_fibre_dataset
+from napari_uflow.samples.fibres import FibreField, fibre_field
 
 KINDS = ("bead", "broken", "merged")
 

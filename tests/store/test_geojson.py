@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.guarantee import Guarantee
-from napari_uflow.detection.result import Detection, Provenance, RegionTable
+from napari_uflow.detection.regions import RegionTable
+from napari_uflow.detection.result import Detection, Provenance
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.store.geojson import outline, write_geojson
 

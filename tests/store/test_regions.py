@@ -8,7 +8,8 @@ import pytest
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.guarantee import Guarantee
-from napari_uflow.detection.result import Detection, RegionTable
+from napari_uflow.detection.regions import RegionTable
+from napari_uflow.detection.result import Detection
 from napari_uflow.errors import UFlowError
 from napari_uflow.store.regions import write_regions
 

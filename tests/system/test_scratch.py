@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from napari_uflow.errors import UFlowError
 from napari_uflow.system import scratch
-from napari_uflow.system.scratch import allocate_map, let_go, strips
+from napari_uflow.system.scratch import allocate_map, release_pages, strips
 
 
 def test_a_small_map_is_an_array_in_memory():
@@ -25,7 +25,7 @@ def test_a_large_map_lies_in_a_file_that_goes_with_it(monkeypatch, tmp_path):
     array = allocate_map((50, 40), np.int32)
     assert isinstance(array, np.memmap)
     array[...] = np.arange(2000).reshape(50, 40)
-    let_go(array)
+    release_pages(array)
     np.testing.assert_array_equal(array, np.arange(2000).reshape(50, 40))
     view = array[3:]
     del array
@@ -38,7 +38,7 @@ def test_what_is_changed_in_memory_only_is_kept(tmp_path):
     np.zeros(5000, np.uint8).tofile(tmp_path / "file")
     array = np.memmap(tmp_path / "file", np.uint8, mode="c")
     array[7] = 9
-    let_go(array, np.asarray(array)[5:], np.zeros(3), None)
+    release_pages(array, np.asarray(array)[5:], np.zeros(3), None)
     assert array[7] == 9
 
 
@@ -53,7 +53,7 @@ def test_a_part_of_a_map_lets_the_map_go(monkeypatch):
 
     monkeypatch.setattr(scratch.mmap, "mmap", Mapping)
     array._mmap = Mapping()
-    let_go(np.asarray(array)[3:, ::2])
+    release_pages(np.asarray(array)[3:, ::2])
     assert len(asked) == 1
 
 

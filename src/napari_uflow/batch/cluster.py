@@ -1,15 +1,17 @@
-"""Many images on many machines: the batch on a cluster of dask.distributed that is already there."""
+"""Detection in many files on a running cluster of dask.distributed."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from napari_uflow.batch.files import PHASE, BatchSummary, Collected, FileResult, detect_file_steps, prepare
+from napari_uflow.batch.files import PHASE, detect_file_steps, prepare
+from napari_uflow.batch.results import BatchSummary, Collected, FileResult
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import UFlowError
 from napari_uflow.model.uflow import TrainedModel
@@ -20,14 +22,21 @@ from napari_uflow.wording import counted
 __all__ = ["detect_on_cluster_steps"]
 
 _SECONDS_TO_CONNECT = 20
-# Between two looks at what is done, at which the job may be stopped.
+# Between two checks of the finished files, at which the job may be stopped.
 _SECONDS_BETWEEN = 0.3
 _SECONDS_WITHOUT_WORKERS = 60
-# For a result that lies on a worker already.
+# For a result that is already on a worker.
 _SECONDS_TO_FETCH = 5
-_DIED = "the workers that took it died, each time: it may need too much memory"
+_KILLED_WORKERS = "every worker that processed this image died; it may need more memory than a worker has"
 _NO_WORKER = "no worker of the cluster was left"
-_NO_SCHEDULER = "the scheduler of the cluster went away"
+_NO_SCHEDULER = "the scheduler of the cluster was lost"
+
+
+class _Lost(Enum):
+    """Reason why a task has no result."""
+
+    WITH_WORKER = "the worker was lost with the result; the task is run again"
+    KILLED_WORKERS = "the task was lost with its worker too often"
 
 
 def detect_on_cluster_steps(
@@ -42,12 +51,12 @@ def detect_on_cluster_steps(
     device: str = "auto",
     weights: str | Path | None = None,
 ) -> Steps[BatchSummary]:
-    """Detect in files as :func:`~napari_uflow.batch.files.detect_files_steps` does, each file on one of many machines.
+    """Detect in files as :func:`~napari_uflow.batch.files.detect_files_steps` does, on the machines of a cluster.
 
-    The machines must see the files and the folder under the same names, and have this version of napari-uflow. A
-    image whose worker is lost is given to another one; it fails when that has happened more often than the cluster's
-    setting ``distributed.scheduler.allowed-failures`` says (three times by default). The other images go on. Where
-    several were lost so often, perhaps for being beside the one that killed their workers, each is tried again alone.
+    The machines must see the files and the output folder under the same names, and have this version of napari-uflow.
+    An image whose worker is lost is given to another one; it fails when that has happened more often than the cluster's
+    setting ``distributed.scheduler.allowed-failures`` (three times by default). The other images are not affected. If
+    several images fail in this way, perhaps because one of them killed the workers of all, each is tried again alone.
 
     Parameters
     ----------
@@ -59,36 +68,26 @@ def detect_on_cluster_steps(
     Yields
     ------
     Message or Progress
-        Where FINISH is sent, what has not begun is called off; the files done so far are kept.
+        The answer FINISH cancels the files that have not begun; finished files are kept.
 
     Returns
     -------
     BatchSummary
+        Files that were not finished fail if all workers are gone for a minute or the scheduler is lost.
 
     Raises
     ------
     UFlowError
-        If the package distributed is missing, or the scheduler cannot be reached. Files that were not done when all
-        workers were gone for a minute, or the scheduler went away, have failed.
+        If the package distributed is missing, or the scheduler cannot be reached.
     ConfigError
         If two files would write to the same names.
     """
-    try:
-        import distributed
-    except ImportError as error:
-        raise UFlowError("a cluster takes the package distributed: pip install napari-uflow[cluster]") from error
+    distributed = _distributed()
     files, folder = prepare(paths, output)
     # Workers may have another working directory.
     files, folder = [path.absolute() for path in files], folder.absolute()
     yield from or_stop(Message(f"Connecting to {scheduler}"))
-    try:
-        client = distributed.Client(scheduler, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:  # its timeout is an OSError, a malformed address a ValueError
-        raise UFlowError(
-            f"there is no scheduler of dask.distributed at '{scheduler}': start one with 'dask scheduler', or check "
-            f"the address"
-        ) from error
-    with client:
+    with _connect(distributed, scheduler) as client:
         n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
         wait = "" if n_workers else f": waiting for one, {_SECONDS_WITHOUT_WORKERS} s at most"
         yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}{wait}"))
@@ -96,20 +95,38 @@ def detect_on_cluster_steps(
         work = _Work(client, model, (folder, config, options), len(files))
         suspects = yield from work.detect(files)
         if len(suspects) > 1 and work.is_on:
-            # Whatever kills a worker takes along what runs beside it: alone it turns out which of them it was.
-            yield Message(f"{len(suspects)} images lost their workers; they are tried again one by one", warning=True)
+            # An image that kills its worker fails the images beside it too; alone, only that image fails.
+            yield Message(f"{len(suspects)} images lost their workers; each is tried again alone", warning=True)
             together, suspects = suspects, []
             for path in together:
                 suspects += yield from work.detect([path])
         for path in suspects:
-            yield from work.add(FileResult(path, reason=_DIED))
+            yield from work.add(FileResult(path, reason=_KILLED_WORKERS))
         if not work.was_stopped:
             yield Progress(PHASE, len(files), len(files))
     return work.collected.write(folder, was_stopped=work.was_stopped, order=files)
 
 
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError as error:
+        raise UFlowError("a cluster requires the package distributed: pip install napari-uflow[cluster]") from error
+    return distributed
+
+
+def _connect(distributed: Any, scheduler: str) -> Any:
+    """Return a client of the cluster."""
+    try:
+        return distributed.Client(scheduler, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:  # its timeout is an OSError, a malformed address a ValueError
+        raise UFlowError(
+            f"no scheduler of dask.distributed at '{scheduler}': start one with 'dask scheduler', or check the address"
+        ) from error
+
+
 class _Work:
-    """The files of one call on their way to the workers and back."""
+    """Files of one batch on the cluster."""
 
     def __init__(self, client: Any, model: TrainedModel, arguments: tuple[Any, ...], n_files: int) -> None:
         self._client, self._model, self._arguments, self._n_files = client, pickle.dumps(model), arguments, n_files
@@ -120,11 +137,11 @@ class _Work:
 
     @property
     def is_on(self) -> bool:
-        """Whether more can be asked of the cluster: nobody stopped it, and it has workers."""
+        """True unless the user stopped the batch or the workers are gone."""
         return not (self.was_stopped or self._is_abandoned)
 
     def add(self, result: FileResult) -> Steps[None]:
-        """Take what became of a file."""
+        """Add the result of a file."""
         self.collected.add(result)
         self._n_done += 1
         if result.reason:
@@ -132,83 +149,87 @@ class _Work:
 
     def detect(self, paths: Sequence[Path]) -> Steps[list[Path]]:
         """Detect in files at the same time; return those whose workers died too often."""
-        from distributed import wait
-
-        client = self._client
         suspects: list[Path] = []
-        if self.was_stopped:
-            return suspects
         if self._is_abandoned:
-            for path in paths:
-                yield from self.add(FileResult(path, reason=_NO_WORKER))
-            return suspects
-        if self._shared is None or self._shared.status not in ("pending", "finished"):
-            # The model is the result of a task and not scattered: what was scattered is lost with its workers. One that
-            # was with too many of them is lost, too.
-            self._shared = client.submit(pickle.loads, self._model, pure=False)
-        waiting = {
-            client.submit(_detect_file, self._shared, path, *self._arguments, pure=False): path for path in paths
-        }
+            yield from self._fail(paths, _NO_WORKER)
+        waiting = self._submit(paths) if self.is_on else {}
         seconds_alone = 0.0
         while waiting:
             answer = yield Progress(PHASE, self._n_done, self._n_files)
             finished = [future for future in waiting if future.done()]
             for future in finished:
                 result = _result_of(future, waiting[future])
-                if result is None:  # its worker went away with it; it is made once more
+                if result is _Lost.WITH_WORKER:
                     continue
                 path = waiting.pop(future)
-                if result.reason == _DIED:
-                    suspects.append(path)
-                else:
+                if isinstance(result, FileResult):
                     yield from self.add(result)
+                else:
+                    suspects.append(path)
             if answer is FINISH:
                 self.was_stopped = True
-                client.cancel(list(waiting))
+                self._client.cancel(list(waiting))
                 break
             if finished:
                 seconds_alone = 0.0
                 continue
-            with client.as_current(), suppress(TimeoutError, CancelledError):
-                wait(list(waiting), timeout=_SECONDS_BETWEEN, return_when="FIRST_COMPLETED")
+            self._wait(waiting)
             seconds_alone = 0.0 if self._n_workers() else seconds_alone + _SECONDS_BETWEEN
             if seconds_alone > _SECONDS_WITHOUT_WORKERS:
-                yield Message("all workers of the cluster are gone; what was done is kept", warning=True)
+                yield Message("all workers of the cluster are gone; finished files are kept", warning=True)
                 self._is_abandoned = True
-                for path in waiting.values():
-                    yield from self.add(FileResult(path, reason=_NO_WORKER))
+                yield from self._fail(waiting.values(), _NO_WORKER)
                 break
         return suspects
+
+    def _submit(self, paths: Sequence[Path]) -> dict[Any, Path]:
+        if self._shared is None or self._shared.status not in ("pending", "finished"):
+            # The model is the result of a task and not scattered: scattered data are lost with their workers. A task
+            # that was on too many lost workers is lost, too.
+            self._shared = self._client.submit(pickle.loads, self._model, pure=False)
+        submit = self._client.submit
+        return {submit(_detect_file, self._shared, path, *self._arguments, pure=False): path for path in paths}
+
+    def _fail(self, paths: Iterable[Path], reason: str) -> Steps[None]:
+        for path in paths:
+            yield from self.add(FileResult(path, reason=reason))
+
+    def _wait(self, waiting: dict[Any, Path]) -> None:
+        from distributed import wait
+
+        with self._client.as_current(), suppress(TimeoutError, CancelledError):
+            wait(list(waiting), timeout=_SECONDS_BETWEEN, return_when="FIRST_COMPLETED")
 
     def _n_workers(self) -> int:
         try:
             return len(self._client.scheduler_info(n_workers=-1)["workers"])
-        except (OSError, CancelledError, RuntimeError):  # the scheduler went away
+        except (OSError, CancelledError, RuntimeError):  # the scheduler was lost
             return 0
 
 
-def _result_of(future: Any, path: Path) -> FileResult | None:
-    """Return what a worker made of a file, an error as a reason; None where the result went away with its worker."""
+def _result_of(future: Any, path: Path) -> FileResult | _Lost:
+    """Return the result of a finished task, with an error as the reason of a failure."""
     try:
         result: FileResult = future.result(timeout=_SECONDS_TO_FETCH)
         return result
     except TimeoutError:
-        return None
+        return _Lost.WITH_WORKER
     except CancelledError:
         return FileResult(path, reason=_NO_SCHEDULER)
     except UFlowError as error:
         return FileResult(path, reason=str(error))
-    except Exception as error:  # whatever a worker raised
-        known = {"KilledWorker": _DIED, "CommClosedError": _NO_SCHEDULER}
-        if type(error).__name__ in known:
-            return FileResult(path, reason=known[type(error).__name__])
-        return FileResult(path, reason=f"something went wrong on the worker ({type(error).__name__}: {error})")
+    except Exception as error:  # any exception of a worker
+        kind = type(error).__name__
+        if kind == "KilledWorker":
+            return _Lost.KILLED_WORKERS
+        reason = _NO_SCHEDULER if kind == "CommClosedError" else f"internal error on the worker ({kind}: {error})"
+        return FileResult(path, reason=reason)
 
 
 def _detect_file(
     model: TrainedModel, path: Path, output: Path, config: DetectionConfig, options: dict[str, Any]
 ) -> FileResult:
-    """Detect in one file; runs on a worker, which builds the network once."""
+    """Detect in one file on a worker, which builds the network once."""
     from distributed import get_worker
 
     worker = get_worker()

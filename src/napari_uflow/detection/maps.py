@@ -1,39 +1,39 @@
-"""Full-size maps of a detection: heatmap, log10 NFA, labels."""
+"""Full-size maps of a detection: heatmap, log10 NFA, labels; computed in chunks between which a job may stop."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.regions import RegionMeasure, RegionTable
 from napari_uflow.model.energy import likelihood_heatmap
 from napari_uflow.model.inference import ScoreMaps
-from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.binomial import binomial_log10_nfa
 from napari_uflow.nfa.counts import log10_tests_for_any_size, log10_tests_published
-from napari_uflow.nfa.segment import (
-    LevelRegions,
-    combine_levels_in_pieces,
-    label_mask_in_pieces,
-    published_regions,
-    significant_regions_in_pieces,
-)
+from napari_uflow.nfa.drawing import LevelCanvas
+from napari_uflow.nfa.labelling import StripLabels
+from napari_uflow.nfa.segment import LevelRegions, RegionTest, published_regions
 from napari_uflow.nfa.significance import chi2_log10_tail
-from napari_uflow.progress import Pieces, Progress, Steps, or_stop
-from napari_uflow.system.scratch import allocate_map, let_go, strips
+from napari_uflow.progress import Progress, Steps, or_stop
+from napari_uflow.system.scratch import allocate_map, release_pages, strips
 
-__all__ = ["LEAST_BACKGROUND", "heatmap_steps", "labels_in_pieces", "log10_nfa_in_pieces"]
+__all__ = ["LEAST_BACKGROUND", "heatmap_steps", "label_steps", "log10_nfa_steps", "measure_steps"]
 
-# log10 NFA of pixels in no region, at least: the log10_n_tests of a test in an image of a few positions may be below every
-# threshold. Above the log10 of the largest number of false alarms that can be asked for.
 LEAST_BACKGROUND = 2.0
+"""Lowest log10 NFA of pixels in no region, above the log10 of the largest number of false alarms that can be accepted.
+
+The number of tests in an image of a few positions may be below a threshold.
+"""
 
 
 def heatmap_steps(scores: ScoreMaps, shape: tuple[int, int]) -> Steps[NDArray[np.float32]]:
-    """Likelihood heatmap, (M, N), strip by strip; NaN where not measured."""
+    """Compute the likelihood heatmap (M, N), 0 to 1, strip by strip; NaN in pixels that were not measured."""
     coarsest = max(scores.strides)
     n_rows, n_cols = (-(-n // coarsest) for n in shape)
     score = allocate_map(shape, np.float32)
@@ -50,14 +50,14 @@ def heatmap_steps(scores: ScoreMaps, shape: tuple[int, int]) -> Steps[NDArray[np
         drawn = likelihood_heatmap(parts, ((last - first) * coarsest, n_cols * coarsest))[0].numpy()
         score[start:stop] = drawn[start - first * coarsest : stop - first * coarsest, : shape[1]]
         score[start:stop][_unmeasured(scores, shape, start, stop)] = np.nan
-        let_go(score)
+        release_pages(score)
     return score
 
 
 def _unmeasured(
     scores: ScoreMaps, shape: tuple[int, int], start: int = 0, stop: int | None = None
 ) -> NDArray[np.bool_]:
-    """Return which pixels lie in a position of the finest level that was not measured, (stop - start, N)."""
+    """Return a mask (stop - start, N) of the pixels in positions of the finest level that were not measured."""
     finest = scores.strides[0]
     stop = shape[0] if stop is None else stop
     first = start // finest
@@ -65,59 +65,129 @@ def _unmeasured(
     return missing.repeat(finest, 0).repeat(finest, 1)[start - first * finest : stop - first * finest, : shape[1]]
 
 
-def log10_nfa_in_pieces(
+def log10_nfa_steps(
     scores: ScoreMaps,
-    network: UFlow,
+    n_channels: tuple[int, ...],
     model: TrainedModel,
     config: DetectionConfig,
     shape: tuple[int, int],
-    n_sharing: int,
-) -> Pieces[NDArray[np.float32]]:
-    """log10 NFA of every pixel by the method that was asked for, (M, N).
+    n_images: int,
+    progress: Progress,
+) -> Steps[NDArray[np.float32]]:
+    """Compute log10 NFA of every pixel (M, N), expected in `n_images` images, by the method of the configuration.
 
-    It is the number expected in so many images: each is one more that is tested, whatever they have in common.
+    Parameters
+    ----------
+    scores : ScoreMaps
+        Score maps of the image.
+    n_channels : tuple of int
+        Channels of the latents of each level.
+    model : TrainedModel
+        Model with the calibration to use.
+    config : DetectionConfig
+        Method and calibration.
+    shape : (int, int)
+        Rows and columns (M, N) of the image.
+    n_images : int
+        Images that share the accepted false alarms: each of them multiplies the number of tests, correlated or not.
+    progress : Progress
+        Event to yield between chunks.
     """
-    more = math.log10(n_sharing)
-    energies, strides, channels = scores.energies, scores.strides, network.flow.latent_channels
+    log10_n_images = math.log10(n_images)
     if config.nfa == "binomial":
-        values = binomial_log10_nfa(
-            scores.candidates,
-            channels,
-            strides,
-            shape,
-            window_size=config.window_size,
-            probability_thr=config.binomial_probability_thr,
-            high_precision=config.high_precision,
-            published=config.as_published,
-        )
-        # No test in an image of a few positions, and no measurement, is no reason to report anything.
-        log10_n_tests = math.log10(sum(e.size for e in energies))
-        nothing = (values > log10_n_tests - 1e-6) | _unmeasured(scores, shape)
-        return np.where(nothing, np.float32(max(log10_n_tests + more, LEAST_BACKGROUND)), values + np.float32(more))
+        return _binomial(scores, n_channels, config, shape, log10_n_images)
+    levels, background, strides = yield from _level_regions(scores, n_channels, model, config, progress)
+    canvas = LevelCanvas(
+        [LevelRegions(level.labels, level.log10_nfa + log10_n_images) for level in levels],
+        strides,
+        shape,
+        background=max(background + log10_n_images, LEAST_BACKGROUND),
+        out=allocate_map(shape, np.float32),
+    )
+    for start, stop in strips(shape):
+        canvas.draw(start, stop)
+        yield from or_stop(progress)
+    return canvas.image
+
+
+def _binomial(
+    scores: ScoreMaps,
+    n_channels: tuple[int, ...],
+    config: DetectionConfig,
+    shape: tuple[int, int],
+    log10_n_images: float,
+) -> NDArray[np.float32]:
+    values = binomial_log10_nfa(
+        scores.candidates,
+        n_channels,
+        scores.strides,
+        shape,
+        window_size=config.window_size,
+        probability_thr=config.binomial_probability_thr,
+        high_precision=config.high_precision,
+        published=config.as_published,
+    )
+    # A pixel without a test or a measurement gets the number of tests, which may be small: it must not be reported.
+    log10_n_tests = math.log10(sum(e.size for e in scores.energies))
+    nothing = (values > log10_n_tests - 1e-6) | _unmeasured(scores, shape)
+    background = np.float32(max(log10_n_tests + log10_n_images, LEAST_BACKGROUND))
+    return np.where(nothing, background, values + np.float32(log10_n_images))
+
+
+def _level_regions(
+    scores: ScoreMaps, n_channels: tuple[int, ...], model: TrainedModel, config: DetectionConfig, progress: Progress
+) -> Steps[tuple[list[LevelRegions], float, tuple[int, ...]]]:
+    """Return the regions of each map, the log10 NFA of pixels in none of them, and the strides of the maps."""
+    energies = scores.energies
     if config.nfa == "paper":
-        levels = published_regions(energies, channels, one_sided=not config.as_published)
-        background = log10_tests_published([e.size for e in energies])
-    elif config.calibration == "none" or model.calibration is None:
-        all_log10_n_tests = [
-            log10_tests_for_any_size(max(1, int(np.isfinite(e).sum())), len(energies)) for e in energies
-        ]
-        levels = []
-        for e, c, log10_n_tests in zip(energies, channels, all_log10_n_tests, strict=True):
-            levels.append((yield from significant_regions_in_pieces(chi2_log10_tail(e, c), log10_n_tests)))
-            yield
-        background = max(all_log10_n_tests)
-    else:
-        levels = yield from model.calibration.regions_in_pieces(
-            scores.tested, guaranteed=config.calibration == "conformal"
-        )
-        strides = scores.tested_strides
-        background = max((float(level.log10_nfa.max()) for level in levels if level.log10_nfa.size), default=0.0)
-    levels = [LevelRegions(level.labels, level.log10_nfa + more) for level in levels]
-    background = max(background + more, LEAST_BACKGROUND)
-    out = allocate_map(shape, np.float32)
-    return (yield from combine_levels_in_pieces(levels, strides, shape, background=background, out=out))
+        levels = published_regions(energies, n_channels, one_sided=not config.as_published)
+        return levels, log10_tests_published([e.size for e in energies]), scores.strides
+    if config.calibration == "none" or model.calibration is None:
+        n_positions = [max(1, int(np.isfinite(e).sum())) for e in energies]
+        log10_n_tests = [log10_tests_for_any_size(n, len(energies)) for n in n_positions]
+        each = zip(energies, n_channels, log10_n_tests, strict=True)
+        tests = (RegionTest(chi2_log10_tail(e, c), n) for e, c, n in each)
+        return (yield from _run(tests, progress)), max(log10_n_tests), scores.strides
+    levels = yield from _run(model.calibration.tests(scores.tested), progress)
+    if config.calibration == "conformal":
+        levels = model.calibration.guaranteed(levels)
+    background = max((float(level.log10_nfa.max()) for level in levels if level.log10_nfa.size), default=0.0)
+    return levels, background, scores.tested_strides
 
 
-def labels_in_pieces(log10_nfa: NDArray[np.float32], false_alarms: float) -> Pieces[NDArray[np.int32]]:
-    """Labels of the regions whose NFA is below a number of false alarms, (M, N), the most significant is 1."""
-    return label_mask_in_pieces(log10_nfa, math.log10(false_alarms), out=allocate_map(log10_nfa.shape, np.int32))
+def _run(tests: Iterable[RegionTest], progress: Progress) -> Steps[list[LevelRegions]]:
+    levels = []
+    for test in tests:
+        yield from or_stop(progress)
+        while test.grow():
+            yield from or_stop(progress)
+        levels.append(test.run())
+    return levels
+
+
+def label_steps(log10_nfa: NDArray[np.float32], false_alarms: float, progress: Progress) -> Steps[NDArray[np.int32]]:
+    """Label the regions (M, N) whose NFA is at most a number of false alarms; the most significant is 1."""
+    parts = StripLabels(log10_nfa, math.log10(false_alarms), out=allocate_map(log10_nfa.shape, np.int32))
+    for start, stop in strips(log10_nfa.shape):
+        parts.put(start, stop)
+        yield from or_stop(progress)
+    parts.join()
+    for start, stop in strips(log10_nfa.shape):
+        parts.renumber(start, stop)
+        yield from or_stop(progress)
+    return parts.labels
+
+
+def measure_steps(
+    labels: NDArray[np.int32],
+    log10_nfa: NDArray[np.float32],
+    score: NDArray[np.float32],
+    pixel_size: tuple[float, float] | None,
+    progress: Progress,
+) -> Steps[RegionTable]:
+    """Measure the regions of a labels map as :meth:`RegionTable.measure` does."""
+    measure = RegionMeasure(labels, log10_nfa, score)
+    for start, stop in strips(labels.shape):
+        measure.put(start, stop)
+        yield from or_stop(progress)
+    return measure.table(pixel_size)

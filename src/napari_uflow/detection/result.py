@@ -1,143 +1,19 @@
-"""What detection returns: maps, labels and a table of regions."""
+"""Detection: maps, labels and regions of one plane, with their guarantee and origin."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.guarantee import Guarantee
-from napari_uflow.progress import Pieces, at_once
-from napari_uflow.system.scratch import let_go, strips
+from napari_uflow.detection.regions import RegionTable
+from napari_uflow.system.scratch import release_pages, strips
 
-__all__ = ["Detection", "Provenance", "RegionTable"]
-
-
-@dataclass(frozen=True, eq=False)
-class RegionTable:
-    """The anomalous regions of one plane, the most significant first; one entry per region in every array.
-
-    Attributes
-    ----------
-    label : (n,) array, int32
-        The region's label in the labels map, 1 to n.
-    log10_nfa : (n,) array, float64
-        log10 of the expected number of regions as strange as this in a normal image.
-    area_px : (n,) array, int64
-        Pixels.
-    area : (n,) array, float64
-        Area in the unit of the pixel size, squared; NaN where the pixel size is unknown.
-    centroid_row, centroid_col : (n,) array, float64
-        Centre of the region, in pixels; the centre of the first pixel is 0.
-    first_row, first_col, stop_row, stop_col : (n,) array, int64
-        Bounding box, half-open, in pixels.
-    peak_score, mean_score : (n,) array, float32
-        Highest and mean value of the heatmap in the region.
-    """
-
-    label: NDArray[np.int32]
-    log10_nfa: NDArray[np.float64]
-    area_px: NDArray[np.int64]
-    area: NDArray[np.float64]
-    centroid_row: NDArray[np.float64]
-    centroid_col: NDArray[np.float64]
-    first_row: NDArray[np.int64]
-    first_col: NDArray[np.int64]
-    stop_row: NDArray[np.int64]
-    stop_col: NDArray[np.int64]
-    peak_score: NDArray[np.float32]
-    mean_score: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays by name, in order."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
-
-    def rows(self) -> Iterator[dict[str, int | float]]:
-        """Yield each region as plain numbers by name."""
-        columns = self.columns()
-        for i in range(len(self)):
-            yield {name: values[i].item() for name, values in columns.items()}
-
-    @classmethod
-    def measure(
-        cls,
-        labels: NDArray[np.int32],
-        log10_nfa: NDArray[np.float32],
-        score: NDArray[np.float32],
-        pixel_size: tuple[float, float] | None = None,
-    ) -> RegionTable:
-        """Measure the regions of a labels map.
-
-        Parameters
-        ----------
-        labels : (M, N) array, int32
-            0 outside, 1 to n without gaps inside the regions.
-        log10_nfa, score : (M, N) array, float32
-            The maps to measure; NaN is left out.
-        pixel_size : (float, float), optional
-            Height and width of a pixel.
-        """
-        return at_once(cls.measure_in_pieces(labels, log10_nfa, score, pixel_size))
-
-    @classmethod
-    def measure_in_pieces(
-        cls,
-        labels: NDArray[np.int32],
-        log10_nfa: NDArray[np.float32],
-        score: NDArray[np.float32],
-        pixel_size: tuple[float, float] | None = None,
-    ) -> Pieces[RegionTable]:
-        """Measure the regions as :meth:`measure` does, strip by strip, with a pause behind each."""
-        n = 0
-        for start, stop in strips(labels.shape):
-            n = max(n, int(labels[start:stop].max(initial=0)))
-            let_go(labels)
-        area = np.zeros(n, dtype=np.int64)
-        lowest = np.full(n, np.inf)
-        peak, sum_scores, sum_rows, sum_cols = np.zeros((4, n))
-        first_row, first_col = np.full((2, n), np.iinfo(np.int64).max, dtype=np.int64)
-        stop_row, stop_col = np.zeros((2, n), dtype=np.int64)
-        for start, stop in strips(labels.shape):
-            rows, cols = np.nonzero(labels[start:stop])
-            rows += start
-            of = labels[rows, cols].astype(np.int64) - 1
-            scores = np.nan_to_num(score[rows, cols].astype(np.float64))
-            area += np.bincount(of, minlength=n)
-            sum_scores += np.bincount(of, scores, minlength=n)
-            sum_rows += np.bincount(of, rows, minlength=n)
-            sum_cols += np.bincount(of, cols, minlength=n)
-            np.minimum.at(lowest, of, np.nan_to_num(log10_nfa[rows, cols].astype(np.float64), nan=np.inf))
-            np.maximum.at(peak, of, scores)
-            np.minimum.at(first_row, of, rows)
-            np.minimum.at(first_col, of, cols)
-            np.maximum.at(stop_row, of, rows + 1)
-            np.maximum.at(stop_col, of, cols + 1)
-            let_go(labels, log10_nfa, score)
-            yield
-        count = np.maximum(area, 1)
-        pixel_area = pixel_size[0] * pixel_size[1] if pixel_size is not None else np.nan
-        return cls(
-            label=np.arange(1, n + 1, dtype=np.int32),
-            log10_nfa=lowest,
-            area_px=area,
-            area=(area * pixel_area).astype(np.float64),
-            centroid_row=sum_rows / count,
-            centroid_col=sum_cols / count,
-            first_row=first_row,
-            first_col=first_col,
-            stop_row=stop_row,
-            stop_col=stop_col,
-            peak_score=peak.astype(np.float32),
-            mean_score=(sum_scores / count).astype(np.float32),
-        )
+__all__ = ["Detection", "Provenance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,15 +48,16 @@ class Detection:
     name : str
         Name of the plane.
     score : (M, N) array, float32
-        Heatmap, 0 to 1: one minus the mean likelihood over the levels, as published; NaN where not measured.
+        Heatmap, 0 to 1: one minus the mean likelihood over the levels, as published; NaN in pixels that were not
+        measured.
     log10_nfa : (M, N) array, float32
-        log10 of the number of false alarms of the region that a pixel lies in; above every threshold outside.
+        log10 of the number of false alarms of the region that contains the pixel; above every threshold outside.
     labels : (M, N) array, int32
         0 outside, 1 to n in the anomalous regions, the most significant first.
     regions : RegionTable
-        One row per label.
+        Regions, one row per label.
     energies : tuple of arrays, each (ceil(M / stride), ceil(N / stride)), float32
-        Mean of the squared latents, finest level first; NaN where not measured.
+        Mean of the squared latents, 0 or more, finest level first; NaN in positions that were not measured.
     strides : tuple of int
         Pixels between two positions of each level.
     config : DetectionConfig
@@ -221,20 +98,20 @@ class Detection:
 
     @property
     def lowest_log10_nfa(self) -> float:
-        """log10 NFA of the strangest region; how strange the image is as a whole."""
+        """Lowest log10 NFA of the image, that of its most anomalous region."""
         lowest = math.nan
         for start, stop in strips(self.log10_nfa.shape):
             lowest = float(np.fmin(lowest, np.fmin.reduce(self.log10_nfa[start:stop], axis=None)))
-            let_go(self.log10_nfa)
+            release_pages(self.log10_nfa)
         return lowest
 
     def numbered_after(self, n: int) -> Detection:
-        """Return the same with labels from n + 1 on, for labels that are unique over a stack.
+        """Return the detection with labels from n + 1 on, for labels that are unique over a stack.
 
         Parameters
         ----------
         n : int
-            Regions in the planes before.
+            Number of regions in the preceding planes.
         """
         if not n or not len(self.regions):
             return self

@@ -14,7 +14,8 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect_steps
 from napari_uflow.detection.result import Detection
 from napari_uflow.errors import ImageError
-from napari_uflow.evaluation.metrics import Evaluation, auroc, evaluate_maps
+from napari_uflow.evaluation.metrics import auroc
+from napari_uflow.evaluation.summary import Evaluation, evaluate_maps
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.progress import Progress, Steps, within

@@ -11,6 +11,7 @@ from napari_uflow import __version__
 from napari_uflow.config import DetectionConfig, parameters_of
 from napari_uflow.detection.guarantee import GuaranteeKind
 from napari_uflow.detection.result import Detection
+from napari_uflow.model.info import BACKBONES
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -23,13 +24,6 @@ REFERENCE = (
     "Unsupervised Threshold. Journal of Mathematical Imaging and Vision. https://doi.org/10.1007/s10851-024-01193-y"
 )
 """The paper that the method comes from."""
-
-_BACKBONES = {
-    "scattering": "a wavelet scattering transform (8 orientations, two orders; no pre-trained weights)",
-    "resnet18": "a ResNet-18 pre-trained on ImageNet",
-    "wide_resnet50_2": "a Wide ResNet-50-2 pre-trained on ImageNet",
-    "mcait": "two CaiT transformers pre-trained on ImageNet",
-}
 
 _CALIBRATIONS = {
     GuaranteeKind.GUARANTEED: "calibrated so that the accepted number holds on specimens held out of training",
@@ -157,9 +151,9 @@ def methods_text(model: TrainedModel, detection: Detection | None = None) -> str
 
 
 def _features(model: TrainedModel) -> str:
-    text = f"Features came from {_BACKBONES[model.config.backbone]}"
+    text = f"Features came from {BACKBONES[model.config.backbone].description}"
     source = model.record.backbone_weights
-    if source and model.config.backbone != "scattering":
+    if source and BACKBONES[model.config.backbone].needs_weights:
         text += f" (weights: {os.path.basename(source)})"
     return f"{text}; the flow had {model.config.flow_steps} steps at each scale."
 

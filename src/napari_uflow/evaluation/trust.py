@@ -18,7 +18,7 @@ from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import QQ_LEVELS
 from napari_uflow.nfa.conformal import specimens_needed
-from napari_uflow.nfa.segment import label_mask
+from napari_uflow.nfa.labelling import label_mask
 from napari_uflow.progress import Message, Progress, Steps, or_stop, within
 from napari_uflow.store.files import atomic_path
 from napari_uflow.system.devices import choose_device

@@ -29,7 +29,7 @@ class LevelView:
     window : Window
         Window in pixels; its borders are multiples of the coarsest stride.
     frame : Window or None
-        Image as seen from the window, in pixels, if features at the image border are replaced.
+        Image as seen from the window, in pixels; None for a network without a treatment of the border.
     """
 
     stride: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from napari_uflow.image.grid import Mosaic, Tile, TileGrid, Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.border import replicate, replicated_mask
+from napari_uflow.model.border import Border
 from napari_uflow.model.energy import bounded_energy, energy, log_variance
 from napari_uflow.model.feature_band import FeatureBand, LevelView, all_in_cells
 from napari_uflow.model.uflow import UFlow
@@ -50,7 +51,9 @@ class ScoreMaps:
         Fraction, 0 to 1, of the measured pixels that are darker or brighter than the model's intensity range, in the
         channel with the highest fraction.
     frame : Window or None
-        Image as seen from the maps, in pixels, if features at its border were replaced.
+        Image as seen from the maps, in pixels; None for a network without a treatment of the border.
+    border : Border
+        Treatment of the image border.
     """
 
     energies: Maps
@@ -60,6 +63,7 @@ class ScoreMaps:
     strides: tuple[int, ...]
     outside: float
     frame: Window | None = None
+    border: Border = Border()
 
     @property
     def tested(self) -> Maps:
@@ -86,7 +90,7 @@ class ScoreMaps:
                 size = (values.shape[0] * stride, values.shape[1] * stride)
                 missing = [(0, n - m) for n, m in zip(size, is_normal.shape, strict=True)]
                 inside = all_in_cells(np.pad(is_normal, missing, mode="edge"), stride)
-                inside = replicated_mask(inside, self.frame, stride)
+                inside = self.border.mask(inside, self.frame, stride)
                 kept.append(np.where(inside, values, np.float32(np.nan)))
             return tuple(kept)
 
@@ -150,7 +154,7 @@ def score_steps(
         views = _views(network, inner, grid.halo, band.shape, window, plane.shape)
         computed = _score_views(network, band.features(views), views, inner, candidate_threshold)
         levels = yield from in_pieces(computed, progress)
-        unmeasured = [_unmeasured(*each, inner) for each in zip(views, band.valid(views), strict=True)]
+        unmeasured = [_unmeasured(network.border, *each, inner) for each in zip(views, band.valid(views), strict=True)]
         if store_previous is not None:
             store_previous()
         store_previous = partial(_store, mosaics, Tile(inner, part.inner), _Arriving(levels), unmeasured)
@@ -166,7 +170,8 @@ def score_steps(
         candidates=by_kind[3] if n_kinds > 3 else (),
         strides=network.strides,
         outside=band.outside,
-        frame=network.replicated_frame(window, plane.shape),
+        frame=network.frame(window, plane.shape),
+        border=network.border,
     )
 
 
@@ -194,7 +199,7 @@ def _views(
     views = []
     for stride, flow_halo in zip(network.strides, network.flow_halos, strict=True):
         seen = inner.grown(min(flow_halo, halo)).clipped(shape)
-        frame = network.replicated_frame(seen.shifted(window.row, window.col), image_shape)
+        frame = network.frame(seen.shifted(window.row, window.col), image_shape)
         views.append(LevelView(stride=stride, window=seen, frame=frame))
     return views
 
@@ -208,8 +213,8 @@ def _score_views(
     candidate_threshold: float | None,
 ) -> Pieces[list[list[torch.Tensor]]]:
     """Compute energy, bounded energy, log-variance and, with a threshold, count of candidates of `inner`, by level."""
-    features = [replicate(x, view.frame, view.stride) for x, view in zip(features, views, strict=True)]
-    places = [fine.positions_in(coarse) for fine, coarse in zip(views, views[1:], strict=False)]
+    features = [network.border.apply(x, view.frame, view.stride) for x, view in zip(features, views, strict=True)]
+    places = [fine.positions_in(coarse) for fine, coarse in pairwise(views)]
     latents = yield from network.latents_in_pieces(features, places)
     levels = []
     for z, ln_det, view in zip(latents.z, latents.ln_det, views, strict=True):
@@ -264,10 +269,12 @@ def _store(
             mosaic.put(tile, values)
 
 
-def _unmeasured(view: LevelView, is_valid: NDArray[np.bool_] | None, inner: Window) -> NDArray[np.bool_] | None:
+def _unmeasured(
+    border: Border, view: LevelView, is_valid: NDArray[np.bool_] | None, inner: Window
+) -> NDArray[np.bool_] | None:
     """Return a mask of the positions of `inner` that were not measured; None if all were."""
     if is_valid is None:
         return None
     rows, cols = view.positions_of(inner)
-    missing: NDArray[np.bool_] = ~replicated_mask(is_valid, view.frame, view.stride)[rows, cols]
+    missing: NDArray[np.bool_] = ~border.mask(is_valid, view.frame, view.stride)[rows, cols]
     return missing

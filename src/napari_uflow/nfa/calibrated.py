@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from napari_uflow.nfa.calibration import MapCalibration, TooFewPositionsError
 from napari_uflow.nfa.conformal import HIGHEST, ConformalOffset, HeldOutSpecimen
 from napari_uflow.nfa.counts import log10_tests_for_any_size
-from napari_uflow.nfa.segment import LevelRegions, combine_levels, count_thresholds, significant_regions_in_pieces
-from napari_uflow.progress import Pieces, Progress, Steps, at_once, or_stop
+from napari_uflow.nfa.drawing import combine_levels
+from napari_uflow.nfa.labelling import count_thresholds
+from napari_uflow.nfa.segment import LevelRegions, RegionTest
+from napari_uflow.progress import Progress, Steps, or_stop
 
 __all__ = ["Calibration", "CalibrationImage", "QQ_LEVELS"]
 
@@ -126,15 +128,22 @@ class Calibration:
         return [calibration.log10_tail(values) for calibration, values in zip(self.maps, maps, strict=True)]
 
     def nominal_regions(self, log10_p: Sequence[NDArray[np.float64]], maps: Maps) -> list[LevelRegions]:
-        """Return the regions of each map with their nominal log10 NFA; the log10_n_tests counts all maps that are tested."""
-        return [at_once(self._level(*each)) for each in zip(log10_p, maps, self.maps, strict=True)]
+        """Return the regions of each map with their nominal log10 NFA; the number of tests is that of all maps."""
+        each = zip(log10_p, maps, self.maps, strict=True)
+        return [self._test(p, values, of.correlation_area).run() for p, values, of in each]
 
-    def _level(
-        self, log10_p: NDArray[np.float64], values: NDArray[np.floating], calibration: MapCalibration
-    ) -> Pieces[LevelRegions]:
+    def _test(self, log10_p: NDArray[np.float64], values: NDArray[np.floating], correlation_area: float) -> RegionTest:
         n_positions = max(1, int(np.count_nonzero(np.isfinite(values))))
-        log10_n_tests = log10_tests_for_any_size(n_positions, len(self.maps))
-        return significant_regions_in_pieces(log10_p, log10_n_tests, calibration.correlation_area)
+        return RegionTest(log10_p, log10_tests_for_any_size(n_positions, len(self.maps)), correlation_area)
+
+    def tests(self, maps: Maps) -> Iterator[RegionTest]:
+        """Yield the test of each map with nominal log10 NFA, made on demand: each needs many times its map's memory."""
+        for values, calibration in zip(maps, self.maps, strict=True):
+            yield self._test(calibration.log10_tail(values), values, calibration.correlation_area)
+
+    def guaranteed(self, levels: Iterable[LevelRegions]) -> list[LevelRegions]:
+        """Return regions with the guaranteed log10 NFA in place of the nominal one."""
+        return [LevelRegions(level.labels, self.offset.guaranteed(level.log10_nfa)) for level in levels]
 
     def regions(self, maps: Maps, *, guaranteed: bool = True) -> list[LevelRegions]:
         """Return the regions of each map of an image.
@@ -142,25 +151,12 @@ class Calibration:
         Parameters
         ----------
         maps : sequence of (M_l, N_l) arrays, float
-            As for :meth:`fit_steps`; NaN where not measured.
+            As for :meth:`fit_steps`; NaN in positions that were not measured.
         guaranteed : bool
             True for the guaranteed number of false alarms, False for the nominal one.
         """
-        return at_once(self.regions_in_pieces(maps, guaranteed=guaranteed))
-
-    def regions_in_pieces(self, maps: Maps, *, guaranteed: bool = True) -> Pieces[list[LevelRegions]]:
-        """Return the regions as :meth:`regions` does, with pauses."""
-        levels = []
-        for values, calibration in zip(maps, self.maps, strict=True):
-            log10_p = calibration.log10_tail(values)
-            yield
-            level = yield from self._level(log10_p, values, calibration)
-            del log10_p
-            if guaranteed:
-                level = LevelRegions(level.labels, self.offset.guaranteed(level.log10_nfa))
-            levels.append(level)
-            yield
-        return levels
+        levels = [test.run() for test in self.tests(maps)]
+        return self.guaranteed(levels) if guaranteed else levels
 
     def _coarse_map(self, maps: Maps, log10_p: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
         """Nominal log10 NFA on the grid of the finest level: the parts are those of the image, at less cost."""

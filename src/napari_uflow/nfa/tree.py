@@ -1,4 +1,4 @@
-"""The best regions of a map: all connected upper level sets in one pass, without building their tree."""
+"""Best regions of a map: all connected upper level sets in one pass, without storing their tree."""
 
 from typing import NamedTuple
 
@@ -6,21 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow.nfa.compiled import compiled
-from napari_uflow.progress import Pieces, at_once
 
-__all__ = ["best_regions", "best_regions_in_pieces"]
+__all__ = ["MaxTree", "best_regions"]
 
-# Between two pauses: a third of a second.
-_PIXELS_AT_ONCE = 2**20
+# A third of a second of work.
+_PIXELS_PER_CHUNK = 2**20
 
 
 class _Slots(NamedTuple):
-    """What is known of each slot, all of them arrays (n,).
+    """Union-find arrays (n,); entry k describes the component created by the k-th pixel in descending order of level.
 
-    Slot k belongs to the k-th pixel in descending order of level and stands for the region that this pixel has made of
-    its neighbours. It is a node once a pixel of a lower level takes it in, or a mere part of a node if one of the same
-    level does. Either way `up[k] > k` is the slot that took it in, so that descending order of slots is top-down order
-    of the tree.
+    Slot k is a node of the tree if a pixel of a lower level absorbs it, and only a part of a node if one of the same
+    level does. In both cases `up[k] > k` is the slot that absorbed it, so descending slots are the top-down order of
+    the tree.
     """
 
     pixels: NDArray[np.int64]
@@ -31,7 +29,7 @@ class _Slots(NamedTuple):
     is_part: NDArray[np.bool_]
     area: NDArray[np.int32]
     # Of the children while a slot grows; of the node itself once it is closed.
-    n_children: NDArray[np.uint8]  # 2 stands for more
+    n_children: NDArray[np.uint8]  # 2 stands for 2 or more
     is_open: NDArray[np.bool_]
     best: NDArray[np.int32]
     best_value: NDArray[np.float64]
@@ -46,111 +44,149 @@ def best_regions(
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Choose disjoint regions among all connected sets of pixels above a level.
 
-    The 4-connected components of {order >= t}, for all t, form a tree (the max-tree): going down, a region grows by
-    single pixels or plateaus, and two or more regions join at a bifurcation. The value of a region is its number of
-    independent pixels, ``1 + (area - 1) / correlation_area``, times the weight at the minimum of `order` inside it. Low
-    values win:
+    The 4-connected components of {order >= t}, for all t, form the max-tree of the map: with decreasing t a region
+    grows by single pixels or plateaus, and two or more regions join at a bifurcation. The value of a region is its
+    number of independent pixels, ``1 + (area - 1) / correlation_area``, times the weight at the minimum of `order`
+    inside it. Low values win:
 
-    - along a chain without bifurcation only the region of lowest value stays (the smallest of them if equal);
-    - a bifurcation replaces the regions it joins if its value is not above the lowest of theirs and none of them stands
-      on a bifurcation that refused; otherwise it refuses, they stay, and nothing below it can replace them.
+    - on a chain without bifurcation only the region of lowest value stays (the smallest of them if equal);
+    - a bifurcation replaces the regions it joins if its value is not above the lowest of theirs and none of them
+      contains a bifurcation that refused; otherwise it refuses, they stay, and no region below can replace them.
 
     Pixels of equal `order` enter together, so the result does not depend on the order of the scan.
 
     Parameters
     ----------
     order : (M, N) array, float
-        Higher is more anomalous; +-inf are allowed. NaN pixels are in no region and connect nothing.
+        Score of each pixel, higher is more anomalous; +-inf are allowed. NaN pixels are in no region and connect none.
     log10_weight : (M, N) array, float64
-        Value per pixel of area; a function of `order` (pixels with equal order have equal weight). NaN as in `order`.
-    cut
-        Only pixels with order > cut are looked at. If all other pixels have weights >= 0 and the weight does not rise
-        with `order`, the regions of value below 0 are the same with and without it.
-    correlation_area
-        Pixels, 1 or more, that together count as one more independent pixel.
+        Value per pixel of area, a function of `order`: pixels of equal order have equal weights. NaN as in `order`.
+    cut : float, optional
+        Only pixels with order > cut are used. If all other pixels have weights >= 0 and the weight does not rise with
+        `order`, the regions of value below 0 are the same with and without it.
+    correlation_area : float
+        Number of pixels, 1 or more, that count as one independent pixel.
 
     Returns
     -------
     labels : (M, N) array, int32
         0 outside, r inside region r = 1 ... n. Regions are numbered by value, lowest first, then by first pixel.
     log10_value : (n,) array, float64
-        The value of region r at index r - 1.
+        Value of region r at index r - 1.
 
     Raises
     ------
     ValueError
         If the maps are not two-dimensional or differ in shape.
 
+    See Also
+    --------
+    MaxTree : The same in chunks, for large maps.
+
     References
     ----------
-    Tailanian, M., Pardo, A., Muse, P. (2024). U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with
+    Tailanian, M., Pardo, A., Musé, P. (2024). U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with
     Unsupervised Threshold. J. Math. Imaging Vis. doi:10.1007/s10851-024-01193-y (the region test).
-    Najman, L., Couprie, M. (2006). Building the component tree in quasi-linear time. IEEE Trans. Image Process.
-    doi:10.1109/TIP.2006.877518 (union-find).
+    Najman, L., Couprie, M. (2006). Building the component tree in quasi-linear time. IEEE Trans. Image Process. 15(11),
+    3531-3539. doi:10.1109/TIP.2006.877518 (union-find, Algorithm 1).
 
     Examples
     --------
+    The centre of a plateau of four pixels wins: 4 x (-2) is below 1 x (-3), and below all five pixels, 5 x (-1).
+
     >>> import numpy as np
-    >>> order = np.array([[9.0, 1.0, 8.0]])
-    >>> best_regions(order, -order)
-    (array([[1, 0, 2]], dtype=int32), array([-9., -8.]))
+    >>> order = np.array([[0.0, 2.0, 0.0], [2.0, 3.0, 1.0], [0.0, 2.0, 0.0]])
+    >>> labels, log10_value = best_regions(order, -order)
+    >>> labels
+    array([[0, 1, 0],
+           [1, 1, 0],
+           [0, 1, 0]], dtype=int32)
+    >>> log10_value
+    array([-8.])
     """
-    return at_once(best_regions_in_pieces(order, log10_weight, cut=cut, correlation_area=correlation_area))
+    tree = MaxTree(order, log10_weight, cut=cut, correlation_area=correlation_area)
+    while not tree.is_complete:
+        tree.grow()
+    return tree.best_regions()
 
 
-def best_regions_in_pieces(
-    order: NDArray[np.floating],
-    log10_weight: NDArray[np.float64],
-    *,
-    cut: float | None = None,
-    correlation_area: float = 1.0,
-) -> Pieces[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-    """Choose regions as `best_regions` does, with pauses in large maps."""
-    order = np.asarray(order)
-    if not np.issubdtype(order.dtype, np.floating):
-        order = order.astype(np.float64)
-    log10_weight = np.asarray(log10_weight, dtype=np.float64)
-    if order.ndim != 2 or order.shape != log10_weight.shape:
-        raise ValueError(
-            f"order and log10_weight must be two maps of one shape (M, N), got {order.shape} and {log10_weight.shape}"
+class MaxTree:
+    """Max-tree of a map that grows in chunks of pixels, so that a job can report progress or stop in between.
+
+    Parameters
+    ----------
+    order, log10_weight, cut, correlation_area
+        As in :func:`best_regions`.
+
+    Raises
+    ------
+    ValueError
+        If the maps are not two-dimensional or differ in shape.
+    """
+
+    def __init__(
+        self,
+        order: NDArray[np.floating],
+        log10_weight: NDArray[np.float64],
+        *,
+        cut: float | None = None,
+        correlation_area: float = 1.0,
+    ) -> None:
+        order = np.asarray(order)
+        if not np.issubdtype(order.dtype, np.floating):
+            order = order.astype(np.float64)
+        log10_weight = np.asarray(log10_weight, dtype=np.float64)
+        if order.ndim != 2 or order.shape != log10_weight.shape:
+            raise ValueError(
+                f"order and log10_weight must be maps of one shape (M, N), got {order.shape} and {log10_weight.shape}"
+            )
+        self._shape = (order.shape[0], order.shape[1])
+        levels = order.ravel()
+        weights = log10_weight.ravel()
+        is_used = ~np.isnan(weights)
+        is_used &= ~np.isnan(levels) if cut is None else levels > cut
+        pixels = np.flatnonzero(is_used)
+        pixels = pixels[np.argsort(-levels[pixels])]
+        n = pixels.size
+        self._slots = _Slots(
+            pixels=pixels,
+            levels=levels[pixels],
+            weights=weights[pixels],
+            root=np.arange(n, dtype=np.int32),
+            up=np.full(n, -1, dtype=np.int32),
+            is_part=np.zeros(n, dtype=np.bool_),
+            area=np.ones(n, dtype=np.int32),
+            n_children=np.zeros(n, dtype=np.uint8),
+            is_open=np.ones(n, dtype=np.bool_),
+            best=np.arange(n, dtype=np.int32),
+            best_value=np.full(n, np.inf),
         )
-    height, width = order.shape
-    levels = order.ravel()
-    weights = log10_weight.ravel()
-    looked_at = ~np.isnan(weights)
-    looked_at &= ~np.isnan(levels) if cut is None else levels > cut
-    pixels = np.flatnonzero(looked_at)
-    pixels = pixels[np.argsort(-levels[pixels])]
-    yield
-    n = pixels.size
-    slots = _Slots(
-        pixels=pixels,
-        levels=levels[pixels],
-        weights=weights[pixels],
-        root=np.arange(n, dtype=np.int32),
-        up=np.full(n, -1, dtype=np.int32),
-        is_part=np.zeros(n, dtype=np.bool_),
-        area=np.ones(n, dtype=np.int32),
-        n_children=np.zeros(n, dtype=np.uint8),
-        is_open=np.ones(n, dtype=np.bool_),
-        best=np.arange(n, dtype=np.int32),
-        best_value=np.full(n, np.inf),
-    )
-    labels, per_pixel = np.zeros(height * width, dtype=np.int32), 1 / correlation_area
-    for start in range(0, n, _PIXELS_AT_ONCE):
-        _grow(slots, start, min(start + _PIXELS_AT_ONCE, n), height, width, labels, per_pixel)
-        yield
-    log10_value, first = _choose(slots, labels, per_pixel)
-    yield
-    by_value = np.lexsort((first, log10_value))
-    rank = np.zeros(by_value.size + 1, dtype=np.int32)
-    rank[by_value + 1] = np.arange(1, by_value.size + 1, dtype=np.int32)
-    return rank[labels].reshape(height, width), log10_value[by_value]
+        self._labels = np.zeros(order.size, dtype=np.int32)
+        self._per_pixel = 1 / correlation_area
+        self._n_grown = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all pixels have been added."""
+        return self._n_grown == self._slots.pixels.size
+
+    def grow(self, n_pixels: int = _PIXELS_PER_CHUNK) -> None:
+        """Add the next `n_pixels` pixels in descending order."""
+        start, self._n_grown = self._n_grown, min(self._n_grown + n_pixels, self._slots.pixels.size)
+        _grow(self._slots, start, self._n_grown, *self._shape, self._labels, self._per_pixel)
+
+    def best_regions(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return labels and values as :func:`best_regions` does, once the tree is complete; it is used up by that."""
+        log10_value, first = _choose(self._slots, self._labels, self._per_pixel)
+        by_value = np.lexsort((first, log10_value))
+        rank = np.zeros(by_value.size + 1, dtype=np.int32)
+        rank[by_value + 1] = np.arange(1, by_value.size + 1, dtype=np.int32)
+        return rank[self._labels].reshape(self._shape), log10_value[by_value]
 
 
 @compiled
 def _find(root: NDArray[np.int32], slot: int) -> int:
-    """Newest slot of the component, halving the path on the way."""
+    """Return the newest slot of the component and halve the path to it."""
     while root[slot] != slot:
         root[slot] = root[root[slot]]
         slot = root[slot]
@@ -161,7 +197,7 @@ def _find(root: NDArray[np.int32], slot: int) -> int:
 def _grow(
     slots: _Slots, start: int, stop: int, height: int, width: int, labels: NDArray[np.int32], per_pixel: float
 ) -> None:
-    """Let pixels in, from `start` to before `stop`; `labels` hold slot + 1 of those that are in, 0 of others."""
+    """Add pixels `start` to `stop` - 1; `labels` (M N,) hold slot + 1 of added pixels and 0 of others."""
     for k in range(start, stop):
         pixel = slots.pixels[k]
         row = pixel // width
@@ -204,7 +240,7 @@ def _grow(
 def _choose(
     slots: _Slots, labels: NDArray[np.int32], per_pixel: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Fill `labels` with the regions that stay, when all pixels are in; return their values and first pixels."""
+    """Overwrite `labels` with the regions that stay, once all pixels were added; return values and first pixels."""
     n = slots.pixels.size
     for k in range(n):
         if slots.up[k] < 0:
@@ -237,7 +273,7 @@ def _choose(
 
 @compiled
 def _close(slots: _Slots, k: int, per_pixel: float) -> None:
-    """Turn what slot k knows of its children into what it is itself; all its pixels are in."""
+    """Replace the summary of the children of slot k by its own, once all its pixels were added."""
     value = (1 + (slots.area[k] - 1) * per_pixel) * slots.weights[k]
     if slots.n_children[k] == 0:
         replaces = True

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from napari_uflow.batch.files import overview_row, write_detections
+from napari_uflow.batch.output import overview_row, write_detections
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
 from napari_uflow.evaluation.evaluate import EvaluationRun, evaluate_steps, find_test_images
-from napari_uflow.evaluation.figures import overview, save_figure
-from napari_uflow.samples.fibres import write_fibre_dataset
+from napari_uflow.evaluation.figures import save_figure
+from napari_uflow.evaluation.overview import overview
+from napari_uflow.samples.dataset import write_fibre_dataset
 from napari_uflow.store.checkpoint import load_model, save_model
 from napari_uflow.store.files import atomic_path
 from napari_uflow.store.regions import write_regions

@@ -4,7 +4,8 @@ import csv
 import os
 from collections.abc import Iterable
 
-from napari_uflow.detection.result import Detection, RegionTable
+from napari_uflow.detection.regions import RegionTable
+from napari_uflow.detection.result import Detection
 from napari_uflow.store.files import atomic_path
 
 __all__ = ["write_regions"]

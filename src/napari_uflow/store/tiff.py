@@ -1,4 +1,4 @@
-"""Images from files (TIFF, PNG, JPEG, BMP and folders of zarr), and to TIFF with its calibration (ImageJ, OME)."""
+"""Read TIFF files with their calibration (ImageJ, OME, baseline resolution)."""
 
 import math
 import struct
@@ -12,28 +12,25 @@ import tifffile
 
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import LazyArray, Plane, planes_of
+from napari_uflow.store.files import stem_of
 from napari_uflow.store.segments import TiffSegments
 from napari_uflow.store.units import normal_unit
 
-__all__ = ["TIFF_SUFFIXES", "read_tiff"]
+__all__ = ["READ_ERRORS", "TIFF_SUFFIXES", "read_tiff"]
 
 TIFF_SUFFIXES = frozenset({".btf", ".lsm", ".ndpi", ".svs", ".tf8", ".tif", ".tiff"})
 
 
-_OME_UNITS = {"um": "µm", "inch": "in"}
-"""Units that OME files name differently."""
-
-
 _SCREEN_DPI = frozenset({1, 72, 96, 100, 120, 144, 150, 180, 200, 240, 300, 400, 600, 1200})
-"""Dots per inch that programs write for screens and printers, and that say nothing about the specimen."""
+"""Resolutions in dots per inch of screens and printers, which are unrelated to the specimen."""
 
 
-_DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, AttributeError, struct.error)
-"""What decoders raise for a file that is damaged or not what its name says."""
+READ_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, AttributeError, struct.error)
+"""Exceptions that decoders raise for a file that is damaged or of another format than its name says."""
 
 
 def read_tiff(path: Path, channels: int | str | Sequence[int | str] | None, axes: str | None) -> list[Plane]:
-    """Return the planes of all series of a TIFF file; parameters are those of `store.images.read_planes`."""
+    """Return the planes of all series of a TIFF file; parameters as in :func:`~napari_uflow.store.images.read_planes`."""
     try:
         with tifffile.TiffFile(path) as tif:
             all_series = [s for s in tif.series if s.kind in ("ome", "imagej", "shaped", "uniform", "generic")]
@@ -42,11 +39,11 @@ def read_tiff(path: Path, channels: int | str | Sequence[int | str] | None, axes
             calibrations = [_calibration(tif, i, s) for i, s in enumerate(all_series)]
     except ImageError:
         raise
-    except _DAMAGE as error:
+    except READ_ERRORS as error:
         raise ImageError(f"'{path}' cannot be read; the file is damaged or no TIFF file ({error})") from error
     if not images:
         raise ImageError(f"'{path}' contains no image")
-    name = _stem(path)
+    name = stem_of(path)
     planes = []
     for (own_axes, data, series_name), (pixel_size, unit, channel_names) in zip(images, calibrations, strict=True):
         planes += planes_of(
@@ -60,10 +57,6 @@ def read_tiff(path: Path, channels: int | str | Sequence[int | str] | None, axes
             source=str(path),
         )
     return planes
-
-
-def _stem(path: Path) -> str:
-    return path.stem.removesuffix(".ome").removesuffix(".OME") or path.stem
 
 
 def _lazy(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> LazyArray:
@@ -82,7 +75,7 @@ _Calibration = tuple[tuple[float, float] | None, str | None, list[str] | None]
 
 
 def _calibration(tif: tifffile.TiffFile, number: int, series: tifffile.TiffPageSeries) -> _Calibration:
-    """Return pixel size, unit and channel names; None for what the file does not tell."""
+    """Return pixel size, unit and channel names; None for each that the file does not give."""
     if tif.is_ome and tif.ome_metadata:
         return _ome_calibration(tif.ome_metadata, number)
     tags = series.keyframe.tags
@@ -109,7 +102,7 @@ def _ratio(value: Any) -> float:
 def _imagej_channel_names(metadata: Mapping[str, Any], series: tifffile.TiffPageSeries) -> list[str] | None:
     labels = metadata.get("Labels")
     n_channels = dict(zip(series.axes, series.shape, strict=True)).get("C", 1)
-    # ImageJ labels slices; only where they differ from channel to channel do they name channels.
+    # ImageJ labels slices; they name channels only if they differ between channels.
     if not isinstance(labels, list) or n_channels == 1 or len(set(labels[:n_channels])) != n_channels:
         return None
     return [str(label) for label in labels[:n_channels]]

@@ -1,11 +1,14 @@
 """Write calibrated TIFF files, at once or tile by tile."""
 
+from __future__ import annotations
+
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +16,70 @@ import tifffile
 
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.store.files import atomic_path
-from napari_uflow.store.tiff import _OME_UNITS
-from napari_uflow.store.units import normal_unit
+from napari_uflow.store.units import OME_UNITS, normal_unit
 
 __all__ = ["write_tiff", "write_tiff_tiles"]
 
 _IMAGEJ_LIMIT = 2**32 - 2**25
-"""Bytes of pixels that fit a TIFF file with offsets of 32 bits, 32 MB of metadata beside them."""
+"""Bytes of pixels in a TIFF file with offsets of 32 bits, with 32 MB left for metadata."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Calibration:
+    """Pixel size and distance of planes in a unit; None for each that is not written."""
+
+    pixel_size: tuple[float, float] | None
+    unit: str | None
+    z_spacing: float | None = None
+
+    @classmethod
+    def checked(cls, pixel_size: tuple[float, float] | None, unit: str | None, z_spacing: float | None = None) -> Self:
+        """Return the calibration to write; a size in pixels is none."""
+        if z_spacing is not None and not (math.isfinite(z_spacing) and z_spacing > 0):
+            raise ConfigError(f"z_spacing must be a number above 0, not {z_spacing}")
+        if pixel_size is None:
+            return cls(None, None)
+        if len(pixel_size) != 2 or not all(math.isfinite(s) and s > 0 for s in pixel_size):
+            raise ConfigError(f"pixel_size must be two numbers above 0 (height, width), not {pixel_size}")
+        if unit is None:
+            raise ConfigError("unit must be given with pixel_size, for example unit='um'")
+        unit = normal_unit(unit)
+        if unit is None:
+            return cls(None, None)
+        return cls((float(pixel_size[0]), float(pixel_size[1])), unit, None if z_spacing is None else float(z_spacing))
+
+    def fits_imagej(self) -> bool:
+        """Return True if ImageJ can store the pixel size: a ratio of two whole numbers of 32 bits."""
+        return self.pixel_size is None or all(1e-5 <= size <= 1e5 for size in self.pixel_size)
+
+    def ome_metadata(self, axes: str, description: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the metadata of an OME-TIFF file, as tifffile requires them."""
+        metadata: dict[str, Any] = {"axes": axes}
+        if self.pixel_size is not None and self.unit is not None:
+            sizes = dict(zip("YX", self.pixel_size, strict=True))
+            if self.z_spacing is not None and "Z" in axes:
+                sizes["Z"] = self.z_spacing
+            for axis, size in sizes.items():
+                metadata[f"PhysicalSize{axis}"] = size
+                metadata[f"PhysicalSize{axis}Unit"] = OME_UNITS.get(self.unit, self.unit)
+        if description is not None:
+            metadata["Description"] = json.dumps(description)
+        return metadata
+
+    def imagej_options(self, axes: str, description: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return metadata and resolution of an ImageJ file, as tifffile requires them."""
+        metadata: dict[str, Any] = {"axes": axes}
+        options: dict[str, Any] = {"metadata": metadata}
+        if self.pixel_size is not None:
+            metadata["unit"] = self.unit
+            # pixels per unit, which tifffile writes as a ratio
+            options["resolution"] = (1 / self.pixel_size[1], 1 / self.pixel_size[0])
+            options["resolutionunit"] = "NONE"
+        if self.z_spacing is not None and "Z" in axes:
+            metadata["spacing"] = self.z_spacing
+        if description is not None:
+            metadata["Info"] = json.dumps(description)
+        return options
 
 
 def write_tiff(
@@ -32,30 +92,30 @@ def write_tiff(
     z_spacing: float | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an array as a TIFF file that Fiji opens with its axes, pixel size and unit; as a whole or not at all.
+    """Write an array as a TIFF file that Fiji opens with its axes, pixel size and unit; completely or not at all.
 
-    An ImageJ hyperstack is written where ImageJ knows the type, and else OME-TIFF: for labels above 65535, colours of
-    other types than uint8, pixel sizes below 1e-5 or above 1e5, files too large for 32 bits (4 GB), and where the name
-    ends with ".ome.tif".
+    The format is an ImageJ hyperstack if ImageJ supports the data, and OME-TIFF otherwise: for labels above 65535,
+    colours of other types than uint8, pixel sizes below 1e-5 or above 1e5, files too large for 32 bits (4 GB), and names
+    that end in ".ome.tif".
 
     Parameters
     ----------
     path : path-like
-        Name of the file; one that exists is replaced.
+        File to write; an existing one is replaced.
     data : array-like
         Numbers. uint8, uint16 and float32 are kept, other real numbers become float32. Booleans become 0 and 1 of
-        uint8, and other whole numbers (labels) uint16, or uint32 where one is above 65535. All whole numbers but uint8
+        uint8, and other whole numbers (labels) uint16, or uint32 if one is above 65535. All whole numbers but uint8
         and uint16 are compressed (zlib).
     axes : str
-        One letter of T, Z, C, Y, X, S for each axis, in any order.
-    pixel_size : tuple of float or None
+        One letter of T, Z, C, Y, X, S per axis, in any order.
+    pixel_size : (float, float), optional
         Height and width of a pixel, in `unit`.
-    unit : str or None
-        Such as "um"; needed with `pixel_size`. A size in "pixel" is no calibration and is not written.
-    z_spacing : float or None
-        Distance of two planes on axis Z, in `unit`; not written without a pixel size or where there is no such axis.
-    description : mapping or None
-        Written as JSON: to the image's Info in an ImageJ file, to its Description in an OME file.
+    unit : str, optional
+        Unit such as "um"; required with `pixel_size`. A size in "pixel" is not written.
+    z_spacing : float, optional
+        Distance of two planes on axis Z, in `unit`; only written with a pixel size and an axis Z.
+    description : mapping, optional
+        Values written as JSON: to the Info of an ImageJ file, to the Description of an OME file.
 
     Raises
     ------
@@ -64,44 +124,31 @@ def write_tiff(
     ConfigError
         If the pixel size is not two numbers above 0 with a unit, or the spacing is not a number above 0.
     UFlowError
-        If the file cannot be written; a previous one is left as it was.
+        If the file cannot be written; a previous one is kept.
     """
     target = Path(path)
-    pixel_size, unit = _checked_calibration(pixel_size, unit)
-    if z_spacing is not None and not (math.isfinite(z_spacing) and z_spacing > 0):
-        raise ConfigError(f"z_spacing must be a number above 0, not {z_spacing}")
-    if pixel_size is None or "Z" not in axes:
-        z_spacing = None
+    calibration = _Calibration.checked(pixel_size, unit, z_spacing)
     values, is_compressed = _writable(np.asarray(data), target)
     values, axes = _in_order(values, axes, target)
-    is_ome = (
+    options: dict[str, Any] = {"compression": "zlib"} if is_compressed else {}
+    options["photometric"] = "rgb" if "S" in axes else "minisblack"
+    with atomic_path(target) as temporary:
+        if _is_ome(target, values, axes) or not calibration.fits_imagej():
+            with tifffile.TiffWriter(temporary, ome=True, bigtiff=values.nbytes > _IMAGEJ_LIMIT) as writer:
+                writer.write(values, metadata=calibration.ome_metadata(axes, description), **options)
+        else:
+            with tifffile.TiffWriter(temporary, imagej=True) as writer:
+                writer.write(values, **calibration.imagej_options(axes, description), **options)
+
+
+def _is_ome(target: Path, values: npt.NDArray[Any], axes: str) -> bool:
+    """Return True for a name or data that ImageJ's format does not support."""
+    return (
         target.name.lower().endswith((".ome.tif", ".ome.tiff"))
         or values.dtype == np.uint32
         or ("S" in axes and values.dtype != np.uint8)
         or values.nbytes > _IMAGEJ_LIMIT
-        # ImageJ's pixel size is a ratio of two whole numbers of 32 bits.
-        or (pixel_size is not None and not all(1e-5 <= size <= 1e5 for size in pixel_size))
     )
-    options: dict[str, Any] = {"compression": "zlib"} if is_compressed else {}
-    options["photometric"] = "rgb" if "S" in axes else "minisblack"
-    with atomic_path(target) as temporary:
-        if is_ome:
-            with tifffile.TiffWriter(temporary, ome=True, bigtiff=values.nbytes > _IMAGEJ_LIMIT) as writer:
-                written = _ome_metadata(axes, pixel_size, unit, description, z_spacing)
-                writer.write(values, metadata=written, **options)
-            return
-        metadata: dict[str, Any] = {"axes": axes}
-        if pixel_size is not None:
-            metadata["unit"] = unit
-            # Two whole numbers that ImageJ divides: pixels per unit.
-            options["resolution"] = (1 / pixel_size[1], 1 / pixel_size[0])
-            options["resolutionunit"] = "NONE"
-        if z_spacing is not None:
-            metadata["spacing"] = float(z_spacing)
-        if description is not None:
-            metadata["Info"] = json.dumps(description)
-        with tifffile.TiffWriter(temporary, imagej=True) as writer:
-            writer.write(values, metadata=metadata, **options)
 
 
 def write_tiff_tiles(
@@ -116,22 +163,22 @@ def write_tiff_tiles(
     description: Mapping[str, Any] | None = None,
     compression: str | None = "zlib",
 ) -> None:
-    """Write a 2-D image tile by tile as OME-TIFF, so it need not fit the memory; as a whole or not at all.
+    """Write a 2-D image tile by tile as OME-TIFF, without holding it in memory; completely or not at all.
 
     Parameters
     ----------
     path : path-like
-        Name of the file; one that exists is replaced.
+        File to write; an existing one is replaced.
     tiles : iterable of ndarray
-        Row by row, of the shape `tile`; those at the bottom and right may be cut at the image's end.
-    shape : tuple of int
+        Tiles row by row, of the shape `tile`; those at the bottom and on the right may end at the image's border.
+    shape : (int, int)
         Rows and columns (M, N) of the image, in pixels.
     dtype : dtype
         uint8, uint16, uint32, int8, int16, int32 or float32; the tiles are converted to it.
-    tile : tuple of int
+    tile : (int, int)
         Rows and columns of a tile, in pixels; multiples of 16.
     pixel_size, unit, description
-        As in `write_tiff`.
+        As in :func:`write_tiff`.
     compression : str or None
         As in `tifffile.TiffWriter.write`.
 
@@ -142,9 +189,9 @@ def write_tiff_tiles(
     ImageError
         If there are too few or too many tiles, or one has the wrong shape.
     UFlowError
-        If the file cannot be written; a previous one is left as it was.
+        If the file cannot be written; a previous one is kept.
     """
-    pixel_size, unit = _checked_calibration(pixel_size, unit)
+    calibration = _Calibration.checked(pixel_size, unit)
     if len(shape) != 2 or min(shape) < 1:
         raise ConfigError(f"shape must be two numbers of 1 or more (rows, columns), not {tuple(shape)}")
     if len(tile) != 2 or min(tile) < 16 or tile[0] % 16 or tile[1] % 16:
@@ -163,21 +210,21 @@ def write_tiff_tiles(
                 tile=tile,
                 compression=compression,
                 photometric="minisblack",
-                metadata=_ome_metadata("YX", pixel_size, unit, description),
+                metadata=calibration.ome_metadata("YX", description),
             )
         if next(remaining, None) is not None:
-            raise ImageError(f"there are more tiles than the {shape[0]} x {shape[1]} pixels of '{path}' take")
+            raise ImageError(f"there are more tiles than the {shape[0]} x {shape[1]} pixels of '{path}' require")
 
 
 def _full_tiles(
     tiles: Iterator[npt.NDArray[Any]], shape: tuple[int, int], tile: tuple[int, int], dtype: np.dtype[Any]
 ) -> Iterator[npt.NDArray[Any]]:
-    """Take as many tiles as the image has places, check them, and fill those at the border up with zeros."""
+    """Yield the checked tiles of an image, those at the border padded with zeros."""
     places = [(row, col) for row in range(0, shape[0], tile[0]) for col in range(0, shape[1], tile[1])]
     for i, (row, col) in enumerate(places):
         values = next(tiles, None)
         if values is None:
-            raise ImageError(f"there are {i} tiles, but {shape[0]} x {shape[1]} pixels take {len(places)}")
+            raise ImageError(f"there are {i} tiles, but {shape[0]} x {shape[1]} pixels require {len(places)}")
         cut = (min(tile[0], shape[0] - row), min(tile[1], shape[1] - col))
         if values.shape not in (cut, tuple(tile)):
             raise ImageError(f"tile {i} must have the shape {cut}, not {values.shape}")
@@ -187,24 +234,24 @@ def _full_tiles(
 
 
 def _writable(values: npt.NDArray[Any], path: Path) -> tuple[npt.NDArray[Any], bool]:
-    """Return the values in a type that can be written, and whether to compress them."""
+    """Return the values in a type that TIFF readers support, and whether to compress them."""
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):
             return values.astype(np.float32, copy=False), False
     if values.dtype.kind == "b":
         return values.astype(np.uint8), True
     if values.dtype.kind not in "ui":
-        raise ImageError(f"'{path}' cannot hold values of type {values.dtype}; convert them to real numbers")
+        raise ImageError(f"'{path}' cannot store values of type {values.dtype}; convert them to real numbers")
     if values.dtype in (np.uint8, np.uint16):
         return values.astype(values.dtype.newbyteorder("="), copy=False), False
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if low < 0 or high >= 2**32:
-        raise ImageError(f"'{path}' is to hold labels from 0 to {2**32 - 1}, not {low} to {high}; use float32")
+        raise ImageError(f"labels in '{path}' must be 0 to {2**32 - 1}, not {low} to {high}; use float32")
     return values.astype(np.uint16 if high < 2**16 else np.uint32), True
 
 
 def _in_order(values: npt.NDArray[Any], axes: str, path: Path) -> tuple[npt.NDArray[Any], str]:
-    """Return the values with their axes in the order that ImageJ and OME files have them."""
+    """Return the values with their axes in the order of ImageJ and OME files."""
     if len(axes) != values.ndim or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes) <= set("TZCYXS"):
         raise ImageError(
             f"axes of '{path}' must be {values.ndim} different letters of T, Z, C, Y, X, S with Y and X, not '{axes}'"
@@ -212,40 +259,6 @@ def _in_order(values: npt.NDArray[Any], axes: str, path: Path) -> tuple[npt.NDAr
     if "S" in axes and values.shape[axes.index("S")] not in (3, 4):
         raise ImageError(f"axis S of '{path}' must have 3 or 4 entries, not {values.shape[axes.index('S')]}; use C")
     if values.size == 0:
-        raise ImageError(f"'{path}' cannot hold an empty image of shape {values.shape}")
+        raise ImageError(f"'{path}' cannot store an empty image of shape {values.shape}")
     ordered = "".join(a for a in "TZCYXS" if a in axes)
     return values.transpose([axes.index(a) for a in ordered]), ordered
-
-
-def _checked_calibration(
-    pixel_size: tuple[float, float] | None, unit: str | None
-) -> tuple[tuple[float, float] | None, str | None]:
-    """Return size and unit as they are written; None for both where the size is only one in pixels."""
-    if pixel_size is None:
-        return None, None
-    if len(pixel_size) != 2 or not all(math.isfinite(s) and s > 0 for s in pixel_size):
-        raise ConfigError(f"pixel_size must be two numbers above 0 (height, width), not {pixel_size}")
-    if unit is None:
-        raise ConfigError("unit must be given with pixel_size, for example unit='um'")
-    unit = normal_unit(unit)
-    return (None, None) if unit is None else ((float(pixel_size[0]), float(pixel_size[1])), unit)
-
-
-def _ome_metadata(
-    axes: str,
-    pixel_size: tuple[float, float] | None,
-    unit: str | None,
-    description: Mapping[str, Any] | None,
-    z_spacing: float | None = None,
-) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"axes": axes}
-    if pixel_size is not None and unit is not None:
-        sizes = dict(zip("YX", pixel_size, strict=True))
-        if z_spacing is not None:
-            sizes["Z"] = float(z_spacing)
-        for axis, size in sizes.items():
-            metadata[f"PhysicalSize{axis}"] = size
-            metadata[f"PhysicalSize{axis}Unit"] = _OME_UNITS.get(unit, unit)
-    if description is not None:
-        metadata["Description"] = json.dumps(description)
-    return metadata

@@ -1,6 +1,6 @@
-"""Units of length, in the one way they are written here."""
+"""Units of length, each in one spelling."""
 
-__all__ = ["normal_unit"]
+__all__ = ["OME_UNITS", "normal_unit"]
 
 _UNITS = {
     **dict.fromkeys(("um", "µm", "μm", "\\u00b5m", "micron", "microns", "micrometer", "micrometre"), "um"),
@@ -10,12 +10,15 @@ _UNITS = {
     **dict.fromkeys(("m", "meter", "metre"), "m"),
     **dict.fromkeys(("inch", "in", "inches"), "inch"),
 }
-"""Ways to write the usual units, in small letters, and the one that is used here."""
+"""Lower-case spellings of the usual units, and the one used here."""
+
+OME_UNITS = {"um": "µm", "inch": "in"}
+"""Units that OME files spell differently."""
 
 _NO_UNIT = frozenset({"", "pixel", "pixels", "px", "reference frame"})
 
 
 def normal_unit(unit: str) -> str | None:
-    """Return "um" for every way to write it, and so on; None for pixels; and other units as they are."""
+    """Return a unit in the spelling used here ("um" for all spellings of micrometre); None for pixels, others unchanged."""
     unit = unit.strip().strip('"')
     return None if unit.lower() in _NO_UNIT else _UNITS.get(unit.lower(), unit)

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from napari_uflow.errors import UFlowError
 
-__all__ = ["LARGE", "is_large", "let_go", "allocate_map", "strips"]
+__all__ = ["LARGE", "is_large", "release_pages", "allocate_map", "strips"]
 
 LARGE = 2**27
 """Bytes from which a map is kept in a file: 128 MB, a map of 32-bit numbers of 5,800 x 5,800 pixels."""
@@ -83,7 +83,7 @@ def _reserve(file: int, n_bytes: int) -> None:
     os.truncate(file, n_bytes)
 
 
-def let_go(*arrays: object) -> None:
+def release_pages(*arrays: object) -> None:
     """Give the memory back that arrays in files, or parts of such arrays, take; it is read again where it is needed.
 
     Other arrays stay as they are, and so does one whose changes are in memory only (mode "c" of a memmap).

@@ -1,4 +1,4 @@
-"""Computed features, kept in memory up to a limit and on disk beyond it."""
+"""Cached features: in memory up to a limit, on disk beyond it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ import torch
 from torch import Tensor
 
 from napari_uflow.image.grid import Window
-from napari_uflow.model.border import replicate, replicated_mask
+from napari_uflow.model.border import Border
+from napari_uflow.system.devices import memory_for_tiles
 
-__all__ = ["CachedTile", "FeatureCache"]
+__all__ = ["CachedTile", "FeatureCache", "FeatureCaches"]
 
 _LARGEST = torch.finfo(torch.float16).max
+# Memory for held-out tiles, over that for training tiles: there are fewer, and they are not augmented.
+_HOLDOUT_PART = 0.25
+# Training tiles' part of a GPU's memory for tiles; held-out tiles get the rest.
+_TRAIN_PART_OF_GPU = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,11 @@ class CachedTile:
     Attributes
     ----------
     features : tuple of Tensor, each (C_l, M_l, N_l), float16
-        Finest level first; on the GPU that the cache was given, or on the processor.
+        Finest level first; on the GPU of the cache, or on the CPU.
     is_normal : tuple of Tensor, each (M_l, N_l), bool
-        Positions that count.
+        Positions that count; on the CPU.
     frame : Window or None
-        Where the image lies as seen from the tile, in pixels; None where its border is of no importance.
+        The image in the tile's pixel coordinates; None if its border has no treatment.
     """
 
     features: tuple[Tensor, ...]
@@ -46,24 +51,29 @@ class CachedTile:
 
 
 class FeatureCache:
-    """Tiles of features in float16; a context manager that removes what it wrote to disk.
+    """Features of tiles in float16; a context manager that removes its files.
 
     Parameters
     ----------
     memory_limit : float
-        Bytes held in memory; tiles beyond it are memory-mapped from a temporary folder.
+        Bytes in memory; further tiles are memory-mapped from a temporary folder.
     device : torch.device, optional
-        A GPU that holds the first of them, up to `device_limit` bytes: what lies there is not sent in every step.
+        GPU that holds the first tiles, which need not be copied to it in every step.
     device_limit : float
-        Bytes held on the device.
+        Bytes on the device.
+
+    Attributes
+    ----------
+    n_bytes_on_device, n_bytes_in_memory, n_bytes_on_disk : int
+        Bytes of features in each place.
     """
 
     def __init__(self, memory_limit: float, device: torch.device | None = None, device_limit: float = 0.0):
         self._memory_limit = memory_limit
         self._device, self._device_limit = device, device_limit
-        self.n_bytes_on_device = 0
         self._tiles: list[CachedTile] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.n_bytes_on_device = 0
         self.n_bytes_in_memory = 0
         self.n_bytes_on_disk = 0
 
@@ -74,7 +84,17 @@ class FeatureCache:
         return self._tiles[index]
 
     def add(self, features: Sequence[Tensor], is_normal: Sequence[Tensor], frame: Window | None = None) -> None:
-        """Keep the features of one tile, each (C_l, M_l, N_l); values beyond float16 are clipped."""
+        """Add the features of one tile; values beyond the range of float16 are clipped.
+
+        Parameters
+        ----------
+        features : sequence of Tensor, each (C_l, M_l, N_l)
+            Finest level first.
+        is_normal : sequence of Tensor, each (M_l, N_l), bool
+            Positions that count.
+        frame : Window, optional
+            The image in the tile's pixel coordinates.
+        """
         size = 2 * sum(x.numel() for x in features)
         is_on_device = self._device is not None and self.n_bytes_on_device + size <= self._device_limit
         place = self._device if is_on_device else torch.device("cpu")
@@ -90,20 +110,24 @@ class FeatureCache:
             kept = tuple(self._on_disk(x, level) for level, x in enumerate(halves))
         self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal), frame))
 
-    def replicate_border(self, strides: Sequence[int]) -> None:
-        """Replace, once for all, the features at the images' borders by those further in.
+    def apply_border(self, border: Border, strides: Sequence[int]) -> None:
+        """Treat the images' borders, once and for all.
 
-        A position is normal from then on only where the one that it has its features from is normal too.
+        A position counts from then on only if the one that it takes its features from counts, too.
 
         Parameters
         ----------
+        border : Border
+            The treatment.
         strides : sequence of int
-            Pixels per position of each level.
+            Pixels per position of each level, finest first.
         """
         for i, tile in enumerate(self._tiles):
             for x, stride in zip(tile.features, strides, strict=True):
-                x.copy_(replicate(x, tile.frame, stride))
-            masks = [replicated_mask(x, tile.frame, stride) for x, stride in zip(tile.is_normal, strides, strict=True)]
+                treated = border.apply(x, tile.frame, stride)
+                if treated is not x:
+                    x.copy_(treated)
+            masks = [border.mask(x, tile.frame, stride) for x, stride in zip(tile.is_normal, strides, strict=True)]
             self._tiles[i] = replace(tile, is_normal=tuple(masks))
 
     def _on_disk(self, x: Tensor, level: int) -> Tensor:
@@ -115,7 +139,7 @@ class FeatureCache:
         return torch.from_numpy(mapped)
 
     def close(self) -> None:
-        """Forget everything and remove the files."""
+        """Drop all tiles and remove the files."""
         self._tiles.clear()
         if self._folder is not None:
             self._folder.cleanup()
@@ -128,3 +152,50 @@ class FeatureCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCaches:
+    """The features of a training; a context manager that removes their files.
+
+    Attributes
+    ----------
+    train, holdout : FeatureCache
+        Augmented features of the training tiles, and those of the held-out tiles.
+    """
+
+    train: FeatureCache
+    holdout: FeatureCache
+
+    @classmethod
+    def open(cls, memory_limit: float, device: torch.device) -> Self:
+        """Make empty caches.
+
+        Parameters
+        ----------
+        memory_limit : float
+            Bytes of the training tiles in memory; held-out tiles get a quarter as much besides.
+        device : torch.device
+            Device of the training; a CUDA GPU holds tiles as far as its free memory allows.
+        """
+        if device.type != "cuda":
+            return cls(FeatureCache(memory_limit), FeatureCache(_HOLDOUT_PART * memory_limit))
+        room = memory_for_tiles(device)
+        return cls(
+            FeatureCache(memory_limit, device, _TRAIN_PART_OF_GPU * room),
+            FeatureCache(_HOLDOUT_PART * memory_limit, device, (1 - _TRAIN_PART_OF_GPU) * room),
+        )
+
+    def apply_border(self, border: Border, strides: Sequence[int]) -> None:
+        """Treat the images' borders in all tiles, see :meth:`FeatureCache.apply_border`."""
+        for cache in (self.train, self.holdout):
+            cache.apply_border(border, strides)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.train.close()
+        self.holdout.close()

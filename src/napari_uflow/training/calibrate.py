@@ -8,7 +8,6 @@ from itertools import zip_longest
 from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.model.border import replicated_mask
 from napari_uflow.model.feature_band import all_in_cells
 from napari_uflow.model.inference import score_steps
 from napari_uflow.model.uflow import UFlow
@@ -18,17 +17,15 @@ from napari_uflow.progress import Progress, Steps
 from napari_uflow.system.devices import memory_for_tiles
 from napari_uflow.training.tiles import TrainingTile, regions_of
 
-__all__ = ["calibrate_steps", "n_positions"]
+__all__ = ["calibrate_steps", "has_enough_positions"]
 
-# Side of what is looked at of a held-out image, and pixels in all.
+# Side of the part of a held-out image that is scored, and pixels of all parts.
 _CALIBRATION_SIDE = 2048
-
-
 _CALIBRATION_PIXELS = 32_000_000
 
 
 def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[TrainingTile]) -> Steps[Calibration]:
-    """Find out what the network says of normal images, best of images that were held out.
+    """Fit a calibration to the scores of normal images.
 
     Parameters
     ----------
@@ -37,17 +34,22 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
     intensity : IntensityRange
         Brightness range of the model.
     tiles : sequence of TrainingTile
-        Each of their images is looked at where its tiles lie, up to 2048 pixels a side and 32 million in all.
+        Held-out tiles, or training tiles if there are none. The part of each image that its tiles cover is scored, up
+        to 2048 pixels a side, and 32 million pixels in all.
+
+    Raises
+    ------
+    TooFewPositionsError
+        If a map has too few normal positions.
     """
     network.eval()
-    device = network.device
     windows = _calibration_windows(tiles, max(network.strides))
-    phase = "Looking at held-out images"
+    phase = "Scoring held-out images"
     images: list[CalibrationImage] = []
     strides: tuple[int, ...] = ()
     for done, (region, window) in enumerate(windows):
         yield Progress(phase, done, len(windows))
-        tile = network.tile_that_fits(window.shape, memory_for_tiles(device))
+        tile = network.tile_that_fits(window.shape, memory_for_tiles(network.device))
         scores = yield from score_steps(network, intensity, region.plane, window=window, tile=tile, phase=None)
         scores = scores.only(region.normal(window))
         strides = scores.tested_strides
@@ -56,8 +58,27 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
     return (yield from Calibration.fit_steps(images, strides))
 
 
+def has_enough_positions(network: UFlow, tiles: Sequence[TrainingTile]) -> bool:
+    """Return True if the coarsest level has enough normal positions for a calibration.
+
+    Parameters
+    ----------
+    network, tiles
+        As for :func:`calibrate_steps`.
+    """
+    stride = max(network.strides)
+    n = 0
+    for region, window in _calibration_windows(tiles, stride):
+        rows, cols = (-(-size // stride) * stride for size in window.shape)
+        normal = all_in_cells(region.normal(Window(window.row, window.col, rows, cols)), stride)
+        n += int(network.border.mask(normal, network.frame(window, region.plane.shape), stride).sum())
+        if n >= FEWEST_POSITIONS:
+            return True
+    return False
+
+
 def _calibration_windows(tiles: Sequence[TrainingTile], align: int) -> list[tuple[NormalRegion, Window]]:
-    """Choose what to look at in the images of the tiles: fields in turn, as far as the pixels go."""
+    """Choose the parts of the tiles' images to score: of the specimens in turn, up to the limit of pixels."""
     by_specimen: dict[str, list[tuple[NormalRegion, Window]]] = {}
     for region in regions_of(tiles):
         hull = Window.around(tile.window for tile in tiles if tile.region is region)
@@ -75,16 +96,3 @@ def _calibration_windows(tiles: Sequence[TrainingTile], align: int) -> list[tupl
                 chosen.append(item)
                 n_pixels += item[1].height * item[1].width
     return chosen
-
-
-def n_positions(tiles: Sequence[TrainingTile], network: UFlow) -> int:
-    """Count the normal positions of the coarsest level that a calibration would see."""
-    stride = max(network.strides)
-    n = 0
-    for region, window in _calibration_windows(tiles, stride):
-        rows, cols = (-(-size // stride) * stride for size in window.shape)
-        normal = all_in_cells(region.normal(Window(window.row, window.col, rows, cols)), stride)
-        n += int(replicated_mask(normal, network.replicated_frame(window, region.plane.shape), stride).sum())
-        if n >= FEWEST_POSITIONS:
-            break
-    return n

@@ -1,4 +1,4 @@
-"""Frozen features are computed once: of every tile and every turned or mirrored copy of it, into the cache."""
+"""Frozen features, computed once for every tile and each of its augmentations."""
 
 from __future__ import annotations
 
@@ -15,19 +15,47 @@ from napari_uflow.progress import Progress, Steps, in_pieces, or_stop
 from napari_uflow.training.cache import FeatureCache
 from napari_uflow.training.tiles import TrainingTile
 
-__all__ = ["fill_cache", "augmented", "augmented_window"]
+__all__ = ["augmented", "augmented_window", "fill_cache"]
 
 # Tiles of one image are read together up to this many pixels a side.
 _LARGEST_TOGETHER = 1536
 
 
-def augmented(x: Tensor, view: int) -> Tensor:
-    """Return one of the eight turned and mirrored copies of a tensor (..., M, N); views 0 to 3 keep the shape."""
-    if view & 1:
+def augmented(x: Tensor, augmentation: int) -> Tensor:
+    """Return a tensor (..., M, N) mirrored or transposed.
+
+    Parameters
+    ----------
+    x : Tensor (..., M, N)
+        Image, mask or features.
+    augmentation : int
+        Symmetry of the square, 0 (none) to 7; 0 to 3 keep the shape, 4 to 7 return (..., N, M).
+    """
+    if augmentation & 1:
         x = x.flip(-1)
-    if view & 2:
+    if augmentation & 2:
         x = x.flip(-2)
-    return x.transpose(-2, -1) if view & 4 else x
+    return x.transpose(-2, -1) if augmentation & 4 else x
+
+
+def augmented_window(window: Window, shape: tuple[int, int], augmentation: int) -> Window:
+    """Return the position of a window after the augmentation of the image around it.
+
+    Parameters
+    ----------
+    window : Window
+        Window of the image, in pixels.
+    shape : (int, int)
+        Rows and columns of the image.
+    augmentation : int
+        As for :func:`augmented`.
+    """
+    row, col, height, width = window.row, window.col, window.height, window.width
+    if augmentation & 1:
+        col = shape[1] - window.stop_col
+    if augmentation & 2:
+        row = shape[0] - window.stop_row
+    return Window(col, row, width, height) if augmentation & 4 else Window(row, col, height, width)
 
 
 def fill_cache(
@@ -38,52 +66,62 @@ def fill_cache(
     n_augmentations: int,
     phase: str,
 ) -> Steps[None]:
-    """Compute the features of all views of the tiles; the frozen backbone sees each view of an image once.
+    """Compute the features of all augmentations of the tiles; the backbone sees each augmented image once.
 
     Parameters
     ----------
     cache : FeatureCache
-        Gets one entry for each tile and view.
+        Gets one entry for each tile and augmentation.
     network : UFlow
         Its backbone computes the features.
     tiles : sequence of TrainingTile
-        What to compute.
+        Tiles to compute.
     intensity : IntensityRange
         Brightness range of the model.
     n_augmentations : int
-        Turned and mirrored copies of each tile, 1 to 8; the first is the tile as it is.
+        Augmentations of each tile, 1 to 8; the first leaves the tile as it is.
     phase : str
         Name of the phase in the progress events.
     """
-    device = network.device
     done, total = 0, len(tiles) * n_augmentations
     for region, windows in _read_together(tiles, network):
         outer = Window.around([network.reading_window(window, region.plane.shape) for window in windows])
         values, is_normal = region.read(outer)
         image = torch.from_numpy(intensity.apply(values))
         normal = torch.from_numpy(is_normal)
-        for view in range(n_augmentations):
+        for augmentation in range(n_augmentations):
             yield from or_stop(Progress(phase, done, total))
-            pieces = network.features_in_pieces(augmented(image, view)[None].to(device))
-            levels = yield from in_pieces(pieces, Progress(phase, done, total))
-            turned_normal = augmented(normal, view)
+            computed = network.features_in_pieces(augmented(image, augmentation)[None].to(network.device))
+            levels = yield from in_pieces(computed, Progress(phase, done, total))
+            mask = augmented(normal, augmentation)
             for window in windows:
-                inner = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, view)
+                inner = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, augmentation)
                 frame = network.frame(window, region.plane.shape)
                 if frame is not None:
-                    frame = augmented_window(frame, window.shape, view)
-                features = [
-                    x[0, :, inner.row // s : inner.stop_row // s, inner.col // s : inner.stop_col // s]
-                    for x, s in zip(levels, network.strides, strict=True)
-                ]
-                masks = [_all_in_cells(turned_normal[inner.slices()], s) for s in network.strides]
-                cache.add(features, masks, frame)
+                    frame = augmented_window(frame, window.shape, augmentation)
+                _add(cache, levels, mask, inner, frame, network.strides)
             done += len(windows)
     yield from or_stop(Progress(phase, total, total))
 
 
+def _add(
+    cache: FeatureCache,
+    levels: Sequence[Tensor],
+    mask: Tensor,
+    inner: Window,
+    frame: Window | None,
+    strides: Sequence[int],
+) -> None:
+    """Add one tile: the window `inner` of an image with features `levels`, each (1, C_l, M_l, N_l), and its mask."""
+    features = []
+    for x, stride in zip(levels, strides, strict=True):
+        rows, cols = inner.scaled(stride).slices()
+        features.append(x[0, :, rows, cols])
+    cache.add(features, [_all_in_cells(mask[inner.slices()], stride) for stride in strides], frame)
+
+
 def _read_together(tiles: Sequence[TrainingTile], network: UFlow) -> Iterator[tuple[NormalRegion, list[Window]]]:
-    """Group tiles whose surroundings overlap so much that reading them together is less work."""
+    """Group tiles of one region if reading them together, with their surroundings, is less work."""
     by_region: dict[int, list[TrainingTile]] = {}
     for tile in tiles:
         by_region.setdefault(id(tile.region), []).append(tile)
@@ -99,17 +137,7 @@ def _read_together(tiles: Sequence[TrainingTile], network: UFlow) -> Iterator[tu
             yield from ((region, [window]) for window in windows)
 
 
-def augmented_window(window: Window, shape: tuple[int, int], view: int) -> Window:
-    """Return where a window of an image of this shape lies in a view of it."""
-    row, col, height, width = window.row, window.col, window.height, window.width
-    if view & 1:
-        col = shape[1] - window.stop_col
-    if view & 2:
-        row = shape[0] - window.stop_row
-    return Window(col, row, width, height) if view & 4 else Window(row, col, height, width)
-
-
 def _all_in_cells(mask: Tensor, stride: int) -> Tensor:
-    """Return where all pixels of a stride x stride cell are set; (M, N) to (M / stride, N / stride) bool."""
+    """Return which stride x stride cells are set throughout; (M, N) to (M / stride, N / stride) bool."""
     m, n = mask.shape
     return mask.reshape(m // stride, stride, n // stride, stride).all(dim=3).all(dim=1)

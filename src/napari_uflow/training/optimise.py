@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,193 +17,257 @@ from napari_uflow.errors import ImageError
 from napari_uflow.model.energy import energy, negative_log_likelihood
 from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.progress import FINISH, Message, Progress, Snapshot, Steps, TrainingPoint
+from napari_uflow.progress import FINISH, Finish, Message, Progress, Snapshot, Steps, TrainingPoint
 from napari_uflow.system.devices import free_memory, is_out_of_memory
-from napari_uflow.training.cache import FeatureCache
+from napari_uflow.training.cache import FeatureCache, FeatureCaches
 
-__all__ = ["optimise"]
+__all__ = ["History", "optimise"]
 
-# Held-out energies are watched at this quantile: held-out latents explode at single positions when overtrained.
+History: TypeAlias = "tuple[dict[str, float], ...]"
+"""The losses of a training, one dictionary of a TrainingPoint's values per check."""
+
+# Quantile of the held-out energies that is reported: overtrained latents explode at single positions.
 _WATCHED_QUANTILE = 0.999
-
-
-# A step whose loss or gradient is not finite is left out; after so many in a row training has failed for good.
+# A step whose loss or gradient is not finite changes nothing; this many in a row end the training.
 _MAX_BAD_STEPS = 20
-
-
-_NOTHING_LEARNED = (
-    "what was learned from the training tiles does not hold for those that were held out: the model is the one the "
-    "training began with; add normal images, or mark more as normal"
-)
-
-
-# A model that goes on with something new may lose this much of its held-out likelihood for it (nats per dimension).
-_WORSE_BY = 0.02
-
-
-# A run that is shorter than this can be done again.
+# Rise of the held-out loss, in nats per dimension, that a resumed model may trade for newly marked regions.
+_LARGEST_RISE = 0.02
+# A shorter training can be repeated.
 _SECONDS_BETWEEN_SNAPSHOTS = 60.0
 
-
-def _batches(
-    cache: FeatureCache, indices: Iterable[int], device: torch.device, batch_size: int
-) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Yield tiles as stacks of the same shape, each of at most `batch_size` tiles."""
-    by_shape: dict[tuple[int, int], list[int]] = {}
-    for index in indices:
-        by_shape.setdefault(cache[index].shape, []).append(index)
-    for group in by_shape.values():
-        for first in range(0, len(group), batch_size):
-            tiles = [cache[index] for index in group[first : first + batch_size]]
-            n_levels = len(tiles[0].features)
-            features = [_sent([t.features[i] for t in tiles], device).float() for i in range(n_levels)]
-            normal = [_sent([t.is_normal[i] for t in tiles], device) for i in range(n_levels)]
-            yield features, normal
-
-
-def _sent(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Return tensors of one shape as a stack on a device; from pinned memory to a GPU, which need not be waited for."""
-    if device.type != "cuda":
-        return torch.stack(list(tensors)).to(device)
-    if all(x.is_cuda for x in tensors):
-        return torch.stack(list(tensors))
-    return torch.stack([x.cpu() for x in tensors]).pin_memory().to(device, non_blocking=True)
+_NOTHING_LEARNED = (
+    "training did not improve the held-out loss; the initial model was kept: add normal images, or mark larger areas "
+    "as normal"
+)
 
 
 def optimise(
     network: UFlow,
-    train_cache: FeatureCache,
-    holdout_cache: FeatureCache,
+    caches: FeatureCaches,
     training: TrainingConfig,
     rng: np.random.Generator,
-    model_so_far: Callable[[Sequence[dict[str, float]], TrainingOutcome], TrainedModel],
+    model_so_far: Callable[[History, TrainingOutcome], TrainedModel],
     *,
     has_new: bool = False,
-) -> Steps[tuple[tuple[dict[str, float], ...], TrainingOutcome]]:
+) -> Steps[tuple[History, TrainingOutcome]]:
     """Train the flow on cached features; leave the network with its best weights.
 
-    The weights it begins with are among those to choose from: of an untrained flow they make a normal distribution of
-    the features, which is the best that some images are enough for. With `has_new` there is something that has to be
-    learned even if it makes what was held out a little less likely.
+    The initial weights are candidates, too: an untrained flow on whitened features is a Gaussian model, the best that
+    few images allow.
+
+    Parameters
+    ----------
+    network : UFlow
+        Its flow is trained.
+    caches : FeatureCaches
+        Features of the tiles.
+    training : TrainingConfig
+        Parameters of the optimisation.
+    rng : Generator
+        Draws the batches.
+    model_so_far : callable
+        Makes the model of a snapshot.
+    has_new : bool
+        True for a resumed training with newly marked regions: these are learned even if the held-out loss rises a
+        little.
+
+    Raises
+    ------
+    ImageError
+        If the loss was never finite.
     """
-    device = network.device
-    parameters = [p for p in network.flow.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, training.final_learning_rate or 1e-8, training.steps)
-    order = _endless_order(len(train_cache), rng)
-    history: list[dict[str, float]] = []
-    best_state: dict[str, Tensor] | None = None
-    best_loss = math.inf
-    looks_since_best = 0
-    bad_steps = 0
-    losses: list[float] = []
-    outcome: TrainingOutcome | None = None
-    phase = "Training"
-    at_once = training.batch_size
-    first_loss, _ = _look(network, holdout_cache, device, at_once)
-    first_state = {key: value.detach().clone() for key, value in network.flow.state_dict().items()}
-    if math.isfinite(first_loss) and not has_new:
-        best_loss, best_state = first_loss, first_state
-    last_snapshot = time.monotonic()
-
-    for step in range(1, training.steps + 1):
-        indices = [next(order) for _ in range(min(training.batch_size, len(train_cache)))]
-        n_dims = sum(
-            int(normal.sum()) * channels
-            for index in indices
-            for normal, channels in zip(train_cache[index].is_normal, network.flow.latent_channels, strict=True)
-        )
-        while True:
-            optimiser.zero_grad(set_to_none=True)
-            try:
-                total = _gradients(network, train_cache, indices, device, at_once, n_dims)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if at_once == 1 or not is_out_of_memory(error):
-                    raise
-            # Behind the handler: the error holds on to what did not fit.
-            optimiser.zero_grad(set_to_none=True)
-            free_memory(device)
-            at_once = -(-at_once // 2)
-            yield Message(
-                f"there is not enough memory for a batch at once: its tiles go through the flow {at_once} at a time, "
-                f"which takes longer and gives the same model",
-                warning=True,
-            )
-        norm = torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
-        if math.isfinite(total) and bool(torch.isfinite(norm)):
-            optimiser.step()
-            decay.step()
-            losses.append(total)
-            bad_steps = 0
-        else:
-            bad_steps += 1
-            if bad_steps == _MAX_BAD_STEPS:
-                yield Message("the loss is no longer finite; training ends with the best model so far", warning=True)
-                outcome = TrainingOutcome(OutcomeKind.NOT_FINITE)
-        answer = yield Progress(phase, step, training.steps)
-        is_look = step % training.check_every == 0 or step == training.steps
-        if answer is FINISH and history and not is_look:
-            # What was learned since the last look is let go: an answer at once is worth more.
-            outcome = TrainingOutcome(OutcomeKind.STOPPED, step)
-            break
-        finish = answer is FINISH or bad_steps == _MAX_BAD_STEPS
-        if not (finish or is_look):
-            continue
-
-        holdout_loss, holdout_energy = _look(network, holdout_cache, device, at_once)
-        train_loss = float(np.mean(losses)) if losses else math.nan
-        losses.clear()
-        watched = holdout_loss if len(holdout_cache) else train_loss
-        is_best = watched < best_loss
-        if is_best:
-            best_loss, looks_since_best = watched, 0
-            best_state = {key: value.detach().clone() for key, value in network.flow.state_dict().items()}
-        else:
-            looks_since_best += 1
-        point = TrainingPoint(step, train_loss, holdout_loss, holdout_energy, is_best)
-        history.append(asdict(point))
-        if answer is not FINISH:
-            answer = yield point
-        if is_best and answer is not FINISH and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS:
-            last_snapshot = time.monotonic()
-            answer = yield Snapshot(model_so_far(history, TrainingOutcome(OutcomeKind.INTERRUPTED, step)))
-        if answer is FINISH and outcome is None:
-            outcome = TrainingOutcome(OutcomeKind.STOPPED, step)
-        if outcome is not None:
-            break
-        if looks_since_best >= training.patience:
-            best_step = step - looks_since_best * training.check_every
-            outcome = TrainingOutcome(OutcomeKind.CONVERGED, best_step)
-            break
-
-    if best_state is None:
-        raise ImageError(
-            "training failed: the loss was never finite; lower the learning rate, or look for pixels that are not "
-            "really normal"
-        )
-    if best_loss > first_loss + _WORSE_BY:
-        best_state = first_state
-    outcome = outcome or TrainingOutcome(OutcomeKind.DONE)
-    if best_state is first_state and outcome.is_complete:
+    run = _Optimisation(network, caches, training, rng, keep_initial=not has_new)
+    outcome = yield from _run(run, training, model_so_far)
+    if run.restore_best() and outcome.is_complete:
         outcome = TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
         yield Message(_NOTHING_LEARNED, warning=True)
-    network.flow.load_state_dict(best_state)
-    return tuple(history), outcome
+    return run.history, outcome
 
 
-def _gradients(
-    network: UFlow, cache: FeatureCache, indices: Sequence[int], device: torch.device, at_once: int, n_dims: int
-) -> float:
-    """Add up the gradients of a batch, so many tiles at once, and return its loss per dimension."""
-    total = 0.0
-    for features, normal in _batches(cache, indices, device, at_once):
-        with torch.enable_grad():
-            latents = network.latents(features)
-            loss, _ = negative_log_likelihood(latents.z, latents.ln_det, normal)
-            (loss / max(n_dims, 1)).backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach()) / max(n_dims, 1)
-    return total
+def _run(
+    run: _Optimisation, training: TrainingConfig, model_so_far: Callable[[History, TrainingOutcome], TrainedModel]
+) -> Steps[TrainingOutcome]:
+    """Do the steps of an optimisation, with a check of the held-out loss now and then, until it ends."""
+    last_snapshot = time.monotonic()
+    for step in range(1, training.steps + 1):
+        yield from run.step()
+        if run.has_failed:
+            yield Message("the loss is no longer finite; training ends with the best model so far", warning=True)
+        answer = yield Progress("Training", step, training.steps)
+        is_due = step % training.check_every == 0 or step == training.steps
+        if answer is FINISH and run.history and not is_due:
+            # An immediate answer is worth more than the steps since the last check.
+            return TrainingOutcome(OutcomeKind.STOPPED, step)
+        if not (is_due or run.has_failed or answer is FINISH):
+            continue
+        point = run.check(step)
+        if answer is not FINISH:
+            answer = yield point
+        if point.is_best and answer is not FINISH and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS:
+            last_snapshot = time.monotonic()
+            answer = yield Snapshot(model_so_far(run.history, TrainingOutcome(OutcomeKind.INTERRUPTED, step)))
+        outcome = run.outcome_after(step, answer)
+        if outcome is not None:
+            return outcome
+    return TrainingOutcome(OutcomeKind.DONE)
+
+
+class _Optimisation:
+    """Adam on cached features, with the best weights so far.
+
+    Parameters
+    ----------
+    network, caches, training, rng
+        As for :func:`optimise`.
+    keep_initial : bool
+        A step is better only if it improves on the held-out loss of the initial weights.
+
+    Attributes
+    ----------
+    history : tuple of dict
+        Values of a TrainingPoint at each check.
+    """
+
+    def __init__(
+        self,
+        network: UFlow,
+        caches: FeatureCaches,
+        training: TrainingConfig,
+        rng: np.random.Generator,
+        *,
+        keep_initial: bool,
+    ):
+        self._network, self._caches, self._training = network, caches, training
+        self._parameters = [p for p in network.flow.parameters() if p.requires_grad]
+        self._optimiser = torch.optim.Adam(
+            self._parameters, lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        self._decay = torch.optim.lr_scheduler.LinearLR(
+            self._optimiser, 1.0, training.final_learning_rate or 1e-8, training.steps
+        )
+        self._order = _endless_order(len(caches.train), rng)
+        self._n_together = training.batch_size  # tiles that pass the flow together
+        self._losses: list[float] = []  # of the steps since the last check
+        self._n_bad_steps = 0
+        self._n_checks_since_best = 0
+        self.history: History = ()
+        self._initial_loss, _ = _held_out(network, caches.holdout, self._n_together)
+        self._initial_state = self._state()
+        self._best_loss = math.inf
+        self._best_state: dict[str, Tensor] | None = None
+        if keep_initial and math.isfinite(self._initial_loss):
+            self._best_loss, self._best_state = self._initial_loss, self._initial_state
+
+    @property
+    def has_failed(self) -> bool:
+        """Too many steps in a row had a loss or gradient that is not finite."""
+        return self._n_bad_steps >= _MAX_BAD_STEPS
+
+    def step(self) -> Steps[None]:
+        """Do one optimiser step; leave the weights as they are if the loss or the gradient is not finite."""
+        loss = yield from self._gradients_that_fit()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._training.gradient_clip)
+        if math.isfinite(loss) and bool(torch.isfinite(norm)):
+            self._optimiser.step()
+            self._decay.step()
+            self._losses.append(loss)
+            self._n_bad_steps = 0
+        else:
+            self._n_bad_steps += 1
+
+    def _gradients_that_fit(self) -> Steps[float]:
+        """Compute the gradients of the next batch, of fewer tiles together as long as memory is short.
+
+        Returns
+        -------
+        float
+            Loss in nats per latent dimension.
+        """
+        n_tiles = min(self._training.batch_size, len(self._caches.train))
+        indices = [next(self._order) for _ in range(n_tiles)]
+        while True:
+            self._optimiser.zero_grad(set_to_none=True)
+            try:
+                return self._gradients(indices)
+            except (RuntimeError, MemoryError) as error:
+                if self._n_together == 1 or not is_out_of_memory(error):
+                    raise
+            # After the handler: the error refers to the tensors that did not fit.
+            self._optimiser.zero_grad(set_to_none=True)
+            free_memory(self._network.device)
+            self._n_together = -(-self._n_together // 2)
+            yield Message(
+                f"too little memory for a whole batch: {self._n_together} of its tiles at a time pass the flow, which "
+                f"is slower and gives the same model",
+                warning=True,
+            )
+
+    def _gradients(self, indices: Sequence[int]) -> float:
+        """Sum the gradients of a batch and return its loss in nats per latent dimension."""
+        cache, channels = self._caches.train, self._network.flow.latent_channels
+        n_dims = sum(
+            int(normal.sum()) * n
+            for index in indices
+            for normal, n in zip(cache[index].is_normal, channels, strict=True)
+        )
+        total = 0.0
+        for features, normal in _batches(cache, indices, self._network.device, self._n_together):
+            with torch.enable_grad():
+                latents = self._network.latents(features)
+                loss, _ = negative_log_likelihood(latents.z, latents.ln_det, normal)
+                (loss / max(n_dims, 1)).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach()) / max(n_dims, 1)
+        return total
+
+    def check(self, step: int) -> TrainingPoint:
+        """Compute the held-out loss and keep the weights if they are the best so far.
+
+        Without held-out tiles, the mean loss of the steps since the last check decides.
+        """
+        holdout_loss, holdout_energy = _held_out(self._network, self._caches.holdout, self._n_together)
+        train_loss = float(np.mean(self._losses)) if self._losses else math.nan
+        self._losses.clear()
+        watched = holdout_loss if len(self._caches.holdout) else train_loss
+        is_best = watched < self._best_loss
+        if is_best:
+            self._best_loss, self._best_state, self._n_checks_since_best = watched, self._state(), 0
+        else:
+            self._n_checks_since_best += 1
+        point = TrainingPoint(step, train_loss, holdout_loss, holdout_energy, is_best)
+        self.history += (asdict(point),)
+        return point
+
+    def outcome_after(self, step: int, answer: Finish | None) -> TrainingOutcome | None:
+        """Return the outcome if the training ends with the check after a step; None if it continues."""
+        if self.has_failed:
+            return TrainingOutcome(OutcomeKind.NOT_FINITE)
+        if answer is FINISH:
+            return TrainingOutcome(OutcomeKind.STOPPED, step)
+        if self._n_checks_since_best >= self._training.patience:
+            best_step = step - self._n_checks_since_best * self._training.check_every
+            return TrainingOutcome(OutcomeKind.CONVERGED, best_step)
+        return None
+
+    def restore_best(self) -> bool:
+        """Load the best weights into the network; return True if these are the initial ones.
+
+        Raises
+        ------
+        ImageError
+            If the loss was never finite.
+        """
+        if self._best_state is None:
+            raise ImageError(
+                "training failed: the loss was never finite; lower the learning rate, or check that the normal areas "
+                "contain no corrupt pixels"
+            )
+        if self._best_loss > self._initial_loss + _LARGEST_RISE:
+            self._best_state = self._initial_state
+        self._network.flow.load_state_dict(self._best_state)
+        return self._best_state is self._initial_state
+
+    def _state(self) -> dict[str, Tensor]:
+        return {key: value.detach().clone() for key, value in self._network.flow.state_dict().items()}
 
 
 def _endless_order(n: int, rng: np.random.Generator) -> Iterator[int]:
@@ -210,14 +275,42 @@ def _endless_order(n: int, rng: np.random.Generator) -> Iterator[int]:
         yield from (int(i) for i in rng.permutation(n))
 
 
+def _batches(
+    cache: FeatureCache, indices: Iterable[int], device: torch.device, batch_size: int
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Yield features and masks of tiles, stacked by shape, each stack of at most `batch_size` tiles."""
+    by_shape: dict[tuple[int, int], list[int]] = {}
+    for index in indices:
+        by_shape.setdefault(cache[index].shape, []).append(index)
+    for group in by_shape.values():
+        for first in range(0, len(group), batch_size):
+            tiles = [cache[index] for index in group[first : first + batch_size]]
+            n_levels = len(tiles[0].features)
+            features = [_stacked([t.features[i] for t in tiles], device).float() for i in range(n_levels)]
+            normal = [_stacked([t.is_normal[i] for t in tiles], device) for i in range(n_levels)]
+            yield features, normal
+
+
+def _stacked(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Stack tensors of one shape on a device; the copy to a GPU is asynchronous, from pinned memory."""
+    if device.type != "cuda":
+        return torch.stack(list(tensors)).to(device)
+    if all(x.is_cuda for x in tensors):
+        return torch.stack(list(tensors))
+    return torch.stack([x.cpu() for x in tensors]).pin_memory().to(device, non_blocking=True)
+
+
 @torch.no_grad()
-def _look(network: UFlow, cache: FeatureCache, device: torch.device, batch_size: int) -> tuple[float, float]:
-    """Return the held-out loss per dimension and the worst level's high quantile of the held-out energies."""
+def _held_out(network: UFlow, cache: FeatureCache, batch_size: int) -> tuple[float, float]:
+    """Return the loss in nats per latent dimension, and the watched quantile of the energies of the worst level.
+
+    NaN for a cache without tiles.
+    """
     if not len(cache):
         return math.nan, math.nan
     total, n_dims = 0.0, 0
     energies: list[list[Tensor]] = [[] for _ in network.strides]
-    for features, normal in _batches(cache, range(len(cache)), device, batch_size):
+    for features, normal in _batches(cache, range(len(cache)), network.device, batch_size):
         latents = network.latents(features)
         loss, n = negative_log_likelihood(latents.z, latents.ln_det, normal)
         total += float(loss)

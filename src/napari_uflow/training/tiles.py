@@ -1,4 +1,4 @@
-"""Which tiles of the normal regions a model is trained on, and which are held out."""
+"""Training tiles: windows of normal regions, divided into those trained on and those held out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Self
 
 import numpy as np
 
@@ -16,10 +15,10 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.region import NormalRegion, hold_out_specimens, sample_windows
 from napari_uflow.model.record import TrainingRecord
 
-# A region that was called normal is small against the tile around it.
-_LEAST_MARKED = 0.01
+__all__ = ["Split", "TrainingTile", "choose_tiles", "regions_of"]
 
-__all__ = ["SeenSpecimens", "TrainingTile", "choose_tiles", "regions_of"]
+# Normal pixels required of the tile around a region marked normal, which is small.
+_LEAST_MARKED = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +30,41 @@ class TrainingTile:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenSpecimens:
-    """The fields that a model has seen whose training goes on.
+class Split:
+    """The tiles of a training.
 
     Attributes
     ----------
-    trained, held_out : frozenset of str
-        Fields it was trained on, in any run, and those that were held out. A single field is in both.
+    train, holdout : tuple of TrainingTile
+        Tiles trained on, and tiles held out; the latter are none if nothing can be held out.
     """
 
-    trained: frozenset[str]
-    held_out: frozenset[str]
+    train: tuple[TrainingTile, ...]
+    holdout: tuple[TrainingTile, ...] = ()
 
-    @classmethod
-    def of(cls, record: TrainingRecord) -> Self:
-        """Read them from a model's record."""
-        return cls(frozenset(record.specimens), frozenset(record.holdout_specimens))
+    @property
+    def specimens(self) -> frozenset[str]:
+        """Specimens trained on, without those of regions marked normal."""
+        return frozenset(tile.region.specimen for tile in self.train if not tile.region.is_marked_normal)
 
-    def hold_out(self, names: Collection[str], training: TrainingConfig) -> frozenset[str]:
-        """Choose what to hold out among fields: never one that the model was trained on.
+    @property
+    def holdout_specimens(self) -> frozenset[str]:
+        """Specimens held out."""
+        return frozenset(tile.region.specimen for tile in self.holdout)
 
-        Fields that were held out stay so; new ones join them until they are as many as of a new model.
-        """
-        chosen = hold_out_specimens(names, training.holdout, training.seed)
-        if not chosen:
-            return chosen
-        kept = self.held_out.intersection(names) - self.trained
-        new = sorted(set(names) - self.trained - self.held_out)
-        n_left = max(0, min(len(chosen) - len(kept), len(new) - (not self.trained.intersection(names))))
-        order = np.random.default_rng(training.seed).permutation(len(new))
-        return kept | {new[i] for i in order[:n_left]}
+    @property
+    def is_divided_by_place(self) -> bool:
+        """Some specimen is both trained on and held out."""
+        return not self.specimens.isdisjoint(self.holdout_specimens)
+
+    @property
+    def for_calibration(self) -> tuple[TrainingTile, ...]:
+        """The tiles held out, or else those trained on."""
+        return self.holdout or self.train
 
 
 def regions_of(tiles: Sequence[TrainingTile]) -> list[NormalRegion]:
-    """Return the regions that tiles come from, each once."""
+    """Return the regions of tiles, each once."""
     return list({id(tile.region): tile.region for tile in tiles}.values())
 
 
@@ -74,43 +74,33 @@ def choose_tiles(
     align: int,
     training: TrainingConfig,
     rng: np.random.Generator,
-    before: SeenSpecimens | None = None,
-) -> tuple[list[TrainingTile], list[TrainingTile]]:
-    """Choose the tiles to train on and the tiles that are held out.
+    before: TrainingRecord | None = None,
+) -> Split:
+    """Choose the tiles to train on and the tiles to hold out.
 
-    Whole fields are held out. Where there is only one field, the last tiles of each of its images are, and what
-    overlaps with them is not used.
+    Whole specimens are held out. Of a single specimen the last tiles of each image are held out, and tiles that overlap
+    with them are not used.
 
     Parameters
     ----------
     regions : sequence of NormalRegion
-        What is normal.
+        Normal regions; those marked normal are always trained on, and held out nowhere.
     tile, align : int
-        Side of a tile and what its place must be a multiple of, in pixels.
+        Side of a tile, and the divisor of its position, in pixels.
     training : TrainingConfig
-        How many tiles, how much of them held out, and how much of a tile must be normal.
+        Number of tiles, fraction held out, and fraction of a tile that must be normal.
     rng : Generator
-        Draws tiles where there are too many.
-    before : SeenSpecimens, optional
-        What a model has seen whose training goes on: nothing of that is held out that it was trained on.
-
-    Returns
-    -------
-    train_tiles, holdout_tiles : list of TrainingTile
-        The second one is empty where nothing can be held out.
+        Draws tiles if there are too many.
+    before : TrainingRecord, optional
+        Record of the model that a training is resumed from: nothing that it was trained on is held out.
 
     Raises
     ------
     ImageError
-        If no tile is normal enough.
+        If no tile has enough normal pixels.
     """
     marked = [region for region in regions if region.is_marked_normal]
     others = [region for region in regions if not region.is_marked_normal]
-    names = [region.specimen for region in others]
-    if before is None:
-        held_out = hold_out_specimens(names, training.holdout, training.seed) if names else frozenset()
-    else:
-        held_out = before.hold_out(set(names), training)
     tiles = _tiles_of(others, tile, align, training)
     marked_tiles = _tiles_of(marked, tile, align, training.replace(min_normal=_LEAST_MARKED))
     if not tiles and not marked_tiles:
@@ -118,25 +108,44 @@ def choose_tiles(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "
             f"mark more as normal, or lower min_normal or the tile size"
         )
-    train_tiles = [t for t in tiles if t.region.specimen not in held_out]
-    # A region that was given several times to weigh more is held out once.
-    holdout_tiles = list(dict.fromkeys(t for t in tiles if t.region.specimen in held_out))
-    if not train_tiles and not marked_tiles:  # the fields left have no tile that is normal enough
-        train_tiles, holdout_tiles = tiles, []
-    if not holdout_tiles and training.holdout > 0 and (before is None or before.trained == before.held_out):
-        train_tiles, holdout_tiles = _split_by_place(tiles, training.holdout)
-    # What was taught is trained on and counted nowhere, not even where its image is held out.
-    holdout_tiles = _without(holdout_tiles, marked, training.min_normal)
-    most = max(0 if marked_tiles else 1, training.max_tiles - len(marked_tiles))
-    if len(train_tiles) > most:
-        chosen = np.sort(rng.choice(len(train_tiles), most, replace=False))
-        train_tiles = [train_tiles[i] for i in chosen]
-    train_tiles += marked_tiles
-    most = max(1, math.ceil(training.max_tiles * training.holdout))
-    if len(holdout_tiles) > most:
-        chosen = np.sort(rng.choice(len(holdout_tiles), most, replace=False))
-        holdout_tiles = [holdout_tiles[i] for i in chosen]
-    return train_tiles, holdout_tiles
+    held_out = _held_out_specimens({region.specimen for region in others}, training, before)
+    train = [t for t in tiles if t.region.specimen not in held_out]
+    # A region given several times, to weigh more, is held out once.
+    holdout = list(dict.fromkeys(t for t in tiles if t.region.specimen in held_out))
+    if not train and not marked_tiles:  # no tile of the other specimens is normal enough
+        train, holdout = tiles, []
+    may_divide = before is None or set(before.specimens) == set(before.holdout_specimens)
+    if not holdout and training.holdout > 0 and may_divide:
+        train, holdout = _divided_by_place(tiles, training.holdout)
+    holdout = _without(holdout, marked, training.min_normal)
+    n_train = max(0 if marked_tiles else 1, training.max_tiles - len(marked_tiles))
+    train = _drawn(train, n_train, rng) + marked_tiles
+    return Split(tuple(train), tuple(_drawn(holdout, max(1, math.ceil(training.max_tiles * training.holdout)), rng)))
+
+
+def _held_out_specimens(
+    names: Collection[str], training: TrainingConfig, before: TrainingRecord | None
+) -> frozenset[str]:
+    """Choose the specimens to hold out, none of which the model was trained on before.
+
+    Those held out before stay held out; new ones join them until they are as many as for a new model.
+    """
+    chosen = hold_out_specimens(names, training.holdout, training.seed) if names else frozenset[str]()
+    if before is None or not chosen:
+        return chosen
+    trained, held_out = set(before.specimens), set(before.holdout_specimens)
+    kept = frozenset(held_out.intersection(names) - trained)
+    new = sorted(set(names) - trained - held_out)
+    n_new = max(0, min(len(chosen) - len(kept), len(new) - (not trained.intersection(names))))
+    order = np.random.default_rng(training.seed).permutation(len(new))
+    return kept | {new[i] for i in order[:n_new]}
+
+
+def _drawn(tiles: list[TrainingTile], most: int, rng: np.random.Generator) -> list[TrainingTile]:
+    """Draw `most` tiles at random, in their order, if there are more."""
+    if len(tiles) <= most:
+        return tiles
+    return [tiles[i] for i in np.sort(rng.choice(len(tiles), most, replace=False))]
 
 
 def _tiles_of(regions: Sequence[NormalRegion], tile: int, align: int, training: TrainingConfig) -> list[TrainingTile]:
@@ -148,7 +157,7 @@ def _tiles_of(regions: Sequence[NormalRegion], tile: int, align: int, training: 
 
 
 def _without(tiles: Sequence[TrainingTile], marked: Sequence[NormalRegion], min_normal: float) -> list[TrainingTile]:
-    """Return tiles without what was taught in their images; those of which too little is left are dropped."""
+    """Return tiles without the regions marked normal in their images; drop those with too little left."""
     if not marked:
         return list(tiles)
     rests = {id(region): region.without(marked) for region in regions_of(tiles)}
@@ -161,8 +170,8 @@ def _without(tiles: Sequence[TrainingTile], marked: Sequence[NormalRegion], min_
     return kept
 
 
-def _split_by_place(tiles: Sequence[TrainingTile], fraction: float) -> tuple[list[TrainingTile], list[TrainingTile]]:
-    """Hold out the last tiles of each image, along its longer side; what overlaps with one of them is not used."""
+def _divided_by_place(tiles: Sequence[TrainingTile], fraction: float) -> tuple[list[TrainingTile], list[TrainingTile]]:
+    """Hold out the last tiles of each image, along its longer side; drop tiles that overlap with one of them."""
     by_image: dict[int, list[TrainingTile]] = {}
     for tile in tiles:
         by_image.setdefault(id(tile.region.plane), []).append(tile)

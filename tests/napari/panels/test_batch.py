@@ -107,7 +107,7 @@ def test_two_files_of_one_name_are_refused_in_a_sentence(widget, folder, qtbot):
     write_tiff(other / "a.tif", np.zeros((64, 64), np.uint8), "YX")
     widget.add([folder / "a.tif", other / "a.tif"])
     run(widget, qtbot)
-    assert "would be written to the same files" in widget.job_bar.status.text()
+    assert "have the same output files" in widget.job_bar.status.text()
     assert not widget.job_bar.status.isHidden()
 
 

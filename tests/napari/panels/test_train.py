@@ -16,7 +16,7 @@ from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.panels.train import TrainWidget
 from napari_uflow._napari.parts.channels import chosen_channels
 from napari_uflow._napari.session import autosave, estimate
-from napari_uflow._napari.session.estimate import _COSTS, _IMAGES_NEEDED, _SPECIMENS_NEEDED, estimate_training, speed_of
+from napari_uflow._napari.session.estimate import _IMAGES_NEEDED, _SPECIMENS_NEEDED, estimate_training, speed_of
 from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.recipe import Recipe
 from napari_uflow._napari.session.runner import State
@@ -222,19 +222,6 @@ def test_only_one_job(widget, viewer, qtbot, monkeypatch):
 )
 def test_channels_as_text(text, channels):
     assert chosen_channels(text) == channels
-
-
-@pytest.mark.parametrize("name", ["scattering", "resnet18", "wide_resnet50_2"])
-@pytest.mark.parametrize("n_channels", [1, 3])
-def test_costs_follow_from_the_backbones(name, n_channels):
-    from napari_uflow.model.backbone import create_backbone
-
-    backbone = create_backbone(name, n_channels)
-    values = sum(c / s**2 for c, s in zip(backbone.channels, backbone.strides, strict=True))
-    cost = _COSTS[name]
-    assert cost.values + cost.further_values * (n_channels - 1) == pytest.approx(values, rel=0.01)
-    assert cost.strides == sum(backbone.strides)
-    assert (cost.stride, cost.halo, cost.fixed_tile) == (max(backbone.strides), backbone.halo, backbone.fixed_size)
 
 
 def test_a_short_run_hardly_changes_the_next_estimate(monkeypatch):

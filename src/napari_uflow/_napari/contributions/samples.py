@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_uflow.samples.fibres import FibreField, fibre_dataset
+from napari_uflow.samples.dataset import fibre_dataset
+from napari_uflow.samples.fibres import FibreField
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_uflow._napari.layers.axes import axis_letters, axis_names, finest
+from napari_uflow._napari.layers.planes import planes_of_layer
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer, Shapes
-from napari_uflow._napari.layers.axes import axis_letters, axis_names, finest
-from napari_uflow._napari.layers.planes import planes_of_layer
 
-__all__ = ["normal_regions"]
+__all__ = ["SpecimenRule", "normal_regions"]
 
 SpecimenRule = Literal["names", "one", "each"]
 """Rule for the specimens of the planes of a stack: decide by axis name, all from one, or each from a different one."""

@@ -27,7 +27,7 @@ from napari_uflow.wording import counted
 if TYPE_CHECKING:
     import napari.viewer
 
-    from napari_uflow.batch.files import BatchSummary
+    from napari_uflow.batch.results import BatchSummary
 
 __all__ = ["BatchWidget"]
 

@@ -168,13 +168,15 @@ def _report_steps(
     yield from or_stop(Message("Preparing the report"))
     report = yield from trust_steps(model, planes, device=device, weights=weights)
     yield from or_stop(Message("Drawing the figure"))
-    from napari_uflow.evaluation.figures import figure_pixels, trust_figure
+    from napari_uflow.evaluation.figures import figure_pixels
+    from napari_uflow.evaluation.trust_figure import trust_figure
 
     return report, figure_pixels(trust_figure(report, title=title, upright=True))
 
 
 def _saving_steps(report: TrustReport, path: Path, title: str) -> Steps[Path]:
-    from napari_uflow.evaluation.figures import save_figure, trust_figure
+    from napari_uflow.evaluation.figures import save_figure
+    from napari_uflow.evaluation.trust_figure import trust_figure
 
     yield from or_stop(Message("Saving"))
     if path.suffix == ".json":

@@ -45,7 +45,7 @@ class NewModelForm(QWidget):
             "Up to three channels by name, or by number from 0, for example 0, 2. Empty: all channels."
         )
         self.more_model_form = ConfigForm(ModelConfig, shown=lambda p: p.name not in _SHOWN)
-        self.training_form = ConfigForm(TrainingConfig, shown=lambda p: p.name != "specimen_pattern")
+        self.training_form = ConfigForm(TrainingConfig)
 
         self.advanced = advanced_section(self.channels, self.more_model_form, self.training_form)
         layout = QVBoxLayout(self)

@@ -30,6 +30,11 @@ _SPECIMEN_RULES = {
     "all from one specimen": "one",
     "each from a different specimen": "each",
 }
+_IMAGE_RULES = {
+    "decide by name": "names",
+    "all from one specimen": "one",
+    "each from a different specimen": "each",
+}
 
 
 class NormalImagesForm(QWidget):
@@ -91,6 +96,14 @@ class NormalImagesForm(QWidget):
                 "specimen, scene, image or well has a different specimen at each position."
             )
         )
+        self.image_specimens = ChoiceBox(_IMAGE_RULES)
+        self.image_specimens.setToolTip(
+            tooltip(
+                "Images from one specimen are held out of training together. Decide by name: names that differ only in "
+                "a tile coordinate, such as slide1_x000_y128, belong to one specimen; for other names, enter a "
+                "'Specimen pattern' under Advanced."
+            )
+        )
         self.with_marked = QCheckBox()
         self.with_marked.setChecked(True)
         self.with_marked.setToolTip(
@@ -107,6 +120,7 @@ class NormalImagesForm(QWidget):
         form.addRow("Normal area", self.normal)
         form.addRow("", self.new_area_button)
         form.addRow("Ignore", self.ignore)
+        form.addRow("Separate images", self.image_specimens)
         form.addRow("Stack planes", self.specimens)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -117,7 +131,7 @@ class NormalImagesForm(QWidget):
 
     def _connect(self) -> None:
         self.images.changed.connect(self.changed)
-        for box in (self.normal, self.ignore, self.specimens):
+        for box in (self.normal, self.ignore, self.image_specimens, self.specimens):
             box.currentIndexChanged.connect(self._choice_changed)
         self.with_marked.toggled.connect(self._choice_changed)
         self._watch.changed.connect(self._watch_areas)
@@ -159,6 +173,7 @@ class NormalImagesForm(QWidget):
             self.normal.value(),
             self.ignore.value(),
             specimens=self.specimens.value(),
+            image_specimens=self.image_specimens.value(),
             channel_axis=self._channels.channel_axis(),
             channels=self._channels.chosen(),
         )
@@ -169,6 +184,7 @@ class NormalImagesForm(QWidget):
         self.normal.set_layer(recipe.normal and recipe.normal())
         self.ignore.set_layer(recipe.ignore and recipe.ignore())
         self.specimens.set_value(recipe.specimens)
+        self.image_specimens.set_value(recipe.image_specimens)
         self._channels.axis.set_value(recipe.channel_axis)
         self._channels.channels.setText(", ".join(map(str, recipe.channels or ())))
 

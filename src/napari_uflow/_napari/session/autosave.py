@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import os
 import re
@@ -139,20 +138,21 @@ def _dead(folder: Path) -> list[Path]:
 def describe(path: Path) -> str:
     """Return images, backbone, step and date of an unfinished model; "" if they cannot be read.
 
-    Only the header of the file is parsed, so the window does not wait for torch.
+    Only the header of the file is read, without torch.
     """
+    from napari_uflow.store.card import read_card
+
     try:
-        with path.open("rb") as file:
-            head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        card = json.loads(head["__metadata__"]["napari_uflow"])
-        record = card["record"] if "record" in card else card["provenance"]  # that of format 1
-        names = record["specimens"] if "specimens" in record else record["fields"]
-        step, steps = int(card["history"][-1]["step"]), int(card["training"]["steps"])
-        when = datetime.datetime.fromtimestamp(_changed(path)).strftime("%Y-%m-%d %H:%M")
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        card = read_card(path)
+    except (UFlowError, OSError):
+        return ""
+    names = card.record.specimens
+    if not names or not card.history:
         return ""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"'{names[0]}'{more}, {card['model']['backbone']}, step {step} of {steps}, {when}" if names else ""
+    when = datetime.datetime.fromtimestamp(_changed(path)).strftime("%Y-%m-%d %H:%M")
+    step = int(card.history[-1]["step"])
+    return f"'{names[0]}'{more}, {card.model.backbone}, step {step} of {card.training.steps}, {when}"
 
 
 def discard(path: Path) -> None:

@@ -14,6 +14,7 @@ from napari_uflow._napari.session.job import in_words
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.info import BACKBONES
 from napari_uflow.system.memory import MOST_OF_PROCESSOR, detection_bytes, tile_that_fits
 from napari_uflow.training.regions import assign_specimens
 from napari_uflow.training.tiles import choose_tiles
@@ -22,43 +23,6 @@ from napari_uflow.wording import counted
 __all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estimate_training", "speed_of"]
 
 
-@dataclass(frozen=True)
-class _Cost:
-    """Cost of a backbone.
-
-    Attributes
-    ----------
-    stride, strides : int
-        Coarsest stride, and sum of the strides.
-    halo : int
-        Pixels around a tile that its features depend on.
-    values, further_values : float
-        Feature values per pixel of the first channel, and of each further channel.
-    fixed_tile : int or None
-        The only tile size of the backbone; None for any.
-    feature_seconds, step_seconds, detection_seconds : float
-        Seconds of one core per million pixels for the features, for a step of the flow, and for a whole detection.
-    """
-
-    stride: int
-    strides: int
-    halo: int
-    values: float
-    further_values: float
-    fixed_tile: int | None
-    feature_seconds: float
-    step_seconds: float
-    detection_seconds: float
-
-
-# Values per pixel follow from the channels and strides of the levels (a test compares). Seconds were measured on one
-# core of a 2.1 GHz server, with tiles of 256 pixels and 4 flow steps; those of mcait are guessed from its size.
-_COSTS = {
-    "scattering": _Cost(16, 28, 80, 8.97, 8.97, None, 1.7, 6.0, 2.3),
-    "resnet18": _Cost(16, 28, 112, 7.0, 0.0, None, 0.8, 1.8, 1.8),
-    "wide_resnet50_2": _Cost(16, 28, 144, 28.0, 0.0, None, 6.4, 48.0, 18.0),
-    "mcait": _Cost(32, 48, 64, 3.375, 0.0, 448, 60.0, 12.0, 70.0),
-}
 # Memory of a training per feature value of a batch, and its constant part: from the peak memory with 2 and 8 tiles of
 # 256 pixels in a batch (scattering, 4 flow steps), 1.19 and 1.71 GB. An estimate for other backbones.
 _BYTES_PER_VALUE = 150
@@ -126,10 +90,14 @@ class TrainingEstimate:
     def text(self, speed: float = 1.0) -> str:
         """Return the estimate in words; `speed` is the result of :func:`speed_of`."""
         disk = f" and {self.disk / 1e9:.1f}\u00a0GB of disk" if self.disk else ""
-        return (
-            f"{self._split()}. About {self.memory / 1e9:.1f}\u00a0GB of memory{disk}, {in_words(self.seconds * speed)} "
-            "without a GPU."
-        )
+        memory = f"{self.memory / 1e9:.1f}\u00a0GB of memory{disk}"
+        return f"{self._images()}{self._split()}. About {memory}, {in_words(self.seconds * speed)} without a GPU."
+
+    def _images(self) -> str:
+        n_specimens = 1 if self.is_divided else self.n_specimens + self.n_holdout_specimens
+        if n_specimens == self.n_planes:
+            return ""
+        return f"{counted(self.n_planes, 'image')} from {counted(n_specimens, 'specimen')}. "
 
     def _split(self) -> str:
         tiles, holdout_tiles = counted(self.n_tiles, "tile"), counted(self.n_holdout_tiles, "tile")
@@ -146,7 +114,7 @@ class TrainingEstimate:
         if self.n_holdout_specimens >= _SPECIMENS_NEEDED:
             return ""
         is_one = self.is_divided or (not self.n_holdout_tiles and self.n_specimens == 1)
-        separate = " If each plane shows a different specimen, choose so in 'Stack planes'."
+        separate = " If they show different specimens, choose so in 'Separate images' or 'Stack planes'."
         separate = separate if is_one and self.n_planes > 1 else ""
         if not self.n_holdout_tiles:
             return f"Without held-out tiles false alarms are underestimated; add images of other specimens.{separate}"
@@ -205,10 +173,9 @@ def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, ti
     tile : int
         Side of the tiles; 0 if it is chosen by the free memory.
     """
-    cost = _COSTS[model.backbone]
+    cost = BACKBONES[model.backbone]
     pixels = [rows * cols for rows, cols in shapes]
-    flow_halo = 2 * ((model.flow_steps + 1) // 2) * cost.strides
-    needs = (cost.values, cost.halo, flow_halo)
+    needs = (cost.values_per_pixel(), cost.halo, cost.flow_halo(model.flow_steps))
     needed = [
         detection_bytes(shape, tile or tile_that_fits(shape, *needs, MOST_OF_PROCESSOR), *needs)
         for shape in set(shapes)
@@ -230,10 +197,10 @@ def estimate_training(
     ConfigError
         If the tile size does not fit the backbone.
     """
-    cost = _COSTS[model.backbone]
-    tile = cost.fixed_tile or model.tile
-    if tile % cost.stride:
-        raise ConfigError(f"the tile size must be a multiple of {cost.stride} pixels, not {tile}")
+    cost = BACKBONES[model.backbone]
+    tile, stride = cost.fixed_size or model.tile, max(cost.strides)
+    if tile % stride:
+        raise ConfigError(f"the tile size must be a multiple of {stride} pixels, not {tile}")
     unread = [
         NormalRegion(
             replace(region.plane, data=_Unread(tuple(region.plane.data.shape))),
@@ -243,10 +210,12 @@ def estimate_training(
         )
         for region in assign_specimens(regions, training.specimen_pattern)
     ]
-    chosen, held_out = choose_tiles(unread, tile, cost.stride, training, np.random.default_rng(training.seed))
+    split = choose_tiles(unread, tile, stride, training, np.random.default_rng(training.seed))
+    chosen, held_out = split.train, split.holdout
     n_channels = regions[0].plane.n_channels
-    values = cost.values + cost.further_values * (n_channels - 1)
-    effort = values / cost.values * model.flow_steps / 4
+    values = cost.values_per_pixel(n_channels)
+    more = values / cost.values_per_pixel()
+    effort = more * model.flow_steps / 4
     pixels = [sum(t.window.height * t.window.width for t in tiles) for tiles in (chosen, held_out)]
     features = 2 * values * (pixels[0] * training.augmentations + pixels[1])
     limit = training.cache_memory * 1.25e9
@@ -255,7 +224,7 @@ def estimate_training(
     overhead = _SECONDS_PER_STEP * training.steps
     n_checks = training.steps / training.check_every
     megapixels = (
-        cost.feature_seconds * values / cost.values * (pixels[0] * training.augmentations + 2 * pixels[1])
+        cost.feature_seconds * more * (pixels[0] * training.augmentations + 2 * pixels[1])
         + cost.step_seconds * effort * training.steps * min(training.batch_size * tile * tile, pixels[0] * 1.0)
         + cost.step_seconds * effort * n_checks * pixels[1] / 3
     ) / 1e6

@@ -31,6 +31,9 @@ class Recipe:
         Layer of the normal area, None for whole images; and layer of the area to leave out.
     specimens, channel_axis, channels
         As in :func:`~napari_uflow._napari.layers.areas.normal_regions`.
+    image_specimens : {"names", "one", "each"}
+        Rule for the specimens of separate images: by name, as in `training.regions`; all from one; or each from a
+        different one. An axis of specimens in a stack comes first.
     """
 
     images: tuple[weakref.ref[Any], ...]
@@ -39,6 +42,7 @@ class Recipe:
     specimens: SpecimenRule
     channel_axis: int | None
     channels: tuple[int | str, ...] | None
+    image_specimens: SpecimenRule = "names"
 
     @classmethod
     def of(
@@ -50,11 +54,13 @@ class Recipe:
         specimens: SpecimenRule = "names",
         channel_axis: int | None = None,
         channels: Sequence[int | str] | None = None,
+        image_specimens: SpecimenRule = "names",
     ) -> Recipe:
         """Make a recipe of layers."""
         on, off = (None if layer is None else weakref.ref(bare(layer)) for layer in (normal, ignore))
         images = tuple(weakref.ref(bare(layer)) for layer in images)
-        return cls(images, on, off, specimens, channel_axis, None if channels is None else tuple(channels))
+        chosen = None if channels is None else tuple(channels)
+        return cls(images, on, off, specimens, channel_axis, chosen, image_specimens)
 
     def is_open(self, layers: LayerList) -> bool:
         """Return whether all layers are in a layer list."""
@@ -76,7 +82,7 @@ class Recipe:
             raise ImageError("an image to train on was closed: tick the images again")
         found: list[NormalRegion] = []
         for image in images:
-            found += normal_regions(
+            regions = normal_regions(
                 image,
                 *areas,
                 specimens=self.specimens,
@@ -84,6 +90,10 @@ class Recipe:
                 channels=self.channels,
                 may_be_empty=len(images) > 1,
             )
+            if self.image_specimens != "names":
+                name = getattr(image if self.image_specimens == "each" else images[0], "name", "")
+                regions = [r if r.has_given_specimen else r.of_specimen(name) for r in regions]
+            found += regions
         if not found:
             raise ImageError(
                 "these images have no normal area: paint over their normal parts, or choose the whole image"

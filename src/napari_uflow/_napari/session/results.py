@@ -15,7 +15,7 @@ from napari_uflow._napari.session.layer_detection import LayerDetection
 from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.session import Session
 from napari_uflow._napari.session.targets import Target
-from napari_uflow.system.scratch import allocate_map, let_go
+from napari_uflow.system.scratch import allocate_map, release_pages
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -113,7 +113,7 @@ def _stacked(
         score[index], log10_nfa[index] = found.score, found.log10_nfa
         # The stacks own the memory; the maps of a detection are views.
         planes.append((index, replace(found, score=score[index], log10_nfa=log10_nfa[index])))
-        let_go(score, log10_nfa)
+        release_pages(score, log10_nfa)
     return score, log10_nfa, planes
 
 
@@ -230,7 +230,7 @@ def _labels(
     for index, found in planes:
         ids[index] = found.numbered_after(n).labels
         n += len(found.regions)
-        let_go(ids)
+        release_pages(ids)
     return ids, features_of(planes, axis_labels)
 
 

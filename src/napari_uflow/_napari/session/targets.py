@@ -131,7 +131,7 @@ def detect_targets_steps(
     Stopped
         If it was asked to finish: an incomplete stack would look clean in its unprocessed planes.
     """
-    from napari_uflow.detection.detect import detect_stack_steps
+    from napari_uflow.detection.stack import detect_stack_steps
     from napari_uflow.system.devices import choose_device
 
     yield from or_stop(Message("Loading the model"))

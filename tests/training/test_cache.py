@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from napari_uflow.image.grid import Window
+from napari_uflow.model.border import Border
 from napari_uflow.training.cache import FeatureCache
 
 
@@ -91,14 +92,14 @@ def test_what_is_kept_is_not_what_was_given():
 
 
 @pytest.mark.parametrize("limit", [1e9, 0])
-def test_the_border_is_held_in_memory_and_on_disk(limit):
+def test_the_border_is_replaced_in_memory_and_on_disk(limit):
     """Tiles without a frame stay as they are, and doing it twice changes nothing more."""
     x = torch.arange(64.0).reshape(1, 8, 8)
     with FeatureCache(limit) as cache:
         cache.add([x], [torch.ones(8, 8, dtype=torch.bool)], Window(0, 0, 32, 32))
         cache.add([x], [torch.ones(8, 8, dtype=torch.bool)])
         for _ in range(2):
-            cache.replicate_border([4])
+            cache.apply_border(Border("replicate"), [4])
             assert cache[0].features[0][0, 0].tolist() == [18, 18, 18, 19, 20, 21, 21, 21]
             assert torch.equal(cache[0].features[0][0, 1], cache[0].features[0][0, 2])
             assert torch.equal(cache[1].features[0].float(), x)

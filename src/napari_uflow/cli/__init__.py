@@ -1,0 +1,52 @@
+"""Command line: ``napari-uflow demo | train | detect | evaluate | trust | show``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from napari_uflow.cli.commands import EXIT_STOPPED
+from napari_uflow.cli.parser import make_parser
+from napari_uflow.errors import Stopped, UFlowError
+from napari_uflow.system.apple import let_missing_operations_run_on_the_processor
+
+__all__ = ["main"]
+
+_EXIT_WRONG_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Command and options; those of the process by default.
+
+    Returns
+    -------
+    int
+        0: done (a stopped training that kept its best model counts as done). 1: some files failed. 2: wrong input,
+        explained in one line. 130: stopped by Ctrl-C before there was a result.
+    """
+    options = make_parser().parse_args(arguments)
+    let_missing_operations_run_on_the_processor()
+    try:
+        run: Callable[[argparse.Namespace], int] = options.run
+        code = run(options)
+        sys.stdout.flush()
+        return code
+    except Stopped as stopped:
+        print(f"napari-uflow: {stopped}", file=sys.stderr)
+        return EXIT_STOPPED
+    except UFlowError as error:
+        print(f"napari-uflow: error: {error}", file=sys.stderr)
+        return _EXIT_WRONG_INPUT
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("napari-uflow: interrupted", file=sys.stderr)
+        return EXIT_STOPPED

@@ -1,0 +1,227 @@
+"""Commands of the command line: one function each, which returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_uflow.cli.flags import config_of
+from napari_uflow.cli.reporter import run_job
+from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
+from napari_uflow.errors import ConfigError
+from napari_uflow.progress import Steps
+from napari_uflow.wording import counted
+
+if TYPE_CHECKING:
+    from napari_uflow.batch.results import BatchSummary
+    from napari_uflow.evaluation.evaluate import EvaluationRun
+
+__all__ = ["EXIT_FAILED", "EXIT_STOPPED", "demo", "detect", "evaluate", "show", "train", "trust"]
+
+EXIT_FAILED = 1
+EXIT_STOPPED = 130
+
+
+def _check_output(path: Path, *, is_folder: bool) -> None:
+    """Raise before a long run if the result cannot be written."""
+    folder = path if is_folder else path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to the folder '{folder}': {error.strerror}") from error
+    if not os.access(folder, os.W_OK) or (not is_folder and path.is_dir()):
+        raise ConfigError(f"cannot write to '{path}'; choose another --output")
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a model and write it to a file."""
+    model_config, training = config_of(ModelConfig, options), config_of(TrainingConfig, options)
+    _check_output(options.output, is_folder=False)
+    from napari_uflow.store.checkpoint import load_model, save_model
+    from napari_uflow.training.regions import read_regions
+    from napari_uflow.training.train import train_steps
+
+    init_from = None if options.init_from is None else load_model(options.init_from)
+    if init_from is not None and model_config == ModelConfig():
+        model_config = init_from.config
+    regions = read_regions(options.images, options.normal, channels=options.channels, axes=options.axes)
+    steps = train_steps(
+        regions, model_config, training, weights=options.weights, device=options.device, init_from=init_from
+    )
+    model = run_job(steps)
+    save_model(options.output, model)
+    print(f"model: {options.output} ({model.record.outcome.text()})")
+    return 0
+
+
+def detect(options: argparse.Namespace) -> int:
+    """Detect in files and write the results to a folder."""
+    config = config_of(DetectionConfig, options)
+    _check_output(options.output, is_folder=True)
+    from napari_uflow.batch.cluster import detect_on_cluster_steps
+    from napari_uflow.batch.files import detect_files_steps
+    from napari_uflow.store.checkpoint import load_model
+    from napari_uflow.store.images import find_images
+
+    model = load_model(options.model)
+    steps: Callable[..., Steps[BatchSummary]] = detect_files_steps
+    if options.scheduler is not None:
+        steps = partial(detect_on_cluster_steps, scheduler=options.scheduler)
+    summary = run_job(
+        steps(
+            model,
+            find_images(options.images),
+            options.output,
+            config,
+            channels=options.channels,
+            axes=options.axes,
+            device=options.device,
+            weights=options.weights,
+        )
+    )
+    _print_summary(summary, options.output)
+    if summary.was_stopped:
+        return EXIT_STOPPED
+    return EXIT_FAILED if summary.failed else 0
+
+
+def _print_summary(summary: BatchSummary, output: Path) -> None:
+    if summary.n_planes:
+        noun = "plane" if summary.n_planes > len(summary.done) else "image"
+        where = f"{summary.n_anomalous_planes} of {counted(summary.n_planes, noun)}"
+        print(f"{counted(summary.n_regions, 'anomalous region')} in {where}; written to {output}")
+    else:
+        print("no image was processed")
+    if summary.was_stopped:
+        n_files = len(summary.done) + len(summary.failed) + len(summary.left_out)
+        print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} not processed")
+    for guarantee in summary.guarantees:
+        print(f"false alarms: {guarantee.text()}")
+    for path, reason in summary.failed:
+        print(f"failed: {path}: {reason}", file=sys.stderr)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Evaluate a model on a data set with masks."""
+    config = config_of(DetectionConfig, options)
+    if options.output is not None:
+        _check_output(options.output, is_folder=True)
+    from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_images
+    from napari_uflow.store.checkpoint import load_model
+
+    model = load_model(options.model)
+    images = find_test_images(options.root, channels=options.channels, axes=options.axes)
+    run = run_job(evaluate_steps(model, images, config, device=options.device, weights=options.weights))
+    print(_evaluation_table(run, options.root.resolve().name))
+    print(f"false alarms: {run.images[0].detection.guarantee.text()}")
+    if options.output is not None:
+        _write_evaluation(run, options.output, options.root.resolve().name)
+    return 0
+
+
+def _evaluation_table(run: EvaluationRun, name: str) -> str:
+    by_nfa = run.to_dict()["image_auroc_nfa"]
+    text = "-" if by_nfa is None else f"{by_nfa:.3f}"
+    return f"{run.evaluation.as_table(name)}\n{'image AUROC, ranked by NFA':<40}{text:>9}"
+
+
+def _write_evaluation(run: EvaluationRun, folder: Path, name: str, n_rows: int = 8) -> None:
+    from napari_uflow.batch.output import overview_row
+    from napari_uflow.evaluation.figures import save_figure
+    from napari_uflow.evaluation.overview import overview
+    from napari_uflow.store.files import atomic_path
+
+    with atomic_path(folder / "evaluation.json") as path:
+        path.write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
+    rows = [
+        overview_row(item.image.plane, item.detection, item.image.mask(), kind=item.image.kind)
+        for item in _of_all_kinds(run, n_rows)
+    ]
+    save_figure(overview(rows, score_limits=(0, 1), title=name), folder / "overview.png")
+
+
+def _of_all_kinds(run: EvaluationRun, n_rows: int) -> list[Any]:
+    """Choose the first images of every kind in turn."""
+    by_kind: dict[str, list[Any]] = {}
+    for item in run.images:
+        by_kind.setdefault(item.image.kind, []).append(item)
+    chosen: list[Any] = []
+    for rank in range(n_rows):
+        chosen += [items[rank] for items in by_kind.values() if rank < len(items)]
+    chosen = chosen[:n_rows]
+    return sorted(chosen, key=lambda item: item.image.kind)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run the demonstration."""
+    _check_output(options.output, is_folder=True)
+    from napari_uflow.samples.demo import run_demo
+
+    return run_demo(options.output, seed=options.seed, device=options.device, run=run_job)
+
+
+def trust(options: argparse.Namespace) -> int:
+    """Compare accepted with observed false alarms."""
+    if options.output is not None:
+        _check_output(options.output, is_folder=True)
+    from napari_uflow.evaluation.figures import save_figure
+    from napari_uflow.evaluation.trust import trust_steps
+    from napari_uflow.evaluation.trust_figure import trust_figure
+    from napari_uflow.store.checkpoint import load_model
+    from napari_uflow.store.images import find_images, read_planes
+
+    model = load_model(options.model)
+    paths = find_images(options.images) if options.images else []
+    planes = [p for path in paths for p in read_planes(path, channels=options.channels, axes=options.axes)]
+    report = run_job(trust_steps(model, planes, device=options.device, weights=options.weights))
+    print(report.as_table())
+    if options.output is not None:
+        report.save(options.output / "trust.json")
+        save_figure(trust_figure(report, title=options.model.name), options.output / "trust.png")
+        print(f"plots     {options.output / 'trust.png'}")
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print the contents of a model file."""
+    from napari_uflow.store.card import read_card
+
+    card = read_card(options.model)
+    if options.json:
+        print(json.dumps(card.to_dict(), indent=2))
+        return 0
+    record, history, earlier = card.record, card.history, card.record.resumed_from
+    n_specimens, n_held_out = len(record.all_specimens), len(record.holdout_specimens)
+    of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {n_held_out} of them held out"
+    print(f"{options.model}: U-Flow model, format {card.format}")
+    lines = {
+        "backbone": f"{card.model.backbone} ({record.backbone_weights or 'no weights to load'})",
+        "weights included": "yes" if card.has_backbone else "no, required: --weights",
+        "feature normalisation": card.model.feature_norm,
+        "tile": f"{card.model.tile} pixels",
+        "trained": f"{record.date or 'unknown'}, {record.outcome.text()}",
+        "resumed from": f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}" if earlier else "nothing",
+        "images": f"{record.n_images}{of_them}",
+        "tiles": f"{record.n_tiles} to train on, {record.n_holdout_tiles} held out",
+        "intensity range": ", ".join(
+            f"{low:g} to {high:g}" for low, high in zip(card.intensity.low, card.intensity.high, strict=True)
+        ),
+        "pixel size": f"{record.pixel_size[0]:g} {record.unit or ''}" if record.pixel_size else "unknown",
+        "last losses": f"train {_number(history[-1]['train_loss'])}, held out {_number(history[-1]['holdout_loss'])}"
+        if history
+        else "none",
+        "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
+    }
+    for name, text in lines.items():
+        print(f"  {name + ':':<24}{text}")
+    return 0
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"

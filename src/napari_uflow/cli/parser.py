@@ -1,0 +1,96 @@
+"""Parser of the command line: commands and their options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from napari_uflow.cli import commands as run
+from napari_uflow.cli.flags import add_common, add_parameters
+from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
+
+__all__ = ["make_parser"]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser; the parsed options carry the function of the command as `run`."""
+    parser = argparse.ArgumentParser(
+        prog="napari-uflow",
+        description="Detect anomalies in microscope images: train on normal images, then detect.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _demo(commands.add_parser("demo", help="train, detect and evaluate on a built-in sample"))
+    _train(commands.add_parser("train", help="learn from normal images"))
+    _detect(commands.add_parser("detect", help="find anomalies in images; write heatmaps, labels and tables"))
+    _evaluate(commands.add_parser("evaluate", help="compare detections with known masks"))
+    _trust(commands.add_parser("trust", help="compare accepted with observed false alarms"))
+    _show(commands.add_parser("show", help="describe a model file"))
+    return parser
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser, "folder to write to", default="demo_output")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample data set (%(default)s)")
+    add_common(parser, images=False)
+    parser.set_defaults(run=run.demo)
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", help="files, folders or patterns of normal images")
+    _add_output(parser, "model file to write", default="model.safetensors")
+    parser.add_argument(
+        "--normal", type=Path, help="folder of masks with the names of the images: pixels above 0 are normal"
+    )
+    parser.add_argument(
+        "--init-from", type=Path, help="continue training this model; pass its original images plus new ones"
+    )
+    add_common(parser)
+    add_parameters(parser, ModelConfig)
+    add_parameters(parser, TrainingConfig)
+    parser.set_defaults(run=run.train)
+
+
+def _detect(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("images", nargs="+", help="files, folders or patterns of images")
+    _add_output(parser, "folder to write to", default="detected")
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="address of a dask.distributed cluster whose machines see the same files: tcp://HOST:8786",
+    )
+    add_common(parser)
+    add_parameters(parser, DetectionConfig)
+    parser.set_defaults(run=run.detect)
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("root", type=Path, help="folder with test/good, test/KIND and ground_truth/KIND/NAME_mask.png")
+    _add_output(parser, "folder for numbers (JSON) and an overview (PNG)")
+    add_common(parser)
+    add_parameters(parser, DetectionConfig, without=("false_alarms_per",))  # the images are single planes
+    parser.set_defaults(run=run.evaluate)
+
+
+def _trust(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("images", nargs="*", help="files, folders or patterns of normal images not used in training")
+    _add_output(parser, "folder for numbers (JSON) and plots (PNG)")
+    add_common(parser)
+    parser.set_defaults(run=run.trust)
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--json", action="store_true", help="print all entries as JSON")
+    parser.set_defaults(run=run.show)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="model file")
+
+
+def _add_output(parser: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
+    shown = text if default is None else f"{text} (%(default)s)"
+    parser.add_argument("-o", "--output", type=Path, default=None if default is None else Path(default), help=shown)

@@ -1,0 +1,149 @@
+"""Summary of all metrics of one detector on one set of images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from napari_uflow.errors import ImageError
+from napari_uflow.evaluation.metrics import (
+    auroc,
+    false_alarms_per_image,
+    false_area_fraction,
+    fraction_with_false_alarm,
+    iou,
+    mean_iou,
+    region_recall,
+)
+from napari_uflow.evaluation.pixels import Arrays, Pixels, check_pairs
+
+__all__ = ["Evaluation", "evaluate_maps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All numbers about one detector on one set of images; NaN where the set cannot tell.
+
+    Attributes
+    ----------
+    n_normal, n_anomalous : int
+        Images.
+    image_auroc, pixel_auroc, aupro : float
+        How well scores rank images and pixels, whatever the threshold; `aupro` up to 30 % false positives.
+    iou, mean_iou : float
+        Automatic mask against truth: pooled over all images, and averaged over anomalous images.
+    oracle_iou : float
+        The pooled `iou` that the best fixed threshold would reach, chosen with the truth in hand.
+    region_recall : float
+        Fraction of true regions that the automatic mask touches.
+    false_alarms_per_image, fraction_with_false_alarm, false_area_fraction : float
+        Automatic mask on normal images: regions per image, images with any region, pixels.
+    """
+
+    n_normal: int
+    n_anomalous: int
+    image_auroc: float
+    pixel_auroc: float
+    aupro: float
+    iou: float
+    mean_iou: float
+    oracle_iou: float
+    region_recall: float
+    false_alarms_per_image: float
+    fraction_with_false_alarm: float
+    false_area_fraction: float
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        """Return the numbers by name, None for NaN, ready for JSON."""
+        return {key: None if math.isnan(value) else value for key, value in asdict(self).items()}
+
+    def as_table(self, name: str) -> str:
+        """Return a plain-text table headed by `name`, a dash for NaN."""
+        rows = [(label, getattr(self, name), form) for label, name, form in _TABLE_ROWS]
+        lines = [f"{label:<40}{'-' if math.isnan(value) else format(value, form):>9}" for label, value, form in rows]
+        head = f"{name}: {self.n_normal} normal, {self.n_anomalous} anomalous"
+        return "\n".join([head, "-" * max(49, len(head)), *lines])
+
+
+_TABLE_ROWS = (
+    ("image AUROC", "image_auroc", ".3f"),
+    ("pixel AUROC", "pixel_auroc", ".3f"),
+    ("AUPRO (false positive rate up to 0.3)", "aupro", ".3f"),
+    ("IoU, automatic mask, all images", "iou", ".3f"),
+    ("IoU, automatic mask, mean over anomalous", "mean_iou", ".3f"),
+    ("IoU, best fixed threshold (oracle)", "oracle_iou", ".3f"),
+    ("true regions hit", "region_recall", ".1%"),
+    ("false alarms per normal image", "false_alarms_per_image", ".2f"),
+    ("normal images with a false alarm", "fraction_with_false_alarm", ".1%"),
+    ("area flagged on normal images", "false_area_fraction", ".3%"),
+)
+
+
+def evaluate_maps(
+    scores: Arrays,
+    masks: Arrays,
+    labels: Arrays,
+    *,
+    image_scores: ArrayLike | None = None,
+    is_anomalous: ArrayLike | None = None,
+) -> Evaluation:
+    """Evaluate score maps and the automatic segmentation of a set of images.
+
+    Parameters
+    ----------
+    scores : sequence of float ndarray, each (M, N)
+        Larger is more anomalous (give ``-log10_nfa`` to rank by the number of false alarms).
+    masks : sequence of bool ndarray, each (M, N)
+        Truth; empty for a normal image.
+    labels : sequence of int or bool ndarray, each (M, N)
+        The automatic segmentation: region labels, 0 is background.
+    image_scores : array_like of float, shape (n,), optional
+        One score per image; by default the maximum of its map.
+    is_anomalous : array_like of bool, shape (n,), optional
+        Which images are anomalous; by default those with a mask that is not empty. An anomalous image with an empty
+        mask (truth known for the whole image only) takes part in `image_auroc` and in nothing else.
+
+    Returns
+    -------
+    Evaluation
+        All numbers.
+
+    Raises
+    ------
+    ImageError
+        If lengths or shapes differ, a score is NaN, or an image said to be normal has a mask.
+    """
+    check_pairs("scores", scores, "masks", masks)
+    check_pairs("labels", labels, "masks", masks)
+    has_mask = np.array([np.any(mask) for mask in masks], dtype=bool)
+    anomalous = has_mask if is_anomalous is None else np.asarray(is_anomalous).ravel() != 0
+    if anomalous.size != has_mask.size:
+        raise ImageError(f"is_anomalous must have one value per image, got {anomalous.size} for {has_mask.size}")
+    if np.any(has_mask & ~anomalous):
+        raise ImageError(
+            f"image {int(np.argmax(has_mask & ~anomalous))} is said to be normal but its mask is not empty"
+        )
+    if image_scores is None:
+        image_scores = [float(np.max(score)) for score in scores]
+    known = np.flatnonzero(has_mask | ~anomalous).tolist()
+    truth = [masks[i] for i in known]
+    found = [labels[i] for i in known]
+    on_normal = [labels[i] for i in np.flatnonzero(~anomalous).tolist()]
+    pixels = Pixels.pool([scores[i] for i in known], truth)
+    return Evaluation(
+        n_normal=int(np.count_nonzero(~anomalous)),
+        n_anomalous=int(np.count_nonzero(anomalous)),
+        image_auroc=auroc(image_scores, anomalous),
+        pixel_auroc=pixels.auroc(),
+        aupro=pixels.aupro(0.3),
+        iou=iou(found, truth) if has_mask.any() else math.nan,
+        mean_iou=mean_iou(found, truth),
+        oracle_iou=pixels.best_iou()[0],
+        region_recall=region_recall(found, truth),
+        false_alarms_per_image=false_alarms_per_image(on_normal),
+        fraction_with_false_alarm=fraction_with_false_alarm(on_normal),
+        false_area_fraction=false_area_fraction(on_normal),
+    )

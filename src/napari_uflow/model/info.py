@@ -1,0 +1,115 @@
+"""Facts about the backbones that are known without torch: for the command line, the estimate and the methods text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+__all__ = ["BACKBONES", "BackboneInfo", "flow_reach"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneInfo:
+    """Facts about a backbone.
+
+    Attributes
+    ----------
+    description : str
+        Noun phrase for a methods section.
+    networks : tuple of str
+        timm's names, with the tags of their weights; empty for a backbone without weights.
+    channels, strides : tuple of int
+        Channels of each level for an image of one channel, and pixels per position of each level; finest first.
+    is_per_channel : bool
+        Each channel of an image has features of its own.
+    halo : int
+        Pixels around a position that can influence its features, rounded up to a multiple of the coarsest stride.
+    fixed_size : int or None
+        Side in pixels of the only tile it accepts; None if it accepts any.
+    feature_seconds, step_seconds, detection_seconds : float
+        Seconds of one core per million pixels: of the features, of an optimiser step of the flow, and of a whole
+        detection. Measured on one core of a 2.1 GHz server with tiles of 256 pixels and 4 flow steps; guessed from its
+        size for ``mcait``.
+    """
+
+    description: str
+    networks: tuple[str, ...] = ()
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    is_per_channel: bool = False
+    halo: int
+    fixed_size: int | None = None
+    feature_seconds: float
+    step_seconds: float
+    detection_seconds: float
+
+    @property
+    def needs_weights(self) -> bool:
+        """Weights must be loaded before it can be used."""
+        return bool(self.networks)
+
+    def values_per_pixel(self, n_channels: int = 1) -> float:
+        """Return the number of feature values per pixel of an image of `n_channels` channels."""
+        values = sum(n / stride**2 for n, stride in zip(self.channels, self.strides, strict=True))
+        return values * n_channels if self.is_per_channel else values
+
+    def flow_halo(self, flow_steps: int) -> int:
+        """Return the pixels around a position that can influence its latents through the flow alone."""
+        return flow_reach(flow_steps) * sum(self.strides)
+
+
+def flow_reach(flow_steps: int) -> int:
+    """Return the positions to each side that the flow sees on one level: 2 in each step with kernel 3."""
+    return 2 * ((flow_steps + 1) // 2)
+
+
+# Halos of the residual networks follow from their kernels: half the receptive field of the last layer used is 105
+# pixels for resnet18 (7, pool 3, then 4 convolutions of 3 per stage) and 133 for wide_resnet50_2. The farthest reach
+# measured of scattering is 75 pixels. Tests compare all of these facts with the networks.
+BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
+    {
+        "scattering": BackboneInfo(
+            description="a wavelet scattering transform (8 orientations, two orders; no pre-trained weights)",
+            channels=(92, 165, 165),
+            strides=(4, 8, 16),
+            is_per_channel=True,
+            halo=80,
+            feature_seconds=1.7,
+            step_seconds=6.0,
+            detection_seconds=2.3,
+        ),
+        "resnet18": BackboneInfo(
+            description="a ResNet-18 pre-trained on ImageNet",
+            networks=("resnet18.tv_in1k",),
+            channels=(64, 128, 256),
+            strides=(4, 8, 16),
+            halo=112,
+            feature_seconds=0.8,
+            step_seconds=1.8,
+            detection_seconds=1.8,
+        ),
+        "wide_resnet50_2": BackboneInfo(
+            description="a Wide ResNet-50-2 pre-trained on ImageNet",
+            networks=("wide_resnet50_2.tv_in1k",),
+            channels=(256, 512, 1024),
+            strides=(4, 8, 16),
+            halo=144,
+            feature_seconds=6.4,
+            step_seconds=48.0,
+            detection_seconds=18.0,
+        ),
+        "mcait": BackboneInfo(
+            description="two CaiT transformers pre-trained on ImageNet",
+            networks=("cait_m48_448.fb_dist_in1k", "cait_s24_224.fb_dist_in1k"),
+            channels=(768, 384),
+            strides=(16, 32),
+            halo=64,
+            fixed_size=448,
+            feature_seconds=60.0,
+            step_seconds=12.0,
+            detection_seconds=70.0,
+        ),
+    }
+)
+"""Facts about every backbone of :class:`~napari_uflow.config.ModelConfig`, by its name."""

@@ -1,0 +1,36 @@
+"""The facts about the backbones are those of the networks."""
+
+from typing import get_args
+
+import pytest
+
+from napari_uflow.config import BackboneName, ModelConfig
+from napari_uflow.model.backbone import Backbone
+from napari_uflow.model.info import BACKBONES
+from napari_uflow.model.scattering import Scattering
+from napari_uflow.model.uflow import UFlow
+
+
+def test_every_backbone_is_known():
+    assert set(BACKBONES) == set(get_args(BackboneName))
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 3])
+def test_channels_of_scattering(n_channels):
+    assert Backbone("scattering", n_channels).channels == Scattering(n_channels).channels
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("scattering", 8.97), ("resnet18", 7), ("wide_resnet50_2", 28), ("mcait", 3.375)]
+)
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_values_per_pixel(name, values, n_channels):
+    expected = values * (n_channels if name == "scattering" else 1)
+    assert BACKBONES[name].values_per_pixel(n_channels) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["scattering", "resnet18"])
+@pytest.mark.parametrize("flow_steps", [1, 2, 3, 4])
+def test_the_halo_of_the_flow(name, flow_steps):
+    network = UFlow(ModelConfig(backbone=name, flow_steps=flow_steps), 1)
+    assert BACKBONES[name].flow_halo(flow_steps) == network.flow_halo
