@@ -1,10 +1,10 @@
-"""How long the window stands still while a model is trained and while it detects, and how soon Stop is answered.
+"""Longest freeze of the window during training and detection, and response time of Stop.
 
     xvfb-run -a python benchmarks/gui_stall.py [--steps 30]
 
-A timer in the thread of the window is to tick every 5 ms; the longest time between two ticks is the longest time that
-a click would have waited. Wanted: below 100 ms while a job runs, and the job over within 1 s of Stop (for training: the
-last step over; the calibration that follows keeps the model and takes its time, which is given too).
+A timer in the main thread ticks every 5 ms; the longest time between two ticks is the longest time that a click would
+have waited. Target: below 100 ms during a job, and the end of the job within 1 s of Stop (for training, the end of its
+last step; the calibration that follows keeps the model, and its time is printed too).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _WANTED = 0.1
 
 
 class Stopwatch:
-    """Ticks in the thread of the window and keeps the times between two ticks.
+    """Timer in the main thread that records the times between its ticks.
 
     Parameters
     ----------
     what : callable
-        Says what is being done; printed for the times that are too long.
+        Returns the current activity; printed for the times that are too long.
     """
 
     def __init__(self, what: Callable[[], str]) -> None:
@@ -59,7 +59,7 @@ class Stopwatch:
         self._last = now
 
     def watch(self, name: str, done: Callable[[], bool], seconds: float = 600) -> None:
-        """Let the window live until something is done, and print how still it stood."""
+        """Process events until something is done, and print the times between ticks."""
         QApplication.processEvents()
         self.gaps.clear()
         self.late.clear()
@@ -79,7 +79,7 @@ class Stopwatch:
 
 
 def after(seconds: float) -> Callable[[], bool]:
-    """Return what tells whether so many seconds have gone by."""
+    """Return a function that tells whether this many seconds have passed."""
     end = time.perf_counter() + seconds
     return lambda: time.perf_counter() > end
 
@@ -87,7 +87,7 @@ def after(seconds: float) -> Callable[[], bool]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=30, help="of the training that is watched (%(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="steps of the training (%(default)s)")
     options = parser.parse_args()
     viewer = napari.Viewer(show=True, show_welcome_screen=False)
     viewer.window.resize(1200, 800)
@@ -98,7 +98,7 @@ def main() -> None:
         if runner.state is State.IDLE:
             return "the window itself"
         running = runner.job.running
-        return "the beginning" if running is None else running.phase
+        return "the start" if running is None else running.phase
 
     clock = Stopwatch(what)
     has_settled = after(3)
@@ -151,7 +151,7 @@ def main() -> None:
 
     detect.image.set_layer(viewer.layers["Fibres, with defects"])
     detect.job_bar.button.click()
-    clock.watch("detecting in 12 fields, and showing them", is_idle)
+    clock.watch("detecting in 12 images, and showing them", is_idle)
     large = np.tile(viewer.layers["Fibres, with defects"].data[0], (8, 8))
     viewer.add_image(large, name="large", scale=(0.09, 0.09), units=("um", "um"))
     detect.image.set_layer(viewer.layers["large"])

@@ -85,13 +85,15 @@ def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result
     assert nfa == sorted(nfa)
     model = widget.table.model()
     titles = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
-    assert titles == ["#", "Plane", "log10 NFA", "px", "µm²", "Peak", "Mean", "Row", "Col"]
+    assert titles == ["#", "specimen", "log10 NFA", "px", "µm²", "Peak", "Mean", "Row", "Col"]
+    assert [widget.table.isColumnHidden(i) for i in (3, 4)] == [True, False]  # area in µm²
     for i, row in enumerate(rows):
         texts = [model.index(i, column).data() for column in range(model.columnCount())]
         assert texts[0] == str(row.number)
-        assert texts[1] == f"specimen {row.index[0]}"
+        assert texts[1] == str(row.index[0])
         inside = result.labels.data[row.index] == row.number
         assert texts[3] == str(np.count_nonzero(inside))
+        assert model.index(i, 4).data(Qt.ItemDataRole.ToolTipRole) == f"{np.count_nonzero(inside)} px"
         assert float(texts[4]) == pytest.approx(np.count_nonzero(inside) / 4, rel=0.01)
     n_planes = len({row.index for row in rows})
     expected = f"{len(rows)} anomalies in {n_planes} of 3 planes; 1 false alarm per image accepted."
@@ -101,6 +103,25 @@ def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result
     assert areas == sorted(areas, reverse=True)
     widget.table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
     assert [row.index[0] for row in widget.table.rows()] == sorted(row.index[0] for row in rows)
+
+
+def test_all_columns_are_visible_at_the_default_width(make_napari_viewer_proxy, detections):
+    viewer = make_napari_viewer_proxy(show=True)
+    viewer.window.resize(1366, 738)
+    show(viewer, detections)
+    for name in ("Train", "Anomalies"):  # beside a panel that was opened before
+        dock, widget = viewer.window.add_plugin_dock_widget("napari-uflow", name, tabify=True)
+        dock.show()
+        dock.raise_()
+        QApplication.processEvents()
+    table = widget.table
+    assert table.horizontalHeader().length() <= table.viewport().width()
+    assert table.columnViewportPosition(8) + table.columnWidth(8) <= table.viewport().width()
+    assert widget.widget().width() <= widget.viewport().width()
+    assert widget.width() < 500
+    table.sortByColumn(7, Qt.SortOrder.DescendingOrder)
+    QApplication.processEvents()
+    assert table.horizontalHeader().length() <= table.viewport().width()
 
 
 def test_a_click_on_a_row_moves_the_view_to_it(widget, viewer, result, qtbot):

@@ -155,13 +155,13 @@ def test_channels_and_axes_are_passed_on(widget, folder, qtbot):
     image = fibre_field(0, shape=(112, 128)).image
     write_tiff(folder / "d.tif", np.stack([np.zeros_like(image), image]), "ZYX")
     widget.add([folder / "d.tif"])
-    widget.axes.setText("cyx")
-    widget.channels.setText("1")
+    widget.file_axes.axes.setText("cyx")
+    widget.file_axes.channels.setText("1")
     run(widget, qtbot)
     assert widget.files_line.text().startswith("1 image processed")
     (plane,) = read_planes(folder / "anomalies" / "d_labels.tif")
     assert plane.shape == (112, 128)
-    widget.channels.setText("7")
+    widget.file_axes.channels.setText("7")
     run(widget, qtbot)
     assert "channel" in results(widget)[0]
 

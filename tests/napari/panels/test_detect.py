@@ -192,6 +192,23 @@ def test_the_image_may_go_while_it_runs(widget, viewer, qtbot):
     assert [layer.name for layer in viewer.layers] == ["odd heatmap", "odd log10 NFA", "odd anomalies"]
 
 
+def test_why_there_is_no_result_is_shown_until_another_choice(widget, viewer, qtbot):
+    first = viewer.add_image(IMAGE, name="first")
+    second = viewer.add_image(IMAGE, name="second")
+    status = widget.job_bar.status
+    for choose in (lambda: widget.image.set_layer(first), lambda: widget.scope.set_value("slice")):
+        widget.image.set_layer(second)
+        widget.job_bar.button.click()
+        widget.job_bar.button.click()
+        qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
+        assert widget.session.runner.job.outcome is Outcome.STOPPED
+        widget.estimate()
+        assert "topped before" in status.text()
+        choose()
+        assert status.text() == ""
+        assert status.isHidden()
+
+
 def test_removed_layers_are_forgotten(widget, viewer, qtbot):
     viewer.add_image(IMAGE, name="odd")
     run(widget, qtbot)
@@ -366,7 +383,7 @@ def test_time_and_memory_are_estimated(widget, viewer):
     assert widget.estimate_label.isHidden()
     viewer.add_image(np.stack([IMAGE] * 3), name="stack", axis_labels=("specimen", "y", "x"))
     widget.estimate()
-    assert widget.estimate_label.text().startswith("3 planes: about 0.1 GB of memory, about 1 s")
+    assert widget.estimate_label.text().startswith("3 planes: about 0.1\u00a0GB of memory, about 1\u00a0s")
     widget.scope.set_value("slice")
     widget.estimate()
     assert widget.estimate_label.text().startswith("1 plane: ")
@@ -375,5 +392,5 @@ def test_time_and_memory_are_estimated(widget, viewer):
     widget.image.set_layer(layer)
     widget.estimate()
     said = widget.estimate_label.text()
-    assert 1.0 < float(said.split("about ")[1].split(" GB")[0]) < 3.0
+    assert 1.0 < float(said.split("about ")[1].split("\u00a0GB")[0]) < 3.0
     assert "min without a GPU" in said

@@ -109,6 +109,10 @@ def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, 
     idle(qtbot, widget)
     assert "topped before" in widget.job_bar.status.text()
     assert (widget.session.model, widget.session.model_name) == (tiny_model, "good")
+    widget.estimate()
+    assert "topped before" in widget.job_bar.status.text()
+    widget.new_model.preset.set_value("best")
+    assert widget.job_bar.status.text() == ""
 
     def failing(*args, **kwargs):
         yield Progress("Training", 0, 1)
@@ -117,7 +121,7 @@ def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, 
     monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", failing)
     widget.job_bar.button.click()
     idle(qtbot, widget)
-    assert widget.job_bar.status.text() == "Nothing works; try again"
+    assert widget.job_bar.status.text() == "Nothing works; try again."
     assert widget.session.model is tiny_model
 
 

@@ -63,8 +63,8 @@ def test_the_window_shows_labels_instead_of_names(form_of, config):
         assert label.startswith(LABELS[name])
         for text in (label, field.tooltip):
             assert not re.search(r"[a-z]_[a-z]|--", text)
-    assert as_sentence("learning_rate must be 0 or more") == "'Learning rate' must be 0 or more"
-    assert as_sentence("a final_learning_rate, not steps") == "A 'Final learning rate ratio', not steps"
+    assert as_sentence("learning_rate must be 0 or more") == "'Learning rate' must be 0 or more."
+    assert as_sentence("a final_learning_rate, not steps") == "A 'Final learning rate ratio', not steps."
 
 
 def test_a_number_may_be_typed_with_an_exponent(form_of, qtbot):

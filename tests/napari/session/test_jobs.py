@@ -250,7 +250,8 @@ def test_time_left(qtbot, runner):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "about 1 s"), (75, "about 75 s"), (600, "about 10 min"), (7200, "about 2.0 h")]
+    ("seconds", "text"),
+    [(0.2, "about 1\u00a0s"), (75, "about 75\u00a0s"), (600, "about 10\u00a0min"), (7200, "about 2.0\u00a0h")],
 )
 def test_durations_in_words(seconds, text):
     assert in_words(seconds) == text

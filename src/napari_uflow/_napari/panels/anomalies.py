@@ -6,13 +6,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QHBoxLayout, QShortcut
 
 from napari_uflow._napari.layers.navigate import go_to
 from napari_uflow._napari.layers.watch import LayerWatch, while_alive
-from napari_uflow._napari.parts.anomaly_table import AnomalyRow, AnomalyTable
+from napari_uflow._napari.parts.anomaly_rows import AnomalyRow
+from napari_uflow._napari.parts.anomaly_table import AnomalyTable
 from napari_uflow._napari.parts.export_bar import ExportBar
 from napari_uflow._napari.parts.fields import ChoiceBox, tooltip
 from napari_uflow._napari.parts.judge_bar import JudgeBar
@@ -35,7 +36,6 @@ __all__ = ["AnomaliesWidget"]
 _KEYS = ("Delete", "Backspace")
 """Keys that mark a region normal, on the table and on the canvas if the anomalies are the active layer; napari does not
 use them on labels."""
-_WIDTH = 480
 
 
 class AnomaliesWidget(Panel):
@@ -99,10 +99,6 @@ class AnomaliesWidget(Panel):
         for signal in (self._session.model_changed, self._session.runner.state_changed):
             signal.connect(self._enable)
         self._viewer.layers.selection.events.active.connect(self._follow_active)
-
-    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Return room for all columns."""
-        return QSize(_WIDTH, super().sizeHint().height())
 
     # ---- result
 

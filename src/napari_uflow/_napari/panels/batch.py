@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices, QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QFormLayout, QLineEdit, QVBoxLayout, QWidget
 
-from napari_uflow._napari.parts.channels import channels_box, chosen_channels
-from napari_uflow._napari.parts.fields import tooltip
+from napari_uflow._napari.parts.file_axes import FileAxesForm
 from napari_uflow._napari.parts.file_list import FileList
 from napari_uflow._napari.parts.form import ConfigForm
 from napari_uflow._napari.parts.job_bar import JobBar
@@ -61,18 +59,7 @@ class BatchWidget(Panel):
         self.form = ConfigForm(DetectionConfig, shown=lambda parameter: not parameter.advanced)
         self.form.set_config(DetectionConfig(false_alarms=read_settings().false_alarms))
         self.advanced = ConfigForm(DetectionConfig, shown=lambda parameter: parameter.advanced)
-        self.channels = channels_box(
-            "Channels that the model was trained on, by name, or by number from 0, for example 0, 2. Empty: all "
-            "channels."
-        )
-        self.axes = QLineEdit()
-        self.axes.setPlaceholderText("from the file")
-        self.axes.setToolTip(
-            tooltip(
-                "One letter per axis, for example ZYX or CYX, if the files name their axes wrongly: Y rows, X columns, "
-                "C channels, S colours, Z depth, T time."
-            )
-        )
+        self.file_axes = FileAxesForm()
         self.job_bar = JobBar(self._session.runner, "Detect in all files", self._start, shows=self._is_of_all)
         self.files_line = text_label()
         self.files_line.hide()
@@ -83,19 +70,16 @@ class BatchWidget(Panel):
         self._refresh()
 
     def _lay_out(self) -> None:
-        file_form = QFormLayout()
-        file_form.addRow("Channels", self.channels)
-        file_form.addRow("Axes", self.axes)
-        content = QWidget()
-        inside = QVBoxLayout(content)
-        inside.setContentsMargins(0, 0, 0, 0)
-        inside.addLayout(file_form)
-        inside.addWidget(self.advanced)
-
         self.rows.addWidget(self.model_bar)
         self.rows.addWidget(heading("Images"))
         self.rows.addWidget(self.files, 1)
-        below = (heading("Output folder"), self.output, heading("Detection"), self.form, advanced_section(content))
+        below = (
+            heading("Output folder"),
+            self.output,
+            heading("Detection"),
+            self.form,
+            advanced_section(self.file_axes, self.advanced),
+        )
         for widget in (*below, self.job_bar, self.files_line, self.open_output):
             self.rows.addWidget(widget)
 
@@ -104,9 +88,7 @@ class BatchWidget(Panel):
         self.files.changed.connect(self._choice_changed)
         self.files.refused.connect(self.job_bar.refuse)
         self.files.opened.connect(self._open)
-        for box in (self.channels, self.axes):
-            box.textChanged.connect(self._choice_changed)
-        for part in (self.output, self.form, self.advanced):
+        for part in (self.output, self.form, self.file_axes, self.advanced):
             part.changed.connect(self._choice_changed)
         self.model_bar.failed.connect(self.job_bar.say)
         self._session.model_changed.connect(self._refresh)
@@ -144,7 +126,8 @@ class BatchWidget(Panel):
         is_ready = self._session.model is not None and bool(self.paths()) and bool(self.output.path())
         self.job_bar.set_ready(is_ready)
         self.files.set_frozen(self._is_running)
-        for widget in (self.output, self.channels, self.axes, self.form, self.advanced):
+        self.file_axes.set_enabled(not self._is_running)
+        for widget in (self.output, self.form, self.advanced):
             widget.setEnabled(not self._is_running)
 
     # ---- the job
@@ -152,7 +135,7 @@ class BatchWidget(Panel):
     def _start(self) -> Job:
         model, paths, output, config = self._session.model, self.paths(), self.output.path(), self.config()
         device, weights = read_settings().device, weights_folder()
-        channels, axes = chosen_channels(self.channels.text()), self.axes.text().strip().upper() or None
+        channels, axes = self.file_axes.chosen_channels(), self.file_axes.chosen_axes()
         if model is None:
             raise ConfigError("no model: train one or open a model file")
 

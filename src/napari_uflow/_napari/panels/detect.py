@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QFormLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout
 
 from napari_uflow._napari.layers.kinds import is_image_layer
 from napari_uflow._napari.layers.watch import LayerWatch
@@ -15,7 +15,14 @@ from napari_uflow._napari.parts.form import ConfigForm
 from napari_uflow._napari.parts.job_bar import JobBar
 from napari_uflow._napari.parts.layer_choice import LayerBox
 from napari_uflow._napari.parts.model_bar import ModelBar
-from napari_uflow._napari.parts.panel import Panel, advanced_section, as_sentence, heading, run_later, text_label
+from napari_uflow._napari.parts.panel import (
+    Panel,
+    advanced_section,
+    as_sentence,
+    heading,
+    run_later,
+    text_label,
+)
 from napari_uflow._napari.session.detect_model import DetectModel, counted_on
 from napari_uflow._napari.session.detect_request import DetectRequest
 from napari_uflow._napari.session.runner import State
@@ -61,7 +68,7 @@ class DetectWidget(Panel):
 
         self.model_bar = ModelBar(self.session)
         self.image = LayerBox(watch, is_image_layer)
-        self.image.setToolTip(tooltip("Image to inspect."))
+        self.image.setToolTip(tooltip("Layer with the image."))
         self.scope = ChoiceBox(_SCOPES)
         self.scope.setToolTip(
             tooltip(
@@ -91,14 +98,9 @@ class DetectWidget(Panel):
     def _lay_out(self) -> None:
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Image", self.image)
+        form.addRow("Layer", self.image)
         form.addRow("Part", self.scope)
-        content = QWidget()
-        inside = QVBoxLayout(content)
-        inside.setContentsMargins(0, 0, 0, 0)
-        inside.addLayout(self.channels)
-        inside.addWidget(self.form)
-        self.advanced = advanced_section(content)
+        self.advanced = advanced_section(self.channels, self.form)
 
         self.rows.addWidget(self.model_bar)
         self.rows.addWidget(heading("Image to inspect"))
@@ -158,7 +160,7 @@ class DetectWidget(Panel):
         elif found.false_alarms == self.state.false_alarms:  # otherwise the slider is moving
             now, later = counted_on(found), self.state.next_counted_on
             text = f" The next detection counts them per {later}." if later != now else ""
-            self.guarantee_label.setText(f"{as_sentence(found.guarantee.text())}.{text}")
+            self.guarantee_label.setText(f"{as_sentence(found.guarantee.text())}{text}")
 
     def estimate(self) -> None:
         """Show an estimate of the next detection; it does not change during a job."""

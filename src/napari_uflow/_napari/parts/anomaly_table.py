@@ -2,102 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, QSortFilterProxyModel, Qt, Signal
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, QSize, QSortFilterProxyModel, Qt, Signal
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
-from napari_uflow._napari.layers.axes import finest
+from napari_uflow._napari.parts.anomaly_rows import (
+    AREA,
+    COLUMNS,
+    NFA,
+    PIXELS,
+    PLANE,
+    AnomalyRow,
+    nfa_of,
+    plane_title,
+    rows_of,
+)
 from napari_uflow._napari.parts.fields import tooltip
 from napari_uflow._napari.session.layer_detection import LayerDetection
 
-__all__ = ["AnomalyRow", "AnomalyTable", "plane_text"]
+__all__ = ["AnomalyTable"]
 
 _VALUE = Qt.ItemDataRole.UserRole
-
-
-@dataclass(frozen=True)
-class AnomalyRow:
-    """An anomaly.
-
-    Attributes
-    ----------
-    number : int
-        Label in the labels layer.
-    index : tuple of int
-        Index of its plane in the labels layer.
-    plane : str
-        Name of its plane.
-    values : mapping
-        Measurements, as `RegionTable.rows` yields them.
-    unit : str
-        Unit of the pixel size, "" if unknown.
-    """
-
-    number: int
-    index: tuple[int, ...]
-    plane: str
-    values: Mapping[str, int | float]
-    unit: str
-
-
-@dataclass(frozen=True)
-class _Column:
-    title: str
-    help: str
-    value: Callable[[AnomalyRow], Any]
-    text: Callable[[Any], str]
-
-
-def _nfa(row: AnomalyRow) -> float:
-    return row.values["log10_nfa"]
-
-
-def _short(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-_COLUMNS = (
-    _Column("#", "Label of the region in the anomalies layer.", lambda row: row.number, str),
-    _Column("Plane", "Position in the stack, counted from 0 as on the sliders.", lambda row: (*row.index,), str),
-    _Column(
-        "log10 NFA",
-        "log10 of the number of false alarms (NFA), the expected number of equally anomalous regions in a normal "
-        "image: -3 is one in a thousand images. The most significant region comes first.",
-        _nfa,
-        lambda value: f"{value:.1f}" if value <= -1 else f"{value:.2f}".replace("-0.00", "0.00"),
-    ),
-    _Column("px", "Area in pixels.", lambda row: row.values["area_px"], str),
-    _Column("Area", "Area in units of the pixel size.", lambda row: row.values["area"], _short),
-    _Column("Peak", "Highest heatmap value in the region.", lambda row: row.values["peak_score"], "{:.2f}".format),
-    _Column("Mean", "Mean heatmap value in the region.", lambda row: row.values["mean_score"], "{:.2f}".format),
-    _Column("Row", "Row of the centroid, in pixels.", lambda row: row.values["centroid_row"], "{:.0f}".format),
-    _Column("Col", "Column of the centroid, in pixels.", lambda row: row.values["centroid_col"], "{:.0f}".format),
-)
-_PLANE, _NFA, _AREA = 1, 2, 4
-
-
-def plane_text(result: LayerDetection, index: tuple[int, ...]) -> str:
-    """Return the name of a plane, such as "specimen 3"; "" in a result of one plane."""
-    labels = result.labels
-    parts = []
-    for axis, position in enumerate(index):
-        if finest(labels).shape[axis] > 1:
-            name = labels.axis_labels[axis]
-            parts.append(f"{name} {position}" if name[:1].isalpha() else str(position))
-    return ", ".join(parts)
-
-
-def rows_of(result: LayerDetection | None) -> list[AnomalyRow]:
-    """Return the anomalies of a result."""
-    if result is None:
-        return []
-    units = {index: (found.unit or "") if found.pixel_size else "" for index, found in result.planes}
-    texts = {index: plane_text(result, index) for index, _ in result.planes}
-    return [AnomalyRow(number, index, texts[index], row, units[index]) for number, index, row in result.rows()]
+# Pixels beside the title of a column, and for the arrow of the sorted one; widest minimum width of the table.
+_PADDING, _ARROW, _WIDEST = 6, 14, 440
 
 
 class _Model(QAbstractTableModel):
@@ -106,11 +35,12 @@ class _Model(QAbstractTableModel):
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
         self.rows: list[AnomalyRow] = []
+        self._plane_title = COLUMNS[PLANE].title
 
-    def set_rows(self, rows: list[AnomalyRow]) -> None:
+    def set_rows(self, rows: list[AnomalyRow], plane_title: str) -> None:
         """Show other rows."""
         self.beginResetModel()
-        self.rows = rows
+        self.rows, self._plane_title = rows, plane_title
         self.endResetModel()
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802 - Qt's name
@@ -119,20 +49,22 @@ class _Model(QAbstractTableModel):
 
     def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
         """Return the number of columns."""
-        return 0 if parent is not None and parent.isValid() else len(_COLUMNS)
+        return 0 if parent is not None and parent.isValid() else len(COLUMNS)
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Return the text of a cell, or the value it is sorted by."""
         if not index.isValid():
             return None
-        row, column = self.rows[index.row()], _COLUMNS[index.column()]
+        row, column = self.rows[index.row()], COLUMNS[index.column()]
         if role == Qt.ItemDataRole.DisplayRole:
-            return row.plane if index.column() == _PLANE else column.text(column.value(row))
+            return row.plane if index.column() == PLANE else column.text(column.value(row))
         if role == _VALUE:
             # within a plane the most significant comes first
-            return list(row.index) if index.column() == _PLANE else column.value(row)
-        if role == Qt.ItemDataRole.TextAlignmentRole and index.column() != _PLANE:
+            return list(row.index) if index.column() == PLANE else column.value(row)
+        if role == Qt.ItemDataRole.TextAlignmentRole:
             return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        if role == Qt.ItemDataRole.ToolTipRole and index.column() == AREA:
+            return f"{row.values['area_px']} px"
         return None
 
     def headerData(  # noqa: N802
@@ -141,11 +73,13 @@ class _Model(QAbstractTableModel):
         """Return title and tooltip of a column."""
         if orientation != Qt.Orientation.Horizontal:
             return None
-        unit = next((row.unit for row in self.rows if row.unit), "")
         if role == Qt.ItemDataRole.DisplayRole:
-            return f"{unit.replace('um', 'µm')}²" if section == _AREA and unit else _COLUMNS[section].title
+            unit = next((row.unit for row in self.rows if row.unit), "")
+            if section == AREA and unit:
+                return f"{unit.replace('um', 'µm')}²"
+            return self._plane_title if section == PLANE else COLUMNS[section].title
         if role == Qt.ItemDataRole.ToolTipRole:
-            return tooltip(_COLUMNS[section].help)
+            return tooltip(COLUMNS[section].help)
         return None
 
 
@@ -158,11 +92,13 @@ class _Sorted(QSortFilterProxyModel):
         if a != b:
             return bool(a < b)
         rows = self.sourceModel().rows
-        return bool(_nfa(rows[left.row()]) < _nfa(rows[right.row()]))
+        return bool(nfa_of(rows[left.row()]) < nfa_of(rows[right.row()]))
 
 
 class AnomalyTable(QTableView):
     """Table of anomalies, the most significant first; a click on a column title sorts by that column.
+
+    All columns fit into the minimum width of the table, unless their numbers are very long.
 
     Signals
     -------
@@ -180,7 +116,7 @@ class AnomalyTable(QTableView):
         self._is_following = False
         self.setModel(self._sorted)
         self.setSortingEnabled(True)
-        self.sortByColumn(_NFA, Qt.SortOrder.AscendingOrder)
+        self.sortByColumn(NFA, Qt.SortOrder.AscendingOrder)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setShowGrid(False)
@@ -190,10 +126,12 @@ class AnomalyTable(QTableView):
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(self.fontMetrics().height() + 8)
         header = self.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setMinimumSectionSize(30)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        header.setMinimumSectionSize(20)
         header.setHighlightSections(False)
+        header.sortIndicatorChanged.connect(self._fit)
         self.setMinimumHeight(160)
+        self._fit()
         self.selectionModel().currentRowChanged.connect(self._went)
 
     def show_result(self, result: LayerDetection | None) -> None:
@@ -202,14 +140,17 @@ class AnomalyTable(QTableView):
         rows = rows_of(result)
         self._is_following = True
         try:
-            self._model.set_rows(rows)
-            self.setColumnHidden(_PLANE, not any(row.plane for row in rows))
-            self.setColumnHidden(_AREA, not any(row.unit for row in rows))
+            self._model.set_rows(rows, plane_title(result))
+            has_unit = any(row.unit for row in rows)
+            self.setColumnHidden(PLANE, not any(row.plane for row in rows))
+            self.setColumnHidden(PIXELS, has_unit)
+            self.setColumnHidden(AREA, not has_unit)
         finally:
             self._is_following = False
+        self._fit()
         if row is not None:
             # labels and outlines change with the accepted false alarms; the NFA of the most anomalous pixel does not
-            same = (other for other in rows if other.index == row.index and _nfa(other) == _nfa(row))
+            same = (other for other in rows if other.index == row.index and nfa_of(other) == nfa_of(row))
             self.follow(next((other.number for other in same), 0))
 
     def rows(self) -> list[AnomalyRow]:
@@ -242,6 +183,40 @@ class AnomalyTable(QTableView):
         if self.currentIndex().row() == i:  # Qt signals only a change
             self.chosen.emit(self.current())
         self.selectRow(i)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Return the width of all columns, up to a limit."""
+        beside = self.verticalScrollBar().sizeHint().width() + 2 * self.frameWidth()
+        return QSize(min(sum(self._widths()) + beside, _WIDEST), super().minimumSizeHint().height())
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Return the preferred size."""
+        return super().sizeHint().expandedTo(self.minimumSizeHint())
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802
+        """Distribute the width among the columns."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _widths(self) -> list[int]:
+        """Return the width that the content of each column needs, 0 for a hidden one."""
+        header = self.horizontalHeader()
+        widths = []
+        for column in range(len(COLUMNS)):
+            title = str(self._model.headerData(column, Qt.Orientation.Horizontal))
+            arrow = _ARROW if column == header.sortIndicatorSection() else 0
+            width = header.fontMetrics().horizontalAdvance(title) + 2 * _PADDING + arrow
+            widths.append(0 if self.isColumnHidden(column) else max(width, self.sizeHintForColumn(column)))
+        return widths
+
+    def _fit(self) -> None:
+        widths = self._widths()
+        n_shown = sum(width > 0 for width in widths)
+        spare = max(0, self.viewport().width() - sum(widths)) // n_shown
+        for column, width in enumerate(widths):
+            if width:
+                self.setColumnWidth(column, width + spare)
+        self.updateGeometry()
 
     def _row(self, index: QModelIndex) -> AnomalyRow:
         return self._model.rows[self._sorted.mapToSource(index).row()]

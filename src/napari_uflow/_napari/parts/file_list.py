@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtGui import QColor, QDragEnterEvent, QDropEvent, QPainter, QPaintEvent, QPalette
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
@@ -49,7 +49,7 @@ class FileList(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tree = QTreeWidget()
+        self.tree = _Tree()
         self.tree.setHeaderLabels(["File", "Result"])
         self.tree.setRootIsDecorated(False)
         self.tree.setUniformRowHeights(True)
@@ -59,9 +59,7 @@ class FileList(QWidget):
         self.tree.header().setStretchLastSection(True)
         self.tree.setColumnWidth(0, 150)
         self.tree.setMinimumHeight(150)
-        self.tree.setToolTip(
-            tooltip("Drop files or folders here. Double-click a row to open the image with its result.")
-        )
+        self.tree.setToolTip(tooltip("Double-click a row to open the image with its result."))
         self.tree.itemDoubleClicked.connect(lambda item: self.opened.emit(_path_of(item)))
         self.add_files = push_button("Add files...", self._ask_for_files)
         self.add_folder = push_button("Add folder...", self._ask_for_folder)
@@ -153,6 +151,20 @@ class FileList(QWidget):
         item = self.tree.topLevelItem(i)
         if item is not None:
             _set_result(item, text)
+
+
+class _Tree(QTreeWidget):
+    """List that says what to do with it while it is empty."""
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: N802 - Qt's name
+        """Draw the list, or the hint."""
+        super().paintEvent(event)
+        if not self.topLevelItemCount():
+            painter = QPainter(self.viewport())
+            colour = QColor(self.palette().color(QPalette.ColorRole.WindowText))
+            colour.setAlphaF(0.6)
+            painter.setPen(colour)
+            painter.drawText(self.viewport().rect(), int(Qt.AlignmentFlag.AlignCenter), "Drop files or folders here")
 
 
 def _path_of(item: QTreeWidgetItem) -> Path:

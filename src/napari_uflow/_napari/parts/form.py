@@ -65,7 +65,6 @@ class ConfigForm(QWidget, Generic[C]):
         layout = QFormLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         for parameter in parameters_of(config):
             if shown is not None and not shown(parameter):
                 continue
@@ -122,8 +121,7 @@ def _field(parameter: Parameter) -> ValueWidget[Any]:
     text: dict[str, Any] = {"name": parameter.name, "tooltip": tooltip(_help(parameter))}
     if parameter.choices:
         box = ComboBox(choices=parameter.choices, **text)
-        box.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.native.setMinimumContentsLength(8)
+        box.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         return box
     if parameter.type is bool:
         return CheckBox(text=" ", **text)

@@ -89,7 +89,10 @@ class JobBar(QWidget):
 
     def say(self, text: str) -> None:
         """Show a sentence under the button; "" hides it."""
-        self.status.setText(as_sentence(text))
+        self._show(as_sentence(text))
+
+    def _show(self, text: str) -> None:
+        self.status.setText(text)
         self.status.setVisible(bool(text))
 
     def refuse(self, text: str) -> None:
@@ -150,7 +153,7 @@ class JobBar(QWidget):
         self.bar.setValue(running.done)
         if self._runner.state is not State.FINISHING:
             self._last_progress = running.text
-            self.say(running.text)
+            self._show(running.text)
 
     def _message(self, message: Message) -> None:
         if not self._shows(message):
@@ -158,8 +161,8 @@ class JobBar(QWidget):
         if message.warning:
             self.warn(message.full_text)
         else:
-            self.say(message.full_text)
-            self._last_progress = self.status.text()
+            self._last_progress = message.full_text
+            self._show(message.full_text)
 
     def _ended(self, outcome: Outcome) -> None:
         self.bar.hide()

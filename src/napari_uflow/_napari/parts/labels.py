@@ -39,7 +39,7 @@ LABELS: Mapping[str, str] = {
     "steps": "Training steps",
     "tile": "Tile size",
     "weight_decay": "Weight decay",
-    "window_size": "Binomial window size",
+    "window_size": "Binomial window",
 }
 """Name of a parameter -> its label."""
 

@@ -45,15 +45,9 @@ class NewModelForm(QWidget):
             "Up to three channels by name, or by number from 0, for example 0, 2. Empty: all channels."
         )
         self.more_model_form = ConfigForm(ModelConfig, shown=lambda p: p.name not in _SHOWN)
-        self.training_form = ConfigForm(TrainingConfig, shown=lambda p: p.name != "specimen_pattern")
+        self.training_form = ConfigForm(TrainingConfig)
 
-        content = QWidget()
-        inside = QVBoxLayout(content)
-        inside.setContentsMargins(0, 0, 0, 0)
-        inside.addLayout(self.channels)
-        inside.addWidget(self.more_model_form)
-        inside.addWidget(self.training_form)
-        self.advanced = advanced_section(content)
+        self.advanced = advanced_section(self.channels, self.more_model_form, self.training_form)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for widget in (heading("New model"), self.model_form, self.advanced):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QVBoxLayout, QWidget
 
 from napari_uflow._napari.contributions.normal_area import add_normal_area
 from napari_uflow._napari.layers.kinds import is_area, is_image_layer
@@ -30,12 +30,10 @@ _SPECIMEN_RULES = {
     "all from one specimen": "one",
     "each from a different specimen": "each",
 }
-
-
 _IMAGE_RULES = {
-    "decide by name (tiles of a slide belong together)": "names",
-    "each from a different specimen": "each",
+    "decide by name": "names",
     "all from one specimen": "one",
+    "each from a different specimen": "each",
 }
 
 
@@ -101,9 +99,9 @@ class NormalImagesForm(QWidget):
         self.image_specimens = ChoiceBox(_IMAGE_RULES)
         self.image_specimens.setToolTip(
             tooltip(
-                "Images from one specimen are held out of training together. Decide by name: names that differ "
-                "only in a tile coordinate, such as slide1_x000_y128, belong to one specimen; for other names, "
-                "give a specimen pattern under Advanced."
+                "Images from one specimen are held out of training together. Decide by name: names that differ only in "
+                "a tile coordinate, such as slide1_x000_y128, belong to one specimen; for other names, enter a "
+                "'Specimen pattern' under Advanced."
             )
         )
         self.with_marked = QCheckBox()
@@ -117,14 +115,12 @@ class NormalImagesForm(QWidget):
         self._connect()
 
     def _lay_out(self) -> None:
-        normal = QHBoxLayout()
-        normal.addWidget(self.normal, 1)
-        normal.addWidget(self.new_area_button)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Normal area", normal)
+        form.addRow("Normal area", self.normal)
+        form.addRow("", self.new_area_button)
         form.addRow("Ignore", self.ignore)
-        form.addRow("Images are", self.image_specimens)
+        form.addRow("Separate images", self.image_specimens)
         form.addRow("Stack planes", self.specimens)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

@@ -19,7 +19,7 @@ _COLUMNS = {
     "Accepted": "Accepted false alarms per image, as set by the slider of Detect.",
     "Held out": "Regions reported per image on the held-out specimens.",
     "Other images": "Regions reported per image on the ticked normal images.",
-    "Guaranteed": "Whether enough specimens were held out to guarantee the number.",
+    "Guaranteed": "Whether the number is guaranteed; otherwise, how many held-out specimens it needs.",
 }
 
 
@@ -51,7 +51,7 @@ class TrustTable(QTableWidget):
         for row, epsilon in enumerate(EPSILONS):
             is_guaranteed = report.is_guaranteed(epsilon)
             new = report.new[row] if report.n_new else float("nan")
-            guarantee = "yes" if is_guaranteed else f"no, {specimens_needed(epsilon)} needed"
+            guarantee = "yes" if is_guaranteed else f"needs {specimens_needed(epsilon)}"
             for column, text in enumerate((f"{epsilon:g}", _number(report.held_out[row]), _number(new), guarantee)):
                 item = QTableWidgetItem(text)
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)

@@ -89,8 +89,8 @@ class TrainingEstimate:
 
     def text(self, speed: float = 1.0) -> str:
         """Return the estimate in words; `speed` is the result of :func:`speed_of`."""
-        disk = f" and {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
-        memory = f"{self.memory / 1e9:.1f} GB of memory{disk}"
+        disk = f" and {self.disk / 1e9:.1f}\u00a0GB of disk" if self.disk else ""
+        memory = f"{self.memory / 1e9:.1f}\u00a0GB of memory{disk}"
         return f"{self._images()}{self._split()}. About {memory}, {in_words(self.seconds * speed)} without a GPU."
 
     def _images(self) -> str:
@@ -114,7 +114,7 @@ class TrainingEstimate:
         if self.n_holdout_specimens >= _SPECIMENS_NEEDED:
             return ""
         is_one = self.is_divided or (not self.n_holdout_tiles and self.n_specimens == 1)
-        separate = " If they show different specimens, choose so in 'Images are' or 'Stack planes'."
+        separate = " If they show different specimens, choose so in 'Separate images' or 'Stack planes'."
         separate = separate if is_one and self.n_planes > 1 else ""
         if not self.n_holdout_tiles:
             return f"Without held-out tiles false alarms are underestimated; add images of other specimens.{separate}"
@@ -156,7 +156,7 @@ class DetectionEstimate:
     def text(self, speed: float = 1.0) -> str:
         """Return the estimate in words; `speed` is the result of :func:`speed_of`."""
         return (
-            f"{counted(self.n_planes, 'plane')}: about {max(self.memory / 1e9, 0.1):.1f} GB of memory, "
+            f"{counted(self.n_planes, 'plane')}: about {max(self.memory / 1e9, 0.1):.1f}\u00a0GB of memory, "
             f"{in_words(self.seconds * speed)} without a GPU."
         )
 

@@ -53,12 +53,12 @@ class Running:
 
 
 def in_words(seconds: float) -> str:
-    """Return a rough duration in words."""
+    """Return a rough duration; a no-break space keeps number and unit on one line."""
     if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
+        return f"about {max(1, round(seconds))}\u00a0s"
     if seconds < 90 * 60:
-        return f"about {round(seconds / 60)} min"
-    return f"about {seconds / 3600:.1f} h"
+        return f"about {round(seconds / 60)}\u00a0min"
+    return f"about {seconds / 3600:.1f}\u00a0h"
 
 
 class Job(QObject):
