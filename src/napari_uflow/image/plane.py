@@ -320,7 +320,7 @@ def _default_channels(sizes: Mapping[str, int], names: Sequence[str], name: str)
     if len(kept) > MAX_CHANNELS:
         raise ImageError(
             f"'{name}' has {len(kept)} channels ({', '.join(names[c] for c in kept)}); choose 1 to {MAX_CHANNELS} of "
-            f"them by name or by number from 0, for example channels=[0, 1]"
+            f"them by name or by number from 0"
         )
     return None if len(kept) == len(names) else tuple(kept)
 
