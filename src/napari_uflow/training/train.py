@@ -231,7 +231,7 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
     if n_channels != init_from.n_channels:
         raise ImageError(
             f"the images have {n_channels} channels, but the model was trained on {init_from.n_channels}; choose the "
-            f"channels it was trained on ('Channels' under Advanced, or --channels)"
+            f"channels it was trained on"
         )
     if model.border == "auto":
         model = model.replace(border=init_from.config.border)

@@ -127,7 +127,7 @@ def test_the_list_is_filled_and_emptied(widget, folder, monkeypatch, qtbot):
     assert widget.paths() == []
     (folder / "empty").mkdir()
     widget.add([folder / "empty"])
-    assert "has no images" in widget.job_bar.status.text()
+    assert "contains no images" in widget.job_bar.status.text()
 
 
 def test_files_are_dropped(widget, folder):

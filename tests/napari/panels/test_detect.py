@@ -1,5 +1,7 @@
 """The Detect widget in a viewer: results are aligned with their images, and the slider uses the stored maps."""
 
+import re
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -112,7 +114,16 @@ def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_co
     widget.image.set_layer(viewer.layers["gray"])
     widget.job_bar.button.click()
     qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
-    assert "has 1 channels, but the model was trained on 3" in widget.job_bar.status.text()
+    text = widget.job_bar.status.text()
+    assert "has 1 channels, but the model was trained on 3" in text
+    assert not re.search(r"--|\w=|\w\(", text)  # neither flags nor Python
+
+    viewer.add_image(np.stack([IMAGE] * 5), axis_labels=("channel", "y", "x"), name="many")
+    widget.image.set_layer(viewer.layers["many"])
+    widget.job_bar.button.click()
+    text = widget.job_bar.status.text()
+    assert "has 5 channels" in text
+    assert not re.search(r"--|\w=|\[", text)
 
 
 def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
