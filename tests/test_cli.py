@@ -252,7 +252,7 @@ def test_trust(here, capsys):
     code, out, err = call(capsys, "trust model.safetensors")
     assert (code, err) == (0, "")
     assert "accepted per image" in out
-    assert "no: needs 99 fields" in out
+    assert "no, needs 99 specimens" in out
     assert "new images" not in out
 
     code, out, err = call(capsys, "trust model.safetensors data/test/good -o report --device cpu")

@@ -320,14 +320,14 @@ def test_nothing_found_is_an_empty_table():
 @pytest.mark.parametrize("calibration", ["conformal", "tails", "none"])
 def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monkeypatch, value, calibration):
     network = tiny_model.network()
-    original = network.latents_in_pieces
+    original = network.latents_in_chunks
 
     def latents(*arguments):
         found = yield from original(*arguments)
         found.z[0][..., 10, 20] = value
         return found
 
-    monkeypatch.setattr(network, "latents_in_pieces", latents)
+    monkeypatch.setattr(network, "latents_in_chunks", latents)
     plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
     found = detect(tiny_model, plane, DetectionConfig(calibration=calibration), network=network)
     assert np.isfinite(found.energies[0]).all()
@@ -356,7 +356,7 @@ def test_every_test_of_the_literature_runs_on_the_same_heatmap(tiny_model, odd_p
 
 def test_the_paper_test_flags_what_is_too_normal_only_as_published(tiny_model, monkeypatch):
     network = tiny_model.network()
-    original = network.latents_in_pieces
+    original = network.latents_in_chunks
 
     def quiet(*arguments):
         found = yield from original(*arguments)
@@ -364,7 +364,7 @@ def test_the_paper_test_flags_what_is_too_normal_only_as_published(tiny_model, m
             torch.nn.init.normal_(z, std=0.5)
         return found
 
-    monkeypatch.setattr(network, "latents_in_pieces", quiet)
+    monkeypatch.setattr(network, "latents_in_chunks", quiet)
     plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
     paper = detect(tiny_model, plane, DetectionConfig(nfa="paper"), network=network)
     published = detect(tiny_model, plane, DetectionConfig(nfa="paper", as_published=True), network=network)
@@ -419,14 +419,14 @@ def test_tiles_that_do_not_fit_the_memory_are_halved(tiny_model, monkeypatch):
     network = tiny_model.network()
     plane = Plane(data=fibre_field(3, shape=(300, 500)).image)
     expected = detect(tiny_model, plane, network=network)
-    original = network.features_in_pieces
+    original = network.features_in_chunks
 
     def small_memory(x):
         if max(x.shape[-2:]) > 400:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
         return (yield from original(x))
 
-    monkeypatch.setattr(network, "features_in_pieces", small_memory)
+    monkeypatch.setattr(network, "features_in_chunks", small_memory)
     events = []
     found = detect(tiny_model, plane, network=network, on_event=events.append)
     told = [event.text for event in events if isinstance(event, Message) and event.warning]
@@ -442,7 +442,7 @@ def test_an_error_that_is_not_about_memory_is_not_hidden(tiny_model, monkeypatch
         raise RuntimeError("shapes do not fit")
         yield
 
-    monkeypatch.setattr(network, "features_in_pieces", broken)
+    monkeypatch.setattr(network, "features_in_chunks", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         detect(tiny_model, Plane(data=np.zeros((64, 64), np.uint8)), network=network)
 

@@ -86,7 +86,7 @@ def test_a_mask_of_another_size_is_named(data):
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
 def test_no_images_are_an_error_that_shows_the_layout(tmp_path, name):
-    with pytest.raises(ImageError, match="it must hold test/good, test/KIND and ground_truth/KIND"):
+    with pytest.raises(ImageError, match="it must contain test/good, test/KIND and ground_truth/KIND"):
         find_test_images(tmp_path / name)
 
 

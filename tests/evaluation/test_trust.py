@@ -42,11 +42,11 @@ def test_the_report_on_held_out_fields(model):
     assert all(observed <= max(e, 1 / 12) + 1e-9 for observed, e in zip(report.held_out, EPSILONS, strict=True))
     assert list(report.held_out) == sorted(report.held_out)
     assert report.map_names[0] == "energy, stride 4"
-    assert report.map_names[-1] == "spread, stride 16"
+    assert report.map_names[-1] == "log-variance, stride 16"
     observed = np.array(report.observed)
     assert observed.shape == (6, len(QQ_LEVELS))
     np.testing.assert_allclose(observed[0, :6], QQ_LEVELS[:6], atol=0.1)
-    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["n_held_out_fields"] == 12
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["n_held_out_specimens"] == 12
 
 
 def test_new_images_are_counted(model, normal_planes, odd_plane):
@@ -63,7 +63,7 @@ def test_new_images_are_counted(model, normal_planes, odd_plane):
     assert report.n_warned > 0  # the calibration of this model is not of these images
     table = report.as_table()
     assert len(table.splitlines()) >= len(EPSILONS) + 2
-    assert "no: needs 99 fields" in table
+    assert "no, needs 99 specimens" in table
     assert f"12 held-out specimens, {len(planes)} new images" in table
 
 
@@ -71,7 +71,7 @@ def test_a_model_of_one_field_reports_what_it_can(tiny_model, tmp_path):
     report = trust_report(tiny_model)
     assert report.n_specimens == 0
     assert all(math.isnan(x) for x in report.held_out)
-    assert "no: needs 3 fields" in report.as_table()
+    assert "no, needs 3 specimens" in report.as_table()
     save_figure(trust_figure(report), tmp_path / "trust.png")
     assert (tmp_path / "trust.png").stat().st_size > 10_000
 
@@ -91,7 +91,7 @@ def test_the_figure_has_a_line_for_everything(model, normal_planes):
 
 
 def test_without_calibration_there_is_nothing_to_report(tiny_model):
-    with pytest.raises(ImageError, match="too few images to be calibrated"):
+    with pytest.raises(ImageError, match="no calibration"):
         trust_report(dataclasses.replace(tiny_model, calibration=None))
 
 

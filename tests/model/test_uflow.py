@@ -16,7 +16,7 @@ from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.flow import UShapedFlow
 from napari_uflow.model.uflow import MARGIN, TrainedModel, UFlow
-from napari_uflow.progress import at_once, drain
+from napari_uflow.progress import drain, run_chunks
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.training.cache import FeatureCache, FeatureCaches
 
@@ -179,13 +179,13 @@ def test_the_variance_of_latents_does_not_depend_on_the_batch_size():
         np.testing.assert_allclose([float(part.std()) for part in z], 1, atol=0.15)
 
 
-def test_gradients_are_off_in_the_pieces_and_on_between_them():
+def test_gradients_are_off_in_the_chunks_and_on_between_them():
     network = untrained("channel").network()
-    pieces = network.features_in_pieces(torch.rand(1, network.n_channels, 64, 64))
-    next(pieces)
+    chunks = network.features_in_chunks(torch.rand(1, network.n_channels, 64, 64))
+    next(chunks)
     assert torch.is_grad_enabled()
-    features = at_once(pieces)
-    latents = network.latents_in_pieces(features)
+    features = run_chunks(chunks)
+    latents = network.latents_in_chunks(features)
     next(latents)
     assert torch.is_grad_enabled()
-    assert not any(z.requires_grad for z in at_once(latents).z)
+    assert not any(z.requires_grad for z in run_chunks(latents).z)
