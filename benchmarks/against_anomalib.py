@@ -49,7 +49,7 @@ def without_downloads() -> None:
         return original(*args, **{**options, "pretrained": False})
 
     timm.create_model = make
-    for name in ("napari_uflow.model.backbone", "napari_uflow.training.train"):
+    for name in ("napari_uflow.model.uflow", "napari_uflow.training.train"):
         importlib.import_module(name).load_pretrained = _leave_random
 
 

@@ -40,7 +40,13 @@ def model_of(backbone: str) -> TrainedModel:
         scores = drain(score_steps(network.eval(), intensity, plane))
         images.append(CalibrationImage(str(seed), scores.tested))
     calibration = drain(Calibration.fit_steps(images, scores.tested_strides))
-    return TrainedModel(network.config, TrainingConfig(), intensity, network.state_dict(), calibration)
+    return TrainedModel(
+        config=network.config,
+        training=TrainingConfig(),
+        intensity=intensity,
+        state=network.state_dict(),
+        calibration=calibration,
+    )
 
 
 def seconds(run: Callable[..., object], *arguments: object, **options: object) -> float:

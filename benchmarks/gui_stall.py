@@ -2,9 +2,9 @@
 
     xvfb-run -a python benchmarks/gui_stall.py [--steps 30]
 
-A timer in the thread of the window ticks every 5 ms; the longest time between two ticks is the longest delay of a
-click. Targets: below 100 ms while a job runs, and the end of the job within 1 s of Stop (for training: the end of the
-last step; the time of the calibration that follows is listed too).
+A timer in the main thread ticks every 5 ms; the longest time between two ticks is the longest time that a click would
+have waited. Target: below 100 ms during a job, and the end of the job within 1 s of Stop (for training, the end of its
+last step; the calibration that follows keeps the model, and its time is printed too).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from qtpy.QtWidgets import QApplication
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
-from napari_uflow._napari.session.jobs import State
+
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
 
 _TICK_MS = 5
@@ -32,12 +33,12 @@ _WANTED = 0.1
 
 
 class Stopwatch:
-    """Timer in the thread of the window that records the times between two ticks.
+    """Timer in the main thread that records the times between its ticks.
 
     Parameters
     ----------
     what : callable
-        Returns the name of the current activity, printed for times that are too long.
+        Returns the current activity; printed for the times that are too long.
     """
 
     def __init__(self, what: Callable[[], str]) -> None:
@@ -58,7 +59,7 @@ class Stopwatch:
         self._last = now
 
     def watch(self, name: str, done: Callable[[], bool], seconds: float = 600) -> None:
-        """Process events until a condition holds, and print the longest freeze."""
+        """Process events until something is done, and print the times between ticks."""
         QApplication.processEvents()
         self.gaps.clear()
         self.late.clear()
@@ -78,7 +79,7 @@ class Stopwatch:
 
 
 def after(seconds: float) -> Callable[[], bool]:
-    """Return a function that returns True after a number of seconds."""
+    """Return a function that tells whether this many seconds have passed."""
     end = time.perf_counter() + seconds
     return lambda: time.perf_counter() > end
 
@@ -86,7 +87,7 @@ def after(seconds: float) -> Callable[[], bool]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=30, help="training steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="steps of the training (%(default)s)")
     options = parser.parse_args()
     viewer = napari.Viewer(show=True, show_welcome_screen=False)
     viewer.window.resize(1200, 800)
@@ -97,7 +98,7 @@ def main() -> None:
         if runner.state is State.IDLE:
             return "the window itself"
         running = runner.job.running
-        return "the beginning" if running is None else running.phase
+        return "the start" if running is None else running.phase
 
     clock = Stopwatch(what)
     has_settled = after(3)
@@ -121,8 +122,8 @@ def main() -> None:
         return runner.state is State.IDLE
 
     train, detect = widgets["Train"], widgets["Detect"]
-    train.images.set_layers([viewer.layers["Fibres, normal"]])
-    train.training_form.fields["steps"].value = options.steps
+    train.normal_images.images.set_layers([viewer.layers["Fibres, normal"]])
+    train.new_model.training_form.fields["steps"].value = options.steps
     clock.watch("the estimate", after(2))
 
     train.job_bar.button.click()
@@ -145,7 +146,7 @@ def main() -> None:
         last = next((t for t, phase in phases if phase not in ("Training", "Computing features")), total)
         print(f"    Stop: shown after {1000 * shown:.0f} ms; last step {last:.1f} s, all {total:.1f} s after it")
 
-    train.training_form.fields["steps"].value = 1000
+    train.new_model.training_form.fields["steps"].value = 1000
     stop("training", train.job_bar, lambda: len(train.plot.points) > 0)
 
     detect.image.set_layer(viewer.layers["Fibres, with defects"])

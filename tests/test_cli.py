@@ -18,7 +18,8 @@ from napari_uflow.cli.reporter import Reporter
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
 from napari_uflow.model.record import OutcomeKind
 from napari_uflow.progress import Message, Progress, TrainingPoint
-from napari_uflow.store.checkpoint import load_model, read_card
+from napari_uflow.store.card import read_card
+from napari_uflow.store.checkpoint import load_model
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
 
@@ -198,7 +199,7 @@ def test_train_detect_evaluate_show(here, capsys):
     assert "backbone:               scattering" in out
     code, out, err = call(capsys, "show new/model.safetensors --json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == read_card("new/model.safetensors")
+    assert json.loads(out) == read_card("new/model.safetensors").to_dict()
 
 
 def test_training_goes_on(here, capsys):

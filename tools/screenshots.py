@@ -1,9 +1,9 @@
-"""Draw the images of the dock widgets for the documentation: docs/images/NAME.png and NAME_light.png.
+"""Take the screenshots of the documentation: docs/images/NAME.png and NAME_light.png.
 
 Run it where napari can open a window, or under a virtual screen: xvfb-run -a python tools/screenshots.py
 
-It goes the way of docs/napari.md on the sample: paint, train with the settings that a new user finds, detect, slide,
-review, and detect in files. It prints how long things took and what was found.
+It follows docs/napari.md on the sample: paint, train with the default settings, detect, slide, review, report, and
+detect in files. It prints times and numbers of regions.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ import numpy as np
 from PIL import Image
 from qtpy.QtWidgets import QApplication, QDockWidget
 
-# Neither the settings of this user nor a model left behind belong into the images; napari reads this once.
+# Settings and interrupted trainings of this user must not be in the images; napari reads this once.
 os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
 
 import napari
-from napari_uflow._napari.session.jobs import Outcome, State
+
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 SIZE = (1280, 860)
 PANEL = 400
 COLOURS = 256
-"""Of the palette; a window has few, and an image of a page is then a third as large."""
+"""Colours of the palette; a window has few, and the file is then a third as large."""
 
 
 def wait(done: Callable[[], bool], seconds: float = 1200) -> None:
-    """Let the window live until something is done."""
+    """Process events until something is done."""
     end = time.monotonic() + seconds
     while not done():
         if time.monotonic() > end:
@@ -45,18 +47,18 @@ def wait(done: Callable[[], bool], seconds: float = 1200) -> None:
 
 
 def rest(seconds: float = 0.7) -> None:
-    """Let the window live for a while."""
+    """Process events for a while."""
     end = time.monotonic() + seconds
     wait(lambda: time.monotonic() > end)
 
 
 class Photographer:
-    """A window of napari, and the images that are taken of it.
+    """A napari window, and the screenshots of it.
 
     Parameters
     ----------
     folder : Path
-        Where the images go.
+        Output folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +82,7 @@ class Photographer:
         self.viewer.theme = "dark"
 
     def open(self, name: str, width: int = PANEL) -> Any:
-        """Open a widget as the menu does, in place of those that are open."""
+        """Open a widget as the menu does, and hide the others."""
         for dock in self.docks:
             dock.hide()
         began = time.monotonic()
@@ -96,7 +98,7 @@ class Photographer:
         return widget
 
     def run(self, bar: Any, halfway: Callable[[], bool] | None = None, name: str = "") -> None:
-        """Press the button of a job and wait for its end, with an image on the way."""
+        """Press the button of a job and wait for its end, with a screenshot halfway."""
         runner = self.session.runner
         began = time.monotonic()
         bar.button.click()
@@ -110,18 +112,18 @@ class Photographer:
         if bar.messages.text():
             print(bar.messages.text())
         if runner.job.outcome is not Outcome.DONE:
-            raise SystemExit("a job failed; there is nothing to take an image of")
+            raise SystemExit("a job failed")
 
 
 def napari_orientation() -> Any:
-    """Return Qt's word for side by side."""
+    """Return the orientation of docks side by side."""
     from qtpy.QtCore import Qt
 
     return Qt.Orientation.Horizontal
 
 
 def train(at: Photographer, model: Path | None) -> None:
-    """Mark and train, with images of both."""
+    """Paint a normal area, and train."""
     viewer = at.viewer
     began = time.monotonic()
     viewer.open_sample("napari-uflow", "normal_fibres")
@@ -129,16 +131,16 @@ def train(at: Photographer, model: Path | None) -> None:
     print(f"the sample opened in {time.monotonic() - began:.1f} s")
     widget = at.open("Train")
     viewer.dims.set_current_step(0, 0)
-    widget.new_area_button.click()
+    widget.normal_images.new_area_button.click()
     (area,) = [layer for layer in viewer.layers if "normal area" in layer.name]
     area.brush_size = 90
     for row, col in ((70, 60), (80, 100), (100, 140), (130, 170), (160, 190)):
         area.paint((0, row, col), 1)
-    widget.model_form.fields["tile"].value = 128
+    widget.new_model.model_form.fields["tile"].value = 128
     rest(1)
     widget.estimate()
     at.shoot("mark")
-    widget.model_form.fields["tile"].value = 256
+    widget.new_model.model_form.fields["tile"].value = 256
     viewer.layers.remove(area)
     rest(1)
     widget.estimate()
@@ -151,7 +153,7 @@ def train(at: Photographer, model: Path | None) -> None:
 
 
 def detect(at: Photographer) -> None:
-    """Detect in the sample with defects, and count what was found."""
+    """Detect in the sample with defects, and count hits and false regions."""
     viewer = at.viewer
     viewer.open_sample("napari-uflow", "defective_fibres")
     viewer.layers["Fibres, normal"].visible = False
@@ -168,7 +170,7 @@ def detect(at: Photographer) -> None:
         found = result.labels.data
         n_hit = sum(bool(found[truth == i].any()) for i in range(1, int(truth.max()) + 1))
         n_false = sum(not truth[found == i].any() for i in range(1, int(found.max()) + 1))
-        print(f"{value:g} false alarms: {n_hit} of {truth.max()} defects, {n_false} false in {len(truth)} fields")
+        print(f"{value:g} false alarms: {n_hit} of {truth.max()} defects, {n_false} false in {len(truth)} images")
     widget.slider.set_value(1.0)
     rest()
     viewer.dims.set_current_step(0, 5)
@@ -176,7 +178,7 @@ def detect(at: Photographer) -> None:
 
 
 def review(at: Photographer) -> None:
-    """Go through the table."""
+    """Review the table."""
     widget = at.open("Anomalies", 500)
     widget.table.choose(2)
     rest()
@@ -187,7 +189,7 @@ def review(at: Photographer) -> None:
 
 
 def trust(at: Photographer) -> None:
-    """Report what the number of false alarms is worth."""
+    """Report accepted against observed false alarms."""
     widget = at.open("Trust report", 460)
     at.run(widget.job_bar)
     at.shoot("trust")
@@ -207,15 +209,15 @@ def batch(at: Photographer) -> None:
         widget = at.open("Detect in files")
         widget.add([folder])
         at.run(widget.job_bar)
-        widget.output.setText("/data/fibres/anomalies")
+        widget.output.box.setText("/data/fibres/anomalies")
         at.shoot("batch")
 
 
 def main() -> None:
-    """Draw all images."""
+    """Take all screenshots."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="folder to write to (%(default)s)")
-    parser.add_argument("--model", type=Path, help="do not train; go on with this model")
+    parser.add_argument("--model", type=Path, help="use this model instead of training")
     parser.add_argument("--save", type=Path, help="save the model")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

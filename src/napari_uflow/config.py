@@ -206,7 +206,7 @@ BorderName = Literal["auto", "reflect", "replicate"]
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """Architecture of a model."""
+    """Parts of a model."""
 
     backbone: BackboneName = _parameter(
         "scattering",
@@ -216,80 +216,84 @@ class ModelConfig(Config):
     )
     feature_norm: FeatureNormName = _parameter(
         "whiten",
-        "Normalisation of the features: 'channel' (mean and standard deviation of each channel over normal pixels), "
-        "'whiten' (also decorrelates the channels), 'position' (over the channels of each position, then 'whiten'), "
-        "'map' (over each whole tile as published, then 'whiten'; results depend on the tile).",
+        "Normalisation of the features: 'channel' (mean and SD of each channel over normal pixels), 'whiten' (the "
+        "same, with the channels decorrelated), 'position' (over the channels at each position, then 'whiten'), 'map' "
+        "(over each whole tile as published, then 'whiten'; results then depend on the tile).",
     )
     border: BorderName = _parameter(
         "auto",
-        "Treatment of the image border: 'reflect' uses the features of the outermost positions (8, 16 and 32 pixels), "
-        "computed with reflection; 'replicate' replaces them by those of their inner neighbours; 'auto' replicates if "
-        "corners of the normal images score higher than the interior.",
+        "Features of the outermost positions of each level (8, 16 and 32 pixels wide): 'reflect' (their own, computed "
+        "from the reflected image), 'replicate' (those of the positions further in), 'auto' ('replicate' if corners of "
+        "the normal images score above the interior).",
     )
     tile: int = _parameter(256, "Side of the square training tiles.", low=64, high=2048, step=32, unit="pixels")
     flow_steps: int = _parameter(4, "Steps of the flow at each level.", low=1, high=16, step=1)
-    affine_clamp: float = _parameter(2.0, "Soft bound of the log-scale of each step.", low=0.1, high=10.0, step=0.1)
-    affine_subnet_channels_ratio: float = _parameter(
-        1.0, "Hidden channels of the subnet of a step, relative to its input channels.", low=0.1, high=4.0, step=0.1
+    affine_clamp: float = _parameter(
+        2.0, "Soft bound of the log-scale of each flow step.", low=0.1, high=10.0, step=0.1
     )
-    permute_soft: bool = _parameter(False, "Mix channels by random rotations instead of permutations.")
+    affine_subnet_channels_ratio: float = _parameter(
+        1.0, "Hidden channels of the subnet of each flow step, over its input channels.", low=0.1, high=4.0, step=0.1
+    )
+    permute_soft: bool = _parameter(False, "Mix channels with random rotations instead of permutations.")
 
 
 @dataclass(frozen=True)
 class TrainingConfig(Config):
-    """Parameters of training."""
+    """Parameters of a training."""
 
-    steps: int = _parameter(200, "Largest number of optimiser steps.", low=1, high=1_000_000, step=100, advanced=False)
+    steps: int = _parameter(200, "Maximum number of optimiser steps.", low=1, high=1_000_000, step=100, advanced=False)
     batch_size: int = _parameter(8, "Tiles per step.", low=1, high=1024, step=1, unit="tiles")
     learning_rate: float = _parameter(1e-3, "Initial learning rate of Adam.", low=1e-7, high=1.0, step=1e-4)
     final_learning_rate: float = _parameter(
         0.1,
-        "Learning rate of the last step, relative to the initial one; it decreases linearly.",
+        "Learning rate of the last step, over the initial one; linear in between.",
         low=0.0,
         high=1.0,
         step=0.1,
     )
     weight_decay: float = _parameter(1e-5, "Weight decay of Adam.", low=0.0, high=1.0, step=1e-5)
     gradient_clip: float = _parameter(
-        1.0, "Largest norm of the gradient (of the loss per latent dimension).", low=1e-3, high=1e3, step=0.1
+        1.0, "Maximum norm of the gradient of a step (of the loss per latent dimension).", low=1e-3, high=1e3, step=0.1
     )
     augmentations: int = _parameter(
         4,
-        "Rotated and mirrored copies of each tile (1: original only, 8: all), whose features are computed once.",
+        "Rotated and mirrored copies of each tile (1: the tile as it is, 8: all). Their features are computed once.",
         low=1,
         high=8,
         step=1,
     )
     max_tiles: int = _parameter(
         1000,
-        "Largest number of tiles; of more, a random choice is used.",
+        "Maximum number of tiles; if there are more, they are drawn at random.",
         low=1,
         high=1_000_000,
         step=100,
         unit="tiles",
     )
-    min_normal: float = _parameter(0.5, "Smallest fraction of normal pixels in a tile.", low=0.01, high=1.0, step=0.05)
+    min_normal: float = _parameter(
+        0.5, "Minimum fraction of normal pixels; tiles with fewer are not used.", low=0.01, high=1.0, step=0.05
+    )
     holdout: float = _parameter(
         0.2,
-        "Fraction of the specimens held out of training, to choose the best step and to calibrate the number of false "
-        "alarms. Of eight or more specimens, at least three are held out.",
+        "Fraction of the specimens held out of training, to find the best step and to calibrate the false-alarm rate; "
+        "at least three of eight specimens or more.",
         low=0.0,
         high=0.5,
         step=0.05,
     )
     specimen_pattern: str = _parameter(
         "",
-        "Regular expression whose first group extracts the specimen from the name of an image; images of one specimen "
+        "Regular expression with one group that matches the specimen in the name of an image; images of one specimen "
         "are held out together. Empty: the name without a tile coordinate such as _x000_y128.",
     )
-    check_every: int = _parameter(25, "Steps between two evaluations of the held-out loss.", low=1, high=10_000, step=5)
+    check_every: int = _parameter(25, "Steps between two checks of the held-out loss.", low=1, high=10_000, step=5)
     patience: int = _parameter(
-        6, "Evaluations without a lower held-out loss before training stops.", low=1, high=10_000, step=1
+        6, "Checks without a lower held-out loss after which training stops.", low=1, high=10_000, step=1
     )
     cache_memory: float = _parameter(
-        4.0, "Memory for computed features; the rest is stored on disk.", low=0.01, high=1024.0, step=0.5, unit="GB"
+        4.0, "Memory for computed features; the others are kept on disk.", low=0.01, high=1024.0, step=0.5, unit="GB"
     )
-    seed: int = _parameter(0, "Seed of all random numbers.", low=0, high=2**31 - 1, step=1)
+    seed: int = _parameter(0, "Seed of all random choices.", low=0, high=2**31 - 1, step=1)
 
 
 PresetName = Literal["fast", "balanced", "best"]
@@ -302,12 +306,12 @@ _PRESETS: dict[PresetName, dict[str, Any]] = {
 
 
 def training_preset(name: PresetName) -> TrainingConfig:
-    """Return a preset of the training parameters.
+    """Return one of the ready-made configurations of a training.
 
     Parameters
     ----------
     name : {"fast", "balanced", "best"}
-        "fast" for a first trial, "balanced" for the defaults, "best" for the lowest loss regardless of time.
+        For a first try; the defaults; for the best result, at several times the cost.
     """
     return TrainingConfig(**_PRESETS[name])
 

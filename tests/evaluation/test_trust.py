@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
 from napari_uflow.evaluation.trust_figure import trust_figure
 from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationImage
 from napari_uflow.progress import FINISH, drain
+
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def test_the_report_on_held_out_fields(model):
 
 def test_new_images_are_counted(model, normal_planes, odd_plane):
     planes = [*normal_planes, odd_plane]
-    report = drain(trust_steps(model, planes, device="cpu"))
+    report = drain(trust_steps(model, planes, device=DEVICE))
     assert report.n_new == len(planes)
     assert len(report.new) == len(EPSILONS)
     assert list(report.new) == sorted(report.new)
@@ -74,7 +77,7 @@ def test_a_model_of_one_field_reports_what_it_can(tiny_model, tmp_path):
 
 
 def test_the_figure_has_a_line_for_everything(model, normal_planes):
-    report = drain(trust_steps(model, normal_planes[:1], device="cpu"))
+    report = drain(trust_steps(model, normal_planes[:1], device=DEVICE))
     alarms, tails = trust_figure(report, title="a model").axes
     labels = alarms.get_legend_handles_labels()[1]
     assert labels == [
@@ -93,7 +96,7 @@ def test_without_calibration_there_is_nothing_to_report(tiny_model):
 
 
 def test_it_can_be_stopped(model, normal_planes):
-    steps = trust_steps(model, normal_planes, device="cpu")
+    steps = trust_steps(model, normal_planes, device=DEVICE)
     next(steps)
     with pytest.raises(Stopped):
         steps.send(FINISH)

@@ -1,4 +1,4 @@
-"""At the image's border nothing is judged by pixels that are not there."""
+"""The border of an image: its features are reflected, or replaced by those further in."""
 
 import importlib
 import math
@@ -21,7 +21,7 @@ from napari_uflow.training.features import augmented, augmented_window, fill_cac
 from napari_uflow.training.tiles import TrainingTile
 
 # 0 1 2 3 4        2 2 2 2 2
-# of a row of five positions, two held at both ends
+# of a row of five positions, two replaced at both ends
 
 
 REPLICATE = Border("replicate")
@@ -39,10 +39,10 @@ def frame_of(window, shape):
 
 def test_the_outermost_positions_take_what_is_further_in():
     x = torch.arange(42).reshape(6, 7)
-    held = REPLICATE.apply(x, whole(6, 7), 1)
-    assert held[0].tolist() == held[1].tolist() == held[2].tolist() == [16, 16, 16, 17, 18, 18, 18]
-    assert held[5].tolist() == held[4].tolist() == held[3].tolist() == [23, 23, 23, 24, 25, 25, 25]
-    np.testing.assert_array_equal(REPLICATE.apply(x.numpy(), whole(6, 7), 1), held.numpy())
+    replaced = REPLICATE.apply(x, whole(6, 7), 1)
+    assert replaced[0].tolist() == replaced[1].tolist() == replaced[2].tolist() == [16, 16, 16, 17, 18, 18, 18]
+    assert replaced[5].tolist() == replaced[4].tolist() == replaced[3].tolist() == [23, 23, 23, 24, 25, 25, 25]
+    np.testing.assert_array_equal(REPLICATE.apply(x.numpy(), whole(6, 7), 1), replaced.numpy())
 
 
 def test_other_sides_are_left_alone():
@@ -64,7 +64,7 @@ def test_positions_that_stick_out_are_not_the_outermost():
     assert REPLICATE.apply(x, whole(27, 32), 4)[:, 0].tolist() == [2, 2, 2, 3, 3, 3, 3, 3]
 
 
-def test_a_window_that_begins_within_what_is_held():
+def test_a_window_that_begins_within_the_replaced_positions():
     x = torch.arange(6)[:, None].expand(6, 6)
     assert REPLICATE.apply(x, frame_of(Window(4, 40, 24, 24), (100, 100)), 4)[:, 0].tolist() == [1, 1, 2, 3, 4, 5]
 
@@ -72,18 +72,18 @@ def test_a_window_that_begins_within_what_is_held():
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
 def test_small_images_keep_something_of_their_own(n):
     x = torch.arange(n * n).reshape(n, n)
-    held = REPLICATE.apply(x, whole(4 * n, 4 * n), 4)
-    assert (held == x).any()
-    assert held.shape == (n, n)
+    replaced = REPLICATE.apply(x, whole(4 * n, 4 * n), 4)
+    assert (replaced == x).any()
+    assert replaced.shape == (n, n)
     assert torch.equal(REPLICATE.apply(x, whole(3, 3), 4), x)  # no position is wholly inside
 
 
-@pytest.mark.parametrize("view", range(8))
+@pytest.mark.parametrize("k", range(8))
 @pytest.mark.parametrize("frame", [whole(32, 36), whole(29, 34), Window(-4, 0, 100, 36), Window(0, -40, 30, 76)])
-def test_views_and_borders_commute(view, frame):
+def test_augmentations_and_borders_commute(k, frame):
     x = torch.arange(72).reshape(8, 9)
-    held = REPLICATE.apply(augmented(x, view), augmented_window(frame, (32, 36), view), 4)
-    assert torch.equal(held, augmented(REPLICATE.apply(x, frame, 4), view))
+    replaced = REPLICATE.apply(augmented(x, k), augmented_window(frame, (32, 36), k), 4)
+    assert torch.equal(replaced, augmented(REPLICATE.apply(x, frame, 4), k))
 
 
 def stripes(shape=(160, 176)):
@@ -91,55 +91,55 @@ def stripes(shape=(160, 176)):
     return Plane(data=np.sin((row + col) / 3).astype(np.float32), name="stripes")
 
 
-def cached(region, window, holds):
+def cached(region, window, is_replicated):
     """The features of one tile as training gets them."""
     network = UFlow(ModelConfig(tile=64), 1)
     with FeatureCache(1e9) as cache:
         drain(
             fill_cache(cache, network, [TrainingTile(region, window)], IntensityRange((-1.0,), (1.0,)), 1, "features")
         )
-        if holds:
+        if is_replicated:
             cache.apply_border(REPLICATE, network.strides)
         return cache[0]
 
 
 @pytest.mark.parametrize("shape", [(160, 176), (164, 180), (161, 177), (155, 171)])
-@pytest.mark.parametrize("holds", [True, False])
-def test_stripes_look_at_the_border_as_they_do_inside(holds, shape):
+@pytest.mark.parametrize("is_replicated", [True, False])
+def test_stripes_have_the_same_features_at_the_border_as_inside(is_replicated, shape):
     """Reflection alone folds them at the border and crosses them in the corners."""
     window = Window(0, 0, *(-(-n // 16) * 16 for n in shape))
-    for x, stride in zip(cached(NormalRegion(stripes(shape)), window, holds).features, (4, 8, 16), strict=True):
+    for x, stride in zip(cached(NormalRegion(stripes(shape)), window, is_replicated).features, (4, 8, 16), strict=True):
         x = x.float()
         inside = x[:, x.shape[1] // 2, x.shape[2] // 2]
-        spread = x[:, x.shape[1] // 3 : -x.shape[1] // 3].std()
+        sd = x[:, x.shape[1] // 3 : -x.shape[1] // 3].std()
         for row, col in ((0, 0), (shape[0] // stride - 1, shape[1] // stride - 1)):
             corner = (x[:, row, col] - inside).square().mean().sqrt()
-            assert bool(corner < 0.3 * spread) is holds
+            assert bool(corner < 0.3 * sd) is is_replicated
 
 
-@pytest.mark.parametrize("holds", [True, False])
-def test_a_position_is_normal_where_its_features_come_from_is(holds):
+@pytest.mark.parametrize("is_replicated", [True, False])
+def test_a_position_is_normal_where_its_features_come_from_is(is_replicated):
     mask = np.ones((64, 64), bool)
     mask[8:12] = False  # row 2 of the finest level, which rows 0 and 1 take their features from
-    tile = cached(NormalRegion(stripes((64, 64)), mask), Window(0, 0, 64, 64), holds)
+    tile = cached(NormalRegion(stripes((64, 64)), mask), Window(0, 0, 64, 64), is_replicated)
     rows = tile.is_normal[0].all(dim=1).tolist()
-    assert rows == ([False] * 3 + [True] * 13 if holds else [True, True, False] + [True] * 13)
+    assert rows == ([False] * 3 + [True] * 13 if is_replicated else [True, True, False] + [True] * 13)
 
 
 @pytest.mark.parametrize("height", [60, 64])
-@pytest.mark.parametrize("holds", [True, False])
-def test_evidence_is_left_out_where_its_features_come_from_something_else(holds, height):
-    network = UFlow(ModelConfig(tile=64, border="replicate" if holds else "reflect"), 1).eval()
+@pytest.mark.parametrize("is_replicated", [True, False])
+def test_scores_are_omitted_if_their_features_come_from_something_else(is_replicated, height):
+    network = UFlow(ModelConfig(tile=64, border="replicate" if is_replicated else "reflect"), 1).eval()
     plane = stripes((height, 64))
     scores = drain(score_steps(network, IntensityRange((-1.0,), (1.0,)), plane))
     mask = np.ones((height, 64), bool)
     n = height // 4
     mask[4 * (n - 3) : 4 * (n - 2)] = False  # the last two rows take their features from it
     known = np.isfinite(scores.only(mask).energies[0]).all(axis=1).tolist()
-    assert known == [True] * (n - 3) + ([False] * 3 if holds else [False, True, True])
+    assert known == [True] * (n - 3) + ([False] * 3 if is_replicated else [False, True, True])
 
 
-# Whether the border is strange
+# The excess of the border
 
 
 def test_the_excess_of_corners():
@@ -164,7 +164,7 @@ def test_the_excess_of_corners():
     assert math.isnan(border_excess(energy, normal, frame, 1))
 
 
-def test_the_excess_of_a_image_that_is_no_multiple():
+def test_the_excess_of_an_image_that_is_no_multiple():
     """The outermost whole position is what counts, not what sticks out."""
     energy = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
     energy[14, 14] = 40
@@ -173,7 +173,7 @@ def test_the_excess_of_a_image_that_is_no_multiple():
     assert border_excess(energy, everywhere, whole(64, 64), 4) < 2
 
 
-def striped_fields(n=4):
+def striped_images(n=4):
     rng = np.random.default_rng(0)
     row, col = np.indices((128, 128))
     for i in range(n):
@@ -185,7 +185,7 @@ def trained(config, training, **options):
     from napari_uflow.training.train import train
 
     events = []
-    model = train(list(striped_fields()), config.replace(tile=128, **options), training, on_event=events.append)
+    model = train(list(striped_images()), config.replace(tile=128, **options), training, on_event=events.append)
     said = [e for e in events if isinstance(e, Message) and e.text.startswith("Corners of normal images score")]
     return model, said
 
@@ -198,7 +198,7 @@ def test_training_finds_out(tiny_model_config, tiny_training_config):
 
 
 @pytest.mark.parametrize(("excess", "border"), [(2.4, "reflect"), (2.6, "replicate"), (math.nan, "replicate")])
-def test_what_is_strange(monkeypatch, tiny_model_config, tiny_training_config, excess, border):
+def test_the_excess_decides(monkeypatch, tiny_model_config, tiny_training_config, excess, border):
     module = importlib.import_module("napari_uflow.training.normalise")
     monkeypatch.setattr(module, "_largest_excess", lambda network, cache: excess)
     model, said = trained(tiny_model_config, tiny_training_config)

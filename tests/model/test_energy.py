@@ -102,7 +102,7 @@ def test_heatmap_rises_with_energy_and_lies_where_the_energy_is():
     torch.testing.assert_close(after[0, 9:11, 21:23], after[0, 9, 21].expand(2, 2))
 
 
-def test_spread_is_the_geometric_mean_of_the_variances():
+def test_the_log_variance_is_that_of_the_geometric_mean_of_the_variances():
     # z = x / sigma has the log-determinant -sum(log(sigma))
     sigma = torch.tensor([0.5, 2.0, 3.0])
     ln_det = -sigma.log().sum().reshape(1, 1, 1)

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from napari_uflow.config import BackboneName, ModelConfig
-from napari_uflow.model.backbone import create_backbone
+from napari_uflow.model.backbone import Backbone
 from napari_uflow.model.info import BACKBONES
 from napari_uflow.model.scattering import Scattering
 from napari_uflow.model.uflow import UFlow
@@ -17,7 +17,7 @@ def test_every_backbone_is_known():
 
 @pytest.mark.parametrize("n_channels", [1, 2, 3])
 def test_channels_of_scattering(n_channels):
-    assert create_backbone("scattering", n_channels).channels == Scattering(n_channels).channels
+    assert Backbone("scattering", n_channels).channels == Scattering(n_channels).channels
 
 
 @pytest.mark.parametrize(

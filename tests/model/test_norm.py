@@ -14,8 +14,8 @@ def features(seed=0, batch=3, size=(20, 24)) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(C, C, generator=generator)
     x = torch.einsum("ij,bjmn->bimn", mixing, torch.randn(batch, C, *size, generator=generator))
-    spread, mean = torch.logspace(-0.5, 1, C), torch.linspace(-3, 5, C)
-    return x * spread[:, None, None] + mean[:, None, None]
+    sd, mean = torch.logspace(-0.5, 1, C), torch.linspace(-3, 5, C)
+    return x * sd[:, None, None] + mean[:, None, None]
 
 
 def fitted(kind, x, is_normal=None, n_parts=1) -> FeatureNorm:
@@ -76,7 +76,7 @@ def test_only_normal_positions_count(kind):
     x = features()
     is_normal = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(2)) < 0.6
     spoiled = x.clone()
-    if kind == "map":  # this one looks at whole tiles: leave their statistics as they are
+    if kind == "map":  # this one normalises whole tiles: leave their statistics as they are
         is_normal[1:] = False
         spoiled[1:] += 1000
     else:

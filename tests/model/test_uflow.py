@@ -1,6 +1,7 @@
 """The whole network: tiles give what the whole image gives, and training ends at N(0, I) whatever the batch."""
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def untrained(norm: str, n_channels: int = 1, seed: int = 0, **options) -> Train
         everywhere = torch.ones(1, *x.shape[2:], dtype=torch.bool)
         network.norm.fit(level, lambda x=x, everywhere=everywhere: [(x, everywhere)])
     intensity = IntensityRange((0.0,) * n_channels, (255.0,) * n_channels)
-    return TrainedModel(config, TrainingConfig(), intensity, network.state_dict())
+    return TrainedModel(config=config, training=TrainingConfig(), intensity=intensity, state=network.state_dict())
 
 
 # Tiles
@@ -127,7 +128,7 @@ def test_a_model_builds_its_network_again():
 
 def test_weights_of_another_configuration_are_refused():
     model = untrained("channel")
-    other = TrainedModel(model.config.replace(flow_steps=3), model.training, model.intensity, model.state)
+    other = replace(model, config=model.config.replace(flow_steps=3))
     with pytest.raises(ModelFileError, match="do not belong to its configuration"):
         other.network()
 
@@ -155,7 +156,7 @@ class StubNetwork(nn.Module):
         return self.flow(features)
 
 
-def test_spread_of_latents_does_not_depend_on_the_batch_size():
+def test_the_variance_of_latents_does_not_depend_on_the_batch_size():
     """Summing the quadratic term over the batch and not the determinant gives 1 / sqrt(8) = 0.35 at batch 8."""
     optimise = importlib.import_module("napari_uflow.training.optimise")
     generator = torch.Generator().manual_seed(0)

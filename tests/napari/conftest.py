@@ -1,10 +1,19 @@
 """What the tests of the plugin share."""
 
+from pathlib import Path
+
 import pytest
 
 from napari_uflow._napari.session.libraries import make_torch_safe
 
 make_torch_safe()
+
+
+def pytest_collection_modifyitems(items):
+    """Mark every test of this folder, and no other one, as one that opens a window."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.gui)
 
 
 @pytest.fixture
@@ -15,4 +24,4 @@ def viewer(make_napari_viewer_proxy):
 @pytest.fixture(autouse=True)
 def _own_folder(monkeypatch, tmp_path):
     """Models that save themselves do not go to the user's folder."""
-    monkeypatch.setattr("napari_uflow._napari.panels.train.data_folder", lambda: tmp_path)
+    monkeypatch.setattr("napari_uflow._napari.session.settings.data_folder", lambda: tmp_path)

@@ -1,4 +1,4 @@
-"""The whole way through the plugin as a user goes it, with events of mouse and keys in a window that is shown."""
+"""The whole workflow of a user, with mouse and keyboard events in a visible window."""
 
 import csv
 import json
@@ -12,8 +12,9 @@ from qtpy.QtWidgets import QApplication, QWidget
 from napari_uflow._napari.contributions import samples
 from napari_uflow._napari.layers.navigate import camera_of
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.store.images import read_planes
 
 WAIT = 60_000
@@ -53,6 +54,7 @@ def click(qtbot):
     return press
 
 
+@pytest.mark.slow
 def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkeypatch, tmp_path):
     monkeypatch.setattr(samples, "_SHAPE", (160, 160))
     monkeypatch.setattr(samples, "_N_NORMAL", 8)
@@ -73,10 +75,10 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     def wait_for_the_job():
         qtbot.waitUntil(lambda: runner.state is State.IDLE, timeout=WAIT)
 
-    # open the sample, and paint what is normal
+    # open the sample, and paint a normal area
     viewer.open_sample("napari-uflow", "normal_fibres")
     train = open_widget("Train")
-    click(train.new_area_button)
+    click(train.normal_images.new_area_button)
     area = viewer.layers["Fibres, normal, normal area"]
     specimen = viewer.dims.current_step[0]
     assert not area.data.any()
@@ -87,12 +89,12 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     painted = area.data > 0
     assert painted[specimen].mean() > 0.3
     assert painted.sum() == painted[specimen].sum()
-    train.model_form.fields["tile"].value = 64
-    train.more_model_form.fields["flow_steps"].value = 2
+    train.new_model.model_form.fields["tile"].value = 64
+    train.new_model.more_model_form.fields["flow_steps"].value = 2
     for name, value in {"steps": 100_000, "patience": 10_000, "batch_size": 4, "check_every": 2}.items():
-        train.training_form.fields[name].value = value
-    qtbot.waitUntil(lambda: "to train on" in train.estimate_label.text())
-    assert "(one field, of which a part is held out)" in train.estimate_label.text()
+        train.new_model.training_form.fields[name].value = value
+    qtbot.waitUntil(lambda: "Trains on" in train.estimate_label.text())
+    assert "one part of the specimen" in train.estimate_label.text()
 
     # train on it, and stop
     click(train.job_bar.button)
@@ -101,19 +103,19 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     assert train.job_bar.button.text() == "Stopping..."
     wait_for_the_job()
     assert runner.job.outcome is Outcome.STOPPED
-    assert train.job_bar.status.text().startswith("Trained (stopped at step")
+    assert train.job_bar.status.text().startswith("Training finished (stopped at step")
     first = session.model
 
     # train on the whole images
-    train.normal.setFocus()
-    qtbot.keyClick(train.normal, Qt.Key.Key_Home)
-    assert train.normal.value() is None
-    train.training_form.fields["steps"].value = 6
+    train.normal_images.normal.setFocus()
+    qtbot.keyClick(train.normal_images.normal, Qt.Key.Key_Home)
+    assert train.normal_images.normal.value() is None
+    train.new_model.training_form.fields["steps"].value = 6
     click(train.job_bar.button)
     wait_for_the_job()
     assert runner.job.outcome is Outcome.DONE
     assert session.model is not first
-    assert "3 fields held out" in train.model_bar.label.text()
+    assert "3 specimens held out" in train.model_bar.label.text()
 
     # detect, and move the slider
     viewer.open_sample("napari-uflow", "defective_fibres")
@@ -149,10 +151,10 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     assert tuple(camera.center) != before
     assert viewer.dims.current_step[0] == row.index[0]
     inside = labels.data == row.number
-    click(anomalies.normal_button)
+    click(anomalies.judge_bar.mark_button)
     assert not labels.data[inside].any()
     assert len(table.rows()) == n - 1
-    click(anomalies.refine_button)
+    click(anomalies.judge_bar.refine_button)
     assert runner.job.title == "Refining"
     wait_for_the_job()
     assert session.model_name == "Fibres, normal refined"
@@ -161,7 +163,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     open_widget("Anomalies")
     for kind, name in (("labels", "a.tif"), ("csv", "a.csv"), ("geojson", "a.geojson")):
         monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, name=name, **options: str(tmp_path / name))
-        anomalies.export_actions[kind].trigger()
+        anomalies.export_bar.export_actions[kind].trigger()
         assert anomalies.status.text() == f"Saved '{tmp_path / name}'."
     planes = read_planes(tmp_path / "a.tif")
     np.testing.assert_array_equal(np.stack([plane.read()[0] for plane in planes]), labels.data)

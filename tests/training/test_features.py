@@ -1,4 +1,4 @@
-"""Cached features: those of the whole image, in eight views."""
+"""Cached features: those of the whole image, in eight augmentations."""
 
 import numpy as np
 import pytest
@@ -49,26 +49,26 @@ def whole_features(network, plane):
 # Views
 
 
-def test_eight_views_are_the_eight_symmetries_of_a_square():
+def test_eight_augmentations_are_the_eight_symmetries_of_a_square():
     square = torch.arange(9).reshape(3, 3)
-    views = {tuple(augmented(square, view).flatten().tolist()) for view in range(8)}
+    found = {tuple(augmented(square, k).flatten().tolist()) for k in range(8)}
     expected = {
         tuple(part.flatten().tolist())
         for turns in range(4)
         for part in (torch.rot90(square, turns), torch.rot90(square, turns).T)
     }
-    assert views == expected
+    assert found == expected
     assert torch.equal(augmented(square, 0), square)
     assert augmented(torch.zeros(2, 3, 5), 3).shape == (2, 3, 5)
     assert augmented(torch.zeros(2, 3, 5), 4).shape == (2, 5, 3)
 
 
-@pytest.mark.parametrize("view", range(8))
-def test_a_window_is_found_again_in_the_view(view):
+@pytest.mark.parametrize("k", range(8))
+def test_a_window_is_found_again_after_augmentation(k):
     image = torch.arange(7 * 11).reshape(7, 11)
     window = Window(2, 3, 4, 5)
-    inside = augmented(image, view)[augmented_window(window, (7, 11), view).slices()]
-    assert torch.equal(inside, augmented(image[window.slices()], view))
+    inside = augmented(image, k)[augmented_window(window, (7, 11), k).slices()]
+    assert torch.equal(inside, augmented(image[window.slices()], k))
 
 
 # The cache
@@ -89,18 +89,18 @@ def test_tiles_have_the_features_of_the_whole_image(network, plane):
                 torch.testing.assert_close(tile.features[level].float(), expected, rtol=2e-3, atol=2e-3)
 
 
-def test_views_are_the_features_of_the_viewed_image(network, plane):
+def test_augmentations_have_the_features_of_the_augmented_image(network, plane):
     window = Window(64, 32, 64, 96)
     region = NormalRegion(plane)
     cache = filled(network, region, [window], n_augmentations=8)
     assert len(cache) == 8
     outer = network.reading_window(window, plane.shape)
     image = torch.from_numpy(INTENSITY.apply(plane.read(outer)))
-    for view in range(8):
-        turned = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, view)
-        assert turned.shape == ((96, 64) if view & 4 else (64, 96))
-        levels = network.features(augmented(image, view)[None])
-        for x, kept, stride in zip(levels, cache[view].features, network.strides, strict=True):
+    for k in range(8):
+        turned = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, k)
+        assert turned.shape == ((96, 64) if k & 4 else (64, 96))
+        levels = network.features(augmented(image, k)[None])
+        for x, kept, stride in zip(levels, cache[k].features, network.strides, strict=True):
             torch.testing.assert_close(kept, x[0][:, *turned.scaled(stride).slices()].half())
 
 
@@ -110,11 +110,11 @@ def test_only_cells_that_are_normal_throughout_count(network, plane):
     window = Window(64, 32, 64, 96)
     cache = filled(network, NormalRegion(plane, mask), [window], n_augmentations=8)
     inside = torch.from_numpy(mask[window.slices()])
-    for view in range(8):
-        for normal, stride in zip(cache[view].is_normal, network.strides, strict=True):
+    for k in range(8):
+        for normal, stride in zip(cache[k].is_normal, network.strides, strict=True):
             expected = torch.ones(64 // stride, 96 // stride, dtype=torch.bool)
             expected[6 // stride, 18 // stride] = False
-            assert torch.equal(normal, augmented(expected, view))
+            assert torch.equal(normal, augmented(expected, k))
     assert not inside.all()
 
 
@@ -134,7 +134,7 @@ def test_missing_pixels_and_what_lies_outside_do_not_count(network):
     assert coarse[:3, :4].sum() == 3 * 4 - 1
 
 
-def test_progress_comes_before_each_view_and_at_the_end(network, plane):
+def test_progress_comes_before_each_augmentation_and_at_the_end(network, plane):
     region = NormalRegion(plane)
     tiles = [TrainingTile(region, Window(0, 64 * i, 64, 64)) for i in range(2)]
     events = []

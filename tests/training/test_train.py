@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from napari_uflow.training.cache import FeatureCache
 from napari_uflow.training.refine import rest_of_training
 from napari_uflow.training.train import train, train_steps
 
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
+
 CACHE = importlib.import_module("napari_uflow.training.cache")
 OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
 
@@ -35,16 +38,16 @@ def texture(shape, seed=0) -> np.ndarray:
     return (128 + 40 * noise / noise.std()).clip(0, 255).astype(np.uint8)
 
 
-def fields(n=3, shape=(64, 128), **options) -> list[NormalRegion]:
-    return [NormalRegion(Plane(data=texture(shape, i), name=f"field {i}", **options)) for i in range(n)]
+def specimens(n=3, shape=(64, 128), **options) -> list[NormalRegion]:
+    return [NormalRegion(Plane(data=texture(shape, i), name=f"specimen {i}", **options)) for i in range(n)]
 
 
 def run(regions, model=MODEL, training=TRAINING, events=None) -> TrainedModel:
-    return train(regions, model, training, device="cpu", on_event=None if events is None else events.append)
+    return train(regions, model, training, device=DEVICE, on_event=None if events is None else events.append)
 
 
 def warnings_of(events) -> list[str]:
-    """What the user was warned of, but for how few positions these small images have."""
+    """Texts of the warnings, without the one about the few positions of these small images."""
     texts = [event.text for event in events if isinstance(event, Message) and event.warning]
     return [text for text in texts if "too few normal pixels to calibrate" not in text]
 
@@ -63,7 +66,7 @@ def check(model: TrainedModel):
 def test_the_loss_goes_down():
     events = []
     training = TRAINING.replace(steps=15, check_every=5, learning_rate=5e-3)
-    model = run(fields(), training=training, events=events)
+    model = run(specimens(), training=training, events=events)
     losses = [point["train_loss"] for point in model.history]
     assert losses[-1] < losses[0]
     assert [event for event in events if isinstance(event, TrainingPoint)] == [
@@ -74,7 +77,7 @@ def test_the_loss_goes_down():
 
 
 def test_seeds_decide_about_everything():
-    one, same, other = (run(fields(), training=TRAINING.replace(seed=seed)) for seed in (1, 1, 2))
+    one, same, other = (run(specimens(), training=TRAINING.replace(seed=seed)) for seed in (1, 1, 2))
     assert one.history == same.history
     assert all(torch.equal(one.state[key], same.state[key]) for key in one.state)
     assert one.calibration == same.calibration
@@ -84,21 +87,21 @@ def test_seeds_decide_about_everything():
 def test_global_random_states_do_not_matter():
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002 - other people's code uses it
-    one = run(fields(), MODEL.replace(permute_soft=True))
+    one = run(specimens(), MODEL.replace(permute_soft=True))
     torch.manual_seed(2)
     np.random.seed(2)  # noqa: NPY002
-    other = run(fields(), MODEL.replace(permute_soft=True))
+    other = run(specimens(), MODEL.replace(permute_soft=True))
     assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
 
 
 @pytest.mark.usefixtures("learns")
 def test_what_a_model_remembers():
     events = []
-    regions = fields(pixel_size=(0.5, 0.5), unit="um")
+    regions = specimens(pixel_size=(0.5, 0.5), unit="um")
     model = run(regions, events=events)
     record = model.record
     assert record.n_images == 3
-    assert record.image_names == ("field 0", "field 1", "field 2")
+    assert record.image_names == ("specimen 0", "specimen 1", "specimen 2")
     assert sorted(record.specimens + record.holdout_specimens) == list(record.image_names)
     assert len(record.holdout_specimens) == 1
     assert (record.n_tiles, record.n_holdout_tiles) == (4, 2)
@@ -111,9 +114,9 @@ def test_what_a_model_remembers():
 
 
 @pytest.mark.parametrize("n", [3, 9])
-def test_too_few_held_out_fields_for_a_promise_are_said_before_training(n):
+def test_too_few_held_out_specimens_for_a_guarantee_are_told_before_training(n):
     events = []
-    model = run(fields(n, (128, 128)), events=events)
+    model = run(specimens(n, (128, 128)), events=events)
     said = [
         event.text for event in events if isinstance(event, Message) and "false alarms are only estimated" in event.text
     ]
@@ -126,11 +129,13 @@ def test_too_few_held_out_fields_for_a_promise_are_said_before_training(n):
 @pytest.mark.parametrize(
     ("side", "n", "holdout", "augmentations"), [(64, 2, 0.5, 1), (80, 1, 0.0, 4), (128, 2, 0.5, 1)]
 )
-def test_too_few_positions_for_a_calibration_are_said_before_training(side, n, holdout, augmentations):
-    """Views of a tile are not more of it, and a position in two tiles is one."""
+def test_too_few_positions_for_a_calibration_are_told_before_training(side, n, holdout, augmentations):
+    """Augmentations of a tile add no positions, and a position in two tiles is one."""
     events = []
     model = run(
-        fields(n, (side, side)), training=TRAINING.replace(holdout=holdout, augmentations=augmentations), events=events
+        specimens(n, (side, side)),
+        training=TRAINING.replace(holdout=holdout, augmentations=augmentations),
+        events=events,
     )
     warned = [i for i, event in enumerate(events) if isinstance(event, Message) and "too few normal" in event.text]
     assert len(warned) == (side < 128)
@@ -140,7 +145,7 @@ def test_too_few_positions_for_a_calibration_are_said_before_training(side, n, h
 
 def test_every_phase_counts_to_its_end():
     events = []
-    run(fields(), events=events)
+    run(specimens(), events=events)
     phases = {}
     for event in events:
         if isinstance(event, Progress):
@@ -161,22 +166,22 @@ def test_every_phase_counts_to_its_end():
 
 def test_features_on_disk_give_the_same_model(monkeypatch):
     events = []
-    one = run(fields())
+    one = run(specimens())
     monkeypatch.setattr(CACHE, "FeatureCache", lambda limit: FeatureCache(0))
-    other = run(fields(), events=events)
+    other = run(specimens(), events=events)
     assert sum(isinstance(event, Message) and "kept on disk" in event.text for event in events) == 1
     assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
 
 
 @pytest.fixture
 def learns(monkeypatch):
-    """Let each look be better than the last: four tiles are not enough to learn anything that holds."""
+    """Let each check be better than the last: four tiles are too few to improve the held-out loss."""
     losses = itertools.count(0, -1)
     monkeypatch.setattr(OPTIMISE, "_held_out", lambda *args: (float(next(losses)), 1.0))
 
 
-def scripted_looks(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
-    """Let the held-out loss be what we say, the first time before the first step; return the states at the looks."""
+def scripted_losses(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
+    """Script the held-out losses, the first before the first step; return the states at the checks."""
     states: list[dict[str, torch.Tensor]] = []
 
     def held_out(network, cache, batch_size):
@@ -188,8 +193,8 @@ def scripted_looks(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
 
 
 def test_the_best_state_is_kept(monkeypatch):
-    states = scripted_looks(monkeypatch, [9.0, 3.0, 1.0, 2.0, math.nan, 1.5])
-    model = run(fields(), training=TRAINING.replace(steps=5, check_every=1))
+    states = scripted_losses(monkeypatch, [9.0, 3.0, 1.0, 2.0, math.nan, 1.5])
+    model = run(specimens(), training=TRAINING.replace(steps=5, check_every=1))
     assert [point["is_best"] for point in model.history] == [True, True, False, False, False]
     for key, value in states[2].items():
         assert torch.equal(model.state[f"flow.{key}"], value)
@@ -197,9 +202,9 @@ def test_the_best_state_is_kept(monkeypatch):
 
 
 def test_the_state_before_the_first_step_is_kept_where_nothing_better_comes(monkeypatch):
-    states = scripted_looks(monkeypatch, [0.5, 3.0, 1.0, math.nan])
+    states = scripted_losses(monkeypatch, [0.5, 3.0, 1.0, math.nan])
     events = []
-    model = run(fields(), training=TRAINING.replace(steps=3, check_every=1), events=events)
+    model = run(specimens(), training=TRAINING.replace(steps=3, check_every=1), events=events)
     assert not any(point["is_best"] for point in model.history)
     for key, value in states[0].items():
         assert torch.equal(model.state[f"flow.{key}"], value)
@@ -208,8 +213,8 @@ def test_the_state_before_the_first_step_is_kept_where_nothing_better_comes(monk
 
 
 def test_patience_ends_training(monkeypatch):
-    scripted_looks(monkeypatch, [4.0, 3.0, 1.0, *[2.0] * 40])
-    model = run(fields(), training=TRAINING.replace(steps=40, check_every=2, patience=3))
+    scripted_losses(monkeypatch, [4.0, 3.0, 1.0, *[2.0] * 40])
+    model = run(specimens(), training=TRAINING.replace(steps=40, check_every=2, patience=3))
     assert [point["step"] for point in model.history] == [2, 4, 6, 8, 10]
     assert model.record.outcome == TrainingOutcome(OutcomeKind.CONVERGED, 4)
 
@@ -218,7 +223,7 @@ def test_patience_ends_training(monkeypatch):
 
 
 def small_run():
-    return train_steps(fields(2, (64, 64)), MODEL, TRAINING.replace(steps=3, holdout=0.5), device="cpu")
+    return train_steps(specimens(2, (64, 64)), MODEL, TRAINING.replace(steps=3, holdout=0.5), device=DEVICE)
 
 
 def n_events() -> int:
@@ -245,20 +250,20 @@ def test_finish_at_any_event():
             outcomes.append(model.record.outcome)
             assert outcomes[-1] in (TrainingOutcome(OutcomeKind.STOPPED, last), TrainingOutcome(OutcomeKind.DONE))
             assert model.history[-1]["step"] == last
-            assert len(seen) == asked_at + 1  # it stops there: so small a field has nothing to calibrate
+            assert len(seen) == asked_at + 1  # it stops there: such a small image has nothing to calibrate
     first = next(i for i, outcome in enumerate(outcomes) if outcome is not None)
     assert not any(outcomes[:first])
     assert {TrainingOutcome(OutcomeKind.STOPPED, step) for step in (1, 2)} <= set(outcomes[first:])
 
 
-def test_a_stop_between_two_looks_is_answered_without_another(monkeypatch):
-    states = scripted_looks(monkeypatch, [4.0, 3.0, 2.0])
+def test_a_stop_between_two_checks_is_answered_without_another(monkeypatch):
+    states = scripted_losses(monkeypatch, [4.0, 3.0, 2.0])
     seen = []
 
     def asked():
         return isinstance(seen[-1], Progress) and seen[-1].phase == "Training" and seen[-1].done == 3
 
-    job = train_steps(fields(), MODEL, TRAINING.replace(steps=8, check_every=2), device="cpu")
+    job = train_steps(specimens(), MODEL, TRAINING.replace(steps=8, check_every=2), device=DEVICE)
     model = drain(job, seen.append, asked)
     assert [point["step"] for point in model.history] == [2]
     assert model.record.outcome == TrainingOutcome(OutcomeKind.STOPPED, 3)
@@ -269,7 +274,7 @@ def test_a_stop_between_two_looks_is_answered_without_another(monkeypatch):
 
 def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_left():
     training = TRAINING.replace(steps=10, learning_rate=0.01, final_learning_rate=0.2)
-    job = train_steps(fields(), MODEL, training.replace(check_every=4), device="cpu")
+    job = train_steps(specimens(), MODEL, training.replace(check_every=4), device=DEVICE)
     seen = []
     model = drain(job, seen.append, lambda: isinstance(seen[-1], TrainingPoint))
     rest = rest_of_training(model)
@@ -277,7 +282,7 @@ def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_le
     # a straight line from 0.01 at step 0 to 0.002 at step 10
     assert rest.learning_rate == pytest.approx(0.01 - 0.008 * 0.4)
     assert rest.learning_rate * rest.final_learning_rate == pytest.approx(0.002)
-    again = train(fields(), training=rest, init_from=model, device="cpu")
+    again = train(specimens(), training=rest, init_from=model, device=DEVICE)
     assert again.record.resumed_from.n_steps == 4
     assert again.record.holdout_specimens == model.record.holdout_specimens
 
@@ -327,7 +332,7 @@ def spoil(monkeypatch, is_bad):
 @pytest.mark.usefixtures("learns")
 def test_one_step_that_is_not_finite_is_left_out(monkeypatch):
     spoil(monkeypatch, lambda step: step == 2)
-    model = run(fields())
+    model = run(specimens())
     check(model)
     assert model.record.outcome == TrainingOutcome(OutcomeKind.DONE)
     assert all(math.isfinite(point["train_loss"]) for point in model.history)
@@ -336,7 +341,7 @@ def test_one_step_that_is_not_finite_is_left_out(monkeypatch):
 def test_many_steps_that_are_not_finite_end_training_with_the_best_model(monkeypatch):
     spoil(monkeypatch, lambda step: step > 2)
     events = []
-    model = run(fields(), training=TRAINING.replace(steps=100, check_every=1, patience=1000), events=events)
+    model = run(specimens(), training=TRAINING.replace(steps=100, check_every=1, patience=1000), events=events)
     check(model)
     assert model.record.outcome == TrainingOutcome(OutcomeKind.NOT_FINITE)
     assert model.history[-1]["step"] < 50
@@ -344,7 +349,7 @@ def test_many_steps_that_are_not_finite_end_training_with_the_best_model(monkeyp
 
 
 def test_a_batch_that_does_not_fit_the_memory_is_taken_in_parts(monkeypatch):
-    expected = run(fields(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5))
+    expected = run(specimens(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5))
     original = UFlow.latents
     sizes = []
 
@@ -356,7 +361,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_taken_in_parts(monkeypatch):
 
     monkeypatch.setattr(UFlow, "latents", small_memory)
     events = []
-    model = run(fields(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5), events=events)
+    model = run(specimens(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5), events=events)
     told = [text for text in warnings_of(events) if "2 of its tiles at a time" in text]
     assert len(told) == 1
     assert max(sizes) == 4
@@ -370,11 +375,11 @@ def test_never_finite_is_an_error(monkeypatch):
         OPTIMISE, "negative_log_likelihood", lambda z, ln_det, normal=None: (z[0].sum() * math.nan, torch.tensor(1))
     )
     with pytest.raises(ImageError, match="training failed: the loss was never finite; lower the learning rate"):
-        run(fields())
+        run(specimens())
 
 
 def test_a_wild_learning_rate_still_gives_a_finite_model():
-    model = run(fields(), training=TRAINING.replace(steps=30, learning_rate=1.0, check_every=1))
+    model = run(specimens(), training=TRAINING.replace(steps=30, learning_rate=1.0, check_every=1))
     assert all(bool(torch.isfinite(value).all()) for value in model.state.values())
 
 
@@ -428,7 +433,7 @@ def test_holes_everywhere_are_an_error_that_says_so():
 
 
 def test_holes_everywhere_in_what_is_held_out():
-    regions = fields()
+    regions = specimens()
     held_out = run(regions).record.holdout_specimens[0]
     mask = np.ones((64, 128), bool)
     mask[::12, ::12] = False
@@ -437,9 +442,9 @@ def test_holes_everywhere_in_what_is_held_out():
 
 
 @pytest.mark.usefixtures("learns")
-def test_a_single_field_is_split_by_place_with_a_warning():
+def test_a_single_specimen_is_divided_by_place_with_a_warning():
     events = []
-    model = run(fields(1, (128, 256)), events=events)
+    model = run(specimens(1, (128, 256)), events=events)
     check(model)
     assert model.record.n_holdout_tiles > 0
     assert model.record.specimens == model.record.holdout_specimens
@@ -449,7 +454,7 @@ def test_a_single_field_is_split_by_place_with_a_warning():
 
 def test_a_single_tile_is_not_split_with_a_warning():
     events = []
-    model = run(fields(1, (64, 64)), events=events)
+    model = run(specimens(1, (64, 64)), events=events)
     check(model)
     assert model.record.n_holdout_tiles == 0
     (warning,) = warnings_of(events)
@@ -483,7 +488,7 @@ def test_shapes_and_types(shape, converted):
         training=TRAINING.replace(steps=2, augmentations=augmentations, max_tiles=4),
     )
     check(model)
-    found = detect(model, planes[0], device="cpu")
+    found = detect(model, planes[0], device=DEVICE)
     assert found.score.shape == shape
     assert np.isfinite(found.score).all()
 
@@ -506,21 +511,21 @@ def test_nothing_to_train_on():
 
 
 def test_images_with_different_channels():
-    regions = [*fields(1), NormalRegion(Plane(data=texture((2, 64, 64)), axes="CYX", name="other"))]
-    with pytest.raises(ImageError, match="'field 0' has 1 channels but 'other' has 2"):
+    regions = [*specimens(1), NormalRegion(Plane(data=texture((2, 64, 64)), axes="CYX", name="other"))]
+    with pytest.raises(ImageError, match="'specimen 0' has 1 channels but 'other' has 2"):
         run(regions)
 
 
 def test_tile_that_does_not_fit():
     with pytest.raises(ConfigError, match="tile must be a multiple of 16"):
-        run(fields(), MODEL.replace(tile=100))
+        run(specimens(), MODEL.replace(tile=100))
 
 
 def test_mistakes_of_device_and_weights(tmp_path):
     with pytest.raises(ConfigError, match="device"):
-        train(fields(), MODEL, TRAINING, device="toaster")
+        train(specimens(), MODEL, TRAINING, device="toaster")
     with pytest.raises(BackboneUnavailableError, match="no file of weights"):
-        train(fields(), MODEL.replace(backbone="resnet18"), TRAINING, weights=tmp_path / "nothing", device="cpu")
+        train(specimens(), MODEL.replace(backbone="resnet18"), TRAINING, weights=tmp_path / "nothing", device=DEVICE)
 
 
 def test_the_word_for_finish():
@@ -530,19 +535,19 @@ def test_the_word_for_finish():
 @pytest.mark.usefixtures("learns")
 def test_snapshots_are_models_that_detect(monkeypatch):
     monkeypatch.setattr(OPTIMISE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
-    events = train_steps(fields(), MODEL, TRAINING, device="cpu")
+    events = train_steps(specimens(), MODEL, TRAINING, device=DEVICE)
     taken = [event.result for event in events if isinstance(event, Snapshot)]
     assert taken
     assert taken[0].record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 2)
     assert taken[0].calibration is None
-    assert detect(taken[0], fields()[0].plane, device="cpu").guarantee.kind is GuaranteeKind.NOMINAL
+    assert detect(taken[0], specimens()[0].plane, device=DEVICE).guarantee.kind is GuaranteeKind.NOMINAL
 
 
 # Going on
 
 
-def test_training_goes_on_where_it_was(monkeypatch):
-    regions = fields(4)
+def test_training_is_resumed_from_its_state(monkeypatch):
+    regions = specimens(4)
     with monkeypatch.context() as patch:
         losses = itertools.count(0, -1)
         patch.setattr(OPTIMISE, "_held_out", lambda *args: (float(next(losses)), 1.0))
@@ -550,7 +555,7 @@ def test_training_goes_on_where_it_was(monkeypatch):
     more = [*regions, NormalRegion(Plane(data=texture((64, 128), 99), name="more"))]
     events = []
     training = TRAINING.replace(steps=2, check_every=1, learning_rate=1e-6, holdout=0.2)
-    again = train(more, training=training, device="cpu", init_from=first, on_event=events.append)
+    again = train(more, training=training, device=DEVICE, init_from=first, on_event=events.append)
     assert again.intensity == first.intensity
     assert again.config == first.config
     assert set(again.record.holdout_specimens) == set(first.record.holdout_specimens)
@@ -567,13 +572,13 @@ def test_training_goes_on_where_it_was(monkeypatch):
     check(again)
 
 
-def test_training_goes_on_only_with_the_same_parts(tiny_model):
-    first = run(fields())
+def test_training_is_resumed_only_with_the_same_parts(tiny_model):
+    first = run(specimens())
     with pytest.raises(ConfigError, match=r"flow_steps 1 \(not 3\)"):
-        train(fields(), MODEL.replace(flow_steps=3), TRAINING, device="cpu", init_from=first)
+        train(specimens(), MODEL.replace(flow_steps=3), TRAINING, device=DEVICE, init_from=first)
     colour = [NormalRegion(Plane(data=np.zeros((64, 64, 3), np.uint8), axes="YXS", name="colour"))]
     with pytest.raises(ImageError, match="have 3 channels, but the model was trained on 1"):
-        train(colour, training=TRAINING, device="cpu", init_from=first)
+        train(colour, training=TRAINING, device=DEVICE, init_from=first)
 
 
 def held_and_trained(model):
@@ -581,59 +586,59 @@ def held_and_trained(model):
 
 
 def test_nothing_that_was_trained_on_is_held_out_later():
-    regions = fields(4)
+    regions = specimens(4)
     first = run(regions)
     held, trained = held_and_trained(first)
-    # the field that was held out is gone, a new one has come: only that may be held out
+    # the specimen that was held out is missing, a new one has come: only that may be held out
     others = [region for region in regions if region.specimen not in held]
     new = NormalRegion(Plane(data=texture((64, 128), 99), name="new"))
-    again = train([*others, new], training=TRAINING, device="cpu", init_from=first)
+    again = train([*others, new], training=TRAINING, device=DEVICE, init_from=first)
     assert held_and_trained(again) == ({"new"}, trained)
     # a third run knows what the first one was trained on
     events = []
-    third = train(others[1:], training=TRAINING, device="cpu", init_from=again, on_event=events.append)
+    third = train(others[1:], training=TRAINING, device=DEVICE, init_from=again, on_event=events.append)
     assert any("images of 1 specimen that the model was trained on are missing" in text for text in warnings_of(events))
     assert held_and_trained(third) == (set(), trained)
     assert third.record.resumed_from.resumed_from.n_steps == 4
 
 
-def test_new_fields_join_those_held_out():
-    first = run(fields(3))
+def test_new_specimens_join_those_held_out():
+    first = run(specimens(3))
     more = [NormalRegion(Plane(data=texture((64, 128), 50 + i), name=f"more {i}")) for i in range(9)]
-    again = train([*fields(3), *more], training=TRAINING, device="cpu", init_from=first)
+    again = train([*specimens(3), *more], training=TRAINING, device=DEVICE, init_from=first)
     held, _ = held_and_trained(again)
     assert held > held_and_trained(first)[0]
     assert len(held) == 4  # 0.3 of 12
     assert not held & held_and_trained(first)[1]
-    none = train(fields(3), training=TRAINING.replace(holdout=0.0), device="cpu", init_from=first)
+    none = train(specimens(3), training=TRAINING.replace(holdout=0.0), device=DEVICE, init_from=first)
     assert held_and_trained(none)[0] == set()
 
 
-def test_a_single_field_that_was_split_by_place_and_another():
-    first = run(fields(1, (128, 256)))
-    assert held_and_trained(first) == ({"field 0"}, {"field 0"})
-    again = train(fields(2, (128, 256)), training=TRAINING, device="cpu", init_from=first)
-    assert held_and_trained(again) == ({"field 1"}, {"field 0"})
+def test_a_single_specimen_that_was_divided_by_place_and_another():
+    first = run(specimens(1, (128, 256)))
+    assert held_and_trained(first) == ({"specimen 0"}, {"specimen 0"})
+    again = train(specimens(2, (128, 256)), training=TRAINING, device=DEVICE, init_from=first)
+    assert held_and_trained(again) == ({"specimen 1"}, {"specimen 0"})
 
 
 def test_a_region_given_several_times_is_held_out_and_counted_once():
-    regions = fields(4)
+    regions = specimens(4)
     first = run(regions)
     (held,) = first.record.holdout_specimens
     (region,) = [region for region in regions if region.specimen == held]
-    again = train([*regions, *[region] * 5], training=TRAINING, device="cpu", init_from=first)
+    again = train([*regions, *[region] * 5], training=TRAINING, device=DEVICE, init_from=first)
     assert again.record.n_holdout_tiles == first.record.n_holdout_tiles
     assert again.record.n_images == 4
 
 
 def test_a_model_that_went_astray_is_not_kept():
-    first = run(fields(), training=TRAINING.replace(steps=10, check_every=5))
-    again = train(fields(), training=TRAINING.replace(learning_rate=1.0), device="cpu", init_from=first)
+    first = run(specimens(), training=TRAINING.replace(steps=10, check_every=5))
+    again = train(specimens(), training=TRAINING.replace(learning_rate=1.0), device=DEVICE, init_from=first)
     assert again.record.outcome == TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
     assert all(torch.equal(again.state[key], first.state[key]) for key in first.state)
 
 
-def test_too_few_positions_are_known_where_the_border_is_held():
+def test_too_few_positions_are_told_if_the_border_is_replicated():
     """Every missing pixel costs the positions that have their features from there too."""
     images = [texture((128, 128), i).astype(np.float32) for i in range(2)]
     for image in images:

@@ -1,1 +1,1 @@
-"""The plugin: everything that knows napari, Qt or magicgui."""
+"""The napari plugin: all code that uses napari, Qt or magicgui."""

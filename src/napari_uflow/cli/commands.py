@@ -190,30 +190,27 @@ def trust(options: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """Print the contents of a model file."""
-    from napari_uflow.store.checkpoint import read_card, record_from
+    from napari_uflow.store.card import read_card
 
     card = read_card(options.model)
     if options.json:
-        print(json.dumps(card, indent=2))
+        print(json.dumps(card.to_dict(), indent=2))
         return 0
-    record = record_from(card["record"])
-    history = card["history"]
-    earlier = record.resumed_from
+    record, history, earlier = card.record, card.history, card.record.resumed_from
     n_specimens, n_held_out = len(record.all_specimens), len(record.holdout_specimens)
     of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {n_held_out} of them held out"
-    print(f"{options.model}: U-Flow model, format {card['format']}")
+    print(f"{options.model}: U-Flow model, format {card.format}")
     lines = {
-        "backbone": f"{card['model']['backbone']} ({record.backbone_weights or 'no weights to load'})",
-        "weights included": "yes" if card["has_backbone"] else "no, required: --weights",
-        "feature normalisation": card["model"]["feature_norm"],
-        "tile": f"{card['model']['tile']} pixels",
+        "backbone": f"{card.model.backbone} ({record.backbone_weights or 'no weights to load'})",
+        "weights included": "yes" if card.has_backbone else "no, required: --weights",
+        "feature normalisation": card.model.feature_norm,
+        "tile": f"{card.model.tile} pixels",
         "trained": f"{record.date or 'unknown'}, {record.outcome.text()}",
         "resumed from": f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}" if earlier else "nothing",
         "images": f"{record.n_images}{of_them}",
         "tiles": f"{record.n_tiles} to train on, {record.n_holdout_tiles} held out",
         "intensity range": ", ".join(
-            f"{low:g} to {high:g}"
-            for low, high in zip(card["intensity"]["low"], card["intensity"]["high"], strict=True)
+            f"{low:g} to {high:g}" for low, high in zip(card.intensity.low, card.intensity.high, strict=True)
         ),
         "pixel size": f"{record.pixel_size[0]:g} {record.unit or ''}" if record.pixel_size else "unknown",
         "last losses": f"train {_number(history[-1]['train_loss'])}, held out {_number(history[-1]['holdout_loss'])}"

@@ -142,7 +142,7 @@ def _check(model: TrainedModel, plane: Plane) -> None:
     if plane.n_channels != model.n_channels:
         raise ImageError(
             f"'{plane.title}' has {plane.n_channels} channels, but the model was trained on {model.n_channels}; "
-            f"choose the channels it was trained on (window: Channels; command line: --channels; Python: channels=)"
+            f"choose the channels it was trained on"
         )
 
 

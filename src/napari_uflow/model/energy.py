@@ -1,4 +1,4 @@
-"""From latents to energies and to the published likelihood heatmap."""
+"""Energies of latents, the training loss, and the published likelihood heatmap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LARGEST_LATENT = 1e15
 
 
 def energy(z: Tensor) -> Tensor:
-    """Mean of z squared over the channels.
+    """Return the mean of z squared over the channels.
 
     Parameters
     ----------
@@ -24,16 +24,16 @@ def energy(z: Tensor) -> Tensor:
     Returns
     -------
     Tensor (B, M, N), float32
-        1 on average where the image is normal; C times it is chi-squared with C degrees of freedom under the model.
+        1 on average for a normal image; under the model, C times the energy is chi-squared with C degrees of freedom.
     """
     return z.square().mean(dim=1)
 
 
 def bounded_energy(z: Tensor) -> Tensor:
-    """Mean of log(1 + z squared) over the channels.
+    """Return the mean of ln(1 + z squared) over the channels.
 
-    Real latents explode at single positions and in single channels; here each channel's say grows only with the
-    logarithm, so that many moderately strange channels outweigh a single wild one.
+    Latents of real images explode at single positions and in single channels. The logarithm bounds the weight of each
+    channel, so that many moderately anomalous channels outweigh a single extreme one.
 
     Parameters
     ----------
@@ -43,21 +43,22 @@ def bounded_energy(z: Tensor) -> Tensor:
     Returns
     -------
     Tensor (B, M, N), float32
+        0 or more.
     """
     return torch.log1p(z.clamp(-_LARGEST_LATENT, _LARGEST_LATENT).square()).mean(dim=1)
 
 
 def log_variance(ln_det: Tensor, n_channels: int) -> Tensor:
-    """Logarithm of the variance that the flow expects of a feature at each position, mean over its dimensions.
+    """Return the logarithm of the variance that the flow predicts at each position, mean over its dimensions.
 
-    Where the flow has not learned what to expect it allows for much, and a small energy then says little: the spread is
-    the other half of the scores. ``energy * exp(log_variance)`` is, up to the difference between the means, the squared
-    residual in the units of the normalised features.
+    A flow predicts a large variance for features it has not learned, and their energy is then small: the log-variance
+    is the other half of the scores. ``energy * exp(log_variance)`` is, up to the difference between arithmetic and
+    geometric mean, the squared residual in units of the normalised features.
 
     Parameters
     ----------
     ln_det : Tensor (B, M, N), float32
-        Log-determinant at each position of one level.
+        Natural logarithm of the Jacobian determinant at each position of one level.
     n_channels : int
         Latent channels of the level.
 
@@ -84,7 +85,8 @@ def likelihood_heatmap(energies: Sequence[Tensor], size: tuple[int, int]) -> Ten
 
     References
     ----------
-    Tailanian, Pardo, Muse (2024), U-Flow, JMIV, doi 10.1007/s10851-024-01193-y.
+    M. Tailanian, Á. Pardo, P. Musé (2024). U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with Unsupervised
+    Threshold. Journal of Mathematical Imaging and Vision. https://doi.org/10.1007/s10851-024-01193-y
     """
     likelihood = torch.zeros((), device=energies[0].device)
     for level in energies:
@@ -103,16 +105,15 @@ def negative_log_likelihood(
     z : sequence of Tensor, each (B, C_l, M_l, N_l), float32
         Latents of all levels.
     ln_det : sequence of Tensor, each (B, M_l, N_l), float32
-        Log-determinant at each position.
+        Natural logarithm of the Jacobian determinant at each position.
     is_normal : sequence of Tensor, each (B, M_l, N_l), bool, optional
-        Positions to count; all by default.
+        Positions that count; all by default.
 
     Returns
     -------
     loss : Tensor (), float32
-        Sum over the batch and the counted positions of ``|z|^2 / 2 - ln_det``, in nats, without the constant
-        ``ln(2 pi) / 2`` per dimension. Divide by ``n_dims`` for a mean that depends neither on the batch nor on its
-        size.
+        Sum over the batch and the positions that count of ``|z|^2 / 2 - ln_det``, in nats, without the constant
+        ``ln(2 pi) / 2`` per dimension. Divided by `n_dims` it does not depend on the size of the batch.
     n_dims : Tensor (), int64
         Latent dimensions counted.
     """
@@ -124,7 +125,7 @@ def negative_log_likelihood(
             loss = loss + density.sum()
             n_dims = n_dims + latent.numel()
         else:
-            # torch.where and not a product: the loss of a position that does not count may be infinite.
+            # torch.where and not a product: the density of a position that does not count may be infinite.
             loss = loss + torch.where(is_normal[i], density, 0).sum()
             n_dims = n_dims + is_normal[i].sum() * latent.shape[1]
     return loss, n_dims

@@ -1,8 +1,8 @@
 """The U-shaped normalizing flow; the only module that imports FrEIA.
 
-The flow runs from the coarsest level to the finest. Each level is a stack of Glow-like steps; behind every level but
-the finest the channels are split: one part leaves as that level's latent, the other is spread over a grid twice as fine
-and joined to the next level's features.
+The flow runs from the coarsest level to the finest. Each level is a stack of Glow-like steps; after every level but the
+finest the channels are split: one part is that level's latent, the other is upsampled to a grid twice as fine and
+concatenated with the next level's features.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from napari_uflow.progress import Chunks, run_chunks
 
 __all__ = ["FlowStep", "Latents", "UShapedFlow"]
 
-# The pre-activations of a coupling are scaled down by this factor in FrEIA's blocks; a state dict depends on it.
+# Factor of the subnet's output in FrEIA's blocks; a state dict depends on it.
 _COUPLING_SCALE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """What the flow makes of the features of a batch; the same in training and in detection.
+    """The latents of a batch, the same in training and in detection.
 
     Attributes
     ----------
     z : tuple of Tensor, each (B, C_l, M_l, N_l), float32
-        Latents from the finest level to the coarsest; independent standard normal where the features are normal.
+        Latents, finest level first; independent N(0, 1) for features of normal images.
     ln_det : tuple of Tensor, each (B, M_l, N_l), float32
-        The logarithm (natural) of the Jacobian determinant, spread over the positions of the level whose flow steps
-        caused it. Its sum over levels and positions is the determinant of the whole flow.
+        Natural logarithm of the Jacobian determinant of each level's flow steps, by position. The sum over levels and
+        positions is that of the whole flow.
     """
 
     z: tuple[Tensor, ...]
@@ -41,15 +41,15 @@ class Latents:
 
     @property
     def ln_det_total(self) -> Tensor:
-        """Logarithm of the Jacobian determinant of the whole flow, (B,) float32."""
+        """Natural logarithm of the Jacobian determinant of the whole flow, (B,) float32."""
         return torch.stack([part.sum(dim=(1, 2)) for part in self.ln_det]).sum(dim=0)
 
 
 class _CoupledAffine(torch.autograd.Function):
-    """Affine coupling and actnorm in few passes over the memory, which is what the time goes into beside convolutions.
+    """Affine coupling and actnorm in few passes over the memory, which dominate the time beside convolutions.
 
-    From x = (passive, active), the coupling's subnet output (s, t), scale and offset it makes, with k = 0.1 and
-    l = clamp tanh(k s), y = (passive, active exp(l) + k t) scale + offset and the sum of l over the channels.
+    For x = (passive, active), the subnet's output (s, t), scale and offset, with k = 0.1 and l = clamp tanh(k s), it
+    returns y = (passive, active exp(l) + k t) scale + offset, and the sum of l over the channels.
     """
 
     @staticmethod
@@ -96,7 +96,7 @@ class _CoupledAffine(torch.autograd.Function):
 
 
 class _Permutation(torch.autograd.Function):
-    """Channels in another order; the gradient is put back by a look-up, which is faster than by an accumulation."""
+    """Permutation of channels; its gradient is an index look-up, which is faster than autograd's accumulation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -113,9 +113,9 @@ class _Permutation(torch.autograd.Function):
 class FlowStep(AllInOneBlock):  # type: ignore[misc]
     """One step: affine coupling, global affine transform (actnorm) and channel permutation.
 
-    It is FrEIA's ``AllInOneBlock``, with the same parameters and the same state dict. Two things differ: ``ln_det`` is
-    returned per position, so that a loss can leave positions out, and a hard permutation is an index look-up instead of
-    a product with a C x C matrix.
+    FrEIA's ``AllInOneBlock``, with the same parameters and the same state dict, and two differences: ``ln_det`` is
+    returned by position, so that a loss can omit positions, and a hard permutation is an index look-up instead of a
+    product with a C x C matrix.
 
     Parameters
     ----------
@@ -124,15 +124,18 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
     kernel_size : int
         Side of both convolutions of the coupling's subnet (odd).
     hidden_ratio : float
-        Hidden channels of the subnet over its input channels.
+        Hidden channels of the subnet, over its input channels.
     clamp : float
         Soft bound of the coupling's log-scale.
     permute_soft : bool
-        Random rotation in place of a random permutation.
+        Random rotation of the channels instead of a random permutation.
 
     References
     ----------
-    Kingma, Dhariwal (2018), Glow, arXiv 1807.03039. Ardizzone et al., FrEIA.
+    D. P. Kingma, P. Dhariwal (2018). Glow: Generative Flow with Invertible 1x1 Convolutions. NeurIPS.
+    https://arxiv.org/abs/1807.03039. Table 1: actnorm, invertible convolution, affine coupling. L. Ardizzone,
+    T. Bungert, F. Draxler, U. Köthe, J. Kruse, R. Schmier, P. Sorrenson (2018-2022). Framework for Easily Invertible
+    Architectures (FrEIA). https://github.com/vislearn/FrEIA
     """
 
     def __init__(self, channels: int, kernel_size: int, hidden_ratio: float, clamp: float, permute_soft: bool):
@@ -144,13 +147,13 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
                 nn.Conv2d(hidden, n_out, kernel_size, padding=kernel_size // 2),
             )
 
-        # The block asks for a spatial size but uses only its rank: it runs at any size.
+        # The block requires a spatial size but uses only its rank: it runs at any size.
         super().__init__([(channels, 1, 1)], subnet_constructor=subnet, affine_clamping=clamp)
         self.permute_soft = permute_soft
         # The coupling starts as the identity, as in Glow: an untrained flow of whitened features is a Gaussian model.
         nn.init.zeros_(self.subnet[-1].weight)
         nn.init.zeros_(self.subnet[-1].bias)
-        # FrEIA draws from numpy's global state; draw again from torch's, which the caller seeds.
+        # FrEIA draws from NumPy's global state; draw again from torch's, which the caller seeds.
         matrix = _rotation(channels) if permute_soft else torch.eye(channels)[torch.randperm(channels)]
         self.w_perm.data = matrix.reshape(self.w_perm.shape)
         self.w_perm_inv.data = matrix.T.reshape(self.w_perm.shape).contiguous()
@@ -173,8 +176,9 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
 
         Returns
         -------
-        y : Tensor (B, C, M, N)
-        ln_det : Tensor (B, M, N)
+        y : Tensor (B, C, M, N), float32
+        ln_det : Tensor (B, M, N), float32
+            Natural logarithm of the Jacobian determinant at each position.
         """
         scale = self.global_scale_activation(self.global_scale)
         coupling = self.subnet(x[:, : self.splits[0]])
@@ -186,7 +190,7 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
         return y, ln_det + torch.log(scale).sum()
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Undo :meth:`forward`.
+        """Invert :meth:`forward`.
 
         Parameters
         ----------
@@ -194,7 +198,7 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
 
         Returns
         -------
-        Tensor (B, C, M, N)
+        Tensor (B, C, M, N), float32
         """
         if self.permute_soft:
             y = self.permute_function(y, self.w_perm_inv)
@@ -209,7 +213,7 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
 
 
 def _rotation(n: int) -> Tensor:
-    """Return a random rotation, evenly distributed, (n, n) float32."""
+    """Return a random rotation, uniformly distributed, (n, n) float32."""
     q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))
     q = q * r.diagonal().sign()
     if torch.linalg.det(q) < 0:
@@ -221,22 +225,34 @@ def _rotation(n: int) -> Tensor:
 class UShapedFlow(nn.Module):
     """The U-shaped flow over a pyramid of features.
 
-    Behind each level but the finest, ``4 * floor(V / 8)`` of its V channels go up to the next level, where they become
-    a quarter as many channels on a grid twice as fine; the rest is the level's latent.
+    After each level but the finest, ``4 * floor(V / 8)`` of its V channels are upsampled to the next level, a quarter
+    as many channels on a grid twice as fine; the others are the level's latent.
 
     Parameters
     ----------
     channels : sequence of int
-        Channels of the features from the finest level to the coarsest; each level's grid is half as fine as the
-        one before.
+        Channels of the features, finest level first; each level's grid is half as fine as the one before.
     flow_steps : int
-        Steps of each level. Steps alternate between subnets of kernel 3 and kernel 1.
+        Steps of each level; they alternate between subnets of kernel 3 and kernel 1.
     affine_clamp, affine_subnet_channels_ratio, permute_soft
         As in :class:`FlowStep`.
 
+    Attributes
+    ----------
+    channels, latent_channels : tuple of int
+        Channels of the features and of the latents of each level, finest first.
+
+    Raises
+    ------
+    ValueError
+        If a level has fewer than 8 channels.
+
     References
     ----------
-    Tailanian, Pardo, Muse (2024), U-Flow, JMIV, doi 10.1007/s10851-024-01193-y.
+    M. Tailanian, Á. Pardo, P. Musé (2024). U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with Unsupervised
+    Threshold. Journal of Mathematical Imaging and Vision. https://doi.org/10.1007/s10851-024-01193-y. J.-H. Jacobsen,
+    A. Smeulders, E. Oyallon (2018). i-RevNet: Deep Invertible Networks. ICLR. https://arxiv.org/abs/1802.07088
+    (upsampling).
     """
 
     def __init__(
@@ -254,8 +270,8 @@ class UShapedFlow(nn.Module):
         self._upsampling: list[int | None] = []
         self._split: list[list[int]] = []
         latents: list[int] = []
-        # One flat list in topological order, with place-holders where the published graph has its split and its
-        # concatenation: the names in a state dict are then those of other implementations.
+        # One flat list in topological order, with placeholders for the split and the concatenation of the published
+        # graph: the names in a state dict are those of other implementations.
         modules: list[nn.Module] = []
         up = 0
         for level, n_features in enumerate(reversed(self.channels)):
@@ -277,7 +293,7 @@ class UShapedFlow(nn.Module):
             modules.append(nn.Identity())
             self._split.append([n_up, n - n_up])
             self._upsampling.append(len(modules))
-            # The spatial size only enters a shape check of FrEIA's constructor.
+            # The spatial size enters only a shape check of FrEIA's constructor.
             modules.append(IRevNetUpsampling([(n_up, 2, 2)]))
             modules.append(nn.Identity())
             latents.append(n - n_up)
@@ -286,21 +302,21 @@ class UShapedFlow(nn.Module):
         self.latent_channels = tuple(reversed(latents))
 
     def forward(self, features: Sequence[Tensor]) -> Latents:
-        """Map features to latents: what `chunks` returns."""
+        """Map features to latents, see :meth:`chunks`."""
         return run_chunks(self.chunks(features))
 
     def chunks(
         self, features: Sequence[Tensor], places: Sequence[tuple[slice, slice]] | None = None
     ) -> Chunks[Latents]:
-        """Map features to latents, with a pause behind each flow step.
+        """Map features to latents, with a pause after each flow step.
 
         Parameters
         ----------
         features : sequence of Tensor, each (B, C_l, M_l, N_l), float32
-            From the finest level to the coarsest.
+            Finest level first.
         places : sequence of (slice, slice), optional
-            For each level but the coarsest the rows and columns that its features have among those that come from the
-            coarser level, where that sees more of an image; by default all.
+            For each level but the coarsest, the rows and columns of its features among the upsampled ones, if the
+            coarser level covers a larger part of the image; by default all.
 
         Returns
         -------
@@ -337,12 +353,12 @@ class UShapedFlow(nn.Module):
         Parameters
         ----------
         z : sequence of Tensor, each (B, C_l, M_l, N_l), float32
-            As :meth:`forward` returns them.
+            Latents as :meth:`forward` returns them, finest level first.
 
         Returns
         -------
-        tuple of Tensor, each (B, C_l, M_l, N_l)
-            The features, from the finest level to the coarsest.
+        tuple of Tensor, each (B, C_l, M_l, N_l), float32
+            Features, finest level first.
         """
         features: list[Tensor] = []
         up: Tensor | None = None

@@ -1,7 +1,7 @@
-"""Feature normalisation: what stands between the frozen backbone and the flow.
+"""Feature normalisation, between the frozen backbone and the flow.
 
-None of the choices has a parameter that the loss could shrink: the statistics are fitted once on normal positions and
-then fixed, so a lower loss always means a better density.
+Its statistics are fitted once to normal positions and then fixed: no parameter can lower the loss by shrinking the
+features, so a lower loss always means a better density.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["FeatureNorm", "NormKind"]
 
 NormKind = Literal["channel", "whiten", "position", "map"]
 
-# Added to every eigenvalue of the covariance, over the mean eigenvalue: directions in which normal features hardly vary
-# would otherwise be blown up to unit variance, rounding of the float16 feature cache included.
+# Added to every eigenvalue of the correlation, over the mean eigenvalue: otherwise directions in which normal features
+# hardly vary, rounding errors of the float16 cache among them, would be scaled up to unit variance.
 _SHRINKAGE = 1e-2
-# Smallest standard deviation of a channel over the mean of all channels' (dead channels stay near zero).
+# Smallest standard deviation of a channel, over the mean of all channels: dead channels stay near zero.
 _MIN_STD = 1e-3
 
 
@@ -33,14 +33,14 @@ class FeatureNorm(nn.Module):
         Channels of each level, finest first.
     kind : {"channel", "whiten", "position", "map"}
         ``channel`` subtracts each channel's mean and divides by its standard deviation over normal positions.
-        ``whiten`` also decorrelates the channels (ZCA with shrinkage). ``position`` first normalises over the channels
-        at each position, ``map`` over channels and positions of the whole tile (as published, without the affine
-        transform); both are whitened afterwards.
+        ``whiten`` also decorrelates the channels (ZCA-cor with shrinkage). ``position`` first normalises over the
+        channels at each position, ``map`` over channels and positions of the whole tile (as published, without the
+        affine transform); both are whitened afterwards.
 
-    Attributes
+    References
     ----------
-    is_size_free : bool
-        True where the result at a position does not depend on how large a tile is computed at once.
+    A. Kessy, A. Lewin, K. Strimmer (2018). Optimal Whitening and Decorrelation. The American Statistician.
+    https://doi.org/10.1080/00031305.2016.1277159. Equation 15 (ZCA-cor).
     """
 
     def __init__(self, channels: Sequence[int], kind: NormKind):
@@ -53,7 +53,7 @@ class FeatureNorm(nn.Module):
 
     @property
     def is_size_free(self) -> bool:
-        """Whether tiles and whole images give the same result."""
+        """The result at a position does not depend on the size of the tile around it."""
         return self.kind != "map"
 
     def _first(self, x: Tensor) -> Tensor:
@@ -85,12 +85,12 @@ class FeatureNorm(nn.Module):
         level : int
             Level, 0 is the finest.
         samples : callable
-            Returns an iterable of ``(features (B, C, M, N), is_normal (B, M, N) bool)``.
+            Returns an iterable of features (B, C, M, N), float, and masks (B, M, N), bool, of the positions that count.
 
         Raises
         ------
         ValueError
-            If there is no normal position at all.
+            If no position counts.
         """
         n = self.channels[level]
         total = torch.zeros((), dtype=torch.float64)
@@ -101,11 +101,11 @@ class FeatureNorm(nn.Module):
             rows = self._first(x.float()).movedim(1, -1)[is_normal.to(x.device)]
             if not len(rows):
                 continue
-            if shift is None:  # a rough centre keeps the second moments accurate in float32
+            if shift is None:  # an approximate centre keeps the second moments accurate in float32
                 shift = rows.mean(dim=0)
             rows = rows - shift.to(rows.device)  # tiles may lie on a GPU or on the processor
             total += len(rows)
-            # Not every GPU knows float64.
+            # Not every GPU supports float64.
             first += rows.sum(dim=0).cpu().double()
             second += (rows.square().sum(dim=0) if self.kind == "channel" else rows.T @ rows).cpu().double()
         if shift is None:

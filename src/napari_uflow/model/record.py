@@ -1,4 +1,4 @@
-"""The origin of a trained model: what it was trained on, when, with which versions, and how the training ended."""
+"""The origin of a trained model: its images, specimens and versions, and the outcome of its training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TrainingOutcome:
 
     @property
     def is_complete(self) -> bool:
-        """The training ended by itself, and what it returned is its result."""
+        """The training ended by itself; its model is the result."""
         return self.kind in (OutcomeKind.DONE, OutcomeKind.CONVERGED, OutcomeKind.NOTHING_LEARNED)
 
     def text(self) -> str:
@@ -85,7 +85,7 @@ class EarlierTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRecord:
-    """The origin of a model. The defaults stand for what is not known.
+    """The origin of a model; entries that are not known have their default.
 
     Attributes
     ----------

@@ -1,9 +1,9 @@
-"""Wavelet scattering features: a backbone that needs no training and no download.
+"""Wavelet scattering features: a backbone without training and without a download.
 
-An image goes down a pyramid of octaves. In each octave it meets Morlet wavelets of several orientations; the modulus
-of the responses (order 1), and the modulus of wavelet responses of that modulus at a coarser octave (order 2), averaged
-over each position of the level, say how much structure of each scale and orientation there is and how it is arranged.
-The modulus loses the sign of contrast, so signed band-pass values (dark against bright) and the local mean go along.
+The image is filtered with Morlet wavelets of several orientations in each octave of a pyramid. The modulus of the
+responses (order 1), and the modulus of wavelet responses to that modulus at a coarser octave (order 2), averaged over
+each position of a level, measure the amount of structure of each scale and orientation, and its arrangement. The
+modulus loses the sign of contrast, so signed band-pass values (dark against bright) and the local mean are added.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from napari_uflow.progress import Chunks, run_chunks
 __all__ = ["Scattering", "morlet_kernels"]
 
 # Pairs (j1, j2) of octaves of order 2 for each level, and octaves of order 1. Octave j has a wavelength of about
-# 2.7 * 2**j pixels. Pairs two octaves apart at most: beyond that the modulus has little left to say.
+# 2.7 * 2**j pixels. Pairs are two octaves apart at most: the modulus has little energy beyond.
 _LEVELS: tuple[tuple[int, tuple[int, ...], tuple[tuple[int, int], ...]], ...] = (
     (4, (0, 1, 2), ((0, 2), (1, 2))),
     (8, (0, 1, 2, 3), ((0, 2), (1, 2), (1, 3), (2, 3))),
@@ -34,7 +34,7 @@ _HALVING = (1.0, 3.0, 3.0, 1.0)
 
 
 def morlet_kernels(sigma: float, frequency: float, n_orientations: int, slant: float = 0.5) -> Tensor:
-    """Morlet wavelets in all orientations.
+    """Return Morlet wavelets in all orientations.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def morlet_kernels(sigma: float, frequency: float, n_orientations: int, slant: f
     frequency : float
         Centre frequency, in radians per pixel.
     n_orientations : int
-        Orientations, evenly over half a turn.
+        Number of orientations, evenly spaced over half a turn.
     slant : float
-        Envelope's standard deviation along the wave over that across it.
+        Standard deviation of the envelope along the wave, over that across it.
 
     Returns
     -------
@@ -55,7 +55,8 @@ def morlet_kernels(sigma: float, frequency: float, n_orientations: int, slant: f
 
     References
     ----------
-    Bruna, Mallat (2013), Invariant scattering convolution networks, TPAMI, doi 10.1109/TPAMI.2012.230.
+    J. Bruna, S. Mallat (2013). Invariant Scattering Convolution Networks. IEEE TPAMI.
+    https://doi.org/10.1109/TPAMI.2012.230. Section 2.1 (Morlet wavelets).
     """
     radius = math.ceil(3 * sigma)
     axis = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -77,7 +78,7 @@ def morlet_kernels(sigma: float, frequency: float, n_orientations: int, slant: f
 
 
 def _filtered(x: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate every channel of (B, C, M, N) with every kernel of (K, 1, k, k); (B * C, K, M, N)."""
+    """Correlate every channel of (B, C, M, N) with every kernel of (K, 1, k, k); return (B * C, K, M, N)."""
     b, c, m, n = x.shape
     radius = kernel.shape[-1] // 2
     padded = F.pad(x.reshape(b * c, 1, m, n), (radius,) * 4, mode="replicate")
@@ -87,23 +88,28 @@ def _filtered(x: Tensor, kernel: Tensor) -> Tensor:
 class Scattering(nn.Module):
     """Scattering features at strides 4, 8 and 16.
 
-    Differentiable, runs at any size, has no trained parameters. A position of stride s describes the s x s pixels it
-    covers and their surroundings.
+    Differentiable, for images of any size, without trained parameters. A position of stride s describes its s x s
+    pixels and their surroundings.
 
     Parameters
     ----------
     n_channels : int
-        Channels of the image; each is described on its own.
+        Channels of the image, each with features of its own.
     floor : float
-        Amplitude below which structure is taken for noise, in units of the model's intensity range. Amplitudes are
-        compressed as log(floor + amplitude).
+        Amplitude of noise, in units of the model's intensity range. Amplitudes are compressed as
+        ln(floor + amplitude).
 
     Attributes
     ----------
     channels, strides : tuple of int
-        Channels and stride of each level, finest first.
+        Channels of each level, and its pixels per position; finest first.
     halo : int
-        Pixels around a position that can influence it (a multiple of the coarsest stride).
+        Pixels around a position that can influence its features, a multiple of the coarsest stride.
+
+    References
+    ----------
+    J. Bruna, S. Mallat (2013). Invariant Scattering Convolution Networks. IEEE TPAMI.
+    https://doi.org/10.1109/TPAMI.2012.230. Section 2.2.
     """
 
     strides = BACKBONES["scattering"].strides
@@ -135,12 +141,12 @@ class Scattering(nn.Module):
                 yield from (f"order 2, octaves {j1} {j2}, {i}+{relative}" for i in range(_N_ORIENTATIONS))
 
     def channel_names(self, level: int) -> tuple[str, ...]:
-        """Return what each channel of a level measures."""
+        """Return the names of a level's channels."""
         return tuple(name for _ in range(self.n_channels) for name in self._names(level))
 
     @staticmethod
     def _halved(x: Tensor) -> Tensor:
-        """Half the size, by sums of shifted copies along rows, then columns: many times faster than a convolution."""
+        """Halve the size, by sums of shifted copies along rows, then columns: many times faster than a convolution."""
         padded = F.pad(x.flatten(0, 1), (1, 1, 1, 1), mode="replicate").reshape(*x.shape[:2], x.shape[2] + 2, -1)
         end, middle = _HALVING[0], _HALVING[1]
         rows = (padded[..., 1:-1:2, :] + padded[..., 2::2, :]).mul_(middle / end)
@@ -150,7 +156,7 @@ class Scattering(nn.Module):
         return half
 
     def _levels_down(self, x: Tensor, octave: int, wanted: Iterable[int]) -> dict[int, Tensor]:
-        """Return maps of the resolution of one octave at those of others that are as coarse or coarser."""
+        """Return the map of one octave at the resolutions of the wanted octaves, as coarse or coarser."""
         octaves = set(wanted)
         found = {}
         for at in range(octave, max(octaves, default=octave - 1) + 1):
@@ -161,20 +167,20 @@ class Scattering(nn.Module):
         return found
 
     def _modulus(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """Modulus of the wavelet responses, (B, C * orientations, M, N)."""
+        """Return the modulus of the wavelet responses, (B, C * orientations, M, N)."""
         b, c, m, n = x.shape
         response = _filtered(x, kernel).reshape(b, c * _N_ORIENTATIONS, 2, m, n)
         # The small constant keeps the gradient finite at zero.
         return (response.square().sum(dim=2) + 1e-12).sqrt()
 
     def _second(self, first: Tensor) -> Tensor:
-        """Modulus of order 2, (B, C * 4 * 8, M, N): orientation of order 1 relative to that of order 2."""
+        """Return the modulus of order 2, (B, C * 4 * 8, M, N): orientations of order 1 relative to order 2."""
         x = first.reshape(-1, _N_ORIENTATIONS, *first.shape[-2:])
         radius = self.coarse.shape[-1] // 2
         padded = F.pad(x, (radius,) * 4, mode="replicate")
         kernel = self.coarse.reshape(_N_ORIENTATIONS, 2, *self.coarse.shape[1:])
         parts = []
-        # One orientation after the other: the same as one product in groups, in a third of the time.
+        # One orientation after the other takes a third of the time of one grouped convolution.
         for i in range(_N_ORIENTATIONS):
             turned = kernel[[(i + relative) % _N_ORIENTATIONS for relative in _RELATIVE_ORIENTATIONS]]
             response = F.conv2d(padded[:, i : i + 1], turned.flatten(0, 1))
@@ -183,11 +189,11 @@ class Scattering(nn.Module):
         return torch.stack(parts, dim=2).reshape(len(first), -1, *x.shape[-2:])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the features of images: what `chunks` returns."""
+        """Compute the features of images, see :meth:`chunks`."""
         return run_chunks(self.chunks(x))
 
     def chunks(self, x: Tensor) -> Chunks[tuple[Tensor, ...]]:
-        """Compute the features of images, with a pause behind each group of filters.
+        """Compute the features of images, with a pause after each group of filters.
 
         Parameters
         ----------
@@ -202,7 +208,7 @@ class Scattering(nn.Module):
         b, c = x.shape[:2]
         targets = [int(math.log2(stride)) for stride, _, _ in _LEVELS]
         pyramid = list(self._levels_down(x, 0, range(5)).values())
-        # Each map is made smaller once, whoever wants it; order 1 is taken at resolution max(j - 1, 0) of the pyramid.
+        # Each map is downsampled once, for all levels; order 1 is computed at resolution max(j - 1, 0) of the pyramid.
         first = []
         for j in range(5):
             wanted = [target for target, (_, octaves, _) in zip(targets, _LEVELS, strict=True) if j in octaves]

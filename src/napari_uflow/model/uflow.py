@@ -14,13 +14,14 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ModelFileError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
-from napari_uflow.model.backbone import create_backbone, load_pretrained
+from napari_uflow.model.backbone import Backbone
 from napari_uflow.model.border import Border
 from napari_uflow.model.energy import energy
 from napari_uflow.model.flow import Latents, UShapedFlow
 from napari_uflow.model.info import flow_reach
 from napari_uflow.model.norm import FeatureNorm
 from napari_uflow.model.record import TrainingRecord
+from napari_uflow.model.weights import load_pretrained
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.progress import Chunks, run_chunks, under
 from napari_uflow.system.memory import tile_that_fits
@@ -28,7 +29,7 @@ from napari_uflow.system.memory import tile_that_fits
 __all__ = ["MARGIN", "TrainedModel", "UFlow"]
 
 MARGIN = 32
-"""Pixels read by reflection beyond the image's border, a multiple of every stride."""
+"""Pixels read by reflection beyond the image's border; a multiple of every stride."""
 
 
 class UFlow(nn.Module):
@@ -37,11 +38,11 @@ class UFlow(nn.Module):
     Parameters
     ----------
     config : ModelConfig
-        What it is made of.
+        Parts of the model.
     n_channels : int
         Channels of the images, 1 to 3.
     seed : int
-        Seed of the flow's first weights and of its permutations.
+        Seed of the flow's initial weights and of its permutations.
 
     Attributes
     ----------
@@ -54,6 +55,11 @@ class UFlow(nn.Module):
     ------
     ConfigError
         If the tile size does not fit the backbone.
+
+    References
+    ----------
+    M. Tailanian, Á. Pardo, P. Musé (2024). U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with Unsupervised
+    Threshold. Journal of Mathematical Imaging and Vision. https://doi.org/10.1007/s10851-024-01193-y
     """
 
     def __init__(self, config: ModelConfig, n_channels: int, seed: int = 0):
@@ -63,7 +69,7 @@ class UFlow(nn.Module):
         self.border = Border.of(config.border)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.backbone = create_backbone(config.backbone, n_channels)
+            self.backbone = Backbone(config.backbone, n_channels)
             self.norm = FeatureNorm(self.backbone.channels, config.feature_norm)
             self.flow = UShapedFlow(
                 self.backbone.channels,
@@ -77,35 +83,35 @@ class UFlow(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the flow's parameters."""
         return next(self.flow.parameters()).device
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels between two positions of each level, finest first."""
+        """Pixels per position of each level, finest first."""
         return self.backbone.strides
 
     @property
     def align(self) -> int:
-        """Pixels that the sides of a tile must be a multiple of."""
+        """Divisor, in pixels, of the sides and positions of tiles: the coarsest stride."""
         return max(self.strides)
 
     @property
     def tile(self) -> int:
-        """Side of the tiles it is trained on, in pixels."""
+        """Side of the training tiles, in pixels."""
         return self.backbone.fixed_size or self.config.tile
 
     @property
     def is_size_free(self) -> bool:
-        """Whether an image computed in tiles gives what it gives as a whole."""
+        """An image computed in tiles has the same latents as the whole image."""
         return self.norm.is_size_free and self.backbone.fixed_size is None
 
     @property
     def flow_halos(self) -> tuple[int, ...]:
-        """Pixels around a position that its latents need of the features of each level, finest first.
+        """Pixels around a position that can influence its latents through the features of each level, finest first.
 
-        Multiples of the level's stride. The flow runs from the coarsest level to the finest: of a finer level it needs
-        less.
+        Multiples of the level's stride. The flow runs from the coarsest level to the finest, so a finer level has a
+        smaller halo.
         """
         needed = [self._reach * sum(self.strides[: level + 1]) for level in range(len(self.strides))]
         return tuple(-(-n // stride) * stride for n, stride in zip(needed, self.strides, strict=True))
@@ -127,22 +133,22 @@ class UFlow(nn.Module):
         return -(-(self.backbone.halo + self.flow_halo) // coarsest) * coarsest
 
     def reading_window(self, window: Window, shape: tuple[int, int]) -> Window:
-        """Return what must be read for the features of a window to be those of the whole image.
+        """Return the window to read so that the features of a window are those of the whole image.
 
-        At the image's border the window sticks out of it by a margin, which is read by reflection: the zero padding
-        of a network makes the corners of every image look strange.
+        At the image's border it extends beyond the image by a margin, which is read by reflection: zero padding would
+        make the corners of every image anomalous.
 
         Parameters
         ----------
         window : Window
-            Its borders are multiples of the coarsest stride.
+            Its sides are multiples of the coarsest stride.
         shape : (int, int)
             Rows and columns of the image.
 
         Returns
         -------
         Window
-            The window with the backbone's surroundings, as far as the image has them, and the margin beyond.
+            The window with the backbone's halo, clipped to the image and its margin.
         """
         coarsest = max(self.strides)
         height, width = (-(-size // coarsest) * coarsest for size in shape)
@@ -158,7 +164,15 @@ class UFlow(nn.Module):
         return Window(first_row, first_col, stop_row - first_row, stop_col - first_col)
 
     def tile_that_fits(self, shape: tuple[int, int], memory: float) -> int:
-        """Return the side of the tiles in which an image of this shape is looked at with so many bytes."""
+        """Return the side of the detection tiles for an image, in pixels.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            Rows and columns of the image.
+        memory : float
+            Bytes for the tiles.
+        """
         values = sum(n / stride**2 for n, stride in zip(self.backbone.channels, self.strides, strict=True))
         return tile_that_fits(shape, values, self.backbone.halo, self.flow_halo, memory)
 
@@ -180,15 +194,25 @@ class UFlow(nn.Module):
         return None if self.backbone.fixed_size is not None else Window(-window.row, -window.col, *shape)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Raw features of images (B, C, M, N) float32 in the model's intensity range; finest level first."""
+        """Compute raw features, see :meth:`features_in_chunks`."""
         return run_chunks(self.features_in_chunks(x))
 
     @torch.no_grad()
     def features_in_chunks(self, x: Tensor) -> Chunks[tuple[Tensor, ...]]:
-        """Raw features of images, in chunks; gradients are off inside the chunks only.
+        """Compute raw features, with pauses; gradients are off in the chunks only.
 
-        On a CUDA GPU a pre-trained network computes in float16, as precise as features are kept in training. Scattering
-        does not: squares of its small amplitudes are below what float16 can hold.
+        On a CUDA GPU a pre-trained network computes in float16, the precision of the feature cache. Scattering does
+        not: the squares of its small amplitudes are below the range of float16.
+
+        Parameters
+        ----------
+        x : Tensor (B, C, M, N), float32
+            Images in the model's intensity range; M and N multiples of the coarsest stride.
+
+        Returns
+        -------
+        tuple of Tensor, each (B, C_l, M / s_l, N / s_l), float32
+            Finest level first.
         """
         chunks = self.backbone.chunks(x)
         if x.device.type != "cuda" or self.config.backbone == "scattering":
@@ -198,47 +222,47 @@ class UFlow(nn.Module):
         return tuple(level.float().clamp(-largest, largest) for level in features)
 
     def latents(self, features: Sequence[Tensor]) -> Latents:
-        """Latents of raw features."""
+        """Compute the latents of raw features, each (B, C_l, M_l, N_l) float32, finest level first."""
         return self.flow(self.norm(features))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def latents_in_chunks(
         self, features: Sequence[Tensor], places: Sequence[tuple[slice, slice]] | None = None
     ) -> Chunks[Latents]:
-        """Latents of raw features for inference, in chunks; gradients are off inside the chunks only.
+        """Compute the latents of raw features, with pauses; gradients are off in the chunks only.
 
         Parameters are those of :meth:`~napari_uflow.model.flow.UShapedFlow.chunks`.
         """
         return (yield from self.flow.chunks(self.norm(features), places))
 
     def forward(self, x: Tensor) -> Latents:
-        """Latents of images (B, C, M, N) float32 in the model's intensity range."""
+        """Compute the latents of images (B, C, M, N) float32 in the model's intensity range."""
         return self.latents(self.features(x))
 
     @torch.no_grad()
     def energies(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Energy maps of images, each (B, M_l, N_l) float32, finest level first; 1 on average where normal."""
+        """Compute the energy maps of images, each (B, M_l, N_l) float32, finest level first; 1 on average if normal."""
         return tuple(energy(z) for z in self(x).z)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A model as values: what is saved, loaded and handed to detection.
+    """A model as values, to be saved, loaded and given to detection.
 
     Attributes
     ----------
     config : ModelConfig
-        What it is made of.
+        Parts of the model.
     training : TrainingConfig
-        How it was trained.
+        Parameters of its training.
     intensity : IntensityRange
         Brightness range of the normal pixels, one pair per channel.
     state : dict of str to Tensor
         Weights of backbone, normalisation and flow, on the CPU.
     calibration : Calibration or None
-        What the network says of normal images that it was not trained on; None where there was too little of it.
-    history : tuple of dict
-        The losses during training.
+        Distribution of the scores of held-out normal images; None if there were too few normal pixels.
+    history : tuple of mapping
+        Losses, the values of a :class:`~napari_uflow.progress.TrainingPoint` per check.
     record : TrainingRecord
         Origin of the model: images, specimens, tiles, pixel size, weights, versions, date, outcome.
     """
@@ -253,7 +277,7 @@ class TrainedModel:
 
     @property
     def n_channels(self) -> int:
-        """Channels of the images it takes."""
+        """Channels of its images."""
         return self.intensity.n_channels
 
     def network(self, device: str | torch.device = "cpu", weights: str | Path | None = None) -> UFlow:
@@ -262,7 +286,7 @@ class TrainedModel:
         Parameters
         ----------
         device : str or torch.device
-            Where it will compute.
+            Device to compute on.
         weights : path, optional
             File or folder of the backbone's weights, for a model file that does not hold them.
 

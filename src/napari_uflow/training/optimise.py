@@ -28,7 +28,7 @@ History: TypeAlias = "tuple[dict[str, float], ...]"
 
 # Quantile of the held-out energies that is reported: overtrained latents explode at single positions.
 _WATCHED_QUANTILE = 0.999
-# A step whose loss or gradient is not finite changes nothing; so many in a row end the training.
+# A step whose loss or gradient is not finite changes nothing; this many in a row end the training.
 _MAX_BAD_STEPS = 20
 # Rise of the held-out loss, in nats per dimension, that a resumed model may trade for newly marked regions.
 _LARGEST_RISE = 0.02

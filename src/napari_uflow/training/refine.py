@@ -18,7 +18,7 @@ __all__ = ["check_same_specimens", "refinement_of", "repeated", "rest_of_trainin
 # a little more without forgetting.
 _REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
 _FEWEST_STEPS = 20
-# Regions marked normal should make up this part of the tiles; few of them are repeated, up to so many times.
+# Regions marked normal should make up this part of the tiles; a few are repeated, up to this many times.
 _MARKED_PART, _MOST_REPEATS = 0.1, 20
 
 

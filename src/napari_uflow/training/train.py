@@ -13,9 +13,9 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion, common_channels
-from napari_uflow.model.backbone import load_pretrained
 from napari_uflow.model.record import TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.model.weights import load_pretrained
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.nfa.calibration import TooFewPositionsError
 from napari_uflow.nfa.conformal import ConformalOffset, specimens_needed
@@ -170,7 +170,14 @@ class _Run:
         )
         config = network.config.replace(border=network.border.kind)
         state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-        return TrainedModel(config, self.training, self.intensity, state, None, history, record)
+        return TrainedModel(
+            config=config,
+            training=self.training,
+            intensity=self.intensity,
+            state=state,
+            history=history,
+            record=record,
+        )
 
 
 def _prepare(
@@ -193,6 +200,9 @@ def _prepare(
         network = UFlow(model, n_channels, training.seed)
     else:
         _check_resumable(init_from, model, n_channels)
+    before = None if init_from is None else init_from.record
+    known = frozenset[str]() if before is None else before.all_specimens
+    regions = assign_specimens(regions, training.specimen_pattern, known)
     yield from or_stop(Message(f"Loading the backbone {model.backbone}"))
     if init_from is None:
         source = load_pretrained(network.backbone, weights)
@@ -200,7 +210,6 @@ def _prepare(
     else:
         source = init_from.record.backbone_weights
         network = init_from.network(torch_device, weights)
-
     split = choose_tiles(regions, network.tile, network.align, training, rng, before)
     for message in _messages_about(split, before):
         yield from or_stop(message)
@@ -222,7 +231,7 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
     if n_channels != init_from.n_channels:
         raise ImageError(
             f"the images have {n_channels} channels, but the model was trained on {init_from.n_channels}; choose the "
-            f"channels it was trained on ('Channels' under Advanced, or --channels)"
+            f"channels it was trained on"
         )
     if model.border == "auto":
         model = model.replace(border=init_from.config.border)
@@ -233,7 +242,7 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
 
 
 def _messages_about(split: Split, before: TrainingRecord | None) -> Iterator[Message]:
-    """Yield the size of a split, and what it means for the model.
+    """Yield the size of a split and its consequences for the model.
 
     Parameters
     ----------

@@ -9,13 +9,14 @@ def viewer(make_napari_viewer_proxy):
     return make_napari_viewer_proxy()
 
 
+@pytest.mark.slow
 def test_normal_fibres_open(viewer):
     viewer.open_sample("napari-uflow", "normal_fibres")
     (layer,) = viewer.layers
     assert layer.name == "Fibres, normal"
     assert layer.data.shape == (32, 256, 256)
     assert layer.data.dtype == np.uint8
-    assert layer.axis_labels == ("field", "y", "x")
+    assert layer.axis_labels == ("specimen", "y", "x")
     assert tuple(layer.scale) == (1, 0.09, 0.09)
     assert [str(unit) for unit in layer.units] == ["pixel", "micrometer", "micrometer"]
 
@@ -40,7 +41,7 @@ def test_defective_fibres_open_with_their_truth(viewer):
     assert set(truth.features["kind"][1:]) == {"bead", "broken", "merged"}
     for number in range(1, n_defects + 1):
         specimens = np.unique(np.nonzero(truth.data == number)[0])
-        assert list(specimens) == [truth.features["field"][number]]
+        assert list(specimens) == [truth.features["specimen"][number]]
 
 
 def test_a_sample_is_seen(make_napari_viewer_proxy):

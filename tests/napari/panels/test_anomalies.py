@@ -1,4 +1,4 @@
-"""The table of anomalies as a user meets it: go to one, say that it is none, take the result along."""
+"""The Anomalies widget as a user meets it: review, correct, export."""
 
 import csv
 import json
@@ -15,11 +15,12 @@ from qtpy.QtWidgets import QApplication
 from napari_uflow._napari.contributions.export import EXPORTS, as_methods_text
 from napari_uflow._napari.layers.navigate import camera_of
 from napari_uflow._napari.layers.planes import View, current_plane, planes_of_layer
-from napari_uflow._napari.panels.anomalies import RegionsWidget
+from napari_uflow._napari.panels.anomalies import AnomaliesWidget
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.session.known_normal import known_normal_of
-from napari_uflow._napari.session.results import relabel, show_detections, target_of_planes, target_of_view
+from napari_uflow._napari.session.marked_normal import marked_normal_of
+from napari_uflow._napari.session.results import relabel, show_detections
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.targets import target_of_planes, target_of_view
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect
 from napari_uflow.image.grid import Window
@@ -28,7 +29,7 @@ from napari_uflow.store.tiff_writer import write_tiff
 
 
 def drawn():
-    """Three fields of grey, 160 x 192: noise in two corners of the first, none in the second, one in the third."""
+    """Three grey planes, 160 x 192: noise in two corners of the first, none in the second, one patch in the third."""
     stack = np.full((3, 160, 192), 100, np.uint8)
     rng = np.random.default_rng(0)
     stack[0, :48, :48] = rng.integers(0, 256, (48, 48))
@@ -48,7 +49,7 @@ def detections(tiny_model):
     return found
 
 
-GEOMETRY = {"scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um"), "axis_labels": ("field", "y", "x")}
+GEOMETRY = {"scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um"), "axis_labels": ("specimen", "y", "x")}
 
 
 def show(viewer, detections, scope="layer", **options):
@@ -68,7 +69,7 @@ def result(viewer, detections):
 
 @pytest.fixture
 def widget(viewer, result, qtbot):
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     return widget
 
@@ -84,13 +85,15 @@ def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result
     assert nfa == sorted(nfa)
     model = widget.table.model()
     titles = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
-    assert titles == ["#", "Plane", "log10 NFA", "px", "µm²", "Peak", "Mean", "Row", "Col"]
+    assert titles == ["#", "specimen", "log10 NFA", "px", "µm²", "Peak", "Mean", "Row", "Col"]
+    assert [widget.table.isColumnHidden(i) for i in (3, 4)] == [True, False]  # area in µm²
     for i, row in enumerate(rows):
         texts = [model.index(i, column).data() for column in range(model.columnCount())]
         assert texts[0] == str(row.number)
-        assert texts[1] == f"field {row.index[0]}"
+        assert texts[1] == str(row.index[0])
         inside = result.labels.data[row.index] == row.number
         assert texts[3] == str(np.count_nonzero(inside))
+        assert model.index(i, 4).data(Qt.ItemDataRole.ToolTipRole) == f"{np.count_nonzero(inside)} px"
         assert float(texts[4]) == pytest.approx(np.count_nonzero(inside) / 4, rel=0.01)
     n_planes = len({row.index for row in rows})
     expected = f"{len(rows)} anomalies in {n_planes} of 3 planes; 1 false alarm per image accepted."
@@ -100,6 +103,25 @@ def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result
     assert areas == sorted(areas, reverse=True)
     widget.table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
     assert [row.index[0] for row in widget.table.rows()] == sorted(row.index[0] for row in rows)
+
+
+def test_all_columns_are_visible_at_the_default_width(make_napari_viewer_proxy, detections):
+    viewer = make_napari_viewer_proxy(show=True)
+    viewer.window.resize(1366, 738)
+    show(viewer, detections)
+    for name in ("Train", "Anomalies"):  # beside a panel that was opened before
+        dock, widget = viewer.window.add_plugin_dock_widget("napari-uflow", name, tabify=True)
+        dock.show()
+        dock.raise_()
+        QApplication.processEvents()
+    table = widget.table
+    assert table.horizontalHeader().length() <= table.viewport().width()
+    assert table.columnViewportPosition(8) + table.columnWidth(8) <= table.viewport().width()
+    assert widget.widget().width() <= widget.viewport().width()
+    assert widget.width() < 500
+    table.sortByColumn(7, Qt.SortOrder.DescendingOrder)
+    QApplication.processEvents()
+    assert table.horizontalHeader().length() <= table.viewport().width()
 
 
 def test_a_click_on_a_row_moves_the_view_to_it(widget, viewer, result, qtbot):
@@ -132,17 +154,17 @@ def test_a_region_picked_in_the_view_finds_its_row(widget, result, viewer):
     assert camera_of(viewer).center == center  # the user is there already
     result.labels.selected_label = 0
     assert widget.table.current() is None
-    assert not widget.normal_button.isEnabled()
+    assert not widget.judge_bar.mark_button.isEnabled()
 
 
-def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, qtbot, detections):
-    session, known = session_of(viewer), known_normal_of(session_of(viewer))
+def test_a_region_marked_normal_is_removed_from_the_result(widget, viewer, result, qtbot, detections):
+    session, known = session_of(viewer), marked_normal_of(session_of(viewer))
     n = len(widget.table.rows())
     number = next(row.number for row in widget.table.rows() if row.index == (2,))
     inside = result.labels.data == number
     result.labels.selected_label = number
     with qtbot.waitSignals([known.changed, session.results_changed]):
-        widget.normal_button.click()
+        widget.judge_bar.mark_button.click()
     assert not result.labels.data[inside].any()
     assert sorted(numbers(widget)) == list(range(1, n))
     assert set(np.unique(result.labels.data)) == set(range(n))
@@ -153,11 +175,11 @@ def test_a_region_that_is_none_leaves_the_mask_for_good(widget, viewer, result, 
     np.testing.assert_array_equal(result.heatmap.data[2], detections[2].score)
 
     (normal,) = known.regions
-    assert normal.specimen == "drawn field=2"
+    assert normal.specimen == "drawn specimen=2"
     assert normal.plane.index == {"Z": 2}
     assert normal.normal()[inside[2]].all()
-    assert "1 region called normal" in widget.normal_line.text()
-    assert not widget.refine_button.isEnabled()  # there is no model
+    assert "1 region marked normal" in widget.judge_bar.line.text()
+    assert not widget.judge_bar.refine_button.isEnabled()  # there is no model
 
 
 def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot, monkeypatch):
@@ -165,21 +187,21 @@ def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot,
 
     session = session_of(viewer)
     session.set_model(tiny_model, "tiny")
-    assert not widget.refine_button.isEnabled()  # nothing was called normal
+    assert not widget.judge_bar.refine_button.isEnabled()  # no region is marked normal
     widget.table.choose(0)
     widget.mark_normal()
-    assert widget.refine_button.isEnabled()
-    widget.refine_button.click()
+    assert widget.judge_bar.refine_button.isEnabled()
+    widget.judge_bar.refine_button.click()
     _, train = viewer.window.add_plugin_dock_widget("napari-uflow", "Train")
     assert isinstance(train, TrainWidget)
     assert "opened from a file" in train.job_bar.status.text()
     began = []
     monkeypatch.setattr(TrainWidget, "refine", lambda self: began.append(self))
-    session.set_model(tiny_model, "tiny", recipe=train.recipe())
-    widget.refine_button.click()
+    session.set_model(tiny_model, "tiny", recipe=train.normal_images.recipe())
+    widget.judge_bar.refine_button.click()
     assert len(began) == 1
-    widget.back_button.click()
-    assert not widget.refine_button.isEnabled()
+    widget.judge_bar.undo_button.click()
+    assert not widget.judge_bar.refine_button.isEnabled()
 
 
 def test_a_changed_result_keeps_the_choice(widget, viewer, result):
@@ -218,21 +240,21 @@ def test_the_key_does_it_on_the_table_and_on_the_canvas(widget, viewer, result, 
     assert len(widget.table.rows()) == n - 2
 
 
-def test_it_is_taken_back(widget, viewer, result):
+def test_undo(widget, viewer, result):
     before = result.labels.data.copy()
     for _ in range(2):
         widget.table.choose(0)
         widget.mark_normal()
-    assert len(known_normal_of(session_of(viewer))) == 2
-    widget.back_button.click()
-    widget.back_button.click()
+    assert len(marked_normal_of(session_of(viewer))) == 2
+    widget.judge_bar.undo_button.click()
+    widget.judge_bar.undo_button.click()
     np.testing.assert_array_equal(result.labels.data, before)
-    assert len(known_normal_of(session_of(viewer))) == 0
-    assert not widget.back_button.isEnabled()
-    assert widget.normal_line.isHidden()
+    assert len(marked_normal_of(session_of(viewer))) == 0
+    assert not widget.judge_bar.undo_button.isEnabled()
+    assert widget.judge_bar.line.isHidden()
 
 
-def test_what_was_called_normal_stays_known_in_another_detection(widget, viewer, detections, result):
+def test_regions_stay_marked_normal_after_another_detection(widget, viewer, detections, result):
     widget.table.choose(0)
     widget.mark_normal()
     image = viewer.layers["drawn"]
@@ -240,20 +262,20 @@ def test_what_was_called_normal_stays_known_in_another_detection(widget, viewer,
     again = show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")
     assert again.labels is result.labels
     assert len(widget.table.rows()) == sum(len(found.regions) for found in detections)
-    assert len(known_normal_of(session_of(viewer))) == 1
-    assert not widget.back_button.isEnabled()
+    assert len(marked_normal_of(session_of(viewer))) == 1
+    assert not widget.judge_bar.undo_button.isEnabled()
 
 
 def test_a_result_of_one_slice(viewer, detections, qtbot):
     result = show(viewer, detections, "slice")
     viewer.dims.set_point(0, 0)
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     assert widget.table.isColumnHidden(1)
     widget.table.choose(0)
     assert viewer.dims.current_step[0] == 2
     widget.mark_normal()
-    (normal,) = known_normal_of(session_of(viewer)).regions
+    (normal,) = marked_normal_of(session_of(viewer)).regions
     assert normal.plane.index == {"Z": 2}
     assert widget.result.labels is result.labels
 
@@ -266,7 +288,7 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
     found = detect(tiny_model, part, DetectionConfig(nfa="paper"), device="cpu")
     target = target_of_view(image, View(part, window, (2,)))
     result = show_detections(viewer, session_of(viewer), target, [found], model_name="tiny")
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     widget.table.choose(0)
     row = widget.table.current()
@@ -276,30 +298,30 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
     assert camera_of(viewer).center[-2:] == pytest.approx(expected)
 
     monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "a"))
-    widget.export("geojson")
+    widget.export_bar.export("geojson")
     feature = json.loads((tmp_path / "a.geojson").read_text(encoding="utf-8"))["features"][row.number - 1]
     assert feature["geometry"]["plane"]["z"] == 2
     rings = feature["geometry"]["coordinates"]
     corners = np.array(rings[0] if feature["geometry"]["type"] == "Polygon" else rings[0][0])
     assert corners[:, 0].min() >= 16 + row.values["first_col"]
     assert corners[:, 1].min() >= 32 + row.values["first_row"]
-    widget.copy_python.trigger()
+    widget.export_bar.copy_python.trigger()
     script = QApplication.clipboard().text()
-    assert "# Only a part of the image was looked at in napari" in script
+    assert "# napari showed only a part of the image to the model" in script
     assert "for i in [2]]" in script
 
     widget.mark_normal()
-    (normal,) = known_normal_of(session_of(viewer)).regions
+    (normal,) = marked_normal_of(session_of(viewer)).regions
     np.testing.assert_array_equal(normal.plane.read(), part.read())
-    assert normal.specimen == "drawn field=2"
+    assert normal.specimen == "drawn specimen=2"
     assert widget.result.labels is result.labels
 
 
 def test_the_widget_follows_the_results(viewer, detections, qtbot):
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
-    assert "Nothing yet" in widget.summary.text()
-    assert not widget.export_button.isEnabled()
+    assert "No result yet" in widget.summary.text()
+    assert not widget.export_bar.export_button.isEnabled()
     result = show(viewer, detections)
     assert len(widget.table.rows()) >= 3
     other = show(viewer, detections, "slice")
@@ -339,11 +361,11 @@ def test_an_image_is_known_by_itself_and_not_by_its_name(widget, viewer):
     viewer.add_image(np.zeros_like(image.data), name="drawn", metadata={})
     widget.table.choose(0)
     widget.mark_normal()
-    (normal,) = known_normal_of(session_of(viewer)).regions
+    (normal,) = marked_normal_of(session_of(viewer)).regions
     assert normal.plane.data is image.data
 
 
-def test_what_was_judged_by_hand_is_in_the_record(widget, viewer, tiny_model):
+def test_corrections_by_eye_are_recorded(widget, viewer, tiny_model):
     session = session_of(viewer)
     (result,) = session.results.values()
     for _ in range(2):
@@ -355,7 +377,7 @@ def test_what_was_judged_by_hand_is_in_the_record(widget, viewer, tiny_model):
     assert "2 regions that had been reported were judged normal by eye" in as_methods_text(result, session)
 
 
-def test_an_image_that_is_gone_is_said(widget, viewer):
+def test_a_closed_image_is_an_error(widget, viewer):
     viewer.layers.remove("drawn")
     n = len(widget.table.rows())
     widget.table.choose(0)
@@ -371,7 +393,7 @@ def export(widget, tmp_path, monkeypatch):
         monkeypatch.setattr(
             dialogs, "ask_to_save", lambda title, name, kinds, parent=None: asked.append(name) or str(tmp_path / name)
         )
-        widget.export_actions[kind].trigger()
+        widget.export_bar.export_actions[kind].trigger()
         assert asked == ["drawn" + EXPORTS[kind][1]]
         assert widget.status.text() == f"Saved '{tmp_path / asked[0]}'."
         return tmp_path / asked[0]
@@ -413,12 +435,12 @@ def test_layers_are_exported_with_pixel_size(kind, export, result):
     assert planes[0].unit == "um"
 
 
-def test_a_file_that_cannot_be_written_is_said(widget, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_an_error(widget, tmp_path, monkeypatch):
     monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "none" / "a.csv"))
-    widget.export("csv")
+    widget.export_bar.export("csv")
     assert "cannot be written: there is no folder" in widget.status.text()
     monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: "")
-    widget.export("csv")
+    widget.export_bar.export("csv")
 
 
 def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, tmp_path, qtbot, monkeypatch):
@@ -428,10 +450,10 @@ def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, t
     session.open_model(tiny_model_file)
     (found,) = [replace(d, provenance=replace(d.provenance, source=str(path))) for d in detections[2:]]
     show(viewer, [*detections[:2], found], "slice")
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
-    widget.copy_python.trigger()
-    assert widget.status.text() == "The script is in the clipboard."
+    widget.export_bar.copy_python.trigger()
+    assert widget.status.text() == "Script copied to the clipboard."
     script = QApplication.clipboard().text()
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -440,10 +462,10 @@ def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, t
 
 
 def test_the_paragraph_in_the_clipboard(widget, viewer, tiny_model):
-    widget.copy_methods.trigger()
-    assert "there is no model" in widget.status.text().lower()
+    widget.export_bar.copy_methods.trigger()
+    assert "no model" in widget.status.text().lower()
     session_of(viewer).set_model(tiny_model, "tiny")
-    widget.copy_methods.trigger()
+    widget.export_bar.copy_methods.trigger()
     text = QApplication.clipboard().text()
     assert "10.1007/s10851-024-01193-y" in text
     assert "as in the cited paper" in text
@@ -451,17 +473,17 @@ def test_the_paragraph_in_the_clipboard(widget, viewer, tiny_model):
 
 def test_channels_before_the_stack(viewer, detections, qtbot):
     stack = np.stack([drawn(), drawn()])
-    image = viewer.add_image(stack, name="two", axis_labels=("c", "field", "y", "x"))
+    image = viewer.add_image(stack, name="two", axis_labels=("c", "specimen", "y", "x"))
     plane = current_plane(image, viewer.dims.point, channels=[1])
     target = target_of_planes(image, planes_of_layer(image, channels=[1]), "layer", channels=[1])
     result = show_detections(viewer, session_of(viewer), target, detections, model_name="tiny")
     assert result.labels.metadata["napari_uflow"]["channels"] == [1]
-    widget = RegionsWidget(viewer)
+    widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
     widget.table.choose(0)
     row = widget.table.current()
     widget.mark_normal()
-    (normal,) = known_normal_of(session_of(viewer)).regions
+    (normal,) = marked_normal_of(session_of(viewer)).regions
     assert normal.plane.channels == plane.channels == (1,)
     assert normal.plane.index == {"Z": row.index[-1]}
 
@@ -473,7 +495,7 @@ def test_the_widgets_are_light_to_import():
         "contributions.io",
         "contributions.export",
         "parts.dialogs",
-        "session.known_normal",
+        "session.marked_normal",
         "layers.navigate",
     )
     names = ", ".join(f"napari_uflow._napari.{name}" for name in modules)

@@ -1,4 +1,4 @@
-"""Many files in the window: the list says what became of each, and what was written can be opened again."""
+"""The Detect in files widget: the list shows the result of each file, and the written files can be opened."""
 
 import csv
 
@@ -9,7 +9,7 @@ from qtpy.QtGui import QDropEvent
 
 from napari_uflow._napari.panels.batch import BatchWidget
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.session.jobs import State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.store.images import read_planes
@@ -28,7 +28,7 @@ def widget(viewer, tiny_model, qtbot):
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     image = fibre_field(0, shape=(128, 128)).image.copy()
     image[40:88, 40:88] = np.random.default_rng(0).integers(0, 256, (48, 48))
@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 
 def results(widget):
-    return [widget.files.topLevelItem(i).text(1) for i in range(widget.files.topLevelItemCount())]
+    return widget.files.results()
 
 
 def run(widget, qtbot):
@@ -50,19 +50,19 @@ def run(widget, qtbot):
     assert runner.state is State.IDLE
 
 
-def test_a_folder_is_worked_off(widget, folder, qtbot):
+def test_a_folder_is_processed(widget, folder, qtbot):
     assert not widget.job_bar.button.isEnabled()
     widget.add([folder])
     assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
-    assert widget.output.text() == str(folder / "anomalies")
+    assert widget.output.path() == str(folder / "anomalies")
     assert widget.job_bar.button.isEnabled()
     run(widget, qtbot)
     a, b, c = results(widget)
     assert a.endswith(("anomaly", "anomalies"))
     assert b.startswith("cannot be read; ")
-    assert c == "nothing unusual" or c.endswith(("anomaly", "anomalies"))
-    assert widget.files_line.text().startswith("2 images looked at, ")
-    assert "1 file failed; the list says why." in widget.files_line.text()
+    assert c == "no anomalies" or c.endswith(("anomaly", "anomalies"))
+    assert widget.files_line.text().startswith("2 images processed, ")
+    assert "1 file failed" in widget.files_line.text()
     assert widget.job_bar.messages.isHidden()
     assert (folder / "anomalies" / "overview.png").is_file()
     (plane,) = read_planes(folder / "anomalies" / "a_labels.tif")
@@ -74,11 +74,11 @@ def test_a_folder_is_worked_off(widget, folder, qtbot):
 
 def test_a_double_click_opens_image_and_labels(widget, viewer, folder, qtbot):
     widget.add([folder / "a.tif"])
-    widget.files.itemDoubleClicked.emit(widget.files.topLevelItem(0), 0)
+    widget.files.tree.itemDoubleClicked.emit(widget.files.tree.topLevelItem(0), 0)
     assert [layer.name for layer in viewer.layers] == ["a"]
     viewer.layers.clear()
     run(widget, qtbot)
-    widget.files.itemDoubleClicked.emit(widget.files.topLevelItem(0), 0)
+    widget.files.tree.itemDoubleClicked.emit(widget.files.tree.topLevelItem(0), 0)
     assert [layer.name for layer in viewer.layers] == ["a", "a_labels"]
     assert viewer.layers[1].as_layer_data_tuple()[2] == "labels"
 
@@ -93,11 +93,11 @@ def test_stopping_keeps_what_is_done(widget, folder, qtbot):
     with qtbot.waitSignal(runner.job.ended, timeout=WAIT):
         widget.job_bar.button.click()
         assert not widget.job_bar.button.isEnabled()
-    assert widget.files_line.text().startswith("Stopped; what was done is kept.")
-    assert results(widget)[-1] == "not looked at"
+    assert widget.files_line.text().startswith("Stopped; ")
+    assert results(widget)[-1] == "not processed"
     assert not results(widget)[0].startswith("not")
     assert "..." not in results(widget)
-    assert widget.add_files.isEnabled()
+    assert widget.files.add_files.isEnabled()
     assert widget.job_bar.button.text() == "Detect in all files"
 
 
@@ -114,20 +114,20 @@ def test_two_files_of_one_name_are_refused_in_a_sentence(widget, folder, qtbot):
 def test_the_list_is_filled_and_emptied(widget, folder, monkeypatch, qtbot):
     monkeypatch.setattr(dialogs, "ask_for_files", lambda *args, **options: [str(folder / "a.tif")])
     monkeypatch.setattr(dialogs, "ask_for_folder", lambda *args, **options: str(folder))
-    widget.add_files.click()
+    widget.files.add_files.click()
     assert len(widget.paths()) == 1
-    widget.add_folder.click()
+    widget.files.add_folder.click()
     assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
-    widget.choose_output.click()
-    assert widget.output.text() == str(folder)
-    widget.files.topLevelItem(1).setSelected(True)
-    widget.remove.click()
+    widget.output.choose_button.click()
+    assert widget.output.path() == str(folder)
+    widget.files.tree.topLevelItem(1).setSelected(True)
+    widget.files.remove.click()
     assert [path.name for path in widget.paths()] == ["a.tif", "c.tif"]
-    widget.remove.click()
+    widget.files.remove.click()
     assert widget.paths() == []
     (folder / "empty").mkdir()
     widget.add([folder / "empty"])
-    assert "has no images" in widget.job_bar.status.text()
+    assert "contains no images" in widget.job_bar.status.text()
 
 
 def test_files_are_dropped(widget, folder):
@@ -155,13 +155,13 @@ def test_channels_and_axes_are_passed_on(widget, folder, qtbot):
     image = fibre_field(0, shape=(112, 128)).image
     write_tiff(folder / "d.tif", np.stack([np.zeros_like(image), image]), "ZYX")
     widget.add([folder / "d.tif"])
-    widget.axes.setText("cyx")
-    widget.channels.setText("1")
+    widget.file_axes.axes.setText("cyx")
+    widget.file_axes.channels.setText("1")
     run(widget, qtbot)
-    assert widget.files_line.text().startswith("1 image looked at")
+    assert widget.files_line.text().startswith("1 image processed")
     (plane,) = read_planes(folder / "anomalies" / "d_labels.tif")
     assert plane.shape == (112, 128)
-    widget.channels.setText("7")
+    widget.file_axes.channels.setText("7")
     run(widget, qtbot)
     assert "channel" in results(widget)[0]
 
@@ -171,4 +171,4 @@ def test_it_needs_a_model(viewer, folder, qtbot):
     qtbot.addWidget(widget)
     widget.add([folder])
     assert not widget.job_bar.button.isEnabled()
-    assert "No model yet" in widget.model_bar.label.text()
+    assert "No model" in widget.model_bar.label.text()

@@ -1,14 +1,18 @@
-"""The Detect widget in a viewer: results land on their images, and the slider answers from what is stored."""
+"""The Detect widget in a viewer: results are aligned with their images, and the slider uses the stored maps."""
+
+import re
 
 import dask.array as da
 import numpy as np
 import pytest
 
-from napari_uflow._napari.panels.anomalies import RegionsWidget
-from napari_uflow._napari.panels.detect import DetectWidget, FalseAlarmSlider
+from napari_uflow._napari.panels.anomalies import AnomaliesWidget
+from napari_uflow._napari.panels.detect import DetectWidget
+from napari_uflow._napari.parts.false_alarm_slider import FalseAlarmSlider
 from napari_uflow._napari.session import results as outputs
-from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.samples.fibres import fibre_field
 
 WAIT = 60_000
@@ -82,6 +86,7 @@ def test_outputs_land_on_the_image(widget, viewer, qtbot, data, options):
     assert len(result.planes) == int(np.prod(shape[:-2]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_channels", [3])
 def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_config, model_channels):
     from napari_uflow.image.plane import Plane
@@ -109,11 +114,20 @@ def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_co
     widget.image.set_layer(viewer.layers["gray"])
     widget.job_bar.button.click()
     qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
-    assert "has 1 channels, but the model was trained on 3" in widget.job_bar.status.text()
+    text = widget.job_bar.status.text()
+    assert "has 1 channels, but the model was trained on 3" in text
+    assert not re.search(r"--|\w=|\w\(", text)  # neither flags nor Python
+
+    viewer.add_image(np.stack([IMAGE] * 5), axis_labels=("channel", "y", "x"), name="many")
+    widget.image.set_layer(viewer.layers["many"])
+    widget.job_bar.button.click()
+    text = widget.job_bar.status.text()
+    assert "has 5 channels" in text
+    assert not re.search(r"--|\w=|\[", text)
 
 
 def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
-    viewer.add_image(np.stack([IMAGE, odd_image(12)]), name="odd", axis_labels=("field", "y", "x"))
+    viewer.add_image(np.stack([IMAGE, odd_image(12)]), name="odd", axis_labels=("specimen", "y", "x"))
     widget.slider.set_value(10)
     result = run(widget, qtbot)
     ids, features = result.labels.data, result.labels.features
@@ -124,12 +138,12 @@ def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
     assert list(features["index"]) == list(range(n + 1))
     for number in range(1, n + 1):
         places = np.nonzero(ids == number)
-        assert set(places[0]) == {features["field"][number]}
+        assert set(places[0]) == {features["specimen"][number]}
         assert len(places[0]) == features["area_px"][number]
     assert [row[0] for row in result.rows()] == list(range(1, n + 1))
 
 
-def test_the_slider_answers_at_once(widget, viewer, qtbot):
+def test_the_slider_updates_the_regions(widget, viewer, qtbot):
     viewer.add_image(IMAGE, name="odd")
     result = run(widget, qtbot)
     layer = result.labels
@@ -189,6 +203,23 @@ def test_the_image_may_go_while_it_runs(widget, viewer, qtbot):
     assert [layer.name for layer in viewer.layers] == ["odd heatmap", "odd log10 NFA", "odd anomalies"]
 
 
+def test_why_there_is_no_result_is_shown_until_another_choice(widget, viewer, qtbot):
+    first = viewer.add_image(IMAGE, name="first")
+    second = viewer.add_image(IMAGE, name="second")
+    status = widget.job_bar.status
+    for choose in (lambda: widget.image.set_layer(first), lambda: widget.scope.set_value("slice")):
+        widget.image.set_layer(second)
+        widget.job_bar.button.click()
+        widget.job_bar.button.click()
+        qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
+        assert widget.session.runner.job.outcome is Outcome.STOPPED
+        widget.estimate()
+        assert "topped before" in status.text()
+        choose()
+        assert status.text() == ""
+        assert status.isHidden()
+
+
 def test_removed_layers_are_forgotten(widget, viewer, qtbot):
     viewer.add_image(IMAGE, name="odd")
     run(widget, qtbot)
@@ -200,7 +231,7 @@ def test_removed_layers_are_forgotten(widget, viewer, qtbot):
 def test_without_a_model(widget, viewer):
     widget.session.set_model(None)
     assert not widget.job_bar.button.isEnabled()
-    assert widget.model_bar.label.text().startswith("No model yet")
+    assert widget.model_bar.label.text().startswith("No model")
 
 
 def test_a_model_file(widget, tiny_model_file, qtbot, tmp_path):
@@ -209,7 +240,7 @@ def test_a_model_file(widget, tiny_model_file, qtbot, tmp_path):
     with qtbot.waitSignal(session.model_changed, timeout=WAIT):
         session.start_opening(tiny_model_file)
     assert (session.model_name, session.model_path) == ("tiny", tiny_model_file)
-    assert widget.model_bar.label.text() == "tiny (scattering, 1 field held out)"
+    assert widget.model_bar.label.text() == "tiny (scattering, 1 specimen held out)"
     assert session.save_model(tmp_path / "other") == tmp_path / "other.safetensors"
     assert session.model_name == "other"
     qtbot.waitUntil(lambda: session.runner.state is State.IDLE)
@@ -257,7 +288,7 @@ def test_preferences(npe2pm, plugin_settings):
             own.computing.device = "tpu"
 
 
-def test_the_sliders_move_where_there_is_something_to_see(widget, viewer, qtbot):
+def test_the_sliders_move_to_the_most_anomalous_plane(widget, viewer, qtbot):
     viewer.add_image(np.zeros((9, 128, 160), np.uint8), name="long")
     image = viewer.add_image(np.stack([np.full_like(IMAGE, 100), IMAGE]), name="odd")
     widget.image.set_layer(image)
@@ -271,6 +302,7 @@ def test_the_sliders_move_where_there_is_something_to_see(widget, viewer, qtbot)
     assert viewer.dims.current_step[0] == other
 
 
+@pytest.mark.slow
 def test_a_second_detection_is_written_over_the_first(widget, viewer, qtbot):
     image = viewer.add_image(IMAGE, name="odd")
     first = run(widget, qtbot)
@@ -317,7 +349,7 @@ def test_results_in_large_images_are_multiscale(widget, viewer, qtbot, monkeypat
     assert np.asarray(result.labels.data[0]).max() == len(result.labels.features) - 1
     again = run(widget, qtbot)
     assert [again.heatmap, again.log10_nfa, again.labels] == list(layers)
-    regions = RegionsWidget(viewer)
+    regions = AnomaliesWidget(viewer)
     qtbot.addWidget(regions)
     row = regions.table.rows()[0]
     regions.table.choose(0)
@@ -326,18 +358,19 @@ def test_results_in_large_images_are_multiscale(widget, viewer, qtbot, monkeypat
     assert len(regions.table.rows()) == len(again.labels.features) - 1
 
 
-def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
+@pytest.mark.slow
+def test_false_alarms_are_counted_per_image_or_per_stack(widget, viewer, qtbot):
     viewer.add_image(np.stack([IMAGE] * 4), name="stack")
-    assert widget.slider_heading.text() == "At most so many false alarms per image"
+    assert widget.slider_heading.text() == "Accepted false alarms per image"
     apart = [len(found.regions) for found in run(widget, qtbot).detections]
     widget.form.fields["false_alarms_per"].value = "stack"
-    assert widget.slider_heading.text() == "At most so many false alarms per image"  # of what is shown
+    assert widget.slider_heading.text() == "Accepted false alarms per image"  # of what is shown
     assert widget.guarantee_label.text().endswith("The next detection counts them per stack.")
     widget.scope.set_value("slice")
     assert "next detection" not in widget.guarantee_label.text()  # one plane is no stack
     widget.scope.set_value("layer")
     shared = run(widget, qtbot)
-    assert widget.slider_heading.text() == "At most so many false alarms per stack"
+    assert widget.slider_heading.text() == "Accepted false alarms per stack"
     assert "next detection" not in widget.guarantee_label.text()
     widget.scope.set_value("slice")
     assert widget.guarantee_label.text().endswith("The next detection counts them per image.")
@@ -345,23 +378,23 @@ def test_the_number_is_counted_on_images_or_on_stacks(widget, viewer, qtbot):
     assert all(found.n_planes == 4 for found in shared.detections)
     assert "stack of 4 images" in widget.guarantee_label.text()
     assert sum(len(found.regions) for found in shared.detections) <= sum(apart)
-    regions = RegionsWidget(viewer)
+    regions = AnomaliesWidget(viewer)
     qtbot.addWidget(regions)
     assert "per stack of 4 images accepted" in regions.summary.text()
     for layer in list(viewer.layers)[1:]:
         viewer.layers.remove(layer)
     widget.scope.set_value("slice")
-    assert widget.slider_heading.text() == "At most so many false alarms per image"  # one plane is no stack
+    assert widget.slider_heading.text() == "Accepted false alarms per image"  # one plane is no stack
     widget.scope.set_value("layer")
-    assert widget.slider_heading.text() == "At most so many false alarms per stack"
+    assert widget.slider_heading.text() == "Accepted false alarms per stack"
 
 
-def test_time_and_memory_are_said_before_the_start(widget, viewer):
+def test_time_and_memory_are_estimated(widget, viewer):
     widget.estimate()
     assert widget.estimate_label.isHidden()
-    viewer.add_image(np.stack([IMAGE] * 3), name="stack", axis_labels=("field", "y", "x"))
+    viewer.add_image(np.stack([IMAGE] * 3), name="stack", axis_labels=("specimen", "y", "x"))
     widget.estimate()
-    assert widget.estimate_label.text().startswith("3 planes: about 0.1 GB of memory, about 1 s")
+    assert widget.estimate_label.text().startswith("3 planes: about 0.1\u00a0GB of memory, about 1\u00a0s")
     widget.scope.set_value("slice")
     widget.estimate()
     assert widget.estimate_label.text().startswith("1 plane: ")
@@ -370,5 +403,5 @@ def test_time_and_memory_are_said_before_the_start(widget, viewer):
     widget.image.set_layer(layer)
     widget.estimate()
     said = widget.estimate_label.text()
-    assert 1.0 < float(said.split("about ")[1].split(" GB")[0]) < 3.0
+    assert 1.0 < float(said.split("about ")[1].split("\u00a0GB")[0]) < 3.0
     assert "min without a GPU" in said

@@ -1,4 +1,4 @@
-"""The Train widget in a viewer: what it asks, what it says, and what becomes of a run."""
+"""The Train widget in a viewer: choices, estimate, jobs and their outcome."""
 
 import os
 import subprocess
@@ -14,18 +14,20 @@ from safetensors import SafetensorError
 
 from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.panels.train import TrainWidget
-from napari_uflow._napari.parts.layer_choice import chosen_channels
+from napari_uflow._napari.parts.channels import chosen_channels
 from napari_uflow._napari.session import autosave, estimate
-from napari_uflow._napari.session.estimate import _SPECIMENS_NEEDED, estimate_training, speed_of
-from napari_uflow._napari.session.jobs import Outcome, State
-from napari_uflow._napari.session.known_normal import known_normal_of
+from napari_uflow._napari.session.estimate import _IMAGES_NEEDED, _SPECIMENS_NEEDED, estimate_training, speed_of
+from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.recipe import Recipe
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.detection.corrections import Correction
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.image.specimen import hold_out_specimens
 from napari_uflow.model.record import OutcomeKind
 from napari_uflow.progress import FINISH, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.samples.fibres import fibre_field
@@ -44,9 +46,7 @@ def images(viewer):
 def widget(viewer, images, qtbot, tiny_model_config, tiny_training_config):
     widget = TrainWidget(viewer)
     qtbot.addWidget(widget)
-    widget.model_form.set_config(tiny_model_config)
-    widget.more_model_form.set_config(tiny_model_config)
-    widget.training_form.set_config(tiny_training_config)
+    widget.new_model.set_configs(tiny_model_config, tiny_training_config)
     yield widget
     session_of(viewer).runner.stop()
     idle(qtbot, widget)
@@ -57,7 +57,7 @@ def idle(qtbot, widget):
 
 
 def endless(*args, **kwargs):
-    """A training that goes on until it is stopped, and has nothing to keep."""
+    """A training that runs until it is stopped, and keeps no model."""
     from napari_uflow.progress import or_stop
 
     while True:
@@ -66,8 +66,8 @@ def endless(*args, **kwargs):
 
 
 def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path):
-    assert widget.model_config() == tiny_model_config
-    assert widget.training_config() == tiny_training_config
+    assert widget.new_model.model_config() == tiny_model_config
+    assert widget.new_model.training_config() == tiny_training_config
     session = widget.session
     with qtbot.waitSignal(session.model_changed, timeout=WAIT):
         widget.job_bar.button.click()
@@ -80,15 +80,17 @@ def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path)
     assert len(session.model.record.specimens) + len(session.model.record.holdout_specimens) == 3
     assert [point[0] for point in widget.plot.points] == [2, 4]
     assert widget.job_bar.button.text() == "Train"
-    assert widget.job_bar.status.text().startswith("Trained")
-    assert "fibres (scattering, 1 field held out, not saved to a file)" in widget.model_bar.label.text()
+    assert "the best step was kept" in widget.job_bar.status.text()
+    assert widget.model_bar.label.text() == "fibres (scattering, 1 specimen held out, not saved)"
     (saved,) = tmp_path.glob("*.safetensors")
     assert saved.name.startswith("fibres ")
     widget.plot.grab()
 
 
 def test_stop_keeps_the_best_model(widget, qtbot):
-    widget.training_form.set_config(widget.training_config().replace(steps=100_000, patience=10_000))
+    widget.new_model.training_form.set_config(
+        widget.new_model.training_config().replace(steps=100_000, patience=10_000)
+    )
     widget.job_bar.button.click()
     qtbot.waitUntil(lambda: len(widget.plot.points) > 0, timeout=WAIT)
     widget.job_bar.button.click()
@@ -108,6 +110,10 @@ def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, 
     idle(qtbot, widget)
     assert "topped before" in widget.job_bar.status.text()
     assert (widget.session.model, widget.session.model_name) == (tiny_model, "good")
+    widget.estimate()
+    assert "topped before" in widget.job_bar.status.text()
+    widget.new_model.preset.set_value("best")
+    assert widget.job_bar.status.text() == ""
 
     def failing(*args, **kwargs):
         yield Progress("Training", 0, 1)
@@ -116,7 +122,7 @@ def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, 
     monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", failing)
     widget.job_bar.button.click()
     idle(qtbot, widget)
-    assert widget.job_bar.status.text() == "Nothing works; try again"
+    assert widget.job_bar.status.text() == "Nothing works; try again."
     assert widget.session.model is tiny_model
 
 
@@ -129,8 +135,7 @@ def test_the_layer_may_go_while_it_runs(widget, viewer, qtbot):
 
 def test_the_widget_may_go_while_it_runs(viewer, images, qtbot, tiny_model_config, tiny_training_config):
     widget = TrainWidget(viewer)
-    widget.model_form.set_config(tiny_model_config)
-    widget.training_form.set_config(tiny_training_config)
+    widget.new_model.set_configs(tiny_model_config, tiny_training_config)
     session = widget.session
     viewer.window.add_dock_widget(widget, name="Train")
     with qtbot.waitSignal(session.model_changed, timeout=WAIT):
@@ -142,29 +147,30 @@ def test_the_widget_may_go_while_it_runs(viewer, images, qtbot, tiny_model_confi
     assert session.model is not None
 
 
-def test_it_says_what_a_run_will_take(widget, viewer):
+def test_a_run_is_estimated_before_it_starts(widget, viewer):
     widget.estimate()
-    assert widget.estimate_label.text().startswith("8 tiles to train on, 4 held out (2 fields, 1 field held out).")
-    assert "a guarantee takes at least 3" in widget.estimate_label.text()
-    widget.images.set_layers([])
+    text = widget.estimate_label.text()
+    assert text.startswith("Trains on 2 images (8 tiles), keeps 1 back (4 tiles) to count false alarms.")
+    assert "8 or more" in text
+    widget.normal_images.images.set_layers([])
     widget.estimate()
-    assert widget.estimate_label.text() == "Tick at least one image that is normal."
+    assert widget.estimate_label.text() == "Tick at least one normal image."
     assert not widget.job_bar.button.isEnabled()
 
 
 def test_an_area_to_paint(widget, viewer):
-    widget.new_area_button.click()
+    widget.normal_images.new_area_button.click()
     layer = viewer.layers[-1]
     assert layer.name == "fibres, normal area"
     assert layer.mode == "paint"
     assert viewer.layers.selection.active == layer
     assert layer.axis_labels == viewer.layers["fibres"].axis_labels
-    assert widget.normal.value() is not None
+    assert widget.normal_images.normal.value() is not None
     widget.estimate()
     assert "nothing normal in 'fibres'" in widget.estimate_label.text()
     layer.data[1, :64] = 1
     widget.estimate()
-    assert widget.estimate_label.text().startswith("2 tiles to train on, 0 held out")
+    assert widget.estimate_label.text().startswith("Trains on 1 image (2 tiles), keeps none back")
 
 
 def test_a_shape_of_the_menu_command(viewer, images):
@@ -175,27 +181,27 @@ def test_a_shape_of_the_menu_command(viewer, images):
 
 
 def test_layers_come_and_go(widget, viewer):
-    assert [layer.name for layer in widget.images.layers()] == ["fibres"]
+    assert [layer.name for layer in widget.normal_images.images.layers()] == ["fibres"]
     second = viewer.add_image(np.zeros((128, 128)), name="second")
-    assert [layer.name for layer in widget.images.layers()] == ["fibres"]
-    widget.images.set_layers([second])
+    assert [layer.name for layer in widget.normal_images.images.layers()] == ["fibres"]
+    widget.normal_images.images.set_layers([second])
     second.name = "renamed"
-    assert widget.images.item(0).text() == "renamed"
-    assert [layer.name for layer in widget.images.layers()] == ["renamed"]
+    assert widget.normal_images.images.item(0).text() == "renamed"
+    assert [layer.name for layer in widget.normal_images.images.layers()] == ["renamed"]
     viewer.layers.remove("renamed")
-    assert widget.images.layers() == []
+    assert widget.normal_images.images.layers() == []
 
 
-def test_what_it_found_is_not_what_it_learns_from(widget, viewer):
+def test_results_are_not_offered_as_training_images(widget, viewer):
     viewer.add_image(np.zeros((128, 128)), name="heatmap", metadata={"napari_uflow": {}})
-    assert widget.images.count() == 1
+    assert widget.normal_images.images.count() == 1
 
 
 @pytest.mark.parametrize(("preset", "steps"), [("fast", 60), ("balanced", 200), ("best", 1000)])
 def test_presets(widget, preset, steps):
-    widget.preset.set_value("fast" if preset != "fast" else "best")
-    widget.preset.set_value(preset)
-    assert widget.training_config().steps == steps
+    widget.new_model.preset.set_value("fast" if preset != "fast" else "best")
+    widget.new_model.preset.set_value(preset)
+    assert widget.new_model.training_config().steps == steps
 
 
 def test_only_one_job(widget, viewer, qtbot, monkeypatch):
@@ -205,7 +211,7 @@ def test_only_one_job(widget, viewer, qtbot, monkeypatch):
     qtbot.addWidget(other)
     monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", endless)
     widget.job_bar.button.click()
-    assert other.job_bar.button.text() == "Detect (waits for: Training)"
+    assert other.job_bar.button.text() == "Detect (waiting for: Training)"
     assert not other.job_bar.button.isEnabled()
     widget.session.runner.stop()
     idle(qtbot, widget)
@@ -219,17 +225,35 @@ def test_channels_as_text(text, channels):
     assert chosen_channels(text) == channels
 
 
-def test_a_short_run_says_little_about_the_next_one(monkeypatch):
+def test_a_short_run_hardly_changes_the_next_estimate(monkeypatch):
     monkeypatch.setattr(estimate.time, "monotonic", lambda: 136.0)
     assert speed_of(100.0, 1.0) == pytest.approx(38 / 3)
     assert speed_of(36.0, 50.0) == pytest.approx(102 / 52)
     assert speed_of(135.9, 1000.0) == 0.02
 
 
-def test_as_many_fields_are_asked_for_as_a_promise_takes():
+def test_the_advice_asks_for_as_many_images_as_a_guarantee_needs():
     from napari_uflow.nfa.conformal import specimens_needed
 
     assert specimens_needed(1.0) == _SPECIMENS_NEEDED
+    for n, is_enough in ((_IMAGES_NEEDED - 1, False), (_IMAGES_NEEDED, True)):
+        names = [f"image {i}" for i in range(n)]
+        held_out = hold_out_specimens(names, TrainingConfig().holdout, 0)
+        assert (len(held_out) >= _SPECIMENS_NEEDED) == is_enough
+        regions = [NormalRegion(Plane(data=np.zeros((256, 256)), name=name)) for name in names]
+        assert (estimate_training(regions, ModelConfig(), TrainingConfig()).advice() == "") == is_enough
+
+
+@pytest.mark.parametrize(
+    ("shape", "begin"),
+    [
+        ((1, 512, 512), "Trains on one part of the specimen (3 tiles), keeps the other back (1 tile)"),
+        ((2, 256, 256), "Trains on 1 image (1 tile), keeps 1 back (1 tile)"),
+    ],
+)
+def test_one_divided_image_is_not_two_images(shape, begin):
+    regions = [NormalRegion(Plane(data=data, name=f"image {i}")) for i, data in enumerate(np.zeros(shape))]
+    assert estimate_training(regions, ModelConfig(), TrainingConfig()).text().startswith(begin)
 
 
 def test_an_estimate_reads_no_pixels():
@@ -268,7 +292,7 @@ def failing(model):
     raise RuntimeError("CUDA error: out of memory")
 
 
-def test_a_training_that_fails_leaves_its_best_model_to_go_on_with(tmp_path, tiny_model):
+def test_a_failed_training_leaves_its_best_model_to_resume_from(tmp_path, tiny_model):
     steps = autosave.autosaving(failing(tiny_model), tmp_path, "a")
     with pytest.raises(RuntimeError):
         drain(steps)
@@ -294,7 +318,7 @@ def test_a_full_disk_ends_no_training(tmp_path, tiny_model, monkeypatch):
     assert "No space left" in events[0].text
 
 
-def test_what_cannot_be_tidied_up_ends_no_training(tmp_path, tiny_model, monkeypatch):
+def test_files_that_cannot_be_deleted_end_no_training(tmp_path, tiny_model, monkeypatch):
     for i in range(8):
         (tmp_path / f"model {i}.safetensors").touch()
 
@@ -314,7 +338,7 @@ def test_what_cannot_be_tidied_up_ends_no_training(tmp_path, tiny_model, monkeyp
     assert drain(autosave.autosaving(training(), tmp_path, "a")) is tiny_model
 
 
-def test_a_process_number_that_was_given_again_hides_nothing(tmp_path):
+def test_a_reused_process_id_hides_no_interrupted_training(tmp_path):
     path = tmp_path / f"unfinished-{os.getpid()}-12345-abc.safetensors"
     path.touch()
     assert autosave.left_behind(tmp_path) == path
@@ -332,7 +356,7 @@ def test_old_models_are_removed(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_a_model_that_was_left_behind_is_offered(viewer, qtbot, tmp_path, tiny_model):
+def test_the_model_of_an_interrupted_training_is_offered(viewer, qtbot, tmp_path, tiny_model):
     from napari_uflow.store.checkpoint import save_model
 
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
@@ -341,17 +365,15 @@ def test_a_model_that_was_left_behind_is_offered(viewer, qtbot, tmp_path, tiny_m
     widget = TrainWidget(viewer)
     qtbot.addWidget(widget)
     assert not widget.rescue.isHidden()
-    widget.rescue_button.click()
+    widget.rescue.use_button.click()
     idle(qtbot, widget)
     assert widget.session.model is not None
-    assert (widget.session.model_name, widget.session.model_path) == ("rescued model", None)
+    assert (widget.session.model_name, widget.session.model_path) == ("recovered model", None)
     assert widget.rescue.isHidden()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_training_that_was_interrupted_goes_on(
-    viewer, images, qtbot, tmp_path, tiny_model_config, tiny_training_config
-):
+def test_an_interrupted_training_is_resumed(viewer, images, qtbot, tmp_path, tiny_model_config, tiny_training_config):
     from napari_uflow.store.checkpoint import save_model
     from napari_uflow.training.train import train
 
@@ -364,19 +386,18 @@ def test_a_training_that_was_interrupted_goes_on(
 
     widget = TrainWidget(viewer)
     qtbot.addWidget(widget)
-    widget.images.set_layers([])
-    widget.resume_button.click()
+    widget.normal_images.images.set_layers([])
+    widget.rescue.resume_button.click()
     assert "Tick" in widget.job_bar.status.text()
     others = viewer.add_image(images.data, name="others", axis_labels=("field", "y", "x"))
-    widget.images.set_layers([others])
-    widget.resume_button.click()
+    widget.normal_images.images.set_layers([others])
+    widget.rescue.resume_button.click()
     idle(qtbot, widget)
     assert "none of these images took part in the training to resume" in widget.job_bar.status.text().lower()
     assert path.exists()
-    assert path.exists()
     assert widget.session.model is None
-    widget.images.set_layers([images])
-    widget.resume_button.click()
+    widget.normal_images.images.set_layers([images])
+    widget.rescue.resume_button.click()
     idle(qtbot, widget)
     model = widget.session.model
     assert model.record.resumed_from.n_steps == 2
@@ -419,7 +440,7 @@ from napari_uflow._napari.panels.train import TrainWidget
 from napari_uflow._napari.panels.detect import DetectWidget
 widgets = TrainWidget(viewer), DetectWidget(viewer)
 took = time.monotonic() - began
-heavy = {"torch", "timm", "numba", "napari_uflow.detection.detect"}
+heavy = {"torch", "timm", "napari_uflow.nfa.compiled", "napari_uflow.detection.detect"}
 print(took, sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -429,35 +450,34 @@ print(took, sorted(heavy & set(sys.modules)))
 
 
 def mark_normal(viewer, session, n_channels=1, specimen="odd"):
-    """A region that was reported in an image of its own, and that the user called normal."""
+    """Mark a region of an image of its own normal."""
     data = np.stack([fibre_field(9, shape=(128, 128)).image] * n_channels)
     mask = np.zeros((128, 128), bool)
     mask[:96, :96] = True
     normal = NormalRegion(Plane(data=data, axes="CYX", name="odd"), mask, specimen, is_marked_normal=True)
     correction = Correction(normal, np.array([3]), np.array([4]), np.zeros(1, np.float32))
-    known_normal_of(session).add(viewer.add_labels(np.zeros((8, 8), np.uint8)), (), correction)
+    marked_normal_of(session).add(viewer.add_labels(np.zeros((8, 8), np.uint8)), (), correction)
     return normal
 
 
-def test_what_was_called_normal_is_learned_too(widget, viewer):
-    assert widget.with_known.isHidden()
+def test_regions_marked_normal_are_trained_on_too(widget, viewer):
+    assert widget.normal_images.with_marked.isHidden()
     widget.estimate()
     before = widget.estimate_label.text()
     normal = mark_normal(viewer, widget.session)
-    assert not widget.with_known.isHidden()
-    assert widget.with_known.text() == "and 1 region that you called normal"
-    assert widget.regions()[-1] is normal
+    assert not widget.normal_images.with_marked.isHidden()
+    assert widget.normal_images.with_marked.text() == "Add 1 region marked normal"
+    assert widget.normal_images.regions()[-1] is normal
     widget.estimate()
     assert widget.estimate_label.text() != before
-    widget.with_known.setChecked(False)
-    assert normal not in widget.regions()
-    widget.with_known.setChecked(True)
+    widget.normal_images.with_marked.setChecked(False)
+    assert normal not in widget.normal_images.regions()
+    widget.normal_images.with_marked.setChecked(True)
     mark_normal(viewer, widget.session, n_channels=2)  # of other images
-    assert len(widget.regions()) == 4
-    others = " (1 in images with other channels cannot be learned with these)"
-    assert widget.with_known.text() == f"and 1 region that you called normal{others}"
-    known_normal_of(widget.session).clear()
-    assert widget.with_known.isHidden()
+    assert len(widget.normal_images.regions()) == 4
+    assert widget.normal_images.with_marked.text().startswith("Add 1 region marked normal (1 more with other channels")
+    marked_normal_of(widget.session).clear()
+    assert widget.normal_images.with_marked.isHidden()
 
 
 def test_a_model_is_refined(widget, viewer, qtbot):
@@ -491,11 +511,11 @@ def test_a_model_is_refined(widget, viewer, qtbot):
     assert new.record.n_images == 4
     assert new.intensity == old.intensity
     assert (session.model_name, session.model_path) == ("fibres refined", None)
-    assert widget.job_bar.status.text().startswith("Refined with 1 region called normal. Detect")
+    assert widget.job_bar.status.text().startswith("Refined with 1 region marked normal. ")
     assert widget.refine_button.isEnabled()
 
 
-def test_what_was_called_normal_in_a_held_out_field_is_learned_too(widget, viewer, qtbot):
+def test_a_region_of_a_held_out_specimen_is_trained_on_too(widget, viewer, qtbot):
     widget.job_bar.button.click()
     idle(qtbot, widget)
     (held_out,) = widget.session.model.record.holdout_specimens
@@ -505,7 +525,7 @@ def test_what_was_called_normal_in_a_held_out_field_is_learned_too(widget, viewe
     idle(qtbot, widget)
     assert widget.session.model.record.holdout_specimens == (held_out,)
     assert widget.session.model.record.n_marked_normal == 2
-    assert widget.job_bar.status.text().startswith("Refined with 2 regions called normal")
+    assert widget.job_bar.status.text().startswith("Refined with 2 regions marked normal")
 
 
 def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tiny_model, monkeypatch):
@@ -521,8 +541,8 @@ def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tin
 def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbot, tiny_model, monkeypatch):
     session, given = widget.session, []
 
-    def steps(regions, model, training, *, start, **options):
-        given.append((regions, model, start))
+    def steps(regions, model, training, *, init_from, **options):
+        given.append((regions, model, init_from))
         yield Progress("Training", 1, 1)
         return tiny_model
 
@@ -530,14 +550,14 @@ def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbo
     mark_normal(viewer, session)
     session.set_model(tiny_model, "tiny")
     widget.refine_as_trained()
-    assert "'tiny' was trained on are not known, because it was opened from a file" in widget.job_bar.status.text()
-    assert "tick them above, and press 'Refine the model'" in widget.job_bar.status.text()
+    assert "'tiny' are unknown, because it was opened from a file" in widget.job_bar.status.text()
+    assert f"'{widget.refine_button.text()}'" in widget.job_bar.status.text()
 
     area = viewer.add_labels(np.zeros((3, 128, 128), np.uint8), name="area")
     area.data[1:] = 1
     session.set_model(tiny_model, "tiny", recipe=Recipe.of([images], area, specimens="each", channels=[0]))
     other = viewer.add_image(np.zeros((128, 128)), name="other")
-    widget.images.set_layers([other])
+    widget.normal_images.images.set_layers([other])
     widget.refine_as_trained()
     idle(qtbot, widget)
     ((regions, config, start),) = given
@@ -549,7 +569,7 @@ def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbo
 
     viewer.layers.remove("fibres")
     widget.refine_as_trained()
-    assert "was trained on are no longer open" in widget.job_bar.status.text()
+    assert "are no longer open" in widget.job_bar.status.text()
     assert len(given) == 1
 
 

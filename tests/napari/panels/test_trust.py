@@ -1,4 +1,4 @@
-"""The Trust report widget: it says what the model knows of its false alarms, and counts on other images."""
+"""The Trust report widget: false alarms on the held-out specimens, and on other images."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,9 @@ import pytest
 
 from napari_uflow._napari.panels.trust import TrustWidget
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.session.jobs import Outcome, State
+from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
 from napari_uflow.samples.fibres import fibre_field
 
@@ -33,7 +34,7 @@ def column(widget, number):
     return [widget.table.item(row, number).text() for row in range(widget.table.rowCount())]
 
 
-def test_the_report_of_the_held_out_fields(widget, qtbot, tiny_model):
+def test_the_report_of_the_held_out_specimens(widget, qtbot, tiny_model):
     assert widget.table.isHidden()
     widget.job_bar.button.click()
     idle(widget, qtbot)
@@ -43,7 +44,7 @@ def test_the_report_of_the_held_out_fields(widget, qtbot, tiny_model):
     assert [float(text) for text in column(widget, 0)] == list(EPSILONS)
     assert column(widget, 2) == ["-"] * len(EPSILONS)
     assert [text == "yes" for text in column(widget, 3)] == [report.is_guaranteed(e) for e in EPSILONS]
-    assert "Nothing can be guaranteed" in widget.text.text()
+    assert "No number is guaranteed" in widget.text.text()
     assert not widget.image.isHidden()
     assert widget.job_bar.status.text() == ""
     widget.image.resize(300, widget.image.heightForWidth(300))
@@ -53,7 +54,7 @@ def test_the_report_of_the_held_out_fields(widget, qtbot, tiny_model):
 
 def test_other_images_are_counted_and_those_of_the_training_are_told(widget, viewer, qtbot, tiny_model):
     stack = np.stack([fibre_field(seed, shape=(128, 128)).image for seed in (21, 22)])
-    new = viewer.add_image(stack, name="new", axis_labels=("field", "y", "x"))
+    new = viewer.add_image(stack, name="new", axis_labels=("specimen", "y", "x"))
     seen = viewer.add_image(fibre_field(0, shape=(128, 128)).image, name="fibres 0")
     assert widget.images.layers() == []
     widget.images.set_layers([new])

@@ -1,5 +1,7 @@
 """The form of a configuration says what the configuration says, digit by digit."""
 
+import re
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,10 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication, QSpinBox
 
-from napari_uflow._napari.parts.form import ConfigForm, NumberBox, _WheelGuard
+from napari_uflow._napari.parts.fields import NumberBox, WheelGuard
+from napari_uflow._napari.parts.form import ConfigForm
+from napari_uflow._napari.parts.labels import LABELS
+from napari_uflow._napari.parts.panel import as_sentence
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
 from napari_uflow.errors import ConfigError
 
@@ -45,7 +50,21 @@ def test_every_bound_comes_back(form_of, config):
 def test_every_field_says_what_it_does(form_of, config):
     form = form_of(config)
     for parameter in parameters_of(config):
-        assert parameter.help.split("'")[0][:40] in form.fields[parameter.name].tooltip
+        assert parameter.help.split("'")[0][:30] in form.fields[parameter.name].tooltip
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_window_shows_labels_instead_of_names(form_of, config):
+    form = form_of(config)
+    names = {parameter.name for other in CONFIGS for parameter in parameters_of(other)}
+    assert names == set(LABELS)
+    for name, field in form.fields.items():
+        label = form.layout().labelForField(field.native).text()
+        assert label.startswith(LABELS[name])
+        for text in (label, field.tooltip):
+            assert not re.search(r"[a-z]_[a-z]|--", text)
+    assert as_sentence("learning_rate must be 0 or more") == "'Learning rate' must be 0 or more."
+    assert as_sentence("a final_learning_rate, not steps") == "A 'Final learning rate ratio', not steps."
 
 
 def test_a_number_may_be_typed_with_an_exponent(form_of, qtbot):
@@ -62,9 +81,9 @@ def test_a_number_may_be_typed_with_an_exponent(form_of, qtbot):
 
 @pytest.mark.parametrize(("text", "said"), [("fast", "such as 0.001, not 'fast'"), ("", "not ''"), ("7", "not 7")])
 def test_a_text_that_is_no_learning_rate_is_refused_with_its_name(form_of, text, said):
-    form = form_of(TrainingConfig)
+    name, form = "learning_rate", form_of(TrainingConfig)
     form.fields["learning_rate"].value = text
-    with pytest.raises(ConfigError, match=f"learning_rate must be .*{said}"):
+    with pytest.raises(ConfigError, match=f"{name} must be .*{said}"):
         form.config()
 
 
@@ -109,7 +128,7 @@ def test_the_wheel_scrolls_the_form_and_changes_nothing(form_of, qtbot):
 
 def test_the_wheel_turns_a_field_that_was_clicked_on(form_of, qtbot):
     form = form_of(TrainingConfig)
-    guard = _WheelGuard()
+    guard = WheelGuard()
     box = QSpinBox()
     qtbot.addWidget(box)
     wheel = wheel_event()

@@ -8,7 +8,9 @@ import weakref
 
 import pytest
 
-from napari_uflow._napari.session.jobs import JobError, JobRunner, Outcome, Running, State, in_words
+from napari_uflow._napari.session.job import Running, in_words
+from napari_uflow._napari.session.runner import JobError, JobRunner, State
+from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.errors import ImageError
 from napari_uflow.progress import FINISH, Message, Progress, TrainingPoint, or_stop
 
@@ -87,7 +89,7 @@ def test_stopped_with_nothing(qtbot, runner):
     assert heard[-2:] == [("stopped", "stopped before there was a result"), ("ended", Outcome.STOPPED)]
 
 
-def test_a_mistake_of_the_user_is_told_as_it_is(qtbot, runner):
+def test_an_error_of_the_user_is_passed_on(qtbot, runner):
     def steps():
         yield Progress("Reading", 0, 1)
         raise ImageError("the image is empty; choose another one")
@@ -102,7 +104,7 @@ def test_a_mistake_of_the_user_is_told_as_it_is(qtbot, runner):
     ("error", "says"),
     [(ValueError("broken\nat line 3"), "ValueError: broken"), (MemoryError(), "smaller tiles")],
 )
-def test_our_own_mistake_is_one_sentence_and_a_traceback_in_the_log(qtbot, runner, caplog, error, says):
+def test_an_internal_error_is_one_sentence_and_a_traceback_in_the_log(qtbot, runner, caplog, error, says):
     def steps():
         yield Progress("Reading", 0, 1)
         raise error
@@ -175,7 +177,7 @@ def test_thousands_of_events_do_not_flood_the_window(qtbot, runner):
     assert events[-1][0].done == 20_000
 
 
-def test_a_runner_that_is_forgotten_does_no_harm(qtbot):
+def test_a_runner_may_be_deleted_before_its_job(qtbot):
     runner = JobRunner()
     ended = []
     job = runner.start(endless, title="Wait")
@@ -204,7 +206,7 @@ def test_napari_may_quit_the_worker(qtbot, runner):
     assert closed == [True]
 
 
-def test_a_warning_of_the_last_moment_is_told(qtbot, runner):
+def test_a_warning_at_the_end_is_passed_on(qtbot, runner):
     def steps():
         yield Progress("Working", 0, 1)
         warnings.warn("late", stacklevel=1)
@@ -216,7 +218,7 @@ def test_a_warning_of_the_last_moment_is_told(qtbot, runner):
     assert ("message", Message("late", warning=True)) in [(kind, *event) for kind, *event in heard]
 
 
-def test_a_job_that_is_over_keeps_nothing_of_those_who_listened(qtbot, runner):
+def test_a_finished_job_keeps_no_listener_alive(qtbot, runner):
     class Image:
         pass
 
@@ -248,7 +250,8 @@ def test_time_left(qtbot, runner):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "about 1 s"), (75, "about 75 s"), (600, "about 10 min"), (7200, "about 2.0 h")]
+    ("seconds", "text"),
+    [(0.2, "about 1\u00a0s"), (75, "about 75\u00a0s"), (600, "about 10\u00a0min"), (7200, "about 2.0\u00a0h")],
 )
 def test_durations_in_words(seconds, text):
     assert in_words(seconds) == text

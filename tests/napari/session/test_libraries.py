@@ -25,6 +25,7 @@ print("loaded")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["enable", "disable"])
 def test_libraries_are_loaded_in_a_worker(state):
     code = CODE.format(state=state)

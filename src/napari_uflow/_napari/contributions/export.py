@@ -1,4 +1,4 @@
-"""Results of a window as files and texts."""
+"""Export of a result: files, a script, a paragraph."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from napari_uflow._napari.contributions.io import write_image, write_labels, write_mask
 from napari_uflow._napari.layers.axes import axis_letters
+from napari_uflow._napari.layers.place import channel_options, place_of
 from napari_uflow._napari.layers.planes import planes_of_layer
-from napari_uflow._napari.session.known_normal import channel_options, place_of
-from napari_uflow._napari.session.session import LayerDetection, Session
+from napari_uflow._napari.session.layer_detection import LayerDetection
+from napari_uflow._napari.session.session import Session
 from napari_uflow.errors import ConfigError, UFlowError
 
 if TYPE_CHECKING:
     from napari.layers import Image
+
     from napari_uflow.detection.result import Detection
 
 __all__ = ["EXPORTS", "as_methods_text", "as_python", "export"]
@@ -26,7 +28,7 @@ EXPORTS: Mapping[str, tuple[str, str, str]] = {
     "mask": ("Mask as TIFF, 0 and 255...", " mask.tif", "TIFF (*.tif *.tiff)"),
     "heatmap": ("Heatmap as TIFF...", " heatmap.tif", "TIFF (*.tif *.tiff)"),
 }
-"""Kind of file -> what the menu says, the end of the name it proposes, and the filter of the dialog."""
+"""Kind of file -> menu entry, end of the proposed name, and filter of the dialog."""
 
 
 def export(kind: str, path: str, result: LayerDetection, image: Image | None) -> str:
@@ -37,11 +39,11 @@ def export(kind: str, path: str, result: LayerDetection, image: Image | None) ->
     kind : str
         One of `EXPORTS`.
     path : str
-        Name of the file; the ending is added where it is missing.
+        Name of the file; a missing suffix is added.
     result : LayerDetection
-        What was found.
+        The result.
     image : Image or None
-        The layer in which; None where it is gone.
+        Image layer of the result; None if it was closed.
 
     Raises
     ------
@@ -67,16 +69,16 @@ def export(kind: str, path: str, result: LayerDetection, image: Image | None) ->
 
 
 def _numbered(result: LayerDetection) -> list[Detection]:
-    """Return what was found with the ids of the labels layer."""
+    """Return the detections with the labels of the labels layer."""
     return [found.numbered_after(first) for found, first in zip(result.detections, result.first_labels, strict=True)]
 
 
 def _place(result: LayerDetection, index: tuple[int, ...], image: Image | None) -> dict[str, int]:
-    """Return where a plane lies in its stack, by the names of axes that QuPath knows."""
+    """Return the position of a plane by the axes that QuPath knows."""
     if image is not None:
         try:
             place = place_of(image, result.labels, index)
-        except UFlowError:  # the image was changed: what the result knows of itself is the best there is
+        except UFlowError:  # the image was changed: use the axes of the result
             pass
         else:
             return {"row": place.row, "col": place.col, **{a.lower(): place.at[a] for a in "ZT" if a in place.at}}
@@ -85,7 +87,7 @@ def _place(result: LayerDetection, index: tuple[int, ...], image: Image | None) 
 
 
 def as_python(result: LayerDetection, session: Session, index: tuple[int, ...], image: Image | None) -> str:
-    """Return a script that repeats a detection; `index` is the plane that is meant where not all were looked at."""
+    """Return a script that repeats a detection; `index` is the plane of a result that does not cover the image."""
     from napari_uflow.evaluation.methods import python_script
 
     found = dict(result.planes)[index]
@@ -96,7 +98,9 @@ def as_python(result: LayerDetection, session: Session, index: tuple[int, ...], 
         place = place_of(image, result.labels, index)
         planes = planes_of_layer(image, **options)
         positions = [i for i, plane in enumerate(planes) if plane.index == place.at] if len(planes) > 1 else None
-    remark = "Only a part of the image was looked at in napari; here it is all of it." if scope == "view" else ""
+    remark = (
+        "napari showed only a part of the image to the model; this script uses all of it." if scope == "view" else ""
+    )
     return python_script(found, session.model_path, positions=positions, channels=options["channels"], remark=remark)
 
 
@@ -111,7 +115,7 @@ def as_methods_text(result: LayerDetection | None, session: Session) -> str:
     from napari_uflow.evaluation.methods import methods_text
 
     if session.model is None:
-        raise ConfigError("there is no model to write about: train one, or open the one it was detected with")
+        raise ConfigError("no model to describe: open the model of this result")
     if result is None:
         return methods_text(session.model, None)
     found = result.planes[0][1]

@@ -1,4 +1,4 @@
-"""Files of layers and models: what napari calls to open a model, and to save layers as calibrated TIFF."""
+"""Readers, writers and commands for napari: open a model, save layers as calibrated TIFF."""
 
 from __future__ import annotations
 
@@ -26,38 +26,40 @@ __all__ = [
 ]
 
 _NO_LAYERS: list[Any] = [(None,)]
-"""What a reader returns that has done its work and has no layer to add."""
+"""Return value of a reader without layers."""
 
 
 def model_reader(path: str | Sequence[str]) -> Callable[[Any], list[Any]] | None:
-    """Return what opens a model file, or None for what is none.
+    """Return the reader of a model file, or None for other files.
 
     Parameters
     ----------
     path : str or sequence of str
-        What was dropped on the window. Of several files none is taken: one model is current.
+        Opened files. Several files are refused, because only one model is active.
     """
     return _read_model if isinstance(path, str) and path.lower().endswith(".safetensors") else None
 
 
 def _read_model(path: Any) -> list[Any]:
-    """Make a model the current one of the window; there is no layer to add."""
+    """Make a model the active one; it adds no layer."""
     import napari
 
     viewer = napari.current_viewer()
     if viewer is None:
-        raise ImageError("a model belongs to a window: open napari first, or use napari_uflow.load_model in Python")
-    _make_current(viewer, Path(path))
+        raise ImageError(
+            "a model is opened in a viewer: start napari first, or use napari_uflow.load_model in a script"
+        )
+    _make_active(viewer, Path(path))
     return _NO_LAYERS
 
 
-def _make_current(viewer: napari.viewer.Viewer, path: Path) -> None:
+def _make_active(viewer: napari.viewer.Viewer, path: Path) -> None:
     from napari.utils.notifications import show_info
 
     from napari_uflow._napari.session.session import session_of
 
     session_of(viewer).open_model(path)
-    show_info(f"'{path.stem}' is the current model; find anomalies with Plugins > U-Flow anomaly detection > Detect")
+    show_info(f"'{path.stem}' is the active model. Next: Plugins > U-Flow anomaly detection > Detect")
 
 
 def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
@@ -66,16 +68,16 @@ def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     path : str
-        Name of the file; ".tif" is added where it has no ending of a TIFF file.
+        Name of the file; ".tif" is added to a name without a suffix of TIFF files.
     data : array-like
         The pixels; of a pyramid the finest level is written.
     meta : mapping
-        What napari knows of the layer: name, scale, units, axis_labels, rgb, metadata and others.
+        Attributes of the layer: name, scale, units, axis_labels, rgb, metadata and others.
 
     Returns
     -------
     list of str
-        The file that was written.
+        The written file.
 
     Raises
     ------
@@ -91,14 +93,14 @@ def write_labels(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
 
 
 def write_mask(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
-    """Write where a labels layer is above 0 as TIFF, 255 there and 0 elsewhere; as in :func:`write_image`."""
+    """Write a labels layer as a mask, 255 for labels above 0 and 0 elsewhere; as in :func:`write_image`."""
     finest = data[0] if meta.get("multiscale") else data
     mask = np.where(np.asarray(finest) > 0, np.uint8(255), np.uint8(0))
     return _write(path, mask, {**meta, "multiscale": False})
 
 
 class _Described(NamedTuple):
-    """What the axes of a layer are read from."""
+    """Attributes of a layer that describe its axes."""
 
     name: str
     ndim: int
@@ -146,7 +148,7 @@ def _described(values: NDArray[Any], meta: Mapping[str, Any]) -> _Described:
 
 
 def _hyperstack(values: NDArray[Any], layer: _Described) -> tuple[NDArray[Any], str, float | None]:
-    """Return the values with axes that ImageJ has names for, these axes, and the distance of planes on Z."""
+    """Return the values with the axes of ImageJ, the letters of these axes, and the spacing of planes along Z."""
     from napari_uflow._napari.layers.axes import axis_letters, unit_text
 
     letters = list(axis_letters(layer))
@@ -158,8 +160,8 @@ def _hyperstack(values: NDArray[Any], layer: _Described) -> tuple[NDArray[Any], 
         if axis not in named:
             if not free:
                 raise ImageError(
-                    f"'{layer.name}' has {len(kept)} axes, more than a TIFF file has names for (time, depth, channels, "
-                    f"rows, columns); save a part of it"
+                    f"'{layer.name}' has {len(kept)} axes, but a TIFF file names only five (time, depth, channels, "
+                    "rows, columns): save a part of it"
                 )
             named[axis] = free.pop()
     z = next((axis for axis in kept if letters[axis] == "Z" and named[axis] == "Z"), None)
@@ -176,7 +178,7 @@ def _calibration(layer: _Described) -> tuple[tuple[float, float] | None, str | N
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold."""
+    """Return a value as JSON types; others become text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -185,44 +187,44 @@ def _plain(value: Any) -> Any:
 
 
 def open_model(viewer: napari.viewer.Viewer) -> None:
-    """Ask for a model file and make it the current model."""
+    """Ask for a model file and make it the active model."""
     from napari_uflow._napari.parts import dialogs
 
     path = dialogs.ask_to_open("Open a U-Flow model", "Models (*.safetensors)")
     if path:
-        _make_current(viewer, Path(path))
+        _make_active(viewer, Path(path))
 
 
 def save_as_tiff(viewer: napari.viewer.Viewer) -> None:
-    """Ask for a name and save the selected layer as calibrated TIFF."""
+    """Ask for a file name and save the selected layer as calibrated TIFF."""
     from napari_uflow._napari.parts import dialogs
 
     layer = _active(viewer, ("image", "labels"), "an image or labels layer")
     path = dialogs.ask_to_save("Save as calibrated TIFF", f"{layer.name}.tif", "TIFF (*.tif *.tiff)")
     if path:
         data, meta, _ = layer.as_layer_data_tuple()
-        _tell(_write(path, data, meta))
+        _show_saved(_write(path, data, meta))
 
 
 def save_as_mask(viewer: napari.viewer.Viewer) -> None:
-    """Ask for a name and save the selected labels layer as a mask of 0 and 255."""
+    """Ask for a file name and save the selected labels layer as a mask of 0 and 255."""
     from napari_uflow._napari.parts import dialogs
 
     layer = _active(viewer, ("labels",), "a labels layer")
     path = dialogs.ask_to_save("Save as mask", f"{layer.name} mask.tif", "TIFF (*.tif *.tiff)")
     if path:
         data, meta, _ = layer.as_layer_data_tuple()
-        _tell(write_mask(path, data, meta))
+        _show_saved(write_mask(path, data, meta))
 
 
 def _active(viewer: napari.viewer.Viewer, kinds: Sequence[str], wanted: str) -> Layer:
     layer = viewer.layers.selection.active
     if layer is None or layer.as_layer_data_tuple()[2] not in kinds:
-        raise ImageError(f"select {wanted} in the layer list first, and one only")
+        raise ImageError(f"select {wanted} in the layer list first, and only one")
     return layer
 
 
-def _tell(paths: Sequence[str]) -> None:
+def _show_saved(paths: Sequence[str]) -> None:
     from napari.utils.notifications import show_info
 
     show_info(f"Saved '{paths[0]}'")

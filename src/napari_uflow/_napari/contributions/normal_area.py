@@ -1,4 +1,4 @@
-"""A new labels layer to paint what is normal."""
+"""A new labels layer to paint the normal area in."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from napari_uflow.errors import ImageError
 
 if TYPE_CHECKING:
     import napari.viewer
-
     from napari.layers import Image, Labels
 
 __all__ = ["add_normal_area", "new_normal_area"]
 
 
 def add_normal_area(viewer: napari.viewer.Viewer, image: Image, *, channel_axis: int | None = None) -> Labels:
-    """Add an empty labels layer on top of an image, selected and ready to paint on."""
+    """Add an empty labels layer on top of an image, selected and in paint mode."""
     image = bare(image)
     layer = viewer.add_labels(
         frame_of(image, channel_axis).empty(np.uint8),
@@ -36,14 +35,14 @@ def add_normal_area(viewer: napari.viewer.Viewer, image: Image, *, channel_axis:
 
 
 def new_normal_area(viewer: napari.viewer.Viewer) -> None:
-    """Add an empty normal-area layer for the selected image; the command of the menu.
+    """Add an empty normal-area layer for the selected image (menu command).
 
     Raises
     ------
     ImageError
-        If no image is selected and there is not exactly one.
+        If no image is selected and several or none are open.
     """
-    from napari_uflow._napari.parts.layer_choice import is_image_layer
+    from napari_uflow._napari.layers.kinds import is_image_layer
 
     active: Any = viewer.layers.selection.active
     images = [layer for layer in viewer.layers if is_image_layer(layer)]
@@ -52,5 +51,5 @@ def new_normal_area(viewer: napari.viewer.Viewer) -> None:
     elif len(images) == 1:
         image = images[0]
     else:
-        raise ImageError("select the image whose normal area you want to paint")
+        raise ImageError("select the image to paint on first")
     add_normal_area(viewer, image)

@@ -1,4 +1,4 @@
-"""The sample data of the plugin: stacks of drawn fibre fields as layers."""
+"""Sample data of the plugin: stacks of drawn fibre images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +14,17 @@ __all__ = ["open_defective_fibres", "open_normal_fibres"]
 
 _SHAPE = (256, 256)
 
-# As in the demo: a training with the defaults of the widget, which takes a minute or two, learns this.
+# As in the demo; a training with the default settings, one or two minutes, learns this.
 _DRAWING: dict[str, Any] = {"aligned": True, "diameter_px": 5.0, "severity": (0.8, 1.0)}
 _N_NORMAL = 32
 _N_DEFECTIVE, _N_CLEAN = 9, 3
 
 _PIXEL_UM = 0.09
-"""Micrometres per pixel: a fibre of 5 pixels is then 450 nm thick, an ordinary one for electrospinning."""
+"""Micrometres per pixel: a fibre of 5 pixels is 450 nm thick, as is usual for electrospinning."""
 
 
 def open_normal_fibres() -> "list[LayerDataTuple]":
-    """Draw normal fields of electrospun fibres, to train on.
+    """Draw normal images of electrospun fibres, to train on.
 
     Returns
     -------
@@ -35,16 +35,16 @@ def open_normal_fibres() -> "list[LayerDataTuple]":
 
 
 def open_defective_fibres() -> "list[LayerDataTuple]":
-    """Draw fields with defects, a few without, and where the defects are.
+    """Draw images with defects, a few without, and the true defects.
 
     Returns
     -------
     list of LayerDataTuple
-        An image layer, uint8 of shape (12, 256, 256), of which the last three fields are normal; and a labels layer of
-        the same shape whose features say of what kind each defect is. Labels are unique over the stack; row 0 of the
-        features is the background.
+        An image layer, uint8 of shape (12, 256, 256), of which the last three are normal; and a labels layer of the
+        same shape whose features give the kind of each defect. Labels are unique over the stack; row 0 of the features
+        is the background.
     """
-    # another seed: none of these fields is among those to train on
+    # another seed than the normal images
     fields = fibre_dataset(_N_CLEAN, _N_DEFECTIVE, shape=_SHAPE, seed=1, **_DRAWING)
     fields = fields[_N_CLEAN:] + fields[:_N_CLEAN]
     truth = np.zeros((len(fields), *_SHAPE), np.int32)
@@ -55,7 +55,7 @@ def open_defective_fibres() -> "list[LayerDataTuple]":
         places += [place] * len(drawn.kinds)
     options: dict[str, Any] = {
         "name": "Fibres, truth",
-        "features": {"index": np.arange(len(kinds)), "kind": kinds, "field": places},
+        "features": {"index": np.arange(len(kinds)), "kind": kinds, "specimen": places},
         "opacity": 0.5,
         "visible": False,
         **_geometry(),
@@ -70,7 +70,7 @@ def _images(fields: list[FibreField], name: str) -> "LayerDataTuple":
 
 def _geometry() -> dict[str, Any]:
     return {
-        "axis_labels": ("field", "y", "x"),
+        "axis_labels": ("specimen", "y", "x"),
         "scale": (1.0, _PIXEL_UM, _PIXEL_UM),
         "units": ("pixel", "um", "um"),
     }

@@ -1,4 +1,4 @@
-"""napari layers in, plain values out; and the transform that puts a result on top of its image.
+"""From napari layers to plain values, and the transform that aligns a result with its image.
 
-Everything here runs in the thread of the window and returns values that hold arrays, never a layer.
+All of this runs in the main thread and returns values that hold arrays, not layers.
 """

@@ -8,23 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_uflow._napari.layers.axes import axis_letters, axis_names, finest
+from napari_uflow._napari.layers.planes import planes_of_layer
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer, Shapes
-from napari_uflow._napari.layers.axes import axis_letters, axis_names, finest
-from napari_uflow._napari.layers.planes import planes_of_layer
 
-__all__ = ["normal_regions"]
+__all__ = ["SpecimenRule", "normal_regions"]
 
 SpecimenRule = Literal["names", "one", "each"]
-"""Whether the planes of a stack come from one specimen: told by the axis names, yes, or no."""
+"""Rule for the specimens of the planes of a stack: decide by axis name, all from one, or each from a different one."""
 
-
-# Axes whose positions are separate specimens: each can be held out of training by itself.
 _AREAS = ("rectangle", "ellipse", "polygon")
+# Axes with a different specimen at each position, which can be held out of training.
 _SPECIMEN_AXES = frozenset(
     {"field", "fields", "fov", "image", "picture", "position", "sample", "scene", "specimen", "well"}
 )
@@ -40,29 +39,29 @@ def normal_regions(
     channels: Sequence[int | str] | None = None,
     may_be_empty: bool = False,
 ) -> list[NormalRegion]:
-    """Return what is normal in an image layer, plane by plane; planes in which nothing is are left out.
+    """Return the normal regions of an image layer, one for each plane that has any.
 
     Parameters
     ----------
     image_layer : Image
         The images.
     normal_layer : Labels or Shapes, optional
-        What is normal: labels above 0, or the inside of rectangles, ellipses and polygons. Flat layers hold for all
-        planes. Everything is normal where there is none.
+        Normal area: labels above 0, or the inside of rectangles, ellipses and polygons. A 2-D layer applies to all
+        planes. None for whole images.
     ignore_layer : Labels or Shapes, optional
-        What is taken away from that.
-    fields : {"names", "one", "each"}
-        Whether the planes are separate specimens: where an axis is called field, position, sample or the like; no; or
-        each of them.
+        Area to leave out.
+    specimens : {"names", "one", "each"}
+        Rule for the specimens of the planes: a different one at each position of an axis named field, position, sample
+        or the like; all from one; or each from a different one.
     channel_axis, channels
         As in :func:`planes_of_layer`.
     may_be_empty : bool
-        Return an empty list where nothing is normal.
+        Return an empty list, instead of an error, if nothing is normal.
 
     Raises
     ------
     ImageError
-        If nothing is normal, or the layers do not lie on each other.
+        If nothing is normal, or the layers do not overlap.
     """
     planes = planes_of_layer(image_layer, channel_axis=channel_axis, channels=channels)
     letters = axis_letters(image_layer, channel_axis)
@@ -81,14 +80,14 @@ def normal_regions(
         marked = "the whole image" if normal_layer is None else f"'{normal_layer.name}'"
         less = "" if ignore_layer is None else f", less '{ignore_layer.name}',"
         raise ImageError(
-            f"{marked}{less} leaves nothing normal in '{image_layer.name}': paint over what is normal, "
-            f"or choose the whole image"
+            f"{marked}{less} leaves nothing normal in '{image_layer.name}': paint over its normal parts, or choose the "
+            f"whole image"
         )
     return regions
 
 
 def _specimen(plane: Plane, names: dict[str, str], rule: SpecimenRule) -> str | None:
-    """Return the specimen of a plane that is one by itself; None where the layer's name decides."""
+    """Return the specimen of a plane that is different from others in its layer; None if the layer's name decides."""
     axes = [a for a in plane.axes if a in plane.index and rule != "one"]
     if rule == "names":
         axes = [a for a in axes if names.get(a) in _SPECIMEN_AXES]
@@ -97,9 +96,9 @@ def _specimen(plane: Plane, names: dict[str, str], rule: SpecimenRule) -> str | 
 
 
 class _Area:
-    """The area that a labels or shapes layer marks in the planes of an image layer.
+    """Area that a labels or shapes layer marks in the planes of an image layer.
 
-    Positions go through the world: the two layers may have another scale, place and number of axes.
+    Positions are mapped through world coordinates: the layers may differ in scale, translation and number of axes.
     """
 
     def __init__(self, layer: Labels | Shapes, image: Image, letters: str) -> None:
@@ -109,7 +108,7 @@ class _Area:
         self._image = image
 
     def mask(self, plane: Plane) -> NDArray[np.bool_]:
-        """Return the area in one plane, (M, N); a copy, so that painting on does not reach a job that runs."""
+        """Return the area in one plane, (M, N) bool; a copy, so that further painting does not affect a running job."""
         letters = self._letters[self._axes[:-2]]
         position = np.array([0 if letter == "C" else plane.index[letter] for letter in letters], dtype=float)
         if hasattr(self._layer, "shape_type"):
@@ -150,10 +149,11 @@ class _Area:
 
 
 def _axes_below(layer: Layer, image: Image, letters: NDArray[Any]) -> list[int]:
-    """Return the image axis that each axis of a layer lies on: the last ones, as napari shows them."""
+    """Return the image axis of each axis of a layer: the last ones, as napari aligns them."""
     if layer.ndim > image.ndim:
         raise ImageError(
-            f"'{layer.name}' has {layer.ndim} axes, but '{image.name}' has {image.ndim}; draw the area on the image"
+            f"'{layer.name}' has {layer.ndim} axes, but '{image.name}' has {image.ndim}; draw the area on the image "
+            "itself"
         )
     axes = list(range(image.ndim))
     if layer.ndim == image.ndim - 1 and "C" in letters:
@@ -162,7 +162,7 @@ def _axes_below(layer: Layer, image: Image, letters: NDArray[Any]) -> list[int]:
 
 
 def _to_world(layer: Layer, axes: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return matrix and offset from some axes of a layer to the same axes of the world."""
+    """Return matrix and offset from axes of a layer to the same axes of the world."""
     origin = np.asarray(layer.data_to_world(np.zeros(layer.ndim)), dtype=float)
     columns = [np.asarray(layer.data_to_world(unit), dtype=float) - origin for unit in np.eye(layer.ndim)]
     kept = list(axes)
@@ -172,7 +172,7 @@ def _to_world(layer: Layer, axes: Sequence[int]) -> tuple[NDArray[np.float64], N
 def _mapping(
     source: Layer, source_axes: Sequence[int], target: Layer, target_axes: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return matrix and offset from positions in one layer to positions in another one."""
+    """Return matrix and offset from positions in one layer to positions in another."""
     from_matrix, from_offset = _to_world(source, source_axes)
     to_matrix, to_offset = _to_world(target, target_axes)
     back = np.linalg.inv(to_matrix)

@@ -1,4 +1,4 @@
-"""Move the view of a window to a place in a layer."""
+"""Move the view of a viewer to a place in a layer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["camera_of", "go_to"]
 
-# A place that takes less or more than these parts of the canvas is shown at a quarter of it; in between the zoom stays,
-# so that going from one to the next does not make dizzy.
+# A place that covers less or more than these fractions of the canvas is zoomed to a quarter of it; otherwise the zoom
+# does not change, for a steady view from one anomaly to the next.
 _LEAST, _MOST, _SHOWN = 0.06, 0.6, 1 / 4
 _PIXELS_AROUND = 16
 _CANVAS = 600
@@ -27,20 +27,20 @@ def camera_of(viewer: napari.viewer.Viewer) -> Any:
 
 
 def go_to(viewer: napari.viewer.Viewer, layer: Layer, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
-    """Show a box of a layer: the right plane, in the middle of the canvas, neither tiny nor cut off.
+    """Show a box of a layer: its plane, centred, neither tiny nor cut off.
 
     Parameters
     ----------
     viewer : Viewer
-        The window.
+        The viewer.
     layer : Layer
         The layer.
     low, high : (D,) array
-        Opposite corners of the box in the layer's own pixels.
+        Opposite corners of the box, in pixels of the layer.
     """
     corners = np.array([layer.data_to_world(corner) for corner in product(*zip(low, high, strict=True))])
     centre = np.asarray(layer.data_to_world((low + high) / 2), dtype=float)
-    first = viewer.dims.ndim - len(centre)  # layers with fewer axes lie on the last ones
+    first = viewer.dims.ndim - len(centre)  # a layer with fewer axes is aligned with the last ones
     viewer.dims.set_point([first + axis for axis in range(len(centre))], [float(value) for value in centre])
     shown = [axis - first for axis in viewer.dims.displayed]
     camera = camera_of(viewer)

@@ -1,4 +1,4 @@
-"""Planes of an image layer: all of them, the one that is shown, the part in view."""
+"""Planes of an image layer: all planes, the current one, its visible part."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["View", "current_plane", "planes_of_layer", "visible_part"]
 
 @dataclass(frozen=True)
 class View:
-    """The visible part of one plane.
+    """Visible part of a plane.
 
     Attributes
     ----------
     plane : Plane
-        The part, as an image of its own.
+        The part, as a plane.
     window : Window
-        Where it lies in the whole plane, in pixels of the finest level.
+        Its window in the whole plane, in pixels of the finest level.
     index : tuple of int
-        Where the whole plane lies in a result of the layer.
+        Index of the whole plane in a result of the layer.
     """
 
     plane: Plane
@@ -41,21 +41,21 @@ class View:
 def planes_of_layer(
     layer: Image, *, channel_axis: int | None = None, channels: Sequence[int | str] | None = None
 ) -> list[Plane]:
-    """Split an image layer into planes; nothing is read.
+    """Split an image layer into planes; no pixel is read.
 
     Parameters
     ----------
     layer : Image
-        2-D or a stack, with channels or RGB, of any kind of array; of a pyramid the finest level is taken.
+        2-D image or stack, with channels or RGB, of any array type; the finest level of a multiscale layer is used.
     channel_axis : int, optional
-        The axis of the channels, where its name does not say it.
+        Axis of the channels; None to decide by axis name.
     channels : sequence of int or str, optional
-        Channels to use, at most 3; all of them by default.
+        Channels to use, at most 3; all by default.
 
     Raises
     ------
     ImageError
-        If the axes are unclear, there are more than 3 channels and none was chosen, or pixels are no real numbers.
+        If the axes are unclear, more than 3 channels are used, or pixels are not real numbers.
     """
     pixel_size, unit = pixel_size_of(layer)
     return planes_of(
@@ -76,14 +76,14 @@ def current_plane(
     channel_axis: int | None = None,
     channels: Sequence[int | str] | None = None,
 ) -> Plane:
-    """Return the plane that is shown.
+    """Return the plane at the sliders.
 
     Parameters
     ----------
     layer : Image
         The layer.
     point : sequence of float
-        ``viewer.dims.point``: where the sliders stand, in world coordinates.
+        ``viewer.dims.point``, the slider positions in world coordinates.
     channel_axis, channels
         As in :func:`planes_of_layer`.
     """
@@ -93,11 +93,11 @@ def current_plane(
     for plane in planes_of_layer(layer, channel_axis=channel_axis, channels=channels):
         if plane.index == wanted:
             return plane
-    raise ImageError(f"'{layer.name}' is not shown where the sliders stand; move them onto it")
+    raise ImageError(f"'{layer.name}' has no plane at the sliders: move them onto it")
 
 
 def _position(layer: Layer, point: Sequence[float]) -> list[int]:
-    """Return the slider positions in the layer's own pixels, held inside it."""
+    """Return the slider positions in pixels of the layer, clipped to it."""
     world = np.zeros(layer.ndim)
     tail = np.asarray(point, dtype=float)[-layer.ndim :]
     world[layer.ndim - len(tail) :] = tail
@@ -112,12 +112,12 @@ def visible_part(
     channel_axis: int | None = None,
     channels: Sequence[int | str] | None = None,
 ) -> View:
-    """Return the part of the shown plane that the canvas shows, as an image of its own.
+    """Return the visible part of the current plane.
 
     Parameters
     ----------
     layer, point, channel_axis, channels
-        As in :func:`current_plane`. The whole plane is taken in the 3-D view.
+        As in :func:`current_plane`. In the 3-D view the whole plane is returned.
     """
     plane = current_plane(layer, point, channel_axis=channel_axis, channels=channels)
     factors = np.ones(2)
@@ -128,7 +128,7 @@ def visible_part(
     stop_row, stop_col = (int(value) for value in np.ceil(corners[1] + factors))
     window = Window(row, col, max(0, stop_row - row), max(0, stop_col - col)).clipped(plane.shape)
     if min(window.shape) < 2:
-        raise ImageError(f"nothing of '{layer.name}' is in view; move the view onto it")
+        raise ImageError(f"no part of '{layer.name}' is visible: move the view onto it")
     key: list[Any] = []
     for letter in plane.axes:
         if letter in "YX":

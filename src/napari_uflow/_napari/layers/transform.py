@@ -1,4 +1,4 @@
-"""The transform that puts a result on top of its image layer."""
+"""Transform that aligns a result with its image layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["output_transform"]
 def output_transform(
     layer: Image, *, channel_axis: int | None = None, offset: tuple[int, int] = (0, 0), index: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """Return all fields that put a result on top of its image.
+    """Return the layer attributes that align a result with its image.
 
     Parameters
     ----------
@@ -27,9 +27,9 @@ def output_transform(
     channel_axis : int, optional
         As in :func:`planes_of_layer`.
     offset : (int, int)
-        Row and column of the image at which the result begins.
+        Row and column of the image where the result begins.
     index : sequence of int, optional
-        Position of the result on its axes before rows and columns, where it is one plane of a stack.
+        Position on the axes before rows and columns, for a result of one plane of a stack.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def output_transform(
     shear = np.array(layer.shear, dtype=float)
     start = np.zeros(layer.ndim)
     start[axes] = [*(index or [0] * (len(axes) - 2)), *offset]
-    if frame.keeps_channel:  # one entry that is as long as all channels: it is seen with each of them
+    if frame.keeps_channel:  # one entry as long as all channels, visible with each of them
         start[frame.channel] = (frame.n_channels - 1) / 2
     linear = Affine(scale=scale, rotate=rotate, shear=shear, ndim=layer.ndim).linear_matrix
     translate = translate + linear @ start
@@ -65,7 +65,7 @@ def output_transform(
 
 
 def _kept_shear(shear: NDArray[np.float64], n: int, axes: Sequence[int]) -> NDArray[np.float64]:
-    """Keep the shears between some axes of n; napari lists the entries above the diagonal row by row."""
+    """Return the shear between some of n axes; napari lists the entries above the diagonal row by row."""
     matrix = np.zeros((n, n))
     matrix[np.triu_indices(n, 1)] = shear
     return np.asarray(matrix[np.ix_(axes, axes)][np.triu_indices(len(axes), 1)])

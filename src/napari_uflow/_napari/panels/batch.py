@@ -1,4 +1,4 @@
-"""Detect in many files: images in, TIFF, CSV and an overview out."""
+"""The Detect in files widget: from files of images to TIFF, CSV and an overview."""
 
 from __future__ import annotations
 
@@ -6,29 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QUrl
+from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices, QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QFormLayout,
-    QHBoxLayout,
-    QHeaderView,
-    QLineEdit,
-    QTreeWidget,
-    QTreeWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
 
-from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.parts.form import ConfigForm, tooltip
-from napari_uflow._napari.parts.layer_choice import channels_box, chosen_channels
-from napari_uflow._napari.parts.panel import JobBar, ModelBar, Panel, advanced_section, heading, push_button, text_label
-from napari_uflow._napari.session.jobs import Job, Running
+from napari_uflow._napari.parts.file_axes import FileAxesForm
+from napari_uflow._napari.parts.file_list import FileList
+from napari_uflow._napari.parts.form import ConfigForm
+from napari_uflow._napari.parts.job_bar import JobBar
+from napari_uflow._napari.parts.model_bar import ModelBar
+from napari_uflow._napari.parts.output_folder import OutputFolder
+from napari_uflow._napari.parts.panel import Panel, advanced_section, heading, push_button, text_label
+from napari_uflow._napari.session.job import Job, Running
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
 from napari_uflow.config import DetectionConfig
-from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Message
 from napari_uflow.wording import counted
 
@@ -40,181 +32,112 @@ if TYPE_CHECKING:
 __all__ = ["BatchWidget"]
 
 _NOW = "..."
-_PATH, _DONE = Qt.ItemDataRole.UserRole, Qt.ItemDataRole.UserRole + 1
 
 
 class BatchWidget(Panel):
-    """Detect in many files with the current model and write the results to a folder.
+    """Detect anomalies in many files with the active model, and write the results to a folder.
 
     Parameters
     ----------
     napari_viewer : Viewer
-        The window whose model is used.
+        The viewer; napari passes it.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        self.setAcceptDrops(True)
         self._session = session_of(napari_viewer)
         self._is_running = False
-        self.setAcceptDrops(True)
+        self._written: dict[Path, Path] = {}  # output folder of each processed file
 
         self.model_bar = ModelBar(self._session)
-        self.files = QTreeWidget()
-        self.files.setHeaderLabels(["File", "Result"])
-        self.files.setRootIsDecorated(False)
-        self.files.setUniformRowHeights(True)
-        self.files.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.files.setTextElideMode(Qt.TextElideMode.ElideRight)
-        self.files.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Interactive)
-        self.files.header().setStretchLastSection(True)
-        self.files.setColumnWidth(0, 150)
-        self.files.setMinimumHeight(150)
-        self.files.setToolTip(
-            tooltip("Drop files and folders here. A double click opens an image, with what was found in it.")
+        self.files = FileList()
+        self.output = OutputFolder(
+            "For each image NAME: NAME_heatmap.tif, NAME_log10_nfa.tif and NAME_labels.tif, with pixel size and axes. "
+            "For all images: regions.csv, summary.csv and overview.png. The folder is created if needed."
         )
-        self.files.itemDoubleClicked.connect(self._open_row)
-
-        self.add_files = push_button("Add files...", self._ask_for_files)
-        self.add_folder = push_button("Add folder...", self._ask_for_folder)
-        self.remove = push_button(
-            "Remove", self._remove, "Take the selected files off the list, or all of them where none is selected."
-        )
-
-        self.output = QLineEdit()
-        self.output.setPlaceholderText("folder")
-        self.output.setToolTip(
-            tooltip(
-                "For each image NAME: NAME_heatmap.tif, NAME_log10_nfa.tif and NAME_labels.tif with pixel size and "
-                "axes; for all of them regions.csv, summary.csv and overview.png. The folder is made if it is missing."
-            )
-        )
-        self.output.textChanged.connect(self._refresh)
-        self.choose_output = push_button("Choose...", self._ask_for_output)
-
         self.form = ConfigForm(DetectionConfig, shown=lambda parameter: not parameter.advanced)
         self.form.set_config(DetectionConfig(false_alarms=read_settings().false_alarms))
         self.advanced = ConfigForm(DetectionConfig, shown=lambda parameter: parameter.advanced)
-        self.channels = channels_box(
-            "The channels that the model was trained on, by number from 0, such as 0, 2, or by name. Empty: all."
-        )
-        self.axes = QLineEdit()
-        self.axes.setPlaceholderText("as the file says")
-        self.axes.setToolTip(
-            tooltip(
-                "One letter for each axis of the files, such as ZYX or CYX, where what a file says of them is wrong: Y "
-                "rows, X columns, C channels, S colours, Z depth, T time."
-            )
-        )
-        file_form = QFormLayout()
-        file_form.addRow("Channels", self.channels)
-        file_form.addRow("Axes", self.axes)
-        content = QWidget()
-        inside = QVBoxLayout(content)
-        inside.setContentsMargins(0, 0, 0, 0)
-        inside.addLayout(file_form)
-        inside.addWidget(self.advanced)
-        collapsed = advanced_section(content)
-
-        self.job_bar = JobBar(self._session.runner, "Detect in all files", self._start, tells=self._is_of_all)
+        self.file_axes = FileAxesForm()
+        self.job_bar = JobBar(self._session.runner, "Detect in all files", self._start, shows=self._is_of_all)
         self.files_line = text_label()
         self.files_line.hide()
-        self.open_output = push_button("Show the folder", self._show_folder)
+        self.open_output = push_button("Open output folder", self._show_folder)
         self.open_output.hide()
+        self._lay_out()
+        self._connect()
+        self._refresh()
 
+    def _lay_out(self) -> None:
         self.rows.addWidget(self.model_bar)
         self.rows.addWidget(heading("Images"))
         self.rows.addWidget(self.files, 1)
-        self.rows.addLayout(_in_a_row(self.add_files, self.add_folder, self.remove))
-        self.rows.addWidget(heading("Results go to"))
-        self.rows.addLayout(_in_a_row(self.output, self.choose_output))
-        self.rows.addWidget(heading("Detection"))
-        self.rows.addWidget(self.form)
-        self.rows.addWidget(collapsed)
-        self.rows.addWidget(self.job_bar)
-        self.rows.addWidget(self.files_line)
-        self.rows.addWidget(self.open_output)
+        below = (
+            heading("Output folder"),
+            self.output,
+            heading("Detection"),
+            self.form,
+            advanced_section(self.file_axes, self.advanced),
+        )
+        for widget in (*below, self.job_bar, self.files_line, self.open_output):
+            self.rows.addWidget(widget)
 
+    def _connect(self) -> None:
+        self.files.added.connect(self.output.propose)
+        self.files.changed.connect(self._choice_changed)
+        self.files.refused.connect(self.job_bar.refuse)
+        self.files.opened.connect(self._open)
+        for part in (self.output, self.form, self.file_axes, self.advanced):
+            part.changed.connect(self._choice_changed)
         self.model_bar.failed.connect(self.job_bar.say)
         self._session.model_changed.connect(self._refresh)
-        self._refresh()
 
-    # ---- the list of files
+    # ---- choices
 
     def paths(self) -> list[Path]:
-        """Return the files on the list, in order."""
-        return [Path(item.data(0, _PATH)) for item in self._items()]
+        """Return the files on the list."""
+        return self.files.paths()
 
     def add(self, paths: Sequence[str | Path]) -> None:
-        """Put files, and the images of folders, on the list; those on it already stay once."""
-        from napari_uflow.store.images import find_images
-
-        known = set(self.paths())
-        try:
-            found = find_images(list(paths))
-        except UFlowError as error:
-            self.job_bar.say(str(error))
-            return
-        for path in found:
-            if path not in known:
-                item = QTreeWidgetItem([path.name, ""])
-                item.setData(0, _PATH, str(path))
-                item.setToolTip(0, str(path))
-                self.files.addTopLevelItem(item)
-        if found and not self.output.text():
-            self.output.setText(str(found[0].parent / "anomalies"))
-        self.job_bar.say("")
-        self._refresh()
-
-    def _items(self) -> list[QTreeWidgetItem]:
-        items = (self.files.topLevelItem(i) for i in range(self.files.topLevelItemCount()))
-        return [item for item in items if item is not None]
-
-    def _ask_for_files(self) -> None:
-        paths = dialogs.ask_for_files("Images to look at", parent=self)
-        if paths:
-            self.add(paths)
-
-    def _ask_for_folder(self) -> None:
-        path = dialogs.ask_for_folder("Folder of images to look at", parent=self)
-        if path:
-            self.add([path])
-
-    def _ask_for_output(self) -> None:
-        path = dialogs.ask_for_folder("Folder for the results", parent=self)
-        if path:
-            self.output.setText(path)
-
-    def _remove(self) -> None:
-        for item in self.files.selectedItems() or self._items():
-            self.files.takeTopLevelItem(self.files.indexOfTopLevelItem(item))
-        self._refresh()
+        """Add files, and the images of folders, to the list."""
+        self.files.add(paths)
 
     def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:  # noqa: N802 - Qt's name
-        """Take files."""
-        if event is not None and event.mimeData().hasUrls() and self.add_files.isEnabled():
-            event.acceptProposedAction()
+        """Accept files."""
+        self.files.take_drag(event)
 
     def dropEvent(self, event: QDropEvent | None) -> None:  # noqa: N802
-        """Put dropped files and folders on the list."""
-        if event is not None:
-            self.add([url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()])
-            event.acceptProposedAction()
-
-    # ---- the job
+        """Add dropped files and folders to the list."""
+        self.files.take_drop(event)
 
     def config(self) -> DetectionConfig:
-        """Return how to detect."""
+        """Return the parameters of the detection."""
         advanced = self.advanced.config().to_dict()
         return DetectionConfig.from_dict(
             {**advanced, **{name: self.form.config().to_dict()[name] for name in self.form.fields}}
         )
 
+    def _choice_changed(self) -> None:
+        self.job_bar.clear_refusal()
+        self._refresh()
+
+    def _refresh(self) -> None:
+        is_ready = self._session.model is not None and bool(self.paths()) and bool(self.output.path())
+        self.job_bar.set_ready(is_ready)
+        self.files.set_frozen(self._is_running)
+        self.file_axes.set_enabled(not self._is_running)
+        for widget in (self.output, self.form, self.advanced):
+            widget.setEnabled(not self._is_running)
+
+    # ---- the job
+
     def _start(self) -> Job:
-        model, paths, output, config = self._session.model, self.paths(), self.output.text().strip(), self.config()
+        model, paths, output, config = self._session.model, self.paths(), self.output.path(), self.config()
         device, weights = read_settings().device, weights_folder()
-        channels, axes = chosen_channels(self.channels.text()), self.axes.text().strip().upper() or None
+        channels, axes = self.file_axes.chosen_channels(), self.file_axes.chosen_axes()
         if model is None:
-            raise ConfigError("there is no model: train one, or open a model file")
+            raise ConfigError("no model: train one or open a model file")
 
         def make_steps() -> Any:
             from napari_uflow.batch.files import detect_files_steps
@@ -224,8 +147,7 @@ class BatchWidget(Panel):
             )
 
         job = self._session.runner.start(make_steps, title="Detecting in files")
-        for item in self._items():
-            self._set_result(item, "")
+        self.files.clear_results()
         self._is_running = True
         job.progress.connect(self._show_progress)
         job.message.connect(self._hear)
@@ -237,43 +159,39 @@ class BatchWidget(Panel):
         return job
 
     def _show_progress(self, running: Running) -> None:
-        """Mark the files that are done; the bar tells of the time left."""
-        items = self._items()
-        if running.total != len(items):  # the parts of a single image
+        """Mark the files that are done."""
+        results = self.files.results()
+        if running.total != len(results):  # progress within a single image
             return
-        for item in items[: running.done]:
-            if item.text(1) in ("", _NOW):
-                self._set_result(item, "done")
-        if running.done < running.total and not items[running.done].text(1):
-            self._set_result(items[running.done], _NOW)
+        for i in range(running.done):
+            if results[i] in ("", _NOW):
+                self.files.set_result(i, "done")
+        if running.done < running.total and not results[running.done]:
+            self.files.set_result(running.done, _NOW)
 
-    def _item_of(self, message: Message) -> QTreeWidgetItem | None:
-        """Return the file that a message is about."""
-        return next((item for item in self._items() if item.data(0, _PATH) == str(message.source)), None)
+    def _file_of(self, message: Message) -> int | None:
+        """Return the position of the file that a message is about, or None."""
+        return next((i for i, path in enumerate(self.paths()) if path == message.source), None)
 
     def _is_of_all(self, message: Message) -> bool:
-        """Return whether a message is not about one file: those stand in the list."""
-        return self._item_of(message) is None
+        """Return whether a message is about all files; the list shows messages about one."""
+        return self._file_of(message) is None
 
     def _hear(self, message: Message) -> None:
-        item = self._item_of(message)
-        if item is not None and message.warning and item.text(1) in ("", _NOW):
-            self._set_result(item, _without_path(message.text, item.data(0, _PATH)))
+        i = self._file_of(message)
+        if i is not None and message.warning and self.files.results()[i] in ("", _NOW):
+            self.files.set_result(i, _without_path(message.text, self.paths()[i]))
 
     def _show_summary(self, summary: BatchSummary) -> None:
-        found = dict(zip(map(str, summary.done), summary.n_regions_by_file, strict=True))
-        failed = {str(path): reason for path, reason in summary.failed}
-        for item in self._items():
-            path = item.data(0, _PATH)
+        found = dict(zip(map(Path, summary.done), summary.n_regions_by_file, strict=True))
+        failed = {Path(path): reason for path, reason in summary.failed}
+        for i, path in enumerate(self.paths()):
             if path in found:
-                item.setData(0, _DONE, self.output.text().strip())
-                self._set_result(
-                    item, counted(found[path], "anomaly", "anomalies") if found[path] else "nothing unusual"
-                )
-            elif path in failed:
-                self._set_result(item, _without_path(failed[path], path))
+                self._written[path] = Path(self.output.path())
+                text = counted(found[path], "anomaly", "anomalies") if found[path] else "no anomalies"
             else:
-                self._set_result(item, "not looked at")
+                text = _without_path(failed[path], path) if path in failed else "not processed"
+            self.files.set_result(i, text)
         self._tell(_in_words(summary))
         self.open_output.setVisible(bool(summary.done))
 
@@ -281,73 +199,49 @@ class BatchWidget(Panel):
         self._is_running = False
         self._refresh()
 
-    def _set_result(self, item: QTreeWidgetItem, text: str) -> None:
-        item.setText(1, text)
-        item.setToolTip(1, tooltip(text) if text else "")
-
-    # ---- afterwards
+    # ---- results
 
     def _show_folder(self) -> None:
-        QDesktopServices.openUrl(QUrl.fromLocalFile(self.output.text().strip()))
+        QDesktopServices.openUrl(QUrl.fromLocalFile(self.output.path()))
 
-    def _open_row(self, item: QTreeWidgetItem) -> None:
-        """Open an image with the labels that were written for it."""
+    def _open(self, path: Path) -> None:
+        """Open an image with its labels, if there are any."""
         viewer = self._session.viewer
         if viewer is None:
             return
-        path = Path(item.data(0, _PATH))
-        folder = item.data(0, _DONE)
         try:
             viewer.open(path, plugin="napari")
-            if folder:
-                labels = Path(folder) / f"{path.stem.removesuffix('.ome')}_labels.tif"
+            if path in self._written:
+                labels = self._written[path] / f"{path.stem.removesuffix('.ome')}_labels.tif"
                 if labels.is_file():
                     viewer.open(labels, plugin="napari", layer_type="labels")
         except Exception as error:
-            self._tell(
-                f"'{path.name}' cannot be opened: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
-            )
-
-    # ---- what can be done now
+            first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            self._tell(f"'{path.name}' cannot be opened: {first_line}")
 
     def _tell(self, text: str) -> None:
         self.files_line.setText(text)
         self.files_line.setVisible(bool(text))
 
-    def _refresh(self, *_: object) -> None:
-        is_ready = self._session.model is not None and bool(self._items()) and bool(self.output.text().strip())
-        self.job_bar.set_ready(is_ready)
-        inputs = (self.add_files, self.add_folder, self.remove, self.output, self.choose_output)
-        for widget in (*inputs, self.channels, self.axes, self.form, self.advanced):
-            widget.setEnabled(not self._is_running)
 
-
-def _in_a_row(*widgets: QWidget) -> QHBoxLayout:
-    layout = QHBoxLayout()
-    layout.setContentsMargins(0, 0, 0, 0)
-    for widget in widgets:
-        layout.addWidget(widget)
-    return layout
-
-
-def _without_path(reason: str, path: str) -> str:
-    """Return why a file failed, without its name: that stands beside it."""
+def _without_path(reason: str, path: Path) -> str:
+    """Return the reason of a failure without the file name, which is beside it."""
     return reason.removeprefix(f"'{path}' ")
 
 
 def _in_words(summary: BatchSummary) -> str:
-    """Say what became of a batch."""
+    """Return the summary of a batch in words."""
     texts = []
     if summary.was_stopped:
-        texts.append("Stopped; what was done is kept.")
+        texts.append("Stopped; finished files are kept.")
     if summary.done:
         is_flat = summary.n_planes == len(summary.done)
-        noun = ("image", "pictures") if is_flat else ("plane", "planes")
+        noun = ("image", "images") if is_flat else ("plane", "planes")
         where = f" in {summary.n_anomalous_planes} of {counted(summary.n_planes, *noun)}" if summary.n_regions else ""
         texts.append(
-            f"{counted(len(summary.done), 'image', 'images')} looked at, "
+            f"{counted(len(summary.done), 'image', 'images')} processed, "
             f"{counted(summary.n_regions, 'anomaly', 'anomalies')}{where}."
         )
     if summary.failed:
-        texts.append(f"{counted(len(summary.failed), 'file', 'files')} failed; the list says why.")
-    return " ".join(texts) or "Nothing was looked at."
+        texts.append(f"{counted(len(summary.failed), 'file', 'files')} failed; the list shows why.")
+    return " ".join(texts) or "No file was processed."

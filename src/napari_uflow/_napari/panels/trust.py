@@ -1,30 +1,26 @@
-"""The trust report: what a model's number of false alarms has been worth on normal images."""
+"""The Trust report widget: accepted against observed false alarms on normal images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QRectF, QSize, Qt
-from qtpy.QtGui import QImage, QPainter, QPaintEvent
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QHeaderView,
-    QSizePolicy,
-    QTableWidget,
-    QTableWidgetItem,
-    QWidget,
-)
 
 from napari_uflow._napari.layers.areas import normal_regions
+from napari_uflow._napari.layers.kinds import is_image_layer
+from napari_uflow._napari.layers.watch import LayerWatch
 from napari_uflow._napari.parts import dialogs
-from napari_uflow._napari.parts.form import tooltip
-from napari_uflow._napari.parts.layer_choice import LayerChecks, LayerWatch, is_image_layer
-from napari_uflow._napari.parts.panel import JobBar, ModelBar, Panel, heading, push_button, text_label
-from napari_uflow._napari.session.jobs import Job
+from napari_uflow._napari.parts.fields import tooltip
+from napari_uflow._napari.parts.figure_view import FigureView
+from napari_uflow._napari.parts.job_bar import JobBar
+from napari_uflow._napari.parts.layer_choice import LayerChecks
+from napari_uflow._napari.parts.model_bar import ModelBar
+from napari_uflow._napari.parts.panel import Panel, heading, push_button, text_label
+from napari_uflow._napari.parts.trust_table import TrustTable
+from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
 from napari_uflow.errors import ConfigError, UFlowError
@@ -42,24 +38,18 @@ if TYPE_CHECKING:
 __all__ = ["TrustWidget"]
 
 _HINT = (
-    "Says how many false alarms the model gave on normal images, for each number that you may accept: on the specimens "
-    "that were held out of training, and on other normal images that you tick above."
+    "Compares the accepted number of false alarms with the number observed on normal images: on the specimens held out "
+    "of training, and on other normal images ticked above."
 )
-_COLUMNS = {
-    "accepted": "False alarms that you accept per image: the number at the slider of Detect.",
-    "held out": "Regions reported per image on the specimens that were held out of training.",
-    "others": "Regions reported per image on the normal images that are ticked.",
-    "conformal": "Whether enough specimens were held out to guarantee the number.",
-}
 
 
 class TrustWidget(Panel):
-    """Show what the active model's number of false alarms has been worth.
+    """Compare accepted with observed false alarms of the active model.
 
     Parameters
     ----------
     napari_viewer : Viewer
-        The viewer, given by napari.
+        The viewer; napari passes it.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
@@ -71,18 +61,17 @@ class TrustWidget(Panel):
         self.images = LayerChecks(watch, is_image_layer, ticks_first=False)
         self.images.setToolTip(
             tooltip(
-                "Normal images that had no part in the training: what is reported in them is a false alarm. None need "
-                "be ticked."
+                "Optional: normal images that had no part in the training. Every region reported in them is a false "
+                "alarm."
             )
         )
-        self.job_bar = JobBar(self.session.runner, "Make the report", self._start)
+        self.job_bar = JobBar(self.session.runner, "Make report", self._start)
+        self.images.changed.connect(self.job_bar.clear_refusal)
         self.model_bar.failed.connect(self.job_bar.warn)
         self.text = text_label(_HINT)
-        self.table = _table()
-        self.image = _FigureView()
-        self.save_button = push_button(
-            "Save the report...", self._save, "The plots as a PNG image, or the numbers as JSON."
-        )
+        self.table = TrustTable()
+        self.image = FigureView()
+        self.save_button = push_button("Save report...", self._save, "Save the plots as PNG, or the numbers as JSON.")
         self.rows.addWidget(self.model_bar)
         self.rows.addWidget(heading("Other normal images"))
         for widget in (self.images, self.job_bar, self.text, self.table, self.image, self.save_button):
@@ -93,7 +82,7 @@ class TrustWidget(Panel):
         self._clear()
 
     def _refresh(self) -> None:
-        if self.session.model is not self._model:  # and not only saved or renamed
+        if self.session.model is not self._model:  # saving or renaming keeps the report
             self._clear()
 
     def _clear(self) -> None:
@@ -106,7 +95,7 @@ class TrustWidget(Panel):
     def _start(self) -> Job:
         model, recipe = self.session.model, self.session.recipe
         if model is None:
-            raise ConfigError("there is no model yet: train one, or open a model file")
+            raise ConfigError("no model: train one or open a model file")
         axis, channels = (None, None) if recipe is None else (recipe.channel_axis, recipe.channels)
         regions: list[NormalRegion] = []
         for layer in self.images.layers():
@@ -116,7 +105,7 @@ class TrustWidget(Panel):
         planes, device, weights = [region.plane for region in regions], read_settings().device, weights_folder()
         title = self.session.model_name
         job = self.session.runner.start(
-            lambda: _report_steps(model, planes, device, weights, title), title="Looking at the model"
+            lambda: _report_steps(model, planes, device, weights, title), title="Trust report"
         )
 
         def show(result: tuple[TrustReport, NDArray[np.uint8]]) -> None:
@@ -125,8 +114,8 @@ class TrustWidget(Panel):
 
         job.finished.connect(show)
         if n_seen:
-            were = f"{n_seen} of the ticked images had a part in the training"
-            self.job_bar.warn(f"{were}: too few false alarms are counted in them")
+            seen_images = f"{n_seen} of the ticked images had a part in the training"
+            self.job_bar.warn(f"{seen_images}; their false alarms are underestimated")
         return job
 
     def _show(self, report: TrustReport, image: NDArray[np.uint8]) -> None:
@@ -135,17 +124,20 @@ class TrustWidget(Panel):
 
         self.report = report
         n = report.n_specimens
-        lines = [f"The guarantee rests on {counted(n, 'specimen')} held out of training."]
+        lines = [f"The guarantee is based on {counted(n, 'held-out specimen')}."]
         if not report.is_guaranteed(max(EPSILONS)):
             lines = [
-                f"Nothing can be guaranteed: too few specimens were held out; 1 per image takes {specimens_needed(1)}."
+                f"No number is guaranteed: {counted(n, 'specimen')} held out, but 1 false alarm per image needs "
+                f"{specimens_needed(1)}."
             ]
         if report.n_new:
-            lines.append(f"{counted(report.n_new, 'other normal image')} looked at.")
+            lines.append(f"{counted(report.n_new, 'other normal image')} inspected.")
         if report.n_warned:
-            lines.append(f"{report.n_warned} of them are unlike the normal ones: no guarantee holds for such images.")
+            lines.append(
+                f"{report.n_warned} of them differ from the training images; the guarantee does not apply to these."
+            )
         self.text.setText(" ".join(lines))
-        _fill(self.table, report)
+        self.table.show_report(report)
         self.image.show_array(image)
         for widget in (self.table, self.image, self.save_button):
             widget.show()
@@ -155,7 +147,7 @@ class TrustWidget(Panel):
         if report is None:
             return
         kinds = "Image (*.png);;Numbers (*.json)"
-        answer = dialogs.ask_to_save("Save the report", f"{title or 'model'} trust.png", kinds, parent=self)
+        answer = dialogs.ask_to_save("Save report", f"{title or 'model'} trust.png", kinds, parent=self)
         if answer:
             path = Path(answer)
             path = path if path.suffix else path.with_name(f"{path.name}.png")
@@ -170,12 +162,12 @@ class TrustWidget(Panel):
 def _report_steps(
     model: TrainedModel, planes: Sequence[Plane], device: str, weights: Path | None, title: str
 ) -> Steps[tuple[TrustReport, NDArray[np.uint8]]]:
-    """Make the report and draw it; the drawing is an (M, N, 4) uint8 array."""
+    """Return the report and its figure, an (M, N, 4) uint8 array."""
     from napari_uflow.evaluation.trust import trust_steps
 
-    yield from or_stop(Message("Looking at the model"))
+    yield from or_stop(Message("Preparing the report"))
     report = yield from trust_steps(model, planes, device=device, weights=weights)
-    yield from or_stop(Message("Drawing"))
+    yield from or_stop(Message("Drawing the figure"))
     from napari_uflow.evaluation.figures import figure_pixels
     from napari_uflow.evaluation.trust_figure import trust_figure
 
@@ -192,79 +184,5 @@ def _saving_steps(report: TrustReport, path: Path, title: str) -> Steps[Path]:
     elif path.suffix == ".png":
         save_figure(trust_figure(report, title=title), path)
     else:
-        raise UFlowError(f"the report is saved as .png or .json, not as '{path.name}'")
+        raise UFlowError(f"a report is saved as .png or .json, not as '{path.name}'")
     return path
-
-
-def _table() -> QTableWidget:
-    table = QTableWidget(0, len(_COLUMNS))
-    table.setHorizontalHeaderLabels(list(_COLUMNS))
-    for column, text in enumerate(_COLUMNS.values()):
-        header = table.horizontalHeaderItem(column)
-        if header is not None:
-            header.setToolTip(tooltip(text))
-    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-    table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-    table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    table.verticalHeader().hide()
-    table.verticalHeader().setDefaultSectionSize(22)
-    table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-    table.setAccessibleName("False alarms accepted and observed")
-    return table
-
-
-def _fill(table: QTableWidget, report: TrustReport) -> None:
-    from napari_uflow.evaluation.trust import EPSILONS
-    from napari_uflow.nfa.conformal import specimens_needed
-
-    table.setRowCount(len(EPSILONS))
-    table.setColumnHidden(2, not report.n_new)
-    for row, epsilon in enumerate(EPSILONS):
-        is_guaranteed = report.is_guaranteed(epsilon)
-        new = report.new[row] if report.n_new else float("nan")
-        guarantee = "yes" if is_guaranteed else f"no, {specimens_needed(epsilon)} needed"
-        for column, text in enumerate((f"{epsilon:g}", _number(report.held_out[row]), _number(new), guarantee)):
-            item = QTableWidgetItem(text)
-            item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
-            table.setItem(row, column, item)
-    height = table.horizontalHeader().sizeHint().height() + sum(table.rowHeight(i) for i in range(table.rowCount()))
-    table.setFixedHeight(height + 2 * table.frameWidth())
-
-
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3g}"
-
-
-class _FigureView(QWidget):
-    """An image as wide as its place, in its own proportions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._image = QImage()
-        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        policy.setHeightForWidth(True)
-        self.setSizePolicy(policy)
-        self.setAccessibleName("Plots of the trust report")
-
-    def show_array(self, pixels: NDArray[np.uint8]) -> None:
-        """Show an (M, N, 4) array, uint8 RGBA."""
-        height, width = pixels.shape[:2]
-        image = QImage(pixels.tobytes(), width, height, 4 * width, QImage.Format.Format_RGBA8888)
-        self._image = image.copy()  # the bytes go
-        self.updateGeometry()
-        self.update()
-
-    def heightForWidth(self, width: int) -> int:  # noqa: N802 - Qt's name
-        """Return the height that keeps the proportions."""
-        return round(width * self._image.height() / max(self._image.width(), 1))
-
-    def sizeHint(self) -> QSize:  # noqa: N802
-        """Return the size for the least width of a panel."""
-        return QSize(280, self.heightForWidth(280))
-
-    def paintEvent(self, event: QPaintEvent | None) -> Any:  # noqa: ARG002, N802
-        """Draw it smoothly."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-        if not self._image.isNull():
-            painter.drawImage(QRectF(0, 0, self.width(), self.heightForWidth(self.width())), self._image)

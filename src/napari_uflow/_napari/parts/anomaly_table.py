@@ -1,116 +1,46 @@
-"""The anomalies of a result as a table."""
+"""Table of the anomalies of a result."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, QSortFilterProxyModel, Qt, Signal
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, QSize, QSortFilterProxyModel, Qt, Signal
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
-from napari_uflow._napari.layers.axes import finest
-from napari_uflow._napari.parts.form import tooltip
-from napari_uflow._napari.session.session import LayerDetection
+from napari_uflow._napari.parts.anomaly_rows import (
+    AREA,
+    COLUMNS,
+    NFA,
+    PIXELS,
+    PLANE,
+    AnomalyRow,
+    nfa_of,
+    plane_title,
+    rows_of,
+)
+from napari_uflow._napari.parts.fields import tooltip
+from napari_uflow._napari.session.layer_detection import LayerDetection
 
-__all__ = ["RegionRow", "RegionsTable", "plane_text"]
+__all__ = ["AnomalyTable"]
 
 _VALUE = Qt.ItemDataRole.UserRole
-
-
-@dataclass(frozen=True)
-class RegionRow:
-    """One anomaly.
-
-    Attributes
-    ----------
-    number : int
-        Its id in the labels layer.
-    index : tuple of int
-        The plane it lies in, as the position in the labels layer.
-    plane : str
-        The plane in words.
-    values : mapping
-        The measurements, as `RegionTable.rows` yields them.
-    unit : str
-        Unit of the pixel size, "" where unknown.
-    """
-
-    number: int
-    index: tuple[int, ...]
-    plane: str
-    values: Mapping[str, int | float]
-    unit: str
-
-
-@dataclass(frozen=True)
-class _Column:
-    title: str
-    help: str
-    value: Callable[[RegionRow], Any]
-    text: Callable[[Any], str]
-
-
-def _nfa(row: RegionRow) -> float:
-    return row.values["log10_nfa"]
-
-
-def _short(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-_COLUMNS = (
-    _Column("#", "Number of the region in the labels layer.", lambda row: row.number, str),
-    _Column("Plane", "Where in the stack, counted from 0 as on the sliders.", lambda row: (*row.index,), str),
-    _Column(
-        "log10 NFA",
-        "log10 of the number of false alarms: how many regions as strange as this one a normal image has. -3 is one in "
-        "a thousand images. The most significant come first.",
-        _nfa,
-        lambda value: f"{value:.1f}" if value <= -1 else f"{value:.2f}".replace("-0.00", "0.00"),
-    ),
-    _Column("px", "Area in pixels.", lambda row: row.values["area_px"], str),
-    _Column("Area", "Area.", lambda row: row.values["area"], _short),
-    _Column("Peak", "Highest value of the heatmap in it.", lambda row: row.values["peak_score"], "{:.2f}".format),
-    _Column("Mean", "Mean value of the heatmap in it.", lambda row: row.values["mean_score"], "{:.2f}".format),
-    _Column("Row", "Row of the centre, in pixels.", lambda row: row.values["centroid_row"], "{:.0f}".format),
-    _Column("Col", "Column of the centre, in pixels.", lambda row: row.values["centroid_col"], "{:.0f}".format),
-)
-_PLANE, _NFA, _AREA = 1, 2, 4
-
-
-def plane_text(result: LayerDetection, index: tuple[int, ...]) -> str:
-    """Return where a plane lies, such as "field 3"; "" in a result of one plane."""
-    labels = result.labels
-    parts = []
-    for axis, position in enumerate(index):
-        if finest(labels).shape[axis] > 1:
-            name = labels.axis_labels[axis]
-            parts.append(f"{name} {position}" if name[:1].isalpha() else str(position))
-    return ", ".join(parts)
-
-
-def rows_of(result: LayerDetection | None) -> list[RegionRow]:
-    """Return the anomalies of a result."""
-    if result is None:
-        return []
-    units = {index: (found.unit or "") if found.pixel_size else "" for index, found in result.planes}
-    texts = {index: plane_text(result, index) for index, _ in result.planes}
-    return [RegionRow(number, index, texts[index], row, units[index]) for number, index, row in result.rows()]
+# Pixels beside the title of a column, and for the arrow of the sorted one; widest minimum width of the table.
+_PADDING, _ARROW, _WIDEST = 6, 14, 440
 
 
 class _Model(QAbstractTableModel):
-    """The rows as Qt wants them."""
+    """Qt model of the rows."""
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self.rows: list[RegionRow] = []
+        self.rows: list[AnomalyRow] = []
+        self._plane_title = COLUMNS[PLANE].title
 
-    def set_rows(self, rows: list[RegionRow]) -> None:
+    def set_rows(self, rows: list[AnomalyRow], plane_title: str) -> None:
         """Show other rows."""
         self.beginResetModel()
-        self.rows = rows
+        self.rows, self._plane_title = rows, plane_title
         self.endResetModel()
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802 - Qt's name
@@ -119,20 +49,22 @@ class _Model(QAbstractTableModel):
 
     def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
         """Return the number of columns."""
-        return 0 if parent is not None and parent.isValid() else len(_COLUMNS)
+        return 0 if parent is not None and parent.isValid() else len(COLUMNS)
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """Return what a cell shows, or the number it is sorted by."""
+        """Return the text of a cell, or the value it is sorted by."""
         if not index.isValid():
             return None
-        row, column = self.rows[index.row()], _COLUMNS[index.column()]
+        row, column = self.rows[index.row()], COLUMNS[index.column()]
         if role == Qt.ItemDataRole.DisplayRole:
-            return row.plane if index.column() == _PLANE else column.text(column.value(row))
+            return row.plane if index.column() == PLANE else column.text(column.value(row))
         if role == _VALUE:
-            # of equal planes the most significant comes first
-            return list(row.index) if index.column() == _PLANE else column.value(row)
-        if role == Qt.ItemDataRole.TextAlignmentRole and index.column() != _PLANE:
+            # within a plane the most significant comes first
+            return list(row.index) if index.column() == PLANE else column.value(row)
+        if role == Qt.ItemDataRole.TextAlignmentRole:
             return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        if role == Qt.ItemDataRole.ToolTipRole and index.column() == AREA:
+            return f"{row.values['area_px']} px"
         return None
 
     def headerData(  # noqa: N802
@@ -141,33 +73,37 @@ class _Model(QAbstractTableModel):
         """Return title and tooltip of a column."""
         if orientation != Qt.Orientation.Horizontal:
             return None
-        unit = next((row.unit for row in self.rows if row.unit), "")
         if role == Qt.ItemDataRole.DisplayRole:
-            return f"{unit.replace('um', 'µm')}²" if section == _AREA and unit else _COLUMNS[section].title
+            unit = next((row.unit for row in self.rows if row.unit), "")
+            if section == AREA and unit:
+                return f"{unit.replace('um', 'µm')}²"
+            return self._plane_title if section == PLANE else COLUMNS[section].title
         if role == Qt.ItemDataRole.ToolTipRole:
-            return tooltip(_COLUMNS[section].help)
+            return tooltip(COLUMNS[section].help)
         return None
 
 
 class _Sorted(QSortFilterProxyModel):
-    """Sorts by the numbers, not by their texts."""
+    """Sorts by values instead of texts."""
 
     def lessThan(self, left: QModelIndex, right: QModelIndex) -> bool:  # noqa: N802
-        """Return whether a cell comes before another one."""
+        """Return whether a cell comes before another."""
         a, b = left.data(_VALUE), right.data(_VALUE)
         if a != b:
             return bool(a < b)
         rows = self.sourceModel().rows
-        return bool(_nfa(rows[left.row()]) < _nfa(rows[right.row()]))
+        return bool(nfa_of(rows[left.row()]) < nfa_of(rows[right.row()]))
 
 
-class RegionsTable(QTableView):
-    """The anomalies of a result, the most significant first; a click on a title sorts by another column.
+class AnomalyTable(QTableView):
+    """Table of anomalies, the most significant first; a click on a column title sorts by that column.
+
+    All columns fit into the minimum width of the table, unless their numbers are very long.
 
     Signals
     -------
-    chosen : RegionRow or None
-        The user went to another row, by mouse or by keys, or to none.
+    chosen : AnomalyRow or None
+        The user selected another row, with mouse or keyboard, or none.
     """
 
     chosen = Signal(object)
@@ -180,7 +116,7 @@ class RegionsTable(QTableView):
         self._is_following = False
         self.setModel(self._sorted)
         self.setSortingEnabled(True)
-        self.sortByColumn(_NFA, Qt.SortOrder.AscendingOrder)
+        self.sortByColumn(NFA, Qt.SortOrder.AscendingOrder)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setShowGrid(False)
@@ -190,39 +126,44 @@ class RegionsTable(QTableView):
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(self.fontMetrics().height() + 8)
         header = self.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setMinimumSectionSize(30)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        header.setMinimumSectionSize(20)
         header.setHighlightSections(False)
+        header.sortIndicatorChanged.connect(self._fit)
         self.setMinimumHeight(160)
+        self._fit()
         self.selectionModel().currentRowChanged.connect(self._went)
 
     def show_result(self, result: LayerDetection | None) -> None:
-        """Show the anomalies of a result; the one that was chosen stays so, if it is still there."""
+        """Show the anomalies of a result; the selected one stays selected if it is still there."""
         row = self.current()
         rows = rows_of(result)
         self._is_following = True
         try:
-            self._model.set_rows(rows)
-            self.setColumnHidden(_PLANE, not any(row.plane for row in rows))
-            self.setColumnHidden(_AREA, not any(row.unit for row in rows))
+            self._model.set_rows(rows, plane_title(result))
+            has_unit = any(row.unit for row in rows)
+            self.setColumnHidden(PLANE, not any(row.plane for row in rows))
+            self.setColumnHidden(PIXELS, has_unit)
+            self.setColumnHidden(AREA, not has_unit)
         finally:
             self._is_following = False
+        self._fit()
         if row is not None:
-            # numbers and outlines change with the number of false alarms; how strange the strangest pixel is does not
-            same = (other for other in rows if other.index == row.index and _nfa(other) == _nfa(row))
+            # labels and outlines change with the accepted false alarms; the NFA of the most anomalous pixel does not
+            same = (other for other in rows if other.index == row.index and nfa_of(other) == nfa_of(row))
             self.follow(next((other.number for other in same), 0))
 
-    def rows(self) -> list[RegionRow]:
-        """Return the anomalies in the order that the table shows them in."""
+    def rows(self) -> list[AnomalyRow]:
+        """Return the anomalies in the order of the table."""
         return [self._row(self._sorted.index(i, 0)) for i in range(self._sorted.rowCount())]
 
-    def current(self) -> RegionRow | None:
-        """Return the row that is chosen."""
+    def current(self) -> AnomalyRow | None:
+        """Return the selected row, or None."""
         index = self.currentIndex()
         return self._row(index) if index.isValid() else None
 
     def follow(self, number: int) -> None:
-        """Choose the row of a region without telling of it; none where it has no row."""
+        """Select the row of a label without a signal; none if the label has no row."""
         self._is_following = True
         try:
             for i, row in enumerate(self.rows()):
@@ -236,14 +177,48 @@ class RegionsTable(QTableView):
             self._is_following = False
 
     def choose(self, i: int) -> None:
-        """Choose a row by its place, as a click does."""
+        """Select a row by its position, as a click does."""
         if not 0 <= i < self._sorted.rowCount():
             return
-        if self.currentIndex().row() == i:  # Qt tells of a change only
+        if self.currentIndex().row() == i:  # Qt signals only a change
             self.chosen.emit(self.current())
         self.selectRow(i)
 
-    def _row(self, index: QModelIndex) -> RegionRow:
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Return the width of all columns, up to a limit."""
+        beside = self.verticalScrollBar().sizeHint().width() + 2 * self.frameWidth()
+        return QSize(min(sum(self._widths()) + beside, _WIDEST), super().minimumSizeHint().height())
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Return the preferred size."""
+        return super().sizeHint().expandedTo(self.minimumSizeHint())
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802
+        """Distribute the width among the columns."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _widths(self) -> list[int]:
+        """Return the width that the content of each column needs, 0 for a hidden one."""
+        header = self.horizontalHeader()
+        widths = []
+        for column in range(len(COLUMNS)):
+            title = str(self._model.headerData(column, Qt.Orientation.Horizontal))
+            arrow = _ARROW if column == header.sortIndicatorSection() else 0
+            width = header.fontMetrics().horizontalAdvance(title) + 2 * _PADDING + arrow
+            widths.append(0 if self.isColumnHidden(column) else max(width, self.sizeHintForColumn(column)))
+        return widths
+
+    def _fit(self) -> None:
+        widths = self._widths()
+        n_shown = sum(width > 0 for width in widths)
+        spare = max(0, self.viewport().width() - sum(widths)) // n_shown
+        for column, width in enumerate(widths):
+            if width:
+                self.setColumnWidth(column, width + spare)
+        self.updateGeometry()
+
+    def _row(self, index: QModelIndex) -> AnomalyRow:
         return self._model.rows[self._sorted.mapToSource(index).row()]
 
     def _went(self, *_: object) -> None:

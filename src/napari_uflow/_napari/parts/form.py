@@ -1,136 +1,51 @@
-"""A form from the parameters as ``config.py`` describes them: one field each, with range, step, unit and tooltip."""
+"""A form of the parameters that ``config.py`` describes: one field each, with label, range, step, unit and tooltip."""
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit, SpinBox
 from magicgui.widgets.bases import ValueWidget
-from qtpy.QtCore import QEvent, QObject, Qt, Signal
-from qtpy.QtGui import QValidator, QWheelEvent
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
 
+from napari_uflow._napari.parts.fields import WheelGuard, tooltip
+from napari_uflow._napari.parts.labels import label_of, with_labels
 from napari_uflow.config import Config, Parameter, parameters_of
 from napari_uflow.errors import ConfigError
 
-__all__ = ["ChoiceBox", "ConfigForm", "NumberBox", "tooltip"]
+__all__ = ["ConfigForm"]
 
 C = TypeVar("C", bound=Config)
 
-# A spin box rounds to its decimals; with these 1e-7 stays what it is.
-_DECIMALS = 15
-# A number that takes more than these is written as a text.
+# A number that needs more is a text field.
 _MOST_DECIMALS = 4
 
 
-def tooltip(text: str) -> str:
-    """Return a tooltip that Qt breaks into lines: only rich text is broken."""
-    return f"<qt>{html.escape(text)}</qt>"
-
-
-class _NoWheel:
-    """A field that the wheel changes only after a click on it: scrolling a form must not change its values."""
-
-    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 - Qt's name
-        if self.hasFocus():  # type: ignore[attr-defined]
-            super().wheelEvent(event)  # type: ignore[misc]
-        else:
-            event.ignore()
-
-
-class ChoiceBox(_NoWheel, QComboBox):
-    """A choice among texts; each entry has its value as data."""
-
-    def __init__(self, entries: dict[str, Any] | None = None, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(8)
-        for text, value in (entries or {}).items():
-            self.addItem(text, value)
-
-    def value(self) -> Any:
-        """Return the value of the chosen entry."""
-        return self.currentData()
-
-    def set_value(self, value: Any) -> None:
-        """Choose the entry with a value, if there is one."""
-        for i in range(self.count()):
-            if self.itemData(i) == value:
-                self.setCurrentIndex(i)
-                return
-
-
-class NumberBox(_NoWheel, QDoubleSpinBox):
-    """A real number, written as short as it can be: 0.001, 1e-05."""
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setKeyboardTracking(False)
-        self.setDecimals(_DECIMALS)
-
-    def textFromValue(self, value: float) -> str:  # noqa: N802
-        """Return a number as text."""
-        return f"{value:.10g}"
-
-    def valueFromText(self, text: str | None) -> float:  # noqa: N802
-        """Return the number that a text says, the unit behind it or not."""
-        return self._number(text or "")
-
-    def validate(self, text: str | None, position: int) -> tuple[QValidator.State, str, int]:
-        """Tell whether a text is a number in the range; half a number, such as "1e-", may be typed on."""
-        text = text or ""
-        number = self._number(text)
-        is_in = math.isfinite(number) and self.minimum() <= number <= self.maximum()
-        return (QValidator.State.Acceptable if is_in else QValidator.State.Intermediate), text, position
-
-    def _number(self, text: str) -> float:
-        try:
-            return float(text.removesuffix(self.suffix()).strip().replace(",", "."))
-        except ValueError:
-            return math.nan
-
-    def fixup(self, text: str | None) -> str:
-        """Take the nearest number that is allowed; go back to the last good one where there was none."""
-        number = self._number(text or "")
-        number = self.value() if math.isnan(number) else min(max(number, self.minimum()), self.maximum())
-        return f"{self.textFromValue(number)}{self.suffix()}"
-
-
-class _WheelGuard(QObject):
-    """Keeps the wheel from fields that were not clicked on: it scrolls the form."""
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802 - Qt's name
-        """Let everything else through."""
-        if event is None or event.type() != QEvent.Type.Wheel or not isinstance(watched, QWidget) or watched.hasFocus():
-            return False
-        event.ignore()
-        return True
-
-
 class ConfigForm(QWidget, Generic[C]):
-    """Fields of magicgui for the parameters of a configuration.
+    """Form of magicgui fields for the parameters of a configuration.
 
     Parameters
     ----------
     config : type
         ModelConfig, TrainingConfig or DetectionConfig.
     shown : callable, optional
-        Whether a parameter gets a field; all do by default. The others keep the values of the last `set_config`.
-    labels : dict of str to str, optional
-        What to call some of the parameters.
+        Decides whether a parameter gets a field; all do by default. The others keep the values of the last
+        `set_config`.
     parent : QWidget, optional
         The widget it is part of.
 
     Attributes
     ----------
     fields : dict of str to magicgui widget
-        By the name of the parameter. Numbers over many decades are texts, so that 1e-05 can be read and typed.
+        By the name of the parameter. Numbers over many decades are text fields, so that 1e-05 can be read and typed.
+
+    Signals
+    -------
+    changed
+        A value changed.
     """
 
     changed = Signal()
@@ -140,18 +55,16 @@ class ConfigForm(QWidget, Generic[C]):
         config: type[C],
         *,
         shown: Callable[[Parameter], bool] | None = None,
-        labels: dict[str, str] | None = None,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
         self._config: C = config()
         self._parameters: dict[str, Parameter] = {}
         self.fields: dict[str, ValueWidget[Any]] = {}
-        guard = _WheelGuard(self)
+        guard = WheelGuard(self)
         layout = QFormLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         for parameter in parameters_of(config):
             if shown is not None and not shown(parameter):
                 continue
@@ -159,21 +72,19 @@ class ConfigForm(QWidget, Generic[C]):
             field.changed.connect(self._tell)
             field.native.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
             field.native.installEventFilter(guard)
-            label = (labels or {}).get(parameter.name) or parameter.name.replace("_", " ").capitalize()
-            unit = parameter.unit if parameter.unit and parameter.unit not in label.lower() else ""
-            layout.addRow(f"{label} ({unit})" if unit else label, field.native)
+            layout.addRow(label_of(parameter.name, parameter.unit), field.native)
             layout.labelForField(field.native).setToolTip(field.tooltip)
             self._parameters[parameter.name] = parameter
             self.fields[parameter.name] = field
         self.set_config(self._config)
 
     def config(self) -> C:
-        """Return what the form says.
+        """Return the configuration.
 
         Raises
         ------
         ConfigError
-            If a text is no number, or a number is out of its range.
+            If a text is not a number, or a number is out of its range.
         """
         values = {name: _value(self._parameters[name], field) for name, field in self.fields.items()}
         return self._config.replace(**values)
@@ -195,11 +106,11 @@ class ConfigForm(QWidget, Generic[C]):
 
 def _help(parameter: Parameter) -> str:
     allowed = f" Allowed: {parameter.range_text}." if parameter.type in (int, float) and parameter.range_text else ""
-    return f"{parameter.help}{allowed} ({parameter.name})"
+    return with_labels(f"{parameter.help}{allowed}")
 
 
 def _is_over_decades(parameter: Parameter) -> bool:
-    """Tell whether a number is of a size that no fixed number of decimals fits."""
+    """Return whether no fixed number of decimals fits the values of a parameter."""
     if parameter.type is not float:
         return False
     known = [value for value in (parameter.default, parameter.low, parameter.high, parameter.step) if value is not None]
@@ -210,8 +121,7 @@ def _field(parameter: Parameter) -> ValueWidget[Any]:
     text: dict[str, Any] = {"name": parameter.name, "tooltip": tooltip(_help(parameter))}
     if parameter.choices:
         box = ComboBox(choices=parameter.choices, **text)
-        box.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.native.setMinimumContentsLength(8)
+        box.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         return box
     if parameter.type is bool:
         return CheckBox(text=" ", **text)
@@ -229,7 +139,7 @@ def _field(parameter: Parameter) -> ValueWidget[Any]:
 
 
 def _decimals(value: float) -> int:
-    """Return how many decimals write a number as it is, 1 at least."""
+    """Return the number of decimals that a value needs, 1 at least."""
     exponent = Decimal(repr(float(value))).normalize().as_tuple().exponent
     return max(1, -exponent) if isinstance(exponent, int) else 1
 

@@ -1,4 +1,4 @@
-"""The losses while a model is trained, drawn by hand: a plot that takes a millisecond never holds up the window."""
+"""The losses of a running training, drawn with QPainter: at about a millisecond, it never blocks the window."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARGIN = 6
 
 
 class LossPlot(QWidget):
-    """Training loss and held-out loss against steps; the best step is marked."""
+    """Plot of training and held-out loss against steps; the best step is marked."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -26,13 +26,13 @@ class LossPlot(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMinimumHeight(150)
         self.setToolTip(
-            "<qt>How surprising normal tiles are for the model, the lower the better; nats per latent dimension. The "
-            "circle is the best step so far, which is the one that is kept.</qt>"
+            "<qt>Negative log-likelihood of normal tiles, in nats per latent dimension; lower is better. Dashed: "
+            "training tiles. Solid: held-out tiles. The circle marks the best step so far, whose model is kept.</qt>"
         )
         self.setAccessibleName("Training and held-out loss")
 
     def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Return the size it likes."""
+        """Return the preferred size."""
         return QSize(260, 150)
 
     @property
@@ -41,12 +41,12 @@ class LossPlot(QWidget):
         return tuple(zip(self._steps, self._train, self._holdout, strict=True))
 
     def clear(self) -> None:
-        """Forget all points."""
+        """Remove all points."""
         self._steps, self._train, self._holdout, self._best = [], [], [], None
         self.update()
 
     def add(self, step: int, train: float, holdout: float, is_best: bool) -> None:
-        """Add a point; NaN where there is no held-out loss."""
+        """Add a point; `holdout` is NaN without held-out tiles."""
         self._steps.append(step)
         self._train.append(train)
         self._holdout.append(holdout)
@@ -55,7 +55,7 @@ class LossPlot(QWidget):
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002, N802
-        """Draw it in the colours of the theme."""
+        """Draw the plot in the colours of the theme."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         palette = self.palette()
@@ -68,7 +68,7 @@ class LossPlot(QWidget):
         painter.setPen(QPen(faint, 1))
         painter.drawRect(frame)
         if not values:
-            painter.drawText(frame, int(Qt.AlignmentFlag.AlignCenter), "The loss is drawn here during training")
+            painter.drawText(frame, int(Qt.AlignmentFlag.AlignCenter), "The loss appears here during training")
             return
         low, high = min(values), max(values)
         room = (high - low) * 0.08 or 0.5

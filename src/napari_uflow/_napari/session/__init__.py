@@ -1,1 +1,1 @@
-"""State shared by the dock widgets of one viewer, and the jobs that they run."""
+"""State shared by the dock widgets of one viewer, and their jobs."""

@@ -1,9 +1,8 @@
-"""Models that are saved by themselves: while a training runs, so that a crash loses a minute; and when it is done."""
+"""Automatic saving of models: once a minute during a training, against crashes, and at its end."""
 
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import os
 import re
@@ -26,16 +25,16 @@ _UNFINISHED = "unfinished-"
 
 
 def autosaving(steps: Steps[TrainedModel], folder: Path, name: str) -> Steps[TrainedModel]:
-    """Run a training and save its model as it goes, and at its end.
+    """Run a training, and save its snapshots and its model.
 
     Parameters
     ----------
     steps : generator
-        The training; its snapshots are written, not passed on.
+        The training; its snapshots are saved, not passed on.
     folder : Path
-        An existing folder. The last models in it are kept, older ones are removed.
+        An existing folder. The last five models in it are kept, older ones are deleted.
     name : str
-        What the model is called.
+        Name of the model.
     """
     unfinished = folder / f"{_UNFINISHED}{os.getpid()}-{_began(os.getpid())}-{uuid.uuid4().hex[:8]}.safetensors"
     has_failed = True
@@ -59,7 +58,7 @@ def autosaving(steps: Steps[TrainedModel], folder: Path, name: str) -> Steps[Tra
         has_failed = False
         raise
     finally:
-        # A training that fails leaves it behind, and so does a program that dies.
+        # A failed training leaves its snapshot, and so does a crash.
         if has_failed:
             _rename(unfinished, unfinished.with_name(f"{_UNFINISHED}0-0-{uuid.uuid4().hex[:8]}.safetensors"))
         else:
@@ -72,7 +71,7 @@ def _written(path: Path, model: TrainedModel) -> Steps[None]:
     try:
         save_model(path, model)
     except UFlowError as error:  # a full disk must not end a training
-        yield Message(f"the model could not be saved by itself: {error}", warning=True)
+        yield Message(f"the model could not be saved automatically: {error}", warning=True)
 
 
 def _as_file_name(name: str) -> str:
@@ -86,11 +85,11 @@ def _remove_old(folder: Path) -> None:
 
 
 def _unlink(path: Path) -> None:
-    """Remove a file; one that cannot be removed, such as one that another program holds open, stays."""
+    """Delete a file; one that another program holds open stays."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        logger.warning("could not remove %s", path)
+        logger.warning("could not delete %s", path)
 
 
 def _rename(path: Path, new: Path) -> None:
@@ -104,12 +103,12 @@ def _rename(path: Path, new: Path) -> None:
 def _changed(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # gone meanwhile
+    except OSError:  # deleted meanwhile
         return 0.0
 
 
 def _began(pid: int) -> int:
-    """Return when a process began, in seconds; 0 where there is none, or it may not be asked."""
+    """Return the start time of a process, in seconds; 0 if there is none, or access is denied."""
     import psutil
 
     try:
@@ -119,16 +118,16 @@ def _began(pid: int) -> int:
 
 
 def left_behind(folder: Path) -> Path | None:
-    """Return the newest model of a training whose program died, or None."""
+    """Return the newest model of an interrupted training, or None."""
     return max(_dead(folder), key=_changed, default=None)
 
 
 def _dead(folder: Path) -> list[Path]:
-    """Return the unfinished models whose program is gone, or whose training failed."""
+    """Return the unfinished models whose process has ended, or whose training failed."""
     files = []
     for path in folder.glob(f"{_UNFINISHED}*.safetensors"):
         pid, began, *_ = [*path.stem.removeprefix(_UNFINISHED).split("-"), "0"]
-        # The number of a process is given again after a restart; the time of its beginning is not.
+        # Process ids are reused after a restart; id and start time together are not.
         if pid.isdigit() and began.isdigit():
             now = 0 if int(pid) == 0 else _began(int(pid))
             if now == 0 or now != int(began):
@@ -137,26 +136,27 @@ def _dead(folder: Path) -> list[Path]:
 
 
 def describe(path: Path) -> str:
-    """Return what an unfinished model was trained on and how far it came, "" where that cannot be read.
+    """Return images, backbone, step and date of an unfinished model; "" if they cannot be read.
 
-    Only the head of the file is read, by hand: the window need not wait for torch.
+    Only the header of the file is read, without torch.
     """
+    from napari_uflow.store.card import read_card
+
     try:
-        with path.open("rb") as file:
-            head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        card = json.loads(head["__metadata__"]["napari_uflow"])
-        record = card["record"] if "record" in card else card["provenance"]  # that of format 1
-        names = record["specimens"] if "specimens" in record else record["fields"]
-        step, steps = int(card["history"][-1]["step"]), int(card["training"]["steps"])
-        when = datetime.datetime.fromtimestamp(_changed(path)).strftime("%Y-%m-%d %H:%M")
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        card = read_card(path)
+    except (UFlowError, OSError):
+        return ""
+    names = card.record.specimens
+    if not names or not card.history:
         return ""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"'{names[0]}'{more}, {card['model']['backbone']}, step {step} of {steps}, {when}" if names else ""
+    when = datetime.datetime.fromtimestamp(_changed(path)).strftime("%Y-%m-%d %H:%M")
+    step = int(card.history[-1]["step"])
+    return f"'{names[0]}'{more}, {card.model.backbone}, step {step} of {card.training.steps}, {when}"
 
 
 def discard(path: Path) -> None:
-    """Remove a model that was left behind, and all that were left behind before it."""
+    """Delete the model of an interrupted training, and all older ones."""
     time = _changed(path)
     for other in [*_dead(path.parent), path]:
         if _changed(other) <= time:

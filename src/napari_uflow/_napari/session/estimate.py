@@ -1,4 +1,4 @@
-"""What a job will take, told before it starts: tiles, memory, time. Nothing of the images is read for it."""
+"""Estimates of a job before it starts: tiles, memory, time. No pixel is read for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_uflow._napari.session.jobs import in_words
+from napari_uflow._napari.session.job import in_words
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.region import NormalRegion
@@ -23,50 +23,58 @@ from napari_uflow.wording import counted
 __all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estimate_training", "speed_of"]
 
 
-# Bytes a training holds for each feature value of a batch, and besides: from the peak memory of trainings with 2 and 8
-# tiles of 256 pixels in a batch (scattering, 4 steps of the flow): 1.19 and 1.71 GB. An estimate for other backbones.
+# Memory of a training per feature value of a batch, and its constant part: from the peak memory with 2 and 8 tiles of
+# 256 pixels in a batch (scattering, 4 flow steps), 1.19 and 1.71 GB. An estimate for other backbones.
 _BYTES_PER_VALUE = 150
 _BYTES_OF_PROGRAM = 1.0e9
 _SECONDS_PER_STEP = 0.1
-# Three maps; in files where they are large, but resident while they are worked on.
+# Three maps; disk-backed if they are large, but resident while they are computed.
 _MAP_BYTES_PER_PIXEL = 12
 _SECONDS_PER_PLANE = 0.05
-# What a run begins with and does not grow with the image, about; runs that are shorter are no measure of the machine.
+# Start-up time that does not grow with the image, roughly; shorter runs do not measure the machine.
 _SECONDS_TO_BEGIN = 2.0
-# `specimens_needed(1.0)`, which a test compares: to ask it loads numba, and the window stands still for a second.
-_SPECIMENS_NEEDED = 3
+# `specimens_needed(1.0)`, and the number of images of which as many are held out; a test compares both. The function
+# itself loads numba, which blocks the window for a second.
+_SPECIMENS_NEEDED, _IMAGES_NEEDED = 3, 8
 
 
-def speed_of(began: float, said: float) -> float:
-    """Return how much longer a run took than was said, for the next estimate; a short run says little.
+def speed_of(began: float, estimated: float) -> float:
+    """Return the ratio of actual to estimated time, damped for short runs; it scales the next estimate.
 
     Parameters
     ----------
     began : float
-        When it began, by `time.monotonic`.
-    said : float
-        Seconds that were said.
+        Start of the run, by `time.monotonic`.
+    estimated : float
+        Estimated seconds.
+
+    Returns
+    -------
+    float
+        0.02 to 50.
     """
     took = time.monotonic() - began
-    return min(max((took + _SECONDS_TO_BEGIN) / (said + _SECONDS_TO_BEGIN), 0.02), 50.0)
+    return min(max((took + _SECONDS_TO_BEGIN) / (estimated + _SECONDS_TO_BEGIN), 0.02), 50.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingEstimate:
-    """What a training will take.
+    """Estimate of a training.
 
     Attributes
     ----------
     n_planes : int
-        Images, each plane of a stack one.
+        Planes with normal regions.
     n_tiles, n_holdout_tiles : int
         Tiles to train on, and held out.
     n_specimens, n_holdout_specimens : int
-        Independent fields they come from.
+        Specimens of these tiles.
+    is_divided : bool
+        True if there is only one specimen, divided into a part to train on and a held-out part.
     memory, disk : float
-        Bytes, roughly.
+        Bytes, rough.
     seconds : float
-        On the processor, very roughly.
+        Time without a GPU, very rough.
     """
 
     n_planes: int
@@ -74,59 +82,71 @@ class TrainingEstimate:
     n_holdout_tiles: int
     n_specimens: int
     n_holdout_specimens: int
+    is_divided: bool
     memory: float
     disk: float
     seconds: float
 
     def text(self, speed: float = 1.0) -> str:
-        """Return it in words; `speed` is how much longer the last run took than was said."""
-        disk = f" and {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
-        is_one = self.n_specimens == self.n_holdout_specimens == 1
-        specimens = f"{counted(self.n_specimens, 'field')}, {counted(self.n_holdout_specimens, 'field')} held out"
-        return (
-            f"{counted(self.n_tiles, 'tile')} to train on, {self.n_holdout_tiles} held out "
-            f"({'one specimen, of which a part is held out' if is_one else specimens}). "
-            f"About {self.memory / 1e9:.1f} GB of memory{disk}, {in_words(self.seconds * speed)} without a GPU."
-        )
+        """Return the estimate in words; `speed` is the result of :func:`speed_of`."""
+        disk = f" and {self.disk / 1e9:.1f}\u00a0GB of disk" if self.disk else ""
+        memory = f"{self.memory / 1e9:.1f}\u00a0GB of memory{disk}"
+        return f"{self._images()}{self._split()}. About {memory}, {in_words(self.seconds * speed)} without a GPU."
+
+    def _images(self) -> str:
+        n_specimens = 1 if self.is_divided else self.n_specimens + self.n_holdout_specimens
+        if n_specimens == self.n_planes:
+            return ""
+        return f"{counted(self.n_planes, 'image')} from {counted(n_specimens, 'specimen')}. "
+
+    def _split(self) -> str:
+        tiles, holdout_tiles = counted(self.n_tiles, "tile"), counted(self.n_holdout_tiles, "tile")
+        if self.is_divided:
+            return f"Trains on one part of the specimen ({tiles}), keeps the other back ({holdout_tiles})"
+        noun = "image" if self.n_specimens + self.n_holdout_specimens == self.n_planes else "specimen"
+        trains = f"Trains on {counted(self.n_specimens, noun)} ({tiles})"
+        if not self.n_holdout_tiles:
+            return f"{trains}, keeps none back to count false alarms"
+        return f"{trains}, keeps {self.n_holdout_specimens} back ({holdout_tiles}) to count false alarms"
 
     def advice(self) -> str:
-        """Return what the held-out specimens allow to guarantee."""
-        is_one = self.n_specimens == self.n_holdout_specimens == 1
-        separate = " If each plane is a specimen of its own, say so under 'Planes are'." if self.n_planes > 1 else ""
+        """Return a remedy for too few held-out specimens; "" if a number of false alarms can be guaranteed."""
+        if self.n_holdout_specimens >= _SPECIMENS_NEEDED:
+            return ""
+        is_one = self.is_divided or (not self.n_holdout_tiles and self.n_specimens == 1)
+        separate = " If they show different specimens, choose so in 'Separate images' or 'Stack planes'."
+        separate = separate if is_one and self.n_planes > 1 else ""
         if not self.n_holdout_tiles:
-            nothing = "Nothing can be held out: add images of other specimens, or the result will be too optimistic."
-            return nothing + (separate if self.n_specimens == 1 else "")
-        if self.n_holdout_specimens < _SPECIMENS_NEEDED:
-            return (
-                f"With {counted(self.n_holdout_specimens, 'field')} held out the number of false alarms is an estimate; "
-                f"a guarantee takes at least {_SPECIMENS_NEEDED}.{separate if is_one else ''}"
-            )
-        return ""
+            return f"Without held-out tiles false alarms are underestimated; add images of other specimens.{separate}"
+        return (
+            f"False alarms are only estimated; add normal images ({_IMAGES_NEEDED} or more) for a guaranteed number."
+            f"{separate}"
+        )
 
 
 class _Unread:
-    """The shape of an array whose pixels nobody looks at."""
+    """Shape of an array whose pixels must not be read."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.dtype = np.dtype(np.uint8)
 
     def __getitem__(self, key: Any) -> Any:
-        raise TypeError("pixels are not read for an estimate")
+        raise TypeError("an estimate reads no pixels")
 
 
 @dataclass(frozen=True)
 class DetectionEstimate:
-    """What a detection will take.
+    """Estimate of a detection.
 
     Attributes
     ----------
     n_planes : int
-        Images.
+        Planes.
     memory : float
-        Bytes, roughly.
+        Bytes, rough.
     seconds : float
-        On the processor, very roughly.
+        Time without a GPU, very rough.
     """
 
     n_planes: int
@@ -134,30 +154,30 @@ class DetectionEstimate:
     seconds: float
 
     def text(self, speed: float = 1.0) -> str:
-        """Return it in words; `speed` is how much longer the last run took than was said."""
+        """Return the estimate in words; `speed` is the result of :func:`speed_of`."""
         return (
-            f"{counted(self.n_planes, 'plane')}: about {max(self.memory / 1e9, 0.1):.1f} GB of memory, "
+            f"{counted(self.n_planes, 'plane')}: about {max(self.memory / 1e9, 0.1):.1f}\u00a0GB of memory, "
             f"{in_words(self.seconds * speed)} without a GPU."
         )
 
 
 def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, tile: int) -> DetectionEstimate:
-    """Return what a detection in images of these shapes will take.
+    """Return the estimate of a detection.
 
     Parameters
     ----------
     shapes : sequence of (int, int)
-        Rows and columns of each image.
+        Rows and columns of each plane.
     model : ModelConfig
-        What the model is made of.
+        Parameters of the model.
     tile : int
-        Side of the tiles they are read in; 0 where it is chosen.
+        Side of the tiles; 0 if it is chosen by the free memory.
     """
     cost = BACKBONES[model.backbone]
     pixels = [rows * cols for rows, cols in shapes]
-    looks = (cost.values_per_pixel(), cost.halo, cost.flow_halo(model.flow_steps))
+    needs = (cost.values_per_pixel(), cost.halo, cost.flow_halo(model.flow_steps))
     needed = [
-        detection_bytes(shape, tile or tile_that_fits(shape, *looks, MOST_OF_PROCESSOR), *looks)
+        detection_bytes(shape, tile or tile_that_fits(shape, *needs, MOST_OF_PROCESSOR), *needs)
         for shape in set(shapes)
     ]
     memory = max(needed, default=0.0) + max(pixels, default=0) * _MAP_BYTES_PER_PIXEL
@@ -168,12 +188,14 @@ def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, ti
 def estimate_training(
     regions: Sequence[NormalRegion], model: ModelConfig, training: TrainingConfig
 ) -> TrainingEstimate:
-    """Return what a training on these regions will take.
+    """Return the estimate of a training on these regions.
 
     Raises
     ------
     ImageError
         If no tile is normal enough.
+    ConfigError
+        If the tile size does not fit the backbone.
     """
     cost = BACKBONES[model.backbone]
     tile, stride = cost.fixed_size or model.tile, max(cost.strides)
@@ -200,19 +222,21 @@ def estimate_training(
     rows, cols = (min(tile, max(region.plane.shape[axis] for region in regions)) for axis in (0, 1))
     batch = training.batch_size * rows * cols * values * _BYTES_PER_VALUE * model.flow_steps / 4
     overhead = _SECONDS_PER_STEP * training.steps
-    n_looks = training.steps / training.check_every
+    n_checks = training.steps / training.check_every
     megapixels = (
         cost.feature_seconds * more * (pixels[0] * training.augmentations + 2 * pixels[1])
         + cost.step_seconds * effort * training.steps * min(training.batch_size * tile * tile, pixels[0] * 1.0)
-        + cost.step_seconds * effort * n_looks * pixels[1] / 3
+        + cost.step_seconds * effort * n_checks * pixels[1] / 3
     ) / 1e6
+    specimens, holdout_specimens = ({tile.region.specimen for tile in tiles} for tiles in (chosen, held_out))
     return TrainingEstimate(
-        len(regions),
-        len(chosen),
-        len(held_out),
-        len({t.region.specimen for t in chosen}),
-        len({t.region.specimen for t in held_out}),
-        _BYTES_OF_PROGRAM + batch + min(features, limit),
-        max(0.0, features - limit),
-        overhead + megapixels / max(1.0, (os.cpu_count() or 1) ** 0.7),
+        n_planes=len(regions),
+        n_tiles=len(chosen),
+        n_holdout_tiles=len(held_out),
+        n_specimens=len(specimens),
+        n_holdout_specimens=len(holdout_specimens),
+        is_divided=specimens == holdout_specimens,
+        memory=_BYTES_OF_PROGRAM + batch + min(features, limit),
+        disk=max(0.0, features - limit),
+        seconds=overhead + megapixels / max(1.0, (os.cpu_count() or 1) ** 0.7),
     )

@@ -1,4 +1,4 @@
-"""Loading torch and its like into a program that already draws with OpenGL, and whose window is to stay alive."""
+"""Import torch and other large libraries into a viewer that already uses OpenGL, without freezing its window."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from pathlib import Path
 
 from napari_uflow.system.apple import enable_mps_fallback
 
-__all__ = ["load_libraries", "make_torch_safe"]
+__all__ = ["are_loaded", "load_libraries", "make_torch_safe"]
 
-# What a job imports.
+# Imported by a job.
 _LIBRARIES = {"napari_uflow.detection.detect", "napari_uflow.store.checkpoint", "napari_uflow.training.train"}
 _RTLD_NOW = 2
 
 
-def make_torch_safe() -> None:
-    """Call this before torch may be imported in the process of a viewer; takes no time once it was done.
+def are_loaded() -> bool:
+    """Return whether the libraries of a job have been imported."""
+    return set(sys.modules) >= _LIBRARIES
 
-    On Linux torch comes with triton, which brings an LLVM of its own. Mesa's drivers (software, AMD, Intel) load
-    another LLVM when the first window is drawn, and a triton that is loaded after it takes that one's functions for
-    its own: the program dies without a word. Bound deeply, triton keeps to its own. Seen with triton 3.8 and LLVM 15.
+
+def make_torch_safe() -> None:
+    """Prepare the process of a viewer for the import of torch; a second call takes no time.
+
+    On Linux torch depends on triton, which contains its own LLVM. Mesa's drivers (software, AMD, Intel) load another
+    LLVM with the first window, and a triton that is loaded later binds to its symbols: the process crashes. With
+    RTLD_DEEPBIND triton binds to its own. Seen with triton 3.8 and LLVM 15.
     """
     enable_mps_fallback()
     if not hasattr(os, "RTLD_DEEPBIND") or "triton" in sys.modules or importlib.util.find_spec("triton") is None:
@@ -35,20 +40,20 @@ def make_torch_safe() -> None:
     sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
     try:
         importlib.import_module("triton")
-    except (ImportError, OSError, RuntimeError):  # torch does without it
+    except (ImportError, OSError, RuntimeError):  # torch works without it
         pass
     finally:
         sys.setdlopenflags(flags)
 
 
 def load_libraries() -> None:
-    """Import what a job needs, from a worker; takes no time once it was done.
+    """Import the libraries of a job, in a worker; a second call takes no time.
 
-    An import holds the interpreter while it loads a shared library, and makes the garbage collector walk through a
-    million objects again and again: the window stood still for up to half a second. So torch's libraries are loaded
-    first by a call that lets the other threads run, and the collector rests meanwhile.
+    An import holds the GIL while it loads a shared library, and triggers garbage collections over a million objects:
+    the window froze for up to half a second. Therefore torch's libraries are loaded first by a call that releases the
+    GIL, with the collector disabled.
     """
-    if set(sys.modules) >= _LIBRARIES:
+    if are_loaded():
         return
     with _resting_collector():
         if "torch" not in sys.modules and sys.platform == "linux":
@@ -65,7 +70,7 @@ def _resting_collector() -> Iterator[None]:
     try:
         yield
     finally:
-        # What was made meanwhile goes among the old objects at once: it would be walked through as new otherwise.
+        # Move the new objects to the oldest generation at once; otherwise the collector visits them again as new ones.
         gc.freeze()
         gc.unfreeze()
         if is_on:
@@ -73,7 +78,7 @@ def _resting_collector() -> Iterator[None]:
 
 
 def _load_torch_without_lock() -> None:
-    """Load torch's shared libraries; a failure is left to the import that follows."""
+    """Load torch's shared libraries; the import that follows reports a failure."""
     torch = importlib.util.find_spec("torch")
     if torch is None or torch.origin is None:
         return

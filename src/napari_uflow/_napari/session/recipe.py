@@ -1,4 +1,4 @@
-"""What a model is trained on: which layers, and what is normal in them."""
+"""The layers that a model is trained on, and the normal area in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from napari_uflow.image.region import NormalRegion
 
 if TYPE_CHECKING:
     from napari.components import LayerList
-
     from napari.layers import Image, Labels, Shapes
 
 __all__ = ["Recipe"]
@@ -22,16 +21,19 @@ __all__ = ["Recipe"]
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """A choice of layers to train on, which does not keep them alive.
+    """Choice of layers to train on, by weak references.
 
     Attributes
     ----------
     images : tuple of weak references to Image
         The images.
     normal, ignore : weak reference to Labels or Shapes, or None
-        What is normal in them, all of it where there is none; and what is taken away from that.
-    fields, channel_axis, channels
+        Layer of the normal area, None for whole images; and layer of the area to leave out.
+    specimens, channel_axis, channels
         As in :func:`~napari_uflow._napari.layers.areas.normal_regions`.
+    image_specimens : {"names", "one", "each"}
+        Rule for the specimens of separate images: by name, as in `training.regions`; all from one; or each from a
+        different one. An axis of specimens in a stack comes first.
     """
 
     images: tuple[weakref.ref[Any], ...]
@@ -40,6 +42,7 @@ class Recipe:
     specimens: SpecimenRule
     channel_axis: int | None
     channels: tuple[int | str, ...] | None
+    image_specimens: SpecimenRule = "names"
 
     @classmethod
     def of(
@@ -51,33 +54,35 @@ class Recipe:
         specimens: SpecimenRule = "names",
         channel_axis: int | None = None,
         channels: Sequence[int | str] | None = None,
+        image_specimens: SpecimenRule = "names",
     ) -> Recipe:
         """Make a recipe of layers."""
         on, off = (None if layer is None else weakref.ref(bare(layer)) for layer in (normal, ignore))
         images = tuple(weakref.ref(bare(layer)) for layer in images)
-        return cls(images, on, off, specimens, channel_axis, None if channels is None else tuple(channels))
+        chosen = None if channels is None else tuple(channels)
+        return cls(images, on, off, specimens, channel_axis, chosen, image_specimens)
 
     def is_open(self, layers: LayerList) -> bool:
-        """Return whether all of its layers are in a layer list."""
+        """Return whether all layers are in a layer list."""
         return all(ref() is not None and ref() in layers for ref in (*self.images, self.normal, self.ignore) if ref)
 
     def regions(self) -> list[NormalRegion]:
-        """Return what is normal in its layers.
+        """Return the normal regions of the layers.
 
         Raises
         ------
         ImageError
-            If nothing is, or a layer is gone.
+            If there are none, or a layer was closed.
         """
         images = [ref() for ref in self.images]
         if not images:
-            raise ImageError("Tick at least one image that is normal.")
+            raise ImageError("Tick at least one normal image.")
         areas = [None if ref is None else ref() for ref in (self.normal, self.ignore)]
         if any(image is None for image in images):
-            raise ImageError("an image to train on is gone; choose again")
+            raise ImageError("an image to train on was closed: tick the images again")
         found: list[NormalRegion] = []
         for image in images:
-            found += normal_regions(
+            regions = normal_regions(
                 image,
                 *areas,
                 specimens=self.specimens,
@@ -85,8 +90,12 @@ class Recipe:
                 channels=self.channels,
                 may_be_empty=len(images) > 1,
             )
+            if self.image_specimens != "names":
+                name = getattr(image if self.image_specimens == "each" else images[0], "name", "")
+                regions = [r if r.has_given_specimen else r.of_specimen(name) for r in regions]
+            found += regions
         if not found:
             raise ImageError(
-                "nothing is marked as normal in these images: paint over what is, or choose the whole image"
+                "these images have no normal area: paint over their normal parts, or choose the whole image"
             )
         return found

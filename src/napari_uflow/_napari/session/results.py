@@ -1,145 +1,68 @@
-"""Detections out, layers in: heatmap, log10 NFA and anomalies on top of the image they were found in."""
+"""Layers of a result: heatmap, log10 NFA and anomalies on top of the image."""
 
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_uflow._napari.layers.axes import bare, finest, frame_of
-from napari_uflow._napari.layers.planes import View
-from napari_uflow._napari.layers.transform import output_transform
-from napari_uflow._napari.session.known_normal import known_normal_of
-from napari_uflow._napari.session.session import LayerDetection, Session
-from napari_uflow.image.plane import Plane
+from napari_uflow._napari.layers.axes import bare, finest
+from napari_uflow._napari.session.layer_detection import LayerDetection
+from napari_uflow._napari.session.marked_normal import marked_normal_of
+from napari_uflow._napari.session.session import Session
+from napari_uflow._napari.session.targets import Target
 from napari_uflow.system.scratch import allocate_map, release_pages
 
 if TYPE_CHECKING:
+    from napari.layers import Image, Labels
     from napari.viewer import Viewer
 
-    from napari.layers import Image, Labels
     from napari_uflow.detection.result import Detection
 
-__all__ = ["Target", "features_of", "relabel", "show_detections", "target_of_planes", "target_of_view"]
+__all__ = ["features_of", "relabel", "show_detections"]
 
 _HEATMAP_LIMITS = (0.4, 1.0)
-"""From what a normal latent has (0.39) to the highest value, the same for all images: stretched to its image, a clean
-one would look full of defects."""
-# Held-out normal pixels reach 0.6; this keeps them dark.
+"""From the mean score of normal latents (0.39) to the highest score, the same for all images: with its own limits a
+clean image would look full of defects."""
+# Keeps held-out normal pixels, which reach 0.6, dark.
 _HEATMAP_GAMMA = 1.5
 _OUTLINE = (0.0, 0.9, 1.0, 1.0)
-"""Of the anomalies: a colour that neither grey images nor the heatmap have."""
+"""Colour of the anomalies, found neither in grey images nor in the heatmap."""
 _NFA_LIMITS = (-6.0, 2.0)
 _LARGEST_PLAIN = 4096
-"""Rows or columns up to which results are plain layers; larger ones, which a graphics card may not take, are multiscale
-and cannot be painted in."""
+"""Most rows or columns of a single-scale layer. Larger results, which may exceed the textures of a graphics card, are
+multiscale layers, which cannot be painted in."""
 _COARSEST = 1024
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where the results of some planes go; values only, so that the image may go while they are computed.
-
-    Attributes
-    ----------
-    image_name : str
-        Name of the image layer.
-    scope : str
-        What part of it is looked at; a new result of the same scope replaces the old one.
-    planes : tuple of Plane
-        The planes to look at.
-    indices : tuple of tuple of int
-        For each of them where it lies in the result, without rows and columns.
-    shape : tuple of int
-        Shape of the result.
-    transform : dict
-        The fields that put the result on the image.
-    channel_axis, channels
-        Which channels are looked at, as :func:`~napari_uflow._napari.layers.planes.planes_of_layer` takes them.
-    image : weak reference
-        To the layer, which may get another name.
-    """
-
-    image_name: str
-    scope: str
-    planes: tuple[Plane, ...]
-    indices: tuple[tuple[int, ...], ...]
-    shape: tuple[int, ...]
-    transform: Mapping[str, Any] = field(repr=False)
-    channel_axis: int | None = None
-    channels: tuple[int | str, ...] | None = None
-    image: weakref.ref[Image] | None = field(default=None, repr=False, compare=False)
-
-
-def _looked_at(
-    layer: Image, channel_axis: int | None, channels: Sequence[int | str] | None
-) -> tuple[int | None, tuple[int | str, ...] | None, weakref.ref[Image]]:
-    """Return the last three entries of a target: channel axis, channels and layer."""
-    return channel_axis, None if channels is None else tuple(channels), weakref.ref(bare(layer))
-
-
-def target_of_planes(
-    layer: Image,
-    planes: Sequence[Plane],
-    scope: str,
-    *,
-    channel_axis: int | None = None,
-    channels: Sequence[int | str] | None = None,
-) -> Target:
-    """Return where the results of planes of a layer go: all of them, or one."""
-    frame = frame_of(layer, channel_axis)
-    looked_at = _looked_at(layer, channel_axis, channels)
-    places = [frame.index_of(plane) for plane in planes]
-    if len(planes) == 1 and math.prod(frame.shape[:-2]) > 1:
-        flat = (0,) * (len(frame.shape) - 2)
-        shape = (*(1 for _ in flat), *frame.shape[-2:])
-        transform = output_transform(layer, channel_axis=channel_axis, index=places[0])
-        return Target(layer.name, scope, tuple(planes), (flat,), shape, transform, *looked_at)
-    transform = output_transform(layer, channel_axis=channel_axis)
-    return Target(layer.name, scope, tuple(planes), tuple(places), frame.shape, transform, *looked_at)
-
-
-def target_of_view(
-    layer: Image, view: View, *, channel_axis: int | None = None, channels: Sequence[int | str] | None = None
-) -> Target:
-    """Return where the result of the visible part of a layer goes."""
-    offset = (view.window.row, view.window.col)
-    flat = (0,) * len(view.index)
-    transform = output_transform(layer, channel_axis=channel_axis, offset=offset, index=view.index)
-    shape = (*(1 for _ in flat), *view.plane.shape)
-    looked_at = _looked_at(layer, channel_axis, channels)
-    return Target(layer.name, "view", (view.plane,), (flat,), shape, transform, *looked_at)
 
 
 def show_detections(
     viewer: Viewer, session: Session, target: Target, detections: Sequence[Detection], *, model_name: str
 ) -> LayerDetection:
-    """Show a detection in layers; those of an earlier one of the same image and scope are written over.
+    """Show a detection in layers, or in the layers of an earlier one of the same image and scope.
 
     Parameters
     ----------
     viewer, session
-        Where to.
+        Viewer and session that get the result.
     target : Target
-        Where the results lie.
+        Place of the result.
     detections : sequence of Detection
         One for each plane of the target.
     model_name : str
-        What the user calls the model, for the record.
+        Name of the model, for the metadata of the layers.
     """
     score, log10_nfa, planes = _stacked(target, detections)
     ids, features = _labels(target.shape, planes, target.transform["axis_labels"])
     record = _record(target, detections, model_name)
-    old = _room_for(viewer, session, target)
+    old = _reusable(viewer, session, target)
     if old is None:
         result = _added(viewer, target, planes, (score, log10_nfa, ids), features)
     else:
-        known_normal_of(session).let_go(old.labels)
+        marked_normal_of(session).detach(old.labels)
         result = replace(old, planes=tuple(planes), image_name=target.image_name, image=target.image)
         for layer, data in zip(_layers(result), (score, log10_nfa, ids), strict=True):
             layer.data = as_shown(data)
@@ -155,7 +78,7 @@ def show_detections(
 
 
 def as_shown(data: NDArray[Any]) -> Any:
-    """Return the data of a layer: large images as views of themselves, each half as fine, which take no memory."""
+    """Return the data of a layer; for large images a pyramid of strided views, which takes no memory."""
     if max(data.shape[-2:]) <= _LARGEST_PLAIN:
         return data
     levels = [data]
@@ -165,30 +88,30 @@ def as_shown(data: NDArray[Any]) -> Any:
 
 
 def _is_one_large(shape: tuple[int, ...]) -> bool:
-    """Tell whether a result is a single plane that is too large for a copy."""
+    """Return whether a result is a single plane that is too large to copy."""
     return max(shape[-2:]) > _LARGEST_PLAIN and math.prod(shape[:-2]) == 1
 
 
-def _room(shape: tuple[int, ...], n_planes: int, nothing: Any) -> NDArray[Any]:
-    """Return an array for so many planes, of the type of `nothing`, which stands where there is none of them."""
-    array = allocate_map(shape, type(nothing))
+def _stack(shape: tuple[int, ...], n_planes: int, background: Any) -> NDArray[Any]:
+    """Return an array for a stack, of the type of `background`, which fills it if planes are missing."""
+    array = allocate_map(shape, type(background))
     if n_planes < math.prod(shape[:-2]):
-        array.fill(nothing)
+        array.fill(background)
     return array
 
 
 def _stacked(
     target: Target, detections: Sequence[Detection]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[tuple[tuple[int, ...], Detection]]]:
-    """Return heatmap and NFA of all planes, and the planes, whose maps are parts of them."""
+    """Return heatmap and NFA of all planes, and the detections with views of them as maps."""
     if _is_one_large(target.shape):
         found = detections[0]
         return found.score.reshape(target.shape), found.log10_nfa.reshape(target.shape), [(target.indices[0], found)]
-    score, log10_nfa = (_room(target.shape, len(detections), np.float32(np.nan)) for _ in range(2))
+    score, log10_nfa = (_stack(target.shape, len(detections), np.float32(np.nan)) for _ in range(2))
     planes = []
     for index, found in zip(target.indices, detections, strict=True):
         score[index], log10_nfa[index] = found.score, found.log10_nfa
-        # The stacks are the memory: a detection looks into them.
+        # The stacks own the memory; the maps of a detection are views.
         planes.append((index, replace(found, score=score[index], log10_nfa=log10_nfa[index])))
         release_pages(score, log10_nfa)
     return score, log10_nfa, planes
@@ -198,20 +121,20 @@ def _layers(result: LayerDetection) -> tuple[Image, Image, Labels]:
     return result.heatmap, result.log10_nfa, result.labels
 
 
-def _room_for(viewer: Viewer, session: Session, target: Target) -> LayerDetection | None:
-    """Return an earlier result whose layers can be written over: napari takes a second to replace three layers.
+def _reusable(viewer: Viewer, session: Session, target: Target) -> LayerDetection | None:
+    """Return an earlier result whose layers can be reused, because napari needs a second to replace three layers.
 
-    Layers of earlier results that do not fit are removed.
+    Layers of earlier results with other shapes are removed.
     """
-    room = None
+    reusable = None
     for old in [r for r in session.results.values() if _is_same(r, target)]:
         if all(layer in viewer.layers and finest(layer).shape == target.shape for layer in _layers(old)):
-            room = old
+            reusable = old
             continue
         for layer in _layers(old):
             if layer in viewer.layers:
                 viewer.layers.remove(layer)
-    return room
+    return reusable
 
 
 def _added(
@@ -229,7 +152,7 @@ def _added(
     end = {"view": " (view)", "slice": " (slice)"}.get(target.scope, "")
 
     def common() -> dict[str, Any]:
-        return {"metadata": {"napari_uflow": {}}, **target.transform}  # from the beginning, so that none is an image
+        return {"metadata": {"napari_uflow": {}}, **target.transform}  # from the start, so that none counts as an image
 
     heatmap = viewer.add_image(
         score,
@@ -265,7 +188,7 @@ def _added(
 
 
 def _bring_into_view(viewer: Viewer, result: LayerDetection) -> None:
-    """Move the sliders to the strangest plane where they stand beside the result, as on a shorter stack."""
+    """Move the sliders to the most anomalous plane if they are outside the result, as on a shorter stack."""
     low, high = result.labels.extent.world[:, :-2]
     first = viewer.dims.ndim - result.labels.ndim
     point = np.asarray(viewer.dims.point, dtype=float)[first : first + len(low)]
@@ -283,7 +206,7 @@ def _is_same(result: LayerDetection, target: Target) -> bool:
 
 
 def _record(target: Target, detections: Sequence[Detection], model_name: str) -> dict[str, Any]:
-    """Return what a layer's metadata says of where it comes from."""
+    """Return the metadata of a layer: model, parameters and versions of the detection."""
     from napari_uflow.store.description import description_of
 
     return {
@@ -299,10 +222,10 @@ def _record(target: Target, detections: Sequence[Detection], model_name: str) ->
 def _labels(
     shape: tuple[int, ...], planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
 ) -> tuple[NDArray[np.int32], dict[str, Any]]:
-    """Return ids that are unique over all planes, 1 to N, and their table."""
+    """Return labels 1 to N, unique over all planes, and their features table."""
     if _is_one_large(shape):
         return planes[0][1].labels.reshape(shape), features_of(planes, axis_labels)
-    ids = _room(shape, len(planes), np.int32(0))
+    ids = _stack(shape, len(planes), np.int32(0))
     n = 0
     for index, found in planes:
         ids[index] = found.numbered_after(n).labels
@@ -314,14 +237,14 @@ def _labels(
 def features_of(
     planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
 ) -> dict[str, NDArray[Any]]:
-    """Return the features table of a labels layer: row 0 is the background, row i the region with id i.
+    """Return the features table of a labels layer: row 0 is the background, row i the region with label i.
 
     Parameters
     ----------
     planes : sequence of (tuple of int, Detection)
-        Index of each plane in the layer, and what was found there.
+        Index in the layer, and detection, of each plane.
     axis_labels : sequence of str
-        Of the layer; the place on an axis before rows and columns is a column of the table.
+        Axes of the layer; the position on each axis before rows and columns is a column of the table.
     """
     counts = [len(found.regions) for _, found in planes]
     total = sum(counts)
@@ -341,16 +264,16 @@ def features_of(
 
 
 def relabel(session: Session, result: LayerDetection, false_alarms: float) -> LayerDetection:
-    """Answer another number of false alarms from what is stored; no network is needed.
+    """Find the regions at another number of false alarms in the stored maps; the network is not needed.
 
     Parameters
     ----------
     session : Session
-        Gets the new result.
+        Session that gets the new result.
     result : LayerDetection
-        What was found.
+        The result.
     false_alarms : float
-        False alarms accepted per image or stack.
+        Accepted false alarms per image or stack.
     """
     from napari_uflow.detection.detect import resegment
     from napari_uflow.store.description import description_of

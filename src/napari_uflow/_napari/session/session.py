@@ -1,10 +1,9 @@
-"""What the dock widgets of one viewer share: the model, what was detected with it, and the one job that may run."""
+"""State shared by the dock widgets of a viewer: the active model, the results, and the running job."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,86 +11,35 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, Signal
 
 from napari_uflow._napari.layers.axes import bare
-from napari_uflow._napari.session.jobs import Job, JobRunner
+from napari_uflow._napari.session.job import Job
+from napari_uflow._napari.session.layer_detection import LayerDetection
 from napari_uflow._napari.session.libraries import make_torch_safe
+from napari_uflow._napari.session.runner import JobRunner
 from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Message, Steps
 
 if TYPE_CHECKING:
+    from napari.layers import Labels
     from napari.viewer import Viewer
 
-    from napari.layers import Image, Labels
     from napari_uflow._napari.session.recipe import Recipe
-    from napari_uflow.detection.result import Detection
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["LayerDetection", "Session", "session_of"]
+__all__ = ["Session", "session_of"]
 
-# One session per viewer; it goes with its viewer. There is no public place on a viewer to keep it.
+# One session per viewer, removed with its viewer; a viewer has no public place for it.
 _SESSIONS: dict[int, Session] = {}
 
 
-@dataclass(frozen=True, eq=False)
-class LayerDetection:
-    """What was found in one image layer, and the layers that show it.
-
-    Attributes
-    ----------
-    image_name : str
-        Name of the image layer.
-    planes : tuple of (tuple of int, Detection)
-        For each plane where it lies in the output layers and what was found in it: ``labels.data[index]`` is the map
-        of that plane. The detections count their labels from 1 each; `first_labels` makes them unique.
-    heatmap, log10_nfa : Image
-        The maps as layers.
-    labels : Labels
-        The regions, with ids that are unique over all planes.
-    image : weak reference or None
-        To the image layer.
-    """
-
-    image_name: str
-    planes: tuple[tuple[tuple[int, ...], Detection], ...]
-    heatmap: Image
-    log10_nfa: Image
-    labels: Labels
-    image: weakref.ref[Image] | None = None
-
-    def image_in(self, viewer: Viewer) -> Image | None:
-        """Return the image layer, whatever its name is now; None where it is no longer in the viewer."""
-        layer = None if self.image is None else self.image()
-        return layer if layer is not None and layer in viewer.layers else None
-
-    @property
-    def detections(self) -> tuple[Detection, ...]:
-        """What was found, plane by plane."""
-        return tuple(found for _, found in self.planes)
-
-    @property
-    def first_labels(self) -> tuple[int, ...]:
-        """For each plane the number that is added to its labels 1 to n in the labels layer."""
-        firsts, n = [], 0
-        for found in self.detections:
-            firsts.append(n)
-            n += len(found.regions)
-        return tuple(firsts)
-
-    def rows(self) -> Iterator[tuple[int, tuple[int, ...], dict[str, int | float]]]:
-        """Yield id in the labels layer, index of the plane and the measurements of each region, in the order of ids."""
-        for (index, found), first in zip(self.planes, self.first_labels, strict=True):
-            for row in found.regions.rows():
-                yield int(row["label"]) + first, index, row
-
-
 class Session(QObject):
-    """What the widgets of one viewer share.
+    """State shared by the widgets of one viewer.
 
     Signals
     -------
     model_changed
-        Another model is active, or none.
+        The active model, its name or its file changed.
     results_changed
-        A detection was added or changed, or a layer of one was removed.
+        A result was added or changed, or its labels layer was removed.
     """
 
     model_changed = Signal()
@@ -110,7 +58,7 @@ class Session(QObject):
 
     @property
     def viewer(self) -> Viewer | None:
-        """The viewer; None once it is gone."""
+        """The viewer; None once it is closed."""
         return self._viewer()
 
     @property
@@ -120,17 +68,17 @@ class Session(QObject):
 
     @property
     def model_name(self) -> str:
-        """What the user calls the model; "" where there is none."""
+        """Name of the model; "" without one."""
         return self._model_name
 
     @property
     def model_path(self) -> Path | None:
-        """The file of the model; None for one that was not saved."""
+        """File of the model; None for an unsaved one."""
         return self._model_path
 
     @property
     def recipe(self) -> Recipe | None:
-        """What the model was trained on in this viewer; None for one from a file."""
+        """Layers that the model was trained on in this viewer; None for a model from a file."""
         return self._recipe
 
     def set_model(
@@ -140,7 +88,7 @@ class Session(QObject):
         path: str | Path | None = None,
         recipe: Recipe | None = None,
     ) -> None:
-        """Make a model the active one."""
+        """Make a model the active one, or none."""
         self._model = model
         self._model_name = name if model is not None else ""
         self._model_path = Path(path) if path is not None and model is not None else None
@@ -148,16 +96,16 @@ class Session(QObject):
         self.model_changed.emit()
 
     def take_model_of(self, job: Job, name: str, recipe: Recipe | None = None) -> None:
-        """Make the model that a job will return the active one; the previous one stays if it returns none."""
+        """Make the model that a job returns the active one; without one the previous model stays active."""
         job.finished.connect(lambda model: self.set_model(model, name, recipe=recipe))
 
     def open_model(self, path: str | Path) -> None:
-        """Read a model file and make it the active model; the previous one stays if that fails.
+        """Read a model file and make it the active model; on an error the previous model stays active.
 
         Raises
         ------
         ModelFileError
-            If the file is not a model.
+            If the file is not a readable model.
         """
         make_torch_safe()
         from napari_uflow.store.checkpoint import load_model
@@ -166,14 +114,14 @@ class Session(QObject):
         self.set_model(load_model(path), path.stem, path)
 
     def start_opening(self, path: str | Path, *, name: str = "") -> Job:
-        """Read a model file as a job, which does not hold up the window, and make it the active model.
+        """Read a model file as a job, which does not block the window, and make it the active model.
 
         Parameters
         ----------
         path : path
             The file.
         name : str
-            What to call the model if the file is not to be its place: one that will be removed.
+            Name of the model if its file will be deleted; by default the model is named after its file.
 
         Raises
         ------
@@ -194,7 +142,7 @@ class Session(QObject):
         return job
 
     def save_model(self, path: str | Path) -> Path:
-        """Write the active model to a file, whole or not at all, and return its path (with its ending).
+        """Write the active model to a file, atomically, and return its path with the suffix.
 
         Raises
         ------
@@ -202,7 +150,7 @@ class Session(QObject):
             If there is no model, or the file cannot be written.
         """
         if self._model is None:
-            raise ConfigError("there is no model to save: train one or open one first")
+            raise ConfigError("no model to save: train one or open a model file")
         make_torch_safe()
         from napari_uflow.store.checkpoint import save_model
 
@@ -216,16 +164,16 @@ class Session(QObject):
 
     @property
     def results(self) -> Mapping[Labels, LayerDetection]:
-        """What was detected, by the labels layer that shows it, the oldest first."""
+        """Results by their labels layer, the oldest first."""
         return MappingProxyType(self._results)
 
     def set_result(self, result: LayerDetection) -> None:
-        """Add what was detected, or replace what the labels layer showed before."""
+        """Add a result, or replace the result of the same labels layer."""
         self._results[bare(result.labels)] = result
         self.results_changed.emit()
 
     def result_of(self, layer: Any) -> LayerDetection | None:
-        """Return the detection that a layer (labels, heatmap or NFA) shows, or None."""
+        """Return the result that a layer (labels, heatmap or NFA) belongs to, or None."""
         layer = bare(layer)
         for result in self._results.values():
             if layer is not None and layer in (result.labels, result.heatmap, result.log10_nfa):
@@ -238,7 +186,7 @@ class Session(QObject):
 
 
 def session_of(viewer: Viewer) -> Session:
-    """Return the session of a viewer, the same one for all its widgets."""
+    """Return the session of a viewer; one object for all its widgets."""
     viewer = bare(viewer)
     key = id(viewer)
     if key not in _SESSIONS:

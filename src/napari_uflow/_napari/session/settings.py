@@ -1,4 +1,4 @@
-"""The Preferences of the plugin, declared in the manifest; their defaults where napari is older than 0.9."""
+"""Preferences of the plugin, declared in the manifest; the defaults apply with napari before 0.9."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ PLUGIN = "napari-uflow"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose in the Preferences.
+    """Values of the Preferences.
 
     Attributes
     ----------
     device : str
         "auto", "cpu", "cuda" or "mps".
     memory_limit : float
-        Memory for computed features, in GB.
+        Memory for cached features, in GB.
     weights_folder : str
-        Folder with weights of backbones; "" where there is none.
+        Folder with weights of backbones; "" for the default folders.
     false_alarms : float
-        False alarms accepted per image, to begin with.
+        Initial accepted false alarms per image or stack.
     autosave : bool
-        Whether models are saved in the plugin's own folder while and after they are trained.
+        True to save models in the plugin's folder during and after training.
     """
 
     device: str = "auto"
@@ -36,7 +36,7 @@ class Settings:
     autosave: bool = True
 
 
-# Where each setting is declared in the manifest.
+# Section of each setting in the manifest.
 _PLACES = {
     "device": "computing",
     "memory_limit": "computing",
@@ -47,27 +47,27 @@ _PLACES = {
 
 
 def read_settings() -> Settings:
-    """Return the user's settings; the defaults where napari has none for plugins."""
+    """Return the settings of the user; the defaults if this napari has none for plugins."""
     try:
         from napari.settings import get_plugin_settings
     except ImportError:
         return Settings()
     try:
         own: Any = get_plugin_settings(PLUGIN)
-    except KeyError:  # the plugin is switched off, or run from a script
+    except KeyError:  # the plugin is disabled, or run from a script
         return Settings()
     values = {name: getattr(getattr(own, place, None), name, None) for name, place in _PLACES.items()}
     return Settings(**{name: value for name, value in values.items() if value is not None})
 
 
 def weights_folder() -> Path | None:
-    """Return the folder with weights that the user chose, or None."""
+    """Return the folder with weights, or None for the default folders."""
     text = read_settings().weights_folder.strip()
     return Path(text).expanduser() if text else None
 
 
 def data_folder() -> Path:
-    """Return the folder, beside napari's settings, for what the plugin saves by itself; made if missing."""
+    """Return the folder of automatically saved models, beside napari's settings; it is created if needed."""
     from napari.settings import get_settings
 
     own = get_settings().config_path

@@ -92,7 +92,7 @@ def test_what_is_kept_is_not_what_was_given():
 
 
 @pytest.mark.parametrize("limit", [1e9, 0])
-def test_the_border_is_held_in_memory_and_on_disk(limit):
+def test_the_border_is_replaced_in_memory_and_on_disk(limit):
     """Tiles without a frame stay as they are, and doing it twice changes nothing more."""
     x = torch.arange(64.0).reshape(1, 8, 8)
     with FeatureCache(limit) as cache:

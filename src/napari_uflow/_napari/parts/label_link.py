@@ -1,0 +1,94 @@
+"""Link from the labels layer of a result to a widget: selected label, and keys."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QWidget
+
+from napari_uflow._napari.layers.watch import while_alive
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+__all__ = ["LabelLink"]
+
+
+class LabelLink(QObject):
+    """Follow the selected label and the keys of a labels layer, without keeping the widget alive.
+
+    Parameters
+    ----------
+    widget : QWidget
+        The widget; keys are ignored while it is hidden and after it is closed.
+    keys : sequence of str
+        Keys on the canvas while the layer is active.
+
+    Signals
+    -------
+    picked : int
+        The user selected a label.
+    pressed
+        One of the keys was pressed.
+    """
+
+    picked = Signal(int)
+    pressed = Signal()
+
+    def __init__(self, widget: QWidget, keys: Sequence[str]) -> None:
+        super().__init__(widget)
+        self._widget = widget
+        self._keys = tuple(keys)
+        self._labels: Labels | None = None
+        self._is_selecting = False
+
+    @property
+    def labels(self) -> Labels | None:
+        """The layer, or None."""
+        return self._labels
+
+    def follow(self, labels: Labels | None) -> None:
+        """Follow another layer, or none."""
+        if self._labels is not None:
+            self._labels.events.selected_label.disconnect(self._picked)
+            for key in self._keys:
+                self._labels.bind_key(key, None)
+        self._labels = labels
+        if labels is not None:
+            labels.events.selected_label.connect(self._picked)
+            for key in self._keys:
+                labels.bind_key(key, _press(weakref.ref(self)), overwrite=True)
+
+    def select(self, number: int) -> None:
+        """Select a label without a signal."""
+        if self._labels is None or self._labels.selected_label == number:
+            return
+        self._is_selecting = True
+        try:
+            self._labels.selected_label = number
+        finally:
+            self._is_selecting = False
+
+    @while_alive
+    def _picked(self, event: Any = None) -> None:  # noqa: ARG002 - napari's signature
+        if not self._is_selecting and self._labels is not None:
+            self.picked.emit(int(self._labels.selected_label))
+
+    def _press(self) -> None:
+        if self._widget.isVisible():
+            self.pressed.emit()
+
+
+def _press(link: weakref.ref[LabelLink]) -> Callable[[Any], None]:
+    """Return the action of a key; the layer keeps it, so it holds the link weakly."""
+
+    def press(layer: Any) -> None:  # noqa: ARG001 - napari's signature
+        target = link()
+        if target is not None and isalive(target):
+            target._press()
+
+    return press

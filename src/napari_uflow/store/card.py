@@ -1,0 +1,292 @@
+"""The card of a model file: the description of a model in the JSON header, without its weights and without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from safetensors import SafetensorError, safe_open
+
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.errors import ConfigError, ModelFileError
+from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.model.record import EarlierTraining, OutcomeKind, TrainingOutcome, TrainingRecord
+
+__all__ = ["CARD", "FORMAT", "NOT_AS_WRITTEN", "ModelCard", "damaged", "opened", "parse_card", "read_card"]
+
+FORMAT = 2
+"""Number of the format that is written; files with a lower number are upgraded when read, higher ones refused."""
+
+CARD = "napari_uflow"
+"""Name of the card among the metadata of a safetensors file."""
+
+NOT_AS_WRITTEN = (LookupError, TypeError, AttributeError, ValueError, ConfigError)
+"""Raised for an entry of a card that is missing, or that has another type or value than any that is written."""
+
+# Names and values of format 1 that format 2 calls otherwise.
+_RENAMED_IN_MAPS = {"n_fields": "n_specimens", "median_spread": "median_sd"}
+_RENAMED_TRAINING = {"field_pattern": "specimen_pattern", "views": "augmentations"}
+_RENAMED_BORDERS = {"keep": "reflect", "hold": "replicate"}
+_RENAMED_IN_RECORD = {
+    "n_pictures": "n_images",
+    "pictures": "image_names",
+    "fields": "specimens",
+    "holdout_fields": "holdout_specimens",
+    "n_taught": "n_marked_normal",
+}
+# Format 1 told the outcome in a sentence; the number is the step.
+_OUTCOMES_OF_FORMAT_1 = (
+    (r"done", OutcomeKind.DONE),
+    (r"done: no better held-out loss after step (\d+)", OutcomeKind.CONVERGED),
+    (r"done: .*", OutcomeKind.NOTHING_LEARNED),
+    (r"stopped at step (\d+)", OutcomeKind.STOPPED),
+    (r"stopped: .*", OutcomeKind.NOT_FINITE),
+    (r"interrupted after step (\d+)", OutcomeKind.INTERRUPTED),
+)
+# First bytes of files that run programs when they are opened.
+_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """The description of a model.
+
+    Attributes
+    ----------
+    format : int
+        Number of the format of its file.
+    model : ModelConfig
+        Parts of the model.
+    training : TrainingConfig
+        Parameters of its training.
+    intensity : IntensityRange
+        Brightness range of the normal pixels, one pair per channel.
+    calibration : mapping or None
+        Values for :meth:`~napari_uflow.nfa.calibrated.Calibration.from_dict`; None without a calibration.
+    history : tuple of mapping
+        Losses, the values of a :class:`~napari_uflow.progress.TrainingPoint` per check.
+    record : TrainingRecord
+        Origin of the model.
+    has_backbone : bool
+        The file holds the weights of the backbone.
+    """
+
+    format: int = FORMAT
+    model: ModelConfig
+    training: TrainingConfig
+    intensity: IntensityRange
+    calibration: Mapping[str, Any] | None
+    history: tuple[Mapping[str, Any], ...]
+    record: TrainingRecord
+    has_backbone: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, as the current format has them; None for NaN and infinities."""
+        outcome = {"kind": self.record.outcome.kind.value, "step": self.record.outcome.step}
+        values: dict[str, Any] = _finite(
+            {
+                "format": FORMAT,
+                "model": self.model.to_dict(),
+                "training": self.training.to_dict(),
+                "intensity": self.intensity.to_dict(),
+                "calibration": self.calibration,
+                "history": self.history,
+                "record": asdict(self.record) | {"outcome": outcome},
+                "has_backbone": self.has_backbone,
+            }
+        )
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a card from the values of a file of this format or an older one.
+
+        Raises
+        ------
+        LookupError, TypeError, AttributeError, ValueError, ConfigError
+            If an entry is missing, or has another type or value than any that is written.
+        """
+        number = int(values["format"])
+        if number < FORMAT:
+            values = _upgraded(values)
+        points = [{k: math.nan if v is None else v for k, v in point.items()} for point in values["history"]]
+        return cls(
+            format=number,
+            model=ModelConfig.from_dict(values["model"]),
+            training=TrainingConfig.from_dict(values["training"]),
+            intensity=IntensityRange.from_dict(values["intensity"]),
+            calibration=values["calibration"],
+            history=tuple(points),
+            record=_record(values["record"]),
+            has_backbone=bool(values["has_backbone"]),
+        )
+
+
+def read_card(path: str | os.PathLike[str]) -> ModelCard:
+    """Read the description of a model from its file, without the weights.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such file, or it is not a model of this package, or its format is newer than this version.
+    """
+    path = Path(path)
+    with opened(path, "np") as file:
+        return parse_card(path, file.metadata())
+
+
+@contextmanager
+def opened(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
+    """Open a safetensors file; nothing in it is executed.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    framework : {"np", "pt"}
+        Kind of its tensors: NumPy arrays, without torch, or torch tensors.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such file, or it is not a safetensors file.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"there is no model file '{path}'")
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        # Only now: the length that a safetensors file begins with may look like the beginning of a pickle.
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start.startswith(_PICKLE_STARTS):
+            raise ModelFileError(
+                f"'{path}' is a pickle or a zip archive, which can run programs when it is opened; models of "
+                f"napari-uflow are safetensors files"
+            ) from error
+        raise ModelFileError(f"'{path}' is not a model of napari-uflow, or it is damaged ({error})") from error
+
+
+def parse_card(path: Path, metadata: Mapping[str, str] | None) -> ModelCard:
+    """Return the card among the metadata of a safetensors file.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    metadata : mapping of str to str, or None
+        Its metadata.
+
+    Raises
+    ------
+    ModelFileError
+        If it is not a model of this package, or its format is newer than this version.
+    """
+    text = (metadata or {}).get(CARD)
+    if text is None:
+        raise ModelFileError(f"'{path}' is a safetensors file, but not a model of napari-uflow")
+    try:
+        values = json.loads(text)
+        number = int(values["format"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"'{path}' is damaged: its description cannot be read") from error
+    if number > FORMAT:
+        raise ModelFileError(
+            f"'{path}' has format {number}, but this version of napari-uflow knows formats up to {FORMAT}: "
+            f"update with pip install --upgrade napari-uflow"
+        )
+    try:
+        return ModelCard.from_dict(values)
+    except NOT_AS_WRITTEN as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> ModelFileError:
+    """Return the error for a file with an entry that is not as it was written."""
+    return ModelFileError(f"'{path}' is damaged or was changed by hand: {error}")
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities by None: JSON has neither."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _record(values: Mapping[str, Any]) -> TrainingRecord:
+    """Make a record from plain values; those that are missing keep their defaults."""
+    given = {field.name: values[field.name] for field in fields(TrainingRecord) if field.name in values}
+    for name in ("image_names", "specimens", "holdout_specimens"):
+        given[name] = tuple(map(str, given.get(name, ())))
+    if given.get("pixel_size") is not None:
+        height, width = map(float, given["pixel_size"])
+        given["pixel_size"] = (height, width)
+    if "outcome" in given:
+        given["outcome"] = TrainingOutcome(OutcomeKind(given["outcome"]["kind"]), given["outcome"]["step"])
+    if given.get("first_training") is not None:
+        given["first_training"] = TrainingConfig.from_dict(given["first_training"])
+    given["resumed_from"] = _earlier(given.get("resumed_from"))
+    return TrainingRecord(**given)
+
+
+def _earlier(values: Mapping[str, Any] | None) -> EarlierTraining | None:
+    if values is None:
+        return None
+    return EarlierTraining(values["date"], int(values["n_steps"]), _earlier(values["resumed_from"]))
+
+
+def _upgraded(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a file of format 1 as format 2 has them."""
+    model = dict(card["model"])
+    model["border"] = _RENAMED_BORDERS.get(model.get("border", ""), model.get("border", "auto"))
+    calibration = card["calibration"]
+    if calibration is not None:
+        calibration = _renamed(calibration, {"fields": "specimens"})
+        calibration["specimens"] = [_renamed(item, {"pictures": "images"}) for item in calibration["specimens"]]
+        calibration["maps"] = [_renamed(item, _RENAMED_IN_MAPS) for item in calibration["maps"]]
+    return {
+        **card,
+        "model": model,
+        "training": _renamed(card["training"], _RENAMED_TRAINING),
+        "calibration": calibration,
+        "record": _upgraded_record(card["provenance"]),
+    }
+
+
+def _upgraded_record(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    record = _renamed(provenance, _RENAMED_IN_RECORD)
+    text = record.pop("outcome", "done")
+    for pattern, kind in _OUTCOMES_OF_FORMAT_1:
+        found = re.fullmatch(pattern, text)
+        if found is not None:
+            record["outcome"] = {"kind": kind.value, "step": int(found[1]) if found.groups() else None}
+            break
+    else:
+        raise ValueError(f"unknown outcome {text!r}")
+    first_training = record.get("first_training")
+    record["first_training"] = None if first_training is None else _renamed(first_training, _RENAMED_TRAINING)
+    record["resumed_from"] = _upgraded_earlier(record.pop("started_from", None))
+    return record
+
+
+def _upgraded_earlier(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    earlier = _upgraded_earlier(values.get("started_from"))
+    return {"date": values.get("date"), "n_steps": values["steps"], "resumed_from": earlier}
+
+
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in values.items()}

@@ -1,0 +1,113 @@
+"""Pre-trained weights: read from files of the user, never downloaded without need."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from napari_uflow.errors import BackboneUnavailableError
+from napari_uflow.model.backbone import Backbone
+from napari_uflow.model.weights import WEIGHTS_FOLDER_VARIABLE, load_pretrained, weights_folder
+
+pytestmark = pytest.mark.usefixtures("no_downloads")
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "variable", "other name"])
+def test_weights_from_a_file(how, resnet18, resnet18_file, tmp_path, monkeypatch):
+    weights = {"file": resnet18_file, "folder": resnet18_file.parent, "variable": None, "other name": tmp_path}[how]
+    if how == "variable":
+        monkeypatch.setenv(WEIGHTS_FOLDER_VARIABLE, str(resnet18_file.parent))
+        assert weights_folder() == resnet18_file.parent
+    if how == "other name":
+        torch.save(resnet18.state_dict(), tmp_path / "resnet18.pth")
+    backbone = Backbone("resnet18", 1)
+    source = load_pretrained(backbone, weights)
+    assert source == ("resnet18.pth" if how == "other name" else "resnet18.tv_in1k.safetensors")
+    expected = resnet18.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in backbone.networks[0].state_dict().items())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not any(part.training for part in backbone.modules())
+
+
+def test_scattering_needs_no_weights():
+    assert load_pretrained(Backbone("scattering", 1)) == ""
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)}, path)
+    with pytest.raises(
+        BackboneUnavailableError, match=r"does not hold the weights of resnet18.*bn1\.bias and \d+ more"
+    ):
+        load_pretrained(Backbone("resnet18", 1), path)
+
+
+class _Bomb:
+    """Does harm when it is read by a careless reader of pickles."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    "kind", ["text.safetensors", "text.pth", "empty.safetensors", "empty.pth", "bomb.pth", "a.pth"]
+)
+def test_what_is_no_file_of_weights_is_refused(kind, tmp_path):
+    path = tmp_path / kind
+    if kind.startswith("bomb"):
+        path.write_bytes(pickle.dumps({"conv1.weight": _Bomb(tmp_path / "harm")}, protocol=2))
+    elif kind.startswith("a."):
+        torch.save([1, 2, 3], path)
+    else:
+        path.write_text("" if kind.startswith("empty") else "no weights at all, just a text")
+    with pytest.raises(BackboneUnavailableError) as caught:
+        load_pretrained(Backbone("resnet18", 1), path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_missing_weights_are_named(tmp_path):
+    backbone = Backbone("resnet18", 1)
+    with pytest.raises(BackboneUnavailableError, match=r"there is no file of weights .*nowhere"):
+        load_pretrained(backbone, tmp_path / "nowhere")
+    with pytest.raises(BackboneUnavailableError, match=r"holds no resnet18\.tv_in1k\.safetensors"):
+        load_pretrained(backbone, tmp_path / "weights")
+
+
+def test_without_a_hub_the_message_says_what_to_fetch_and_where_to_put_it(tmp_path):
+    with pytest.raises(BackboneUnavailableError) as caught:
+        load_pretrained(Backbone("resnet18", 1))
+    assert "timm/resnet18.tv_in1k/" in caught.value.url
+    assert caught.value.path == tmp_path / "weights" / "resnet18.tv_in1k.safetensors"
+    text = str(caught.value)
+    assert "\n" not in text
+    assert all(part in text for part in (caught.value.url, str(caught.value.path), "--weights", "'scattering'"))
+
+
+def test_the_default_folder_is_in_the_home(monkeypatch):
+    monkeypatch.delenv(WEIGHTS_FOLDER_VARIABLE)
+    assert weights_folder().parts[-2:] == (".cache", "napari-uflow")
+
+
+def test_mcait_has_one_file_for_each_network(tiny_cait, tmp_path):
+    torch.manual_seed(1)
+    backbone = Backbone("mcait", 1)
+    with pytest.raises(BackboneUnavailableError, match=r"holds no cait_m48_448\.fb_dist_in1k\.safetensors"):
+        load_pretrained(backbone, tmp_path)
+    for name, cait in tiny_cait.items():
+        state = {key: torch.randn_like(value) for key, value in cait.state_dict().items()}
+        save_file(
+            {key: value.contiguous() for key, value in state.items()} | {"head.weight": torch.zeros(10, 4)},
+            tmp_path / f"{name}.safetensors",
+        )
+    names = [f"{name}.safetensors" for name in tiny_cait]
+    with pytest.raises(BackboneUnavailableError, match="a file for each of its networks"):
+        load_pretrained(backbone, tmp_path / names[0])
+    assert load_pretrained(backbone, tmp_path) == ", ".join(names)
+    with pytest.raises(BackboneUnavailableError, match="cait_m48_448"):
+        load_pretrained(backbone)
