@@ -22,6 +22,8 @@ from napari_uflow.store.tiff_writer import write_tiff
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 cloudpickle = pytest.importorskip("cloudpickle")
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 pytestmark = pytest.mark.filterwarnings("ignore")  # of dask and tornado, about ports and processes that were killed
 
 CONFIG = DetectionConfig()
