@@ -23,8 +23,11 @@ dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 cloudpickle = pytest.importorskip("cloudpickle")
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-pytestmark = pytest.mark.filterwarnings("ignore")  # of dask and tornado, about ports and processes that were killed
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # of dask and tornado, about ports and processes that were killed
+]
 
 CONFIG = DetectionConfig()
 
@@ -39,7 +42,7 @@ def local_cluster():
 
 @pytest.fixture
 def folder(odd_plane, tmp_path):
-    images = tmp_path / "pictures"
+    images = tmp_path / "images"
     images.mkdir()
     for i in range(4):
         write_tiff(images / f"odd {i}.tif", np.roll(odd_plane.data, 3 * i, axis=1), "YX")
