@@ -37,7 +37,7 @@ def local_cluster():
 
 @pytest.fixture
 def folder(odd_plane, tmp_path):
-    images = tmp_path / "pictures"
+    images = tmp_path / "images"
     images.mkdir()
     for i in range(4):
         write_tiff(images / f"odd {i}.tif", np.roll(odd_plane.data, 3 * i, axis=1), "YX")
