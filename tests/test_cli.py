@@ -216,7 +216,7 @@ def test_training_goes_on(here, capsys):
     assert call(capsys, "train data/train/good --init-from nothing.safetensors")[0] == 2
 
 
-def test_same_names_in_two_folders_are_two_fields(here, capsys):
+def test_same_names_in_two_folders_are_two_specimens(here, capsys):
     for seed, folder in enumerate(("monday", "tuesday")):
         Path(folder).mkdir()
         for i in range(2):

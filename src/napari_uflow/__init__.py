@@ -1,7 +1,7 @@
-"""Find what is not normal in microscope images: U-Flow anomaly detection with an a-contrario threshold.
+"""Anomaly detection in microscope images with U-Flow and an a-contrario threshold.
 
-The public names, listed with their types in ``__init__.pyi``, are loaded when they are first used: importing the
-package loads neither torch nor Qt nor napari.
+The public names, listed with their types in ``__init__.pyi``, are loaded on first use: importing the package
+loads neither torch nor Qt nor napari.
 """
 
 from typing import Any

@@ -318,7 +318,7 @@ def test_nothing_found_is_an_empty_table():
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, 1e30])
 @pytest.mark.parametrize("calibration", ["conformal", "tails", "none"])
-def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monkeypatch, value, calibration):
+def test_latents_that_explode_have_the_highest_score_and_are_not_missing(tiny_model, monkeypatch, value, calibration):
     network = tiny_model.network()
     original = network.latents_in_chunks
 
@@ -407,7 +407,7 @@ def test_a_much_larger_image_is_said_to_be_carried_over(tiny_model, odd_plane, n
     assert any("'odd' is 205 times as large" in text for text in texts)
 
 
-def test_a_image_that_is_unlike_as_a_whole_is_warned_of(tiny_model, odd_plane, network):
+def test_an_image_out_of_distribution_raises_a_warning(tiny_model, odd_plane, network):
     rng = np.random.default_rng(0)
     images = [CalibrationImage(str(i), tuple(rng.normal(size=(9, 9)) * 0.1 for _ in range(6))) for i in range(5)]
     calibration = drain(Calibration.fit_steps(images, network.strides * 2))

@@ -117,11 +117,11 @@ def test_numbers_of_an_evaluation(evaluated):
     assert numbers["fraction_with_false_alarm"] == len(flagged) / 2
 
 
-def test_images_are_ranked_by_their_strangest_region(evaluated):
+def test_images_are_ranked_by_their_most_significant_region(evaluated):
     _, run = evaluated
     normal = [item.detection.lowest_log10_nfa for item in run.images if not item.image.is_anomalous]
-    strange = [item.detection.lowest_log10_nfa for item in run.images if item.image.is_anomalous]
-    wins = [(s < n) + (s == n) / 2 for s in strange for n in normal]
+    anomalous = [item.detection.lowest_log10_nfa for item in run.images if item.image.is_anomalous]
+    wins = [(s < n) + (s == n) / 2 for s in anomalous for n in normal]
     assert run.image_auroc_nfa == pytest.approx(np.mean(wins))
 
 

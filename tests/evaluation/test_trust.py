@@ -22,11 +22,11 @@ DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
 @pytest.fixture(scope="module")
 def model(tiny_model):
-    """The tiny model, as if it had been calibrated on twelve fields."""
+    """The tiny model, as if it had been calibrated on twelve specimens."""
     rng = np.random.default_rng(0)
     images = [
         CalibrationImage(
-            f"field {i}",
+            f"specimen {i}",
             tuple(np.log1p(rng.normal(size=(20, 32 // s, 40 // s)) ** 2).mean(axis=0) for s in (1, 2, 4) * 2),
         )
         for i in range(12)
@@ -34,7 +34,7 @@ def model(tiny_model):
     return dataclasses.replace(tiny_model, calibration=drain(Calibration.fit_steps(images, (4, 8, 16, 4, 8, 16))))
 
 
-def test_the_report_on_held_out_fields(model):
+def test_the_report_on_held_out_specimens(model):
     report = trust_report(model)
     assert report.n_specimens == 12
     assert report.is_guaranteed(0.1)
@@ -67,7 +67,7 @@ def test_new_images_are_counted(model, normal_planes, odd_plane):
     assert f"12 held-out specimens, {len(planes)} new images" in table
 
 
-def test_a_model_of_one_field_reports_what_it_can(tiny_model, tmp_path):
+def test_a_model_of_one_specimen_reports_what_it_can(tiny_model, tmp_path):
     report = trust_report(tiny_model)
     assert report.n_specimens == 0
     assert all(math.isnan(x) for x in report.held_out)

@@ -206,8 +206,8 @@ def _detection(detection: Detection) -> list[str]:
         rests = f", {_CALIBRATIONS[detection.guarantee.kind]}"
     sentences = [
         f"A region was reported as anomalous if its number of false alarms (NFA: the expected number of regions at "
-        f"least as significant in a normal {detection.guarantee.counted_on}) was at most {config.false_alarms:g}. The NFA "
-        f"was {_METHODS[config.nfa]}{rests}."
+        f"least as significant in a normal {detection.guarantee.counted_on}) was at most {config.false_alarms:g}. The "
+        f"NFA was {_METHODS[config.nfa]}{rests}."
     ]
     n_marked = detection.n_marked_normal
     if n_marked:

@@ -1,4 +1,4 @@
-"""Write calibrated TIFF files, at once or tile by tile."""
+"""Write calibrated TIFF files, as a whole or tile by tile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Calibration:
 
     @classmethod
     def checked(cls, pixel_size: tuple[float, float] | None, unit: str | None, z_spacing: float | None = None) -> Self:
-        """Return the calibration to write; a size in pixels is none."""
+        """Return the calibration to write; a size in pixels is not written."""
         if z_spacing is not None and not (math.isfinite(z_spacing) and z_spacing > 0):
             raise ConfigError(f"z_spacing must be a number above 0, not {z_spacing}")
         if pixel_size is None:
