@@ -217,7 +217,7 @@ def test_two_and_three_channels_are_used_as_they_are() -> None:
 def test_more_channels_must_be_chosen() -> None:
     image = numbers((4, 5, 6))
     names = ["DAPI", "GFP", "Cy5", "BF"]
-    with pytest.raises(ImageError, match=r"4 channels \(DAPI, GFP, Cy5, BF\); choose .*channels="):
+    with pytest.raises(ImageError, match=r"4 channels \(DAPI, GFP, Cy5, BF\); choose 1 to 3 of them"):
         planes_of(image, "CYX", channel_names=names)
     for choice in ([2, 0], ["Cy5", "DAPI"], ["cy5", 0], (np.int64(2), "dapi")):
         (plane,) = planes_of(image, "CYX", channels=choice, channel_names=names)
