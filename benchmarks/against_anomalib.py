@@ -1,13 +1,13 @@
-"""Speed and memory beside anomalib's U-Flow, on the same machine in the same run.
+"""Speed and memory compared with anomalib's U-Flow, on the same machine in the same run.
 
-    pip install anomalib          (in an environment of its own: it brings other versions of common libraries)
+    pip install anomalib          (in a separate environment: it needs other versions of common libraries)
     python benchmarks/against_anomalib.py [--backbone resnet18] [--tiles 16] [--batch 8] [--rounds 5]
 
-Both have the same network (flow steps, subnets, tile size) with random weights; nothing is fetched. Tiles lie in
-memory, so reading files is no part of it. An epoch shows each tile once; the first one of ours fills the cache of
-features and is given beside. A detection of ours ends with the heatmap and the regions of the false-alarm test, one of
-anomalib with the heatmap. The rounds take turns; the table has the median of the ratios and their range. Memory is the
-greatest resident size of a process that does one thing only, less what it had when the network was built.
+Both have the same network (flow steps, subnets, tile size) with random weights; nothing is downloaded. Tiles are in
+memory, so reading files is excluded. An epoch uses each tile once; our first epoch also fills the feature cache and is
+listed separately. Our detection includes the heatmap and the regions of the false-alarm test, that of anomalib the
+heatmap. The rounds alternate; the table has the median of the ratios and their range. Memory is the largest resident
+size of a process with a single task above that after building the network.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def tiles_of(n: int, side: int) -> list[np.ndarray]:
 
 
 def without_downloads() -> None:
-    """Let networks be made with random weights where trained ones are asked for."""
+    """Replace pre-trained weights by random ones."""
     original = timm.create_model
 
     def make(*args, **options):
@@ -142,7 +142,7 @@ def resident() -> float:
 
 
 def peak_of(run: Callable[[], object]) -> float:
-    """Return by how much resident memory rises, in GB."""
+    """Return the rise of resident memory during a call, in GB."""
     before, most, is_over = resident(), [0.0], threading.Event()
 
     def watch() -> None:
@@ -158,7 +158,7 @@ def peak_of(run: Callable[[], object]) -> float:
 
 
 def memory(options: argparse.Namespace, who: str, what: str) -> float:
-    """Measure in a process of its own."""
+    """Measure in a separate process."""
     command = [sys.executable, __file__, "--backbone", options.backbone, "--tiles", str(options.tiles)]
     command += ["--batch", str(options.batch), "--memory-of", who, what]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ})
@@ -186,7 +186,7 @@ def main() -> None:
         else:
             if who == "ours":
                 one.train(1)
-            free_memory(torch.device("cpu"))  # what the training leaves behind would be used again
+            free_memory(torch.device("cpu"))  # memory of the training would be used again
             print(json.dumps(peak_of(one.detect)))
         return
     ours = Ours(options.backbone, side, tiles, options.batch)
@@ -202,7 +202,7 @@ def main() -> None:
     per_thousand = 1000 / options.tiles
     for name, mine, its, factor in (
         ("an epoch after the first", 1, 3, 1.0),
-        ("the first epoch (ours: and cache)", 0, 2, 1.0),
+        ("the first epoch (ours: with cache)", 0, 2, 1.0),
         ("1,000 tiles detected", 4, 5, per_thousand),
     ):
         ratios = table[:, its] / table[:, mine]

@@ -1,12 +1,11 @@
-"""What a detection takes over what its network takes: the backbone's forward time and the flow's.
+"""Time of a detection relative to that of its network, the forward passes of backbone and flow.
 
     python benchmarks/detection_overhead.py [--backbones scattering resnet18] [--sides 256 512 1024 2048] [--rounds 5]
 
-The network has random weights. Backbone and flow are timed on an image of 512 x 512 pixels at once, without tiles,
-surroundings or pauses, and their seconds per pixel are carried over to the size of the image: on tensors of one size,
-and one that suits the caches, so the ratio charges a detection with all that it does besides (surroundings that are
-looked at twice, scores, heatmap, regions, table). The rounds take turns; the table has the medians, and the median of
-the ratios with their range.
+The network has random weights. Backbone and flow are timed on an image of 512 x 512 pixels, without tiles, halos or
+chunks, and their time per pixel is scaled to the size of the image. That size suits the caches, so the ratio includes
+everything else that a detection does (overlapping halos, scores, heatmap, regions, table). The rounds alternate; the
+table has the medians, and the median of the ratios with their range.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SIDE = 512
 
 
 def model_of(backbone: str) -> TrainedModel:
-    """Return a model whose region test is calibrated, so that it takes its time."""
+    """Return a model with a calibrated region test, whose time is included."""
     network = UFlow(ModelConfig(backbone=backbone, border="reflect"), 1)
     intensity = IntensityRange((0.0,), (255.0,))
     images = []
@@ -41,11 +40,17 @@ def model_of(backbone: str) -> TrainedModel:
         scores = drain(score_steps(network.eval(), intensity, plane))
         images.append(CalibrationImage(str(seed), scores.tested))
     calibration = drain(Calibration.fit_steps(images, scores.tested_strides))
-    return TrainedModel(network.config, TrainingConfig(), intensity, network.state_dict(), calibration)
+    return TrainedModel(
+        config=network.config,
+        training=TrainingConfig(),
+        intensity=intensity,
+        state=network.state_dict(),
+        calibration=calibration,
+    )
 
 
 def seconds(run: Callable[..., object], *arguments: object, **options: object) -> float:
-    """Return how long a call takes."""
+    """Return the duration of a call."""
     began = time.perf_counter()
     run(*arguments, **options)
     return time.perf_counter() - began
@@ -67,8 +72,8 @@ def main() -> None:
             features = network.features(image)
             network.latents(features)
         for side in options.sides:
-            specimens = fibre_field(0, shape=(512, 512)).image
-            plane = Plane(data=np.tile(specimens, (-(-side // 512),) * 2)[:side, :side])
+            block = fibre_field(0, shape=(512, 512)).image
+            plane = Plane(data=np.tile(block, (-(-side // 512),) * 2)[:side, :side])
             config = DetectionConfig()
             detect(model, plane, config, network=network)
             rows = []

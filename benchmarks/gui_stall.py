@@ -140,11 +140,11 @@ def main() -> None:
         began = time.perf_counter()
         job.progress.connect(lambda running: phases.append((time.perf_counter() - began, running.phase)))
         bar.button.click()
-        said = time.perf_counter() - began
+        shown = time.perf_counter() - began
         clock.watch(f"{name}: after Stop", is_idle)
         total = time.perf_counter() - began
         last = next((t for t, phase in phases if phase not in ("Training", "Computing features")), total)
-        print(f"    Stop: said after {1000 * said:.0f} ms; last step {last:.1f} s, all {total:.1f} s after it")
+        print(f"    Stop: shown after {1000 * shown:.0f} ms; last step {last:.1f} s, all {total:.1f} s after it")
 
     train.new_model.training_form.fields["steps"].value = 1000
     stop("training", train.job_bar, lambda: len(train.plot.points) > 0)

@@ -1,18 +1,19 @@
-"""The baseline to beat: distance of each patch to its nearest normal patch, on frozen features.
+"""Baseline: distance of each patch to its nearest normal patch, on frozen features.
 
-A plain relative of PatchCore (Roth et al., 2022, DOI 10.1109/CVPR52688.2022.01392): a ResNet-18's features of strides
-8 and 16, each averaged over 3 x 3, both at stride 8; 4,000 normal patches drawn at random in place of a coreset; the
-score of a patch is the Euclidean distance to the nearest of them, brought to the pixels by bilinear interpolation and a
-Gaussian; the score of an image is the maximum of its map. Images keep their size and are continued by reflection.
+A simplified PatchCore (Roth et al. 2022, doi:10.1109/CVPR52688.2022.01392): features of a ResNet-18 at strides 8 and
+16, each averaged over 3 x 3, both at stride 8; 4,000 normal patches drawn at random in place of a coreset; the score of
+a patch is the Euclidean distance to the nearest of them, interpolated bilinearly to pixels and smoothed by a Gaussian;
+the score of an image is the maximum of its map. Images keep their size and are continued by reflection.
 
-Two options matter more than the seed. The network pads with zeros: without a margin the highest scores of normal
-images lie in their corners. Features of unit length raised the pixel AUROC on both sets tried, and lowered the AUPRO
-on one of them.
+Two options matter more than the seed. The network pads with zeros: without a margin the highest scores of normal images
+lie in their corners. Features of unit length raised the pixel AUROC on both data sets tested, and lowered the AUPRO on
+one of them.
 
     python benchmarks/nearest_neighbour.py ROOT --weights resnet18.safetensors
 
-ROOT is laid out like MVTec AD: ``train/good``, ``test/<kind>``, ``ground_truth/<kind>/<stem>_mask.png``, where the kind
-``good`` is normal and has no masks. The weights are the state dict of timm's ``resnet18`` with ``features_only=True``.
+ROOT has the layout of MVTec AD: ``train/good``, ``test/<kind>``, ``ground_truth/<kind>/<stem>_mask.png``, where the
+kind ``good`` is normal and has no masks. The weights are the state dict of timm's ``resnet18`` with
+``features_only=True``.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def read_truth(root: Path, path: Path, shape: tuple[int, ...]) -> NDArray[np.boo
 
 
 def load_network(weights: Path) -> Module:
-    """Return the ResNet-18 up to stride 16, which gives its features of strides 8 and 16."""
+    """Return the ResNet-18 up to stride 16, with features of strides 8 and 16."""
     network = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(2, 3))
     network.load_state_dict(load_file(weights))
     return network.eval()
@@ -111,8 +112,8 @@ def main() -> None:
         parser.error(f"--margin must be a multiple of {COARSEST_STRIDE}, got {args.margin}")
 
     network = load_network(args.weights)
-    look = partial(patches_of, network, margin=args.margin, unit_length=args.unit_length)
-    normal = [look(read_image(path)).flatten(1).T for path in images(args.root / "train" / "good")]
+    patches = partial(patches_of, network, margin=args.margin, unit_length=args.unit_length)
+    normal = [patches(read_image(path)).flatten(1).T for path in images(args.root / "train" / "good")]
     memory = torch.cat(normal)
     chosen = torch.randperm(len(memory), generator=torch.Generator().manual_seed(args.seed))[: args.patches]
     memory = memory[chosen]
@@ -122,11 +123,13 @@ def main() -> None:
         for path in images(folder):
             image = read_image(path)
             shape = tuple(image.shape[1:])
-            scores.append(score_map(look(image), memory, shape, args.sigma))
+            scores.append(score_map(patches(image), memory, shape, args.sigma))
             masks.append(read_truth(args.root, path, shape))
             anomalous.append(folder.name != "good")
 
-    print(f"{args.root.name}: {len(normal)} to learn from, {anomalous.count(False)} normal, {sum(anomalous)} anomalous")
+    print(
+        f"{args.root.name}: {len(normal)} training images, {anomalous.count(False)} normal, {sum(anomalous)} anomalous"
+    )
     print(f"image AUROC  {auroc([score.max() for score in scores], anomalous):.3f}")
     print(f"pixel AUROC  {pixel_auroc(scores, masks):.3f}")
     print(f"AUPRO (0.3)  {aupro(scores, masks):.3f}")

@@ -1,18 +1,18 @@
-"""False alarms per image of every test on data without any anomaly, and hits on planted ones beside it.
+"""False alarms per image of every test on data without anomalies, and hits on planted anomalies.
 
-Latents are drawn at the sizes of a resnet18 model and 256 x 256 pixels, from eight nulls: what the theory asks for, and
-what real latents do instead (gain per image, smooth gain fields, neighbours and channels that are correlated, heavy
-tails, all at once). Each draw is an independent specimen. The calibrated test sees some fields of the same null first; the
-guarantee is an average over the draw of these, so several sets of them are drawn.
+Latents are drawn at the sizes of a resnet18 model and 256 x 256 pixels, from eight null distributions: the theoretical
+one, and deviations observed in real latents (gain per image, smooth gain maps, correlated neighbours and channels,
+heavy tails, all together). Each draw is an independent specimen. The calibrated test is first fitted to specimens of
+the same null; the guarantee is an average over their draw, so several sets of them are drawn.
 
     python benchmarks/nfa_null.py                     # about 10 minutes on two cores
     python benchmarks/nfa_null.py --tests 100 --nulls iid t5
 
-For epsilon of .01 and .1 the number is the part of images with any false alarm, for 1 the mean number of them.
-`guaranteed` must not exceed epsilon by more than chance (one-sided, 1 %; a star marks what does); with fewer
-than 1 / epsilon - 1 fields there is no guarantee and the number is marked with a tilde. Hits are the parts of
-planted squares found at epsilon = 1: 4 x 4 positions of the finest level with latents 1.7 times too wide, 12 x 12 with
-1.35, 24 x 24 with 1.2.
+For epsilon of .01 and .1 the number is the fraction of images with any false alarm, for 1 their mean number.
+`conformal` must not exceed epsilon by more than chance (one-sided, 1 %; a star marks numbers that do); with fewer than
+1 / epsilon - 1 specimens there is no guarantee and the number is marked with a tilde. Hits are the fractions of planted
+squares detected at epsilon = 1: 4 x 4 positions of the finest level with latents 1.7 times too wide, 12 x 12 with 1.35,
+24 x 24 with 1.2.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def gain(sd: float) -> Callable[[np.random.Generator], Latents]:
     return lambda rng: [z * np.float32(g) for g in [np.exp(sd * rng.normal())] for z in iid(rng)]
 
 
-def field_of_gain(rng: np.random.Generator, sd: float = 0.1) -> Latents:
+def gain_map(rng: np.random.Generator, sd: float = 0.1) -> Latents:
     smooth = ndimage.gaussian_filter(rng.normal(size=GRID), 10, mode="wrap")
     log_gain = (sd * smooth / smooth.std()).astype(np.float32)
     return [z * np.exp(log_gain[::step, ::step]) for z, step in zip(iid(rng), STEPS, strict=True)]
@@ -92,7 +92,7 @@ NULLS: dict[str, Callable[[np.random.Generator], Latents]] = {
     "iid": iid,
     "gain 5 %": gain(0.05),
     "gain 10 %": gain(0.1),
-    "gain field 10 %": field_of_gain,
+    "gain map 10 %": gain_map,
     "neighbours": neighbours,
     "channels": channels,
     "t5": student,
@@ -101,7 +101,7 @@ NULLS: dict[str, Callable[[np.random.Generator], Latents]] = {
 
 
 def planted(latents: Latents, side: int, factor: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Widen the latents in a square, in place; return where."""
+    """Widen the latents in a square, in place; return its mask."""
     row, col = (4 * int(rng.integers(0, (n - side) // 4 + 1)) for n in GRID)
     truth = np.zeros(GRID, dtype=bool)
     truth[row : row + side, col : col + side] = True
@@ -121,7 +121,7 @@ def calibrated(null: str, n_specimens: int, seed: int, which: int) -> Calibratio
 
 
 def nfa_maps(latents: Latents, calibrations: dict[int, Calibration]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """log10 NFA of every position of the finest level, by each method."""
+    """Yield log10 NFA of every position of the finest level, by each method."""
     energies = [np.square(z, dtype=np.float64).mean(axis=0) for z in latents]
     n_channels = [len(z) for z in latents]
     threshold = candidate_threshold(0.9)
@@ -139,11 +139,11 @@ def nfa_maps(latents: Latents, calibrations: dict[int, Calibration]) -> Iterator
     for n_specimens, calibration in calibrations.items():
         for name, guaranteed in (("tails", False), ("conformal", True)):
             levels = calibration.regions(maps, guaranteed=guaranteed)
-            yield f"{name}, {n_specimens} fields", combine_levels(levels, STEPS, GRID, background=BACKGROUND)
+            yield f"{name}, {n_specimens} specimens", combine_levels(levels, STEPS, GRID, background=BACKGROUND)
 
 
-def look(task: tuple[str, int, int, dict[int, Calibration]]) -> dict[str, list[float]]:
-    """One draw: for each method the false alarms at every epsilon, and whether each kind of defect was hit."""
+def draw(task: tuple[str, int, int, dict[int, Calibration]]) -> dict[str, list[float]]:
+    """Return the false alarms at every epsilon and the hits of each kind of anomaly in one draw, by method."""
     null, seed, number, calibrations = task
     rng = np.random.default_rng((seed, number, 2))
     row: dict[str, list[float]] = {}
@@ -159,7 +159,7 @@ def look(task: tuple[str, int, int, dict[int, Calibration]]) -> dict[str, list[f
 
 
 def is_above(values: list[float], epsilon: float) -> bool:
-    """Whether the mean lies above epsilon by more than chance: one-sided, 1 %."""
+    """Return True if the mean lies above epsilon by more than chance: one-sided, 1 %."""
     if epsilon < 1:
         return bool(binom.sf(sum(values) - 1, len(values), epsilon) < 0.01)
     return bool(np.mean(values) - 2.33 * np.std(values) / math.sqrt(len(values)) > epsilon)
@@ -168,7 +168,7 @@ def is_above(values: list[float], epsilon: float) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nulls", nargs="+", choices=list(NULLS), default=list(NULLS), metavar="NULL")
-    parser.add_argument("--fields", nargs="+", type=int, default=[20, 100], help="held-out specimens to calibrate on")
+    parser.add_argument("--specimens", nargs="+", type=int, default=[20, 100], help="numbers of held-out specimens")
     parser.add_argument("--tests", type=int, default=400, help="draws to test on (default: %(default)s)")
     parser.add_argument("--sets", type=int, default=10, help="sets of held-out specimens (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -184,7 +184,7 @@ def main() -> None:
             fitted = dict(zip(((n, i) for _, n, _, i in jobs), pool.starmap(calibrated, jobs), strict=True))
             sets = [{n: fitted[n, i] for n in options.specimens} for i in range(options.sets)]
             tasks = [(null, options.seed, i, sets[i * options.sets // options.tests]) for i in range(options.tests)]
-            rows = pool.map(look, tasks, chunksize=10)
+            rows = pool.map(draw, tasks, chunksize=10)
             for name in rows[0]:
                 means = np.mean([row[name] for row in rows], axis=0)
                 cells = []

@@ -1,17 +1,17 @@
-"""The threshold on real images: false alarms observed against accepted, masks against the best fixed threshold.
+"""Automatic threshold on real images: observed against accepted false alarms, masks against the best fixed threshold.
 
-For each data set a model is trained (or read, where the output folder has it), calibrated on fields held out of
-training and tested on normal images of other fields and on anomalous ones, by every test of the package.
+For each data set a model is trained (or read from the output folder), calibrated on specimens held out of training and
+tested on normal images of other specimens and on anomalous images, by every test of the package.
 
     python benchmarks/nfa_real.py DATASET ... --weights resnet18.safetensors [--holdout 0.34] [-- --steps 200]
 
-A data set is laid out like MVTec AD (``train/good``, ``test/good``, ``test/KIND``, ``ground_truth``), or has a folder
-``normal`` and others with anomalies and without masks; then ``--test-fields`` names the beginnings of the normal
-images that are kept for testing, and a field (specimen) is what stands before the last underscore. What follows
-``--`` are flags of ``napari-uflow train``.
+A data set has the layout of MVTec AD (``train/good``, ``test/good``, ``test/KIND``, ``ground_truth``), or a folder
+``normal`` and others with anomalies and without masks. For the latter, ``--test-specimens`` gives the beginnings of the
+names of normal images for testing; the name of a specimen ends before the last underscore. Flags after ``--`` are
+passed to ``napari-uflow train``.
 
 Prints two Markdown tables per data set: false alarms, and masks at one accepted false alarm per image. The oracle is
-the fixed threshold on the heatmap that gives the best IoU, chosen with the truth in hand.
+the fixed threshold on the heatmap with the best IoU, chosen with the truth.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ METHODS = {
 }
 
 
-def split_of(root: Path, test_fields: list[str], folder: Path) -> tuple[list[str], list[TestImage]]:
+def split_of(root: Path, test_specimens: list[str], folder: Path) -> tuple[list[str], list[TestImage]]:
     """Return the files to train on and the images to test on."""
     if (root / "train" / "good").is_dir():
         return [str(root / "train" / "good")], find_test_images(root, channels=[0])
     normal = find_images(root / "normal")
-    kept = [path for path in normal if path.name.startswith(tuple(test_fields))]
+    kept = [path for path in normal if path.name.startswith(tuple(test_specimens))]
     if not kept or len(kept) == len(normal):
-        raise SystemExit(f"{root}: name some of its normal fields, not all, with --test-fields")
+        raise SystemExit(f"{root}: give some of its normal specimens, not all, with --test-specimens")
     links = folder / "train"
     links.mkdir()
     for path in normal:
@@ -71,7 +71,7 @@ def run(root: Path, options: argparse.Namespace, flags: list[str]) -> None:
     name = root.name if root.name != "tiles256" else root.parent.name
     model_file = options.output / f"{name}-{options.backbone}.safetensors"
     with tempfile.TemporaryDirectory() as temporary:
-        files, images = split_of(root, options.test_fields, Path(temporary))
+        files, images = split_of(root, options.test_specimens, Path(temporary))
         if not model_file.exists():
             command = ["train", *files, "-o", str(model_file), "--backbone", options.backbone, "--channels", "0"]
             command += ["--holdout", str(options.holdout)]
@@ -92,10 +92,10 @@ def run(root: Path, options: argparse.Namespace, flags: list[str]) -> None:
     print(f"\n### {name}, {options.backbone}\n")
     print(
         f"{len(model.record.specimens)} specimens to train on, {n_specimens} held out; {len(normal)} normal and "
-        f"{len(anomalous)} anomalous test images. (A guarantee of epsilon needs max(3, 1 / epsilon - 1) fields.)\n"
+        f"{len(anomalous)} anomalous test images. (A guarantee of epsilon needs max(3, 1 / epsilon - 1) specimens.)\n"
     )
-    heads = [f"{e:g}" + ("" if n_specimens >= specimens_needed(e) else " (no guarantee)") for e in EPSILONS]
-    print("False alarms per normal test image (images with any), where so many are accepted:\n")
+    heads = [f"{e:g}" + ("" if n_specimens >= specimens_needed(e) else " (not guaranteed)") for e in EPSILONS]
+    print("False alarms per normal test image (images with any), by accepted number:\n")
     print("| test | " + " | ".join(heads) + " |")
     print("|---" * (len(heads) + 1) + "|")
     masks = [p.mask() for p in images]
@@ -121,9 +121,9 @@ def run(root: Path, options: argparse.Namespace, flags: list[str]) -> None:
             recall = region_recall(labels[len(normal) :], masks[len(normal) :])
             cells += [f"{reached:.3f}", f"{reached / oracle:.0%}", f"{recall:.0%}"]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    heads = ["image AUROC by NFA", "anomalous images flagged"]
+    heads = ["image AUROC by NFA", "anomalous images detected"]
     if has_masks:
-        heads += ["IoU", f"of the oracle's {oracle:.3f}", "true regions hit"]
+        heads += ["IoU", f"of the oracle's {oracle:.3f}", "true regions detected"]
     print("\nAt one accepted false alarm per image:\n")
     print("| test | " + " | ".join(heads) + " |")
     print("|---" * (len(heads) + 1) + "|")
@@ -137,9 +137,11 @@ def main() -> None:
     parser.add_argument("roots", nargs="+", type=Path, help="folders of data sets")
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--weights", type=Path, help="weights of the backbone")
-    parser.add_argument("--holdout", type=float, default=0.2, help="part of the fields held out (default: %(default)s)")
     parser.add_argument(
-        "--test-fields", nargs="+", default=[], help="normal fields kept for testing, by their beginning"
+        "--holdout", type=float, default=0.2, help="fraction of specimens held out (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--test-specimens", nargs="+", default=[], help="beginnings of the names of normal images for testing"
     )
     parser.add_argument("--output", type=Path, default=Path("evaluation"), help="folder for models")
     options = parser.parse_args(arguments[:split])

@@ -1,28 +1,27 @@
-"""Time and memory of the region test against the size of the map; prints a Markdown table.
+"""Time and memory of the region test by size of the map, as a Markdown table.
 
-The map is what the test sees of independent normal latents: energies drawn as chi-squared / channels, float32, with
-four planted squares of latents that are too wide. The columns, all on one core, medians of several runs:
+The map contains energies of independent N(0, 1) latents, drawn as chi-squared / channels in float32, with four planted
+squares of latents that are too wide. Columns, all on one core, medians of several runs:
 
 - tail: `chi2_log10_tail` of the energies
-- regions: `significant_regions` of that, which leaves out the positions that no significant region can hold
-- test: both together, what detection pays per level
-- full tree: `best_regions` of all positions, to be compared with the column regions
+- regions: `significant_regions` of that, which skips positions that no significant region can contain
+- test: both together, the time of a detection per level
+- full tree: `best_regions` of all positions, for comparison with the column regions
 - published: `published_regions` with one_sided=True, Chernoff's bound included
-- hit: planted squares that hold a region with NFA < 1, by the test / by the published test
-- memory: peak of the test above what was there before it (the map itself not counted), in MB (10^6 bytes) and in bytes
-  per byte of the map; then the same with the full tree in place of the early stop
+- hit: planted squares that contain a region with NFA < 1, by the test / by the published test
+- memory: peak of the test above the memory before it (without the map), in MB (10^6 bytes) and in bytes per byte of
+  the map; then the same with the full tree in place of the early stop
 
 The last lines give the exponent of growth of each time with the number of positions, fitted from 256 x 256 on, and
 whether 128 x 128 stays below 10 ms. Up to 512 x 512 it is also checked that the early stop and the full tree give the
-same regions below the log10_n_tests, positions and values alike.
+same regions below the number of tests, in positions and values.
 
     python benchmarks/nfa_speed.py                    # minutes; the largest map needs about 3 GB
     python benchmarks/nfa_speed.py --largest 1024
 
-Memory is the rise of the peak resident size (ru_maxrss) in a fresh process per number, and not what tracemalloc sees:
-numpy reports to that, but the arrays of the compiled tree come from numba's own allocator, which does not. The kernel
-counts pages and not every one at once, so the numbers of maps below 256 x 256 (a few hundred kB) are left out. Linux
-and macOS only.
+Memory is the rise of the peak resident size (ru_maxrss) in a fresh process per number. tracemalloc would miss the
+arrays of the compiled tree, which come from numba's own allocator. The kernel counts pages with a delay, so maps below
+256 x 256 (a few hundred kB) are not measured. Linux and macOS only.
 """
 
 from __future__ import annotations
@@ -93,21 +92,21 @@ TESTS: dict[str, Callable[[NDArray[np.float32]], LevelRegions]] = {"early stop":
 
 
 def warm_up() -> None:
-    """Have everything compiled (or loaded from the cache on disk) for the types that are measured."""
+    """Compile all functions (or load them from the cache on disk) for the measured types."""
     energy, _ = energies(64, 0)
-    energy[0, 0] = 1e6  # takes the continued fraction of the far tail
+    energy[0, 0] = 1e6  # needs the continued fraction of the far tail
     for test in (early_stop, full_tree, published):
         test(energy)
 
 
 def below(regions: LevelRegions, log10_limit: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Labels and values of the regions below a limit; the regions are sorted, so these are the first ones."""
+    """Return labels and values of the regions below a limit, which are the first ones."""
     n = int(np.searchsorted(regions.log10_nfa, log10_limit))
     return np.where(regions.labels <= n, regions.labels, 0), regions.log10_nfa[:n]
 
 
 def check(energy: NDArray[np.float32]) -> None:
-    """Early stop and full tree must give the same regions below the log10_n_tests."""
+    """Raise unless early stop and full tree give the same regions below the number of tests."""
     log10_n_tests = log10_tests_for_any_size(energy.size)
     labels, values = below(early_stop(energy), log10_n_tests)
     full_labels, full_values = below(full_tree(energy), log10_n_tests)
@@ -122,7 +121,7 @@ def hits(regions: LevelRegions, squares: list[tuple[slice, slice]]) -> int:
 
 
 def timed(side: int, seed: int) -> tuple[dict[str, float], str]:
-    """Median milliseconds of each part, and the planted squares that were hit."""
+    """Return the median milliseconds of each part, and the planted squares that were hit."""
     warm_up()
     energy, squares = energies(side, seed)
     if side <= LARGEST_CHECK:
@@ -151,15 +150,15 @@ def timed(side: int, seed: int) -> tuple[dict[str, float], str]:
 
 
 def peak_bytes() -> int:
-    """Peak resident size of this process so far."""
+    """Return the peak resident size of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def extra_memory(side: int, seed: int, test: str) -> int:
-    """Bytes by which the peak rises during one test."""
+    """Return the bytes by which the peak rises during one test."""
     warm_up()
     energy, _ = energies(side, seed)
-    # What was freed again since the peak would hide the first part of the rise: fill it until peak and present agree.
+    # Memory freed since the peak would hide the first part of the rise: fill it until peak and present agree.
     start = peak_bytes()
     ballast = []
     while peak_bytes() == start:
@@ -208,7 +207,7 @@ def main() -> None:
         cells = [f"{side} x {side}", *(milliseconds(times[side][name]) for name in TIMES), hit, *memory[side]]
         print("| " + " | ".join(cells) + " |", flush=True)
     checked = max(side for side in sides if side <= LARGEST_CHECK)
-    print(f"\nUp to {checked} x {checked}, early stop and full tree give the same regions below the log10_n_tests.")
+    print(f"\nUp to {checked} x {checked}, early stop and full tree give the same regions below the number of tests.")
     fitted = [side for side in sides if side >= SMALLEST_FIT]
     if len(fitted) > 1:
         log_n = [2 * np.log(side) for side in fitted]
@@ -216,9 +215,9 @@ def main() -> None:
         text = ", ".join(f"{name} {slope:.2f}" for name, slope in zip(TIMES, slopes, strict=True))
         print(f"Time grows with the number of positions to the power of: {text} ({fitted[0]} to {fitted[-1]}).")
     if BUDGET_SIDE in times:
-        took = times[BUDGET_SIDE]["test"]
-        verdict = "below" if took < BUDGET_MS else "NOT below"
-        print(f"{BUDGET_SIDE} x {BUDGET_SIDE}: the test takes {took:.2f} ms, {verdict} {BUDGET_MS:g} ms.")
+        elapsed = times[BUDGET_SIDE]["test"]
+        verdict = "below" if elapsed < BUDGET_MS else "NOT below"
+        print(f"{BUDGET_SIDE} x {BUDGET_SIDE}: the test takes {elapsed:.2f} ms, {verdict} {BUDGET_MS:g} ms.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train and evaluate on data sets with known truth; prints one Markdown row per run.
+"""Train and evaluate on data sets with known masks; prints one Markdown row per run.
 
 Layout of a data set: ``train/good``, ``test/good``, ``test/KIND``, ``ground_truth/KIND/NAME_mask.png``. Example, two
 backbones and two normalisations:
@@ -6,7 +6,7 @@ backbones and two normalisations:
     python benchmarks/real_data.py DATASET --backbones scattering resnet18 --norms whiten map \
         --weights resnet18.safetensors --output evaluation -- --steps 300 --learning-rate 0.002
 
-What follows ``--`` are flags of ``napari-uflow train``.
+Flags after ``--`` are passed to ``napari-uflow train``.
 """
 
 import argparse
@@ -27,7 +27,7 @@ COLUMNS = {
     "AUPRO": "aupro",
     "IoU": "iou",
     "oracle IoU": "oracle_iou",
-    "regions hit": "region_recall",
+    "regions detected": "region_recall",
     "false alarms / normal image": "false_alarms_per_image",
     "normal images with any": "fraction_with_false_alarm",
 }

@@ -1,5 +1,6 @@
 """What the tests share: small drawn images, and one model that trains in a second."""
 
+import os
 import sys
 
 import numpy as np
@@ -23,6 +24,10 @@ TINY_TRAINING = {
     "holdout": 0.3,
     "learning_rate": 3e-3,
 }
+
+
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
+"""Device of the tests that train and detect: NAPARI_UFLOW_TEST_DEVICE=cuda runs the same tests on a GPU."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,7 +67,7 @@ def tiny_model(normal_planes, tiny_model_config, tiny_training_config):
     from napari_uflow.training.train import train
 
     regions = [NormalRegion(plane) for plane in normal_planes]
-    model = train(regions, tiny_model_config, tiny_training_config, device="cpu")
+    model = train(regions, tiny_model_config, tiny_training_config, device=DEVICE)
     assert model.calibration is not None
     return model
 

@@ -112,7 +112,7 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good --backbone vgg", "backbone must be one of scattering"),
         ("train data/train/good --tile 100", "tile must be a multiple of 16"),
         ("train data/train/good --device toaster", "device must be auto, cpu"),
-        ("train data/train/good --specimen-pattern (", "field pattern '(' is not a regular expression"),
+        ("train data/train/good --specimen-pattern (", "specimen pattern '(' is not a regular expression"),
         ("train data/train/good --channels 5", "has no channel 5"),
         ("train data/train/good --channels DAPI", "has no channel 'DAPI'"),
         ("train data/train/good --axes QYX", "axes of '000' must be 2 letters"),
@@ -216,7 +216,7 @@ def test_training_goes_on(here, capsys):
     assert call(capsys, "train data/train/good --init-from nothing.safetensors")[0] == 2
 
 
-def test_same_names_in_two_folders_are_two_fields(here, capsys):
+def test_same_names_in_two_folders_are_two_specimens(here, capsys):
     for seed, folder in enumerate(("monday", "tuesday")):
         Path(folder).mkdir()
         for i in range(2):
@@ -252,7 +252,7 @@ def test_trust(here, capsys):
     code, out, err = call(capsys, "trust model.safetensors")
     assert (code, err) == (0, "")
     assert "accepted per image" in out
-    assert "no: needs 99 fields" in out
+    assert "no, needs 99 specimens" in out
     assert "new images" not in out
 
     code, out, err = call(capsys, "trust model.safetensors data/test/good -o report --device cpu")

@@ -6,7 +6,18 @@ from contextlib import contextmanager
 import pytest
 
 from napari_uflow.errors import Stopped, UFlowError
-from napari_uflow.progress import FINISH, Message, Progress, TimeLeft, at_once, drain, in_pieces, or_stop, under, within
+from napari_uflow.progress import (
+    FINISH,
+    Message,
+    Progress,
+    TimeLeft,
+    chunk_steps,
+    drain,
+    or_stop,
+    run_chunks,
+    under,
+    within,
+)
 
 
 def counting(n, log):
@@ -161,22 +172,22 @@ def computing(n, log):
 
 
 def test_a_computation_at_once_has_its_result():
-    assert at_once(computing(3, [])) == 3
-    assert at_once(computing(0, [])) == 0
+    assert run_chunks(computing(3, [])) == 3
+    assert run_chunks(computing(0, [])) == 0
 
 
-def test_a_job_may_be_stopped_between_two_pieces():
+def test_a_job_may_be_stopped_between_two_chunks():
     log = []
-    steps = in_pieces(computing(5, log), Progress("Computing", 1, 4))
+    steps = chunk_steps(computing(5, log), Progress("Computing", 1, 4))
     assert [next(steps), next(steps)] == [Progress("Computing", 1, 4)] * 2
     with pytest.raises(Stopped):
         steps.send(FINISH)
     assert log == [0, 1]
 
 
-def test_pieces_without_progress_are_not_heard_of():
+def test_chunks_without_progress_yield_no_events():
     events, log = [], []
-    assert drain(in_pieces(computing(3, log), None), events.append) == 3
+    assert drain(chunk_steps(computing(3, log), None), events.append) == 3
     assert (events, log) == ([], [0, 1, 2])
 
 
@@ -190,14 +201,14 @@ def test_each_piece_has_a_context_of_its_own():
         yield
         log.append("closed")
 
-    def pieces():
+    def chunks():
         log.append(1)
         yield
         log.append(2)
         return "done"
 
-    running = under(pieces(), context)
+    running = under(chunks(), context)
     next(running)
     log.append("pause")
-    assert at_once(running) == "done"
+    assert run_chunks(running) == "done"
     assert log == ["open", 1, "closed", "pause", "open", 2, "closed"]

@@ -1,4 +1,4 @@
-"""Write docs/parameters.md from the descriptions in the configuration; a test compares the two."""
+"""Write docs/parameters.md from the descriptions of the parameters; a test compares both."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "parameters.md"
 
 def page() -> str:
     """Return the page."""
-    parts = ["# Parameters\n\nOn the command line each is a flag with dashes: `--learning-rate 0.0005`.\n"]
+    parts = ["# Parameters\n\nEach parameter is a flag of the command line, with dashes: `--learning-rate 0.0005`.\n"]
     for title, config in (("Model", ModelConfig), ("Training", TrainingConfig), ("Detection", DetectionConfig)):
         parts.append(f"## {title}\n\n{parameter_table(config)}\n")
     return "\n".join(parts)

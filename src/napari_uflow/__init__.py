@@ -1,7 +1,7 @@
-"""Find what is not normal in microscope images: U-Flow anomaly detection with an a-contrario threshold.
+"""Anomaly detection in microscope images with U-Flow and an a-contrario threshold.
 
-The public names, listed with their types in ``__init__.pyi``, are loaded when they are first used: importing the
-package loads neither torch nor Qt nor napari.
+The public names, listed with their types in ``__init__.pyi``, are loaded on first use: importing the package
+loads neither torch nor Qt nor napari.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("napari-uflow")
-    from napari_uflow.system.apple import let_missing_operations_run_on_the_processor
+    from napari_uflow.system.apple import enable_mps_fallback
 
-    let_missing_operations_run_on_the_processor()
+    enable_mps_fallback()
     return _load(name)

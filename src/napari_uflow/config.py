@@ -1,8 +1,8 @@
-"""Every parameter of the package, described once.
+"""Parameters of the package, each described once.
 
-The description of a parameter (default, help, range, step, unit, choices) makes its check, its command-line flag, its
-form field with tooltip, and its row in the documentation. The three configurations are frozen dataclasses; a value
-outside its range raises :class:`~napari_uflow.errors.ConfigError` when the configuration is made.
+The description of a parameter (default, help, range, step, unit, choices) defines its check, its command-line flag, its
+form field with tooltip, and its row in the documentation. The three configurations are frozen dataclasses; a value out
+of its range raises :class:`~napari_uflow.errors.ConfigError` when the configuration is created.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """The description of one parameter.
+    """Description of one parameter.
 
     Attributes
     ----------
     name : str
-        Field name; the command line's flag is the same with dashes.
+        Name of the field; the command-line flag has dashes.
     type : type
         ``int``, ``float``, ``bool`` or ``str``.
     default : object
-        The default value.
+        Default value.
     help : str
-        One sentence for the user.
+        Explanation for the user.
     low, high : float or None
-        Allowed range, both ends included.
+        Allowed range, both ends included; None for no limit.
     step : float or None
         Step of a spin box.
     unit : str
-        Unit for display, "" where there is none.
+        Unit for display, "" for none.
     choices : tuple of str
-        The allowed values of a choice, empty otherwise.
+        Allowed values of a choice; empty for other parameters.
     advanced : bool
-        True where a form hides the parameter under "Advanced".
+        True if a form shows the parameter under "Advanced".
     """
 
     name: str
@@ -68,7 +68,7 @@ class Parameter:
 
     @property
     def range_text(self) -> str:
-        """The allowed values in words."""
+        """Allowed values in words."""
         if self.choices:
             return ", ".join(self.choices)
         if self.type is bool:
@@ -80,12 +80,12 @@ class Parameter:
         return ""
 
     def check(self, value: Any) -> Any:
-        """Return the value in the parameter's type, or raise.
+        """Return the value in the type of the parameter.
 
         Raises
         ------
         ConfigError
-            With the name, the allowed range and the value given.
+            If the value is not of the type or out of its range.
         """
         wrong = ConfigError(f"{self.name} must be {self._wanted()}, not {value!r}")
         if self.type is bool:
@@ -131,15 +131,15 @@ def _parameter(
 
 
 class Config:
-    """What the three configurations share: checks, dictionaries, descriptions."""
+    """Base of the three configurations: checks, dictionaries, descriptions."""
 
     def __post_init__(self) -> None:
         for parameter in parameters_of(type(self)):
-            # A frozen dataclass is set once more here, so that 1 becomes 1.0 where a number is meant.
+            # Sets the field of a frozen dataclass, so that 1 becomes 1.0 for a parameter of type float.
             object.__setattr__(self, parameter.name, parameter.check(getattr(self, parameter.name)))
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with some values changed.
+        """Return a copy with some values replaced.
 
         Raises
         ------
@@ -149,12 +149,12 @@ class Config:
         return type(self).from_dict({**self.to_dict(), **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values by name, ready for JSON."""
+        """Return the values by name, for JSON."""
         return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a configuration from values by name; names that are left out keep their defaults.
+        """Create a configuration from values by name; other parameters keep their defaults.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class Config:
         known = {parameter.name for parameter in parameters_of(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ConfigError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}")
+            raise ConfigError(f"unknown parameter {unknown[0]!r}; known parameters: {', '.join(sorted(known))}")
         return cls(**values)
 
 
@@ -187,7 +187,7 @@ def _described(config: type[Config]) -> Iterator[Parameter]:
 
 def parameter_table(config: type[Config]) -> str:
     """Return a Markdown table of a configuration's parameters, for the documentation."""
-    lines = ["| parameter | default | allowed | what it does |", "|---|---|---|---|"]
+    lines = ["| parameter | default | allowed | meaning |", "|---|---|---|---|"]
     for parameter in parameters_of(config):
         unit = f" {parameter.unit}" if parameter.unit else ""
         default = parameter.default if parameter.default != "" else "(none)"
@@ -321,17 +321,17 @@ CalibrationName = Literal["conformal", "tails", "none"]
 SharedBy = Literal["image", "stack"]
 
 SMALLEST_DETECTION_TILE = 128
-"""Pixels; smaller tiles would be mostly their surroundings."""
+"""Pixels; a smaller tile would consist mostly of its halo."""
 
 
 @dataclass(frozen=True)
 class DetectionConfig(Config):
-    """How anomalies are detected."""
+    """Parameters of detection."""
 
     false_alarms: float = _parameter(
         1.0,
-        "False alarms accepted per image, or per stack (see false_alarms_per): a region is reported when its expected "
-        "number of equally strange regions in a normal image is below this.",
+        "Accepted false alarms per image or per stack. A region is reported if fewer regions at least as significant "
+        "are expected in a normal image or stack.",
         low=1e-12,
         high=10.0,
         step=0.1,
@@ -339,26 +339,26 @@ class DetectionConfig(Config):
     )
     false_alarms_per: SharedBy = _parameter(
         "image",
-        "What the accepted false alarms are counted on: every 'image', or the whole 'stack' that a file or a layer is, "
-        "whose planes then share them (a tenth for each of ten).",
+        "Unit of the accepted false alarms: per 'image' (every plane), or per 'stack' (shared by the planes of a file "
+        "or layer: a tenth for each of ten).",
     )
     nfa: NfaMethod = _parameter(
         "size-conditional",
-        "How the number of false alarms is computed: 'size-conditional' (regions, every size pays for itself), 'paper' "
-        "(regions as in the JMIV paper, one number of tests for all sizes) or 'binomial' (windows as in its first version). The "
-        "last two are never calibrated.",
+        "Computation of the number of false alarms: 'size-conditional' (regions, with a share of the tests for each "
+        "size), 'paper' (regions as in the JMIV paper, one number of tests for all sizes) or 'binomial' (windows as in "
+        "its first version). The last two are not calibrated.",
     )
     calibration: CalibrationName = _parameter(
         "conformal",
-        "What the number of false alarms of 'size-conditional' rests on: 'conformal' (false alarms counted on held-out "
-        "fields), 'tails' (how energies are distributed there) or 'none' (what would hold if the model were perfect).",
+        "Calibration of 'size-conditional': 'conformal' (guaranteed by false alarms counted on held-out specimens), "
+        "'tails' (from the distribution of scores on held-out specimens) or 'none' (for standard normal latents).",
     )
     as_published: bool = _parameter(
-        False, "Compute 'paper' and 'binomial' as their published code does, known faults included."
+        False, "Compute 'paper' and 'binomial' exactly as their published code, including its known faults."
     )
     window_size: float = _parameter(
         5.0,
-        "Side of the window of 'binomial' on the finest level; half as much on the next one, and so on.",
+        "Side of the window of 'binomial' on the finest level; half as much on the next level, and so on.",
         low=1.0,
         high=101.0,
         step=2.0,
@@ -366,18 +366,18 @@ class DetectionConfig(Config):
     )
     binomial_probability_thr: float = _parameter(
         0.9,
-        "Probability that a normal latent of 'binomial' is no candidate.",
+        "Probability that a latent of a normal image is not a candidate of 'binomial'.",
         low=0.01,
         high=0.9999,
         step=0.01,
     )
     high_precision: bool = _parameter(
-        False, "Continuous binomial tail for 'binomial', without jumps between whole counts."
+        False, "Use a continuous binomial tail for 'binomial', without jumps between whole counts."
     )
     tile: int = _parameter(
         0,
-        "Side of the square tiles a large image is read in; 0 chooses it by the memory that is free, otherwise 128 "
-        "or more. What is found does not depend on it, unless the halo is cut.",
+        "Side of the square tiles in which a large image is read; 0 chooses it by the free memory, other values must "
+        "be 128 or more. The result does not depend on it, unless the halo is reduced.",
         low=0,
         high=8192,
         step=128,
@@ -385,7 +385,7 @@ class DetectionConfig(Config):
     )
     halo: int = _parameter(
         -1,
-        "Context of the flow around each tile; -1 takes all that it can see. What the backbone sees is always read.",
+        "Context of the flow around each tile; -1: all that it requires. The context of the backbone is always read.",
         low=-1,
         high=1024,
         step=16,
@@ -396,19 +396,9 @@ class DetectionConfig(Config):
         super().__post_init__()
         if 0 < self.tile < SMALLEST_DETECTION_TILE:
             raise ConfigError(
-                f"tile must be 0, to be chosen by the free memory, or at least {SMALLEST_DETECTION_TILE} pixels, not "
-                f"{self.tile}"
+                f"tile must be 0 (chosen by the free memory) or {SMALLEST_DETECTION_TILE} pixels or more: {self.tile}"
             )
 
     def n_sharing(self, n_planes: int) -> int:
-        """Return how many images share the accepted false alarms, of a stack of so many planes."""
+        """Return the number of images that share the accepted false alarms, for a stack of `n_planes` planes."""
         return n_planes if self.false_alarms_per == "stack" else 1
-
-    def of_one_image(self, n_planes: int) -> float:
-        """Return each image's share of the accepted false alarms, of a stack of so many planes."""
-        return self.false_alarms / self.n_sharing(n_planes)
-
-    def counted_on(self, n_planes: int) -> str:
-        """Return in words what the accepted false alarms are counted on, of a stack of so many planes."""
-        n = self.n_sharing(n_planes)
-        return f"stack of {n} images" if n > 1 else "image"

@@ -1,4 +1,4 @@
-"""Errors that a user can cause; each message says what is wrong and what to do about it."""
+"""Errors caused by input; each message names the problem and a remedy."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ __all__ = ["BackboneUnavailableError", "ConfigError", "ImageError", "ModelFileEr
 
 
 class UFlowError(Exception):
-    """Base of the errors that a user can cause and mend; the command line prints them as one line."""
+    """Base of the errors that a user can cause and correct; the command line prints them as one line."""
 
 
 class ConfigError(UFlowError, ValueError):
-    """A parameter is out of its range or does not fit another one."""
+    """A parameter is out of its range or conflicts with another one."""
 
 
 class ImageError(UFlowError, ValueError):
-    """An image, a mask or a file of images cannot be used as it is."""
+    """An image, a mask or an image file cannot be used."""
 
 
 class ModelFileError(UFlowError):
-    """A model file cannot be read: wrong format, unknown format number, damaged or not a model at all."""
+    """A model file cannot be read: it is damaged, of an unknown format, or not a model."""
 
 
 class BackboneUnavailableError(UFlowError):
@@ -64,4 +64,4 @@ class BackboneUnavailableError(UFlowError):
 
 
 class Stopped(UFlowError):  # noqa: N818 - the outcome of a run, in the words of the user who asked for it
-    """A run was asked to stop before it had anything to return."""
+    """A job was asked to stop before it had a result."""

@@ -1,8 +1,8 @@
-"""The one mechanism for progress and for stopping: generators of small frozen events.
+"""Jobs: generators of small frozen events, the only mechanism for progress and stopping.
 
-A long job of this package is a generator. It yields events, and every ``yield`` is a boundary at which the caller may
-answer :data:`FINISH` (by ``send``). What the job returns is the generator's return value. There is no thread, queue,
-callback or flag in the core; the command line drains the generator, napari gives it to a worker.
+A long job is a generator. It yields events, and at every ``yield`` the caller may answer :data:`FINISH` (by ``send``).
+The result is the return value of the generator. The core has no thread, queue, callback or flag; the command line runs
+the generator directly, napari in a worker.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any, Final, TypeVar
 from napari_uflow.errors import Stopped
 
 __all__ = [
+    "Chunks",
     "Event",
     "FINISH",
     "Finish",
     "Message",
-    "Pieces",
     "Progress",
     "Snapshot",
     "Steps",
     "TimeLeft",
     "TrainingPoint",
-    "at_once",
+    "chunk_steps",
     "drain",
-    "in_pieces",
     "or_stop",
+    "run_chunks",
     "under",
     "within",
 ]
@@ -39,13 +39,13 @@ T = TypeVar("T")
 
 
 class Finish(Enum):
-    """The type of :data:`FINISH`."""
+    """Type of :data:`FINISH`."""
 
     FINISH = "finish"
 
 
 FINISH: Final = Finish.FINISH
-"""What a caller sends into a running job to ask it to stop at this boundary."""
+"""Answer to an event that asks the job to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +74,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one phase of a job has come.
+    """Progress of one phase of a job.
 
     Attributes
     ----------
     phase : str
-        What is being done, in words a user reads ("Computing features").
+        Name of the phase for the user ("Computing features").
     done, total : int
-        Steps done and steps in all, ``0 <= done <= total``.
+        Completed steps and all steps, ``0 <= done <= total``.
     part : float
-        How much of the next step is done, 0 to 1, where it is a long one; events that differ in it alone are equal.
+        Completed fraction of the next step, 0 to 1; ignored when events are compared.
     """
 
     phase: str
@@ -94,19 +94,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPoint:
-    """The losses at one check of a training.
+    """Losses at one step of training.
 
     Attributes
     ----------
     step : int
-        Optimiser steps done.
+        Completed optimiser steps.
     train_loss, holdout_loss : float
-        Negative log-likelihood in nats per latent dimension, without its constant; mean over the steps since the
-        last point, and over the held-out tiles (NaN if nothing could be held out).
+        Negative log-likelihood in nats per latent dimension, without its constant; mean over the steps since the last
+        point, and over the held-out tiles (NaN without held-out tiles).
     holdout_energy : float
-        99.9 % quantile of the held-out energies on the worst level; their mean is 1 for a perfect model.
+        99.9 % quantile of the held-out energies of the worst level (the mean of a perfect model is 1).
     is_best : bool
-        The model of this check is the best so far.
+        True for the best model so far, which is kept.
     """
 
     step: int
@@ -118,34 +118,34 @@ class TrainingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The best result so far, for whoever wants to keep it in case the program dies.
+    """Best result so far, to be saved in case the program is killed.
 
     Attributes
     ----------
     result : object
-        What the job would return, as far as it has come; of training a model without calibration.
+        Preliminary result of the job; for training a model without calibration.
     """
 
     result: Any
 
 
 Event = Message | Progress | TrainingPoint | Snapshot
-"""What a job yields."""
+"""Event that a job yields."""
 
 Steps = Generator[Event, Finish | None, T]
-"""A job that returns a ``T``."""
+"""Job that returns a ``T``."""
 
-Pieces = Generator[None, None, T]
-"""A computation that pauses between its pieces and returns a ``T``; it knows nothing of jobs."""
+Chunks = Generator[None, None, T]
+"""Computation that yields after each chunk and returns a ``T``, such as the layers of a network."""
 
 
 class TimeLeft:
-    """Tells how much longer a phase takes, from what it took so far.
+    """Estimate of the remaining time of a phase from its duration so far.
 
-    A long step may be reported several times; that does not change the estimate.
+    A long step may be reported several times without an effect on the estimate.
     """
 
-    # A step that took less than this says nothing about the next one.
+    # Shorter durations are not extrapolated.
     _LEAST_SECONDS = 0.5
 
     def __init__(self) -> None:
@@ -154,14 +154,14 @@ class TimeLeft:
         self._first = self._done = 0.0
 
     def seconds(self, progress: Progress, now: float) -> float | None:
-        """Take note of how far a phase has come and return the time left, None while it cannot be told.
+        """Record the progress of a phase and return the remaining seconds, None while they are unknown.
 
         Parameters
         ----------
         progress : Progress
-            How far it has come.
+            Progress of the phase.
         now : float
-            Time in seconds from any zero, the same for all calls.
+            Time in seconds since a zero that is the same for all calls.
         """
         done = progress.done + progress.part
         if progress.phase != self._phase or done < self._done:
@@ -169,10 +169,10 @@ class TimeLeft:
             self._first = self._done = done
         elif done != self._done:
             self._done, self._done_at = done, now
-        n, took = self._done - self._first, self._done_at - self._began
-        if n == 0 or took < self._LEAST_SECONDS:
+        n, elapsed = self._done - self._first, self._done_at - self._began
+        if n == 0 or elapsed < self._LEAST_SECONDS:
             return None
-        return max(0.0, took / n * (progress.total - self._done) - (now - self._done_at))
+        return max(0.0, elapsed / n * (progress.total - self._done) - (now - self._done_at))
 
 
 def drain(
@@ -180,21 +180,21 @@ def drain(
     on_event: Callable[[Event], None] | None = None,
     should_finish: Callable[[], bool] | None = None,
 ) -> T:
-    """Run a job to its end and return its result.
+    """Run a job and return its result.
 
     Parameters
     ----------
     steps : generator
-        The job.
+        Job.
     on_event : callable, optional
         Called with every event.
     should_finish : callable, optional
-        Asked after every event; the job is sent :data:`FINISH` once it answers True.
+        Called after every event; the job gets :data:`FINISH` if it returns True.
 
     Returns
     -------
     object
-        The job's return value.
+        Result of the job.
 
     Raises
     ------
@@ -215,7 +215,7 @@ def drain(
 
 
 def or_stop(event: Event) -> Steps[None]:
-    """Yield an event of a job that has nothing to keep yet.
+    """Yield an event of a job that has no result yet.
 
     Raises
     ------
@@ -226,29 +226,29 @@ def or_stop(event: Event) -> Steps[None]:
         raise Stopped("stopped before there was a result")
 
 
-def at_once(pieces: Pieces[T]) -> T:
-    """Run a computation without pauses and return its result."""
-    return drain(in_pieces(pieces, None))
+def run_chunks(chunks: Chunks[T]) -> T:
+    """Run a computation without events and return its result."""
+    return drain(chunk_steps(chunks, None))
 
 
-def in_pieces(pieces: Pieces[T], progress: Progress | None) -> Steps[T]:
-    """Run a computation as a part of a job that may be stopped between two pieces.
+def chunk_steps(chunks: Chunks[T], progress: Progress | None) -> Steps[T]:
+    """Run a computation as part of a job that may be stopped between two chunks.
 
     Parameters
     ----------
-    pieces : generator
-        The computation.
+    chunks : generator
+        Computation.
     progress : Progress or None
-        How far the job has come, yielded between two pieces; None for no events.
+        Event to yield between two chunks; None for no events.
 
     Raises
     ------
     Stopped
-        If it was asked to finish.
+        If the job was asked to finish.
     """
     while True:
         try:
-            next(pieces)
+            next(chunks)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -256,20 +256,20 @@ def in_pieces(pieces: Pieces[T], progress: Progress | None) -> Steps[T]:
             yield from or_stop(progress)
 
 
-def under(pieces: Pieces[T], context: Callable[[], AbstractContextManager[object]]) -> Pieces[T]:
-    """Run each piece of a computation in a context of its own, which ends before the pause.
+def under(chunks: Chunks[T], context: Callable[[], AbstractContextManager[object]]) -> Chunks[T]:
+    """Run each chunk of a computation in a separate context, which is closed between chunks.
 
     Parameters
     ----------
-    pieces : generator
-        The computation.
+    chunks : generator
+        Computation.
     context : callable
-        Makes the context, such as one of a precision; one that stayed open in a pause would leak to whoever runs then.
+        Returns the context, such as one of a precision; left open, it would affect other code that runs in between.
     """
     while True:
         with context():
             try:
-                next(pieces)
+                next(chunks)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
@@ -277,15 +277,15 @@ def under(pieces: Pieces[T], context: Callable[[], AbstractContextManager[object
 
 
 def within(steps: Steps[T], progress: Progress) -> Steps[T]:
-    """Run one job as a part of another: its progress is replaced by that of the whole, all else goes through.
+    """Run one job as a step of another: its progress events are replaced, all other events are passed on.
 
     Parameters
     ----------
     steps : generator
-        The job.
+        Job.
     progress : Progress
-        How far the whole has come, yielded in place of each progress event; answers reach the job. The part of the
-        step that is done is that of the job's first phase.
+        Progress of the other job, yielded in place of each progress event with the completed fraction of the first
+        phase of `steps`; answers are passed on.
     """
     phase, part = None, 0.0
     try:

@@ -1,20 +1,32 @@
-"""How numbers are said."""
+"""Numbers in sentences."""
 
 from __future__ import annotations
 
 __all__ = ["LEAST_PART", "counted", "how_far"]
 
 LEAST_PART = 0.01
-"""Of a step, from which it is worth telling."""
+"""Smallest fraction of a step that is reported."""
 
 
 def counted(n: float, noun: str, plural: str = "") -> str:
-    """Return a number of things: "1 tile", "0.5 false alarms"; the plural takes an s where none is given."""
+    """Return a number with its noun; the plural has an s by default.
+
+    Examples
+    --------
+    >>> counted(1, "tile"), counted(0.5, "false alarm"), counted(2, "anomaly", "anomalies")
+    ('1 tile', '0.5 false alarms', '2 anomalies')
+    """
     number = f"{n:g}" if isinstance(n, float) else str(n)
     return f"{number} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def how_far(done: int, total: int, part: float) -> str:
-    """Return how far something has come: "1 of 2", "1 of 2 and 23%" with a part of the next one."""
+    """Return a progress in words, with the completed fraction of the next step.
+
+    Examples
+    --------
+    >>> how_far(1, 2, 0.0), how_far(1, 2, 0.23)
+    ('1 of 2', '1 of 2 and 23%')
+    """
     of_next = f" and {part:.0%}" if part >= LEAST_PART else ""
     return f"{done} of {total}{of_next}"

@@ -22,7 +22,12 @@ from napari_uflow.store.tiff_writer import write_tiff
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 cloudpickle = pytest.importorskip("cloudpickle")
-pytestmark = pytest.mark.filterwarnings("ignore")  # of dask and tornado, about ports and processes that were killed
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # of dask and tornado, about ports and processes that were killed
+]
 
 CONFIG = DetectionConfig()
 
@@ -37,7 +42,7 @@ def local_cluster():
 
 @pytest.fixture
 def folder(odd_plane, tmp_path):
-    images = tmp_path / "pictures"
+    images = tmp_path / "images"
     images.mkdir()
     for i in range(4):
         write_tiff(images / f"odd {i}.tif", np.roll(odd_plane.data, 3 * i, axis=1), "YX")

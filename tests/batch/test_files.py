@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
 from napari_uflow.system import scratch
 
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
+
 
 def odd(seed=0, shape=(112, 128)):
     """Fibres with two squares of noise."""
@@ -31,7 +34,7 @@ def odd(seed=0, shape=(112, 128)):
 
 def run(model, paths, output, events=None, **options):
     on_event = None if events is None else events.append
-    return drain(detect_files_steps(model, paths, output, DetectionConfig(), device="cpu", **options), on_event)
+    return drain(detect_files_steps(model, paths, output, DetectionConfig(), device=DEVICE, **options), on_event)
 
 
 def table(path):
@@ -43,7 +46,7 @@ def test_one_image(tiny_model, tmp_path):
     path = tmp_path / "odd.tif"
     write_tiff(path, odd(), "YX", pixel_size=(0.5, 0.25), unit="um")
     summary = run(tiny_model, [path], tmp_path / "a" / "b")
-    found = detect(tiny_model, read_planes(path)[0], device="cpu")
+    found = detect(tiny_model, read_planes(path)[0], device=DEVICE)
     names = {p.name for p in (tmp_path / "a" / "b").iterdir()}
     maps = {"odd_heatmap.tif", "odd_log10_nfa.tif", "odd_labels.tif"}
     assert names == maps | {"regions.csv", "summary.csv", "overview.png"}
@@ -207,7 +210,7 @@ def test_stopping_keeps_what_is_done(tiny_model, tmp_path):
     def stop_at(name, n_done, n_events):
         """Stop at the n-th event that says so many files are done."""
         events = []
-        job = detect_files_steps(tiny_model, paths, tmp_path / name, DetectionConfig(), device="cpu")
+        job = detect_files_steps(tiny_model, paths, tmp_path / name, DetectionConfig(), device=DEVICE)
         return drain(job, events.append, lambda: events.count(Progress(PHASE, n_done, 3)) == n_events)
 
     between = stop_at("between", 2, 1)
@@ -237,7 +240,7 @@ def test_a_single_file_tells_how_far_it_is(tiny_model, tmp_path):
 def test_rows_of_the_overview_are_thinned_out_alike(tiny_model, monkeypatch):
     monkeypatch.setattr("napari_uflow.batch.output._OVERVIEW_SIDE", 100)
     image = np.random.default_rng(0).integers(0, 256, (40, 150, 3)).astype(np.uint8)
-    found = detect(tiny_model, Plane(data=image[..., 0], name="strip"), device="cpu")
+    found = detect(tiny_model, Plane(data=image[..., 0], name="strip"), device=DEVICE)
     row = overview_row(Plane(data=image, axes="YXS"), found, found.labels > 0)
     np.testing.assert_array_equal(row.image, image[::2, ::2])
     assert row.score.shape == row.labels.shape == row.truth.shape == (20, 75)

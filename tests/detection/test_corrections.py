@@ -1,5 +1,7 @@
 """A region that is normal leaves the result for good, can come back, and is something to train on."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from napari_uflow.detection.detect import detect, resegment
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import sample_windows
+
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def plane():
 
 @pytest.fixture(scope="module")
 def found(tiny_model, plane):
-    detection = detect(tiny_model, plane, DetectionConfig(), device="cpu")
+    detection = detect(tiny_model, plane, DetectionConfig(), device=DEVICE)
     assert len(detection.regions) >= 2
     return detection
 

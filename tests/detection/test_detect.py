@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -17,11 +18,12 @@ from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.record import TrainingRecord
-from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.progress import FINISH, Message, Progress, drain
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.system import scratch
+
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
 SQUARE = (slice(40, 80), slice(88, 128))
 
@@ -127,7 +129,7 @@ def test_where_probabilities_come_from(tiny_model, odd_plane, network, found):
     chi2 = detect(tiny_model, odd_plane, DetectionConfig(calibration="none"), network=network)
     np.testing.assert_array_equal(chi2.score, found.score)
     assert not np.array_equal(chi2.log10_nfa, found.log10_nfa)
-    bare = TrainedModel(tiny_model.config, tiny_model.training, tiny_model.intensity, tiny_model.state)
+    bare = replace(tiny_model, calibration=None, record=TrainingRecord(), history=())
     uncalibrated = detect(bare, odd_plane, network=network)
     np.testing.assert_array_equal(uncalibrated.log10_nfa, chi2.log10_nfa)
 
@@ -207,7 +209,7 @@ def test_types_and_layouts_of_the_same_image_give_the_same(tiny_model, odd_plane
 
 
 def test_a_network_is_built_where_none_is_given(tiny_model, odd_plane, found):
-    same(detect(tiny_model, odd_plane, device="cpu"), found)
+    same(detect(tiny_model, odd_plane, device=DEVICE), found)
 
 
 @pytest.mark.parametrize("limit", [1, 2**40])
@@ -316,16 +318,16 @@ def test_nothing_found_is_an_empty_table():
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, 1e30])
 @pytest.mark.parametrize("calibration", ["conformal", "tails", "none"])
-def test_latents_that_explode_are_the_strangest_and_not_missing(tiny_model, monkeypatch, value, calibration):
+def test_latents_that_explode_have_the_highest_score_and_are_not_missing(tiny_model, monkeypatch, value, calibration):
     network = tiny_model.network()
-    original = network.latents_in_pieces
+    original = network.latents_in_chunks
 
     def latents(*arguments):
         found = yield from original(*arguments)
         found.z[0][..., 10, 20] = value
         return found
 
-    monkeypatch.setattr(network, "latents_in_pieces", latents)
+    monkeypatch.setattr(network, "latents_in_chunks", latents)
     plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
     found = detect(tiny_model, plane, DetectionConfig(calibration=calibration), network=network)
     assert np.isfinite(found.energies[0]).all()
@@ -354,7 +356,7 @@ def test_every_test_of_the_literature_runs_on_the_same_heatmap(tiny_model, odd_p
 
 def test_the_paper_test_flags_what_is_too_normal_only_as_published(tiny_model, monkeypatch):
     network = tiny_model.network()
-    original = network.latents_in_pieces
+    original = network.latents_in_chunks
 
     def quiet(*arguments):
         found = yield from original(*arguments)
@@ -362,7 +364,7 @@ def test_the_paper_test_flags_what_is_too_normal_only_as_published(tiny_model, m
             torch.nn.init.normal_(z, std=0.5)
         return found
 
-    monkeypatch.setattr(network, "latents_in_pieces", quiet)
+    monkeypatch.setattr(network, "latents_in_chunks", quiet)
     plane = Plane(data=np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8))
     paper = detect(tiny_model, plane, DetectionConfig(nfa="paper"), network=network)
     published = detect(tiny_model, plane, DetectionConfig(nfa="paper", as_published=True), network=network)
@@ -405,7 +407,7 @@ def test_a_much_larger_image_is_said_to_be_carried_over(tiny_model, odd_plane, n
     assert any("'odd' is 205 times as large" in text for text in texts)
 
 
-def test_a_image_that_is_unlike_as_a_whole_is_warned_of(tiny_model, odd_plane, network):
+def test_an_image_out_of_distribution_raises_a_warning(tiny_model, odd_plane, network):
     rng = np.random.default_rng(0)
     images = [CalibrationImage(str(i), tuple(rng.normal(size=(9, 9)) * 0.1 for _ in range(6))) for i in range(5)]
     calibration = drain(Calibration.fit_steps(images, network.strides * 2))
@@ -417,14 +419,14 @@ def test_tiles_that_do_not_fit_the_memory_are_halved(tiny_model, monkeypatch):
     network = tiny_model.network()
     plane = Plane(data=fibre_field(3, shape=(300, 500)).image)
     expected = detect(tiny_model, plane, network=network)
-    original = network.features_in_pieces
+    original = network.features_in_chunks
 
     def small_memory(x):
         if max(x.shape[-2:]) > 400:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
         return (yield from original(x))
 
-    monkeypatch.setattr(network, "features_in_pieces", small_memory)
+    monkeypatch.setattr(network, "features_in_chunks", small_memory)
     events = []
     found = detect(tiny_model, plane, network=network, on_event=events.append)
     told = [event.text for event in events if isinstance(event, Message) and event.warning]
@@ -440,7 +442,7 @@ def test_an_error_that_is_not_about_memory_is_not_hidden(tiny_model, monkeypatch
         raise RuntimeError("shapes do not fit")
         yield
 
-    monkeypatch.setattr(network, "features_in_pieces", broken)
+    monkeypatch.setattr(network, "features_in_chunks", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         detect(tiny_model, Plane(data=np.zeros((64, 64), np.uint8)), network=network)
 

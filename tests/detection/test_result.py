@@ -90,7 +90,7 @@ def test_missing_scores_are_left_out():
     assert np.isfinite(table.mean_score).all()
 
 
-def test_how_strange_a_image_is_as_a_whole():
+def test_lowest_log10_nfa_of_an_image():
     assert detection().lowest_log10_nfa == -7
     assert "array" not in repr(detection())
 

@@ -1,6 +1,7 @@
 """Evaluation: finding images with their truth, and comparing."""
 
 import math
+import os
 import shutil
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ImageError, Stopped
 from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_images
 from napari_uflow.progress import Message, Progress, drain
+
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
 
 def save(path, array):
@@ -83,7 +86,7 @@ def test_a_mask_of_another_size_is_named(data):
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
 def test_no_images_are_an_error_that_shows_the_layout(tmp_path, name):
-    with pytest.raises(ImageError, match="it must hold test/good, test/KIND and ground_truth/KIND"):
+    with pytest.raises(ImageError, match="it must contain test/good, test/KIND and ground_truth/KIND"):
         find_test_images(tmp_path / name)
 
 
@@ -100,7 +103,7 @@ def test_stacks_are_refused(data):
 @pytest.fixture(scope="module")
 def evaluated(tiny_model, tiny_dataset):
     images = find_test_images(tiny_dataset)
-    return images, drain(evaluate_steps(tiny_model, images, DetectionConfig(), device="cpu"))
+    return images, drain(evaluate_steps(tiny_model, images, DetectionConfig(), device=DEVICE))
 
 
 def test_numbers_of_an_evaluation(evaluated):
@@ -114,23 +117,23 @@ def test_numbers_of_an_evaluation(evaluated):
     assert numbers["fraction_with_false_alarm"] == len(flagged) / 2
 
 
-def test_images_are_ranked_by_their_strangest_region(evaluated):
+def test_images_are_ranked_by_their_most_significant_region(evaluated):
     _, run = evaluated
     normal = [item.detection.lowest_log10_nfa for item in run.images if not item.image.is_anomalous]
-    strange = [item.detection.lowest_log10_nfa for item in run.images if item.image.is_anomalous]
-    wins = [(s < n) + (s == n) / 2 for s in strange for n in normal]
+    anomalous = [item.detection.lowest_log10_nfa for item in run.images if item.image.is_anomalous]
+    wins = [(s < n) + (s == n) / 2 for s in anomalous for n in normal]
     assert run.image_auroc_nfa == pytest.approx(np.mean(wins))
 
 
 def test_the_threshold_is_the_one_asked_for(tiny_model, tiny_dataset):
     images = find_test_images(tiny_dataset)[:2]
-    run = drain(evaluate_steps(tiny_model, images, DetectionConfig(false_alarms=1e-12), device="cpu"))
+    run = drain(evaluate_steps(tiny_model, images, DetectionConfig(false_alarms=1e-12), device=DEVICE))
     assert all(item.detection.false_alarms == 1e-12 for item in run.images)
 
 
 def test_without_a_truth_there_are_no_pixel_numbers(tiny_model, data):
     shutil.rmtree(data / "ground_truth")
-    run = drain(evaluate_steps(tiny_model, find_test_images(data), DetectionConfig(), device="cpu"))
+    run = drain(evaluate_steps(tiny_model, find_test_images(data), DetectionConfig(), device=DEVICE))
     assert 0 <= run.evaluation.image_auroc <= 1
     assert math.isnan(run.evaluation.pixel_auroc)
 
@@ -139,7 +142,7 @@ def test_missing_pixels_do_not_break_it(tiny_model, data):
     holed = image().astype(np.float32)
     holed[:20] = np.nan
     tifffile.imwrite(data / "test" / "good" / "nan.tif", holed)
-    run = drain(evaluate_steps(tiny_model, find_test_images(data), DetectionConfig(), device="cpu"))
+    run = drain(evaluate_steps(tiny_model, find_test_images(data), DetectionConfig(), device=DEVICE))
     assert run.evaluation.n_normal == 2
     assert 0 <= run.evaluation.pixel_auroc <= 1
 
@@ -148,7 +151,7 @@ def test_events_and_finishing(tiny_model, data):
     images = find_test_images(data)
 
     def job():
-        return evaluate_steps(tiny_model, images, DetectionConfig(), device="cpu")
+        return evaluate_steps(tiny_model, images, DetectionConfig(), device=DEVICE)
 
     events = []
     drain(job(), events.append)
@@ -165,7 +168,7 @@ def test_messages_of_detection_are_passed_on_and_can_be_answered(tiny_model, dat
     images = find_test_images(data)
     model = replace(tiny_model, record=replace(tiny_model.record, pixel_size=(1.0, 1.0), unit="um"))
     plane = replace(images[0].plane, pixel_size=(9.0, 9.0), unit="um")
-    job = evaluate_steps(model, [replace(images[0], plane=plane)], DetectionConfig(), device="cpu")
+    job = evaluate_steps(model, [replace(images[0], plane=plane)], DetectionConfig(), device=DEVICE)
     seen = []
     with pytest.raises(Stopped):
         drain(job, seen.append, lambda: isinstance(seen[-1], Message))

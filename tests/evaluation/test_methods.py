@@ -61,14 +61,14 @@ def test_the_script_shares_the_false_alarms_of_a_stack(tiny_model, tiny_model_fi
     for one, other in zip(again, found, strict=True):
         np.testing.assert_array_equal(one.log10_nfa, other.log10_nfa)
         assert one.guarantee == other.guarantee
-    assert "in one normal stack of 2 images" in methods_text(tiny_model, found[0])
+    assert "in a normal stack of 2 images" in methods_text(tiny_model, found[0])
 
 
 def test_what_was_never_saved_is_said(tiny_model, odd_plane, tmp_path, monkeypatch):
     found = replace(detect(tiny_model, odd_plane), name='no """ harm\nin a \\ name')
     script = python_script(found, positions=range(3, 8))
     compile(script, "script.py", "exec")
-    assert "The model had not been saved" in script
+    assert "The model was not saved" in script
     assert "The image was not opened from a file" in script
     assert "DetectionConfig()" in script
     assert "range(3, 8)" in script

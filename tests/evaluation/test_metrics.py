@@ -208,7 +208,7 @@ def test_images_that_do_not_fit_are_refused():
         metrics.pixel_auroc([score * np.nan], [mask])
     with pytest.raises(ImageError, match="is_anomalous"):
         evaluate_maps([score], [mask], [mask], is_anomalous=[True, False])
-    with pytest.raises(ImageError, match="image 0 is said to be normal"):
+    with pytest.raises(ImageError, match="image 0 is normal but"):
         evaluate_maps([score], [~mask], [mask], is_anomalous=[False])
     with pytest.raises(ConfigError, match="min_overlap"):
         metrics.region_recall([mask], [mask], 2.0)

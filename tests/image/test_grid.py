@@ -157,7 +157,7 @@ def test_window_by_hand() -> None:
         window.scaled(8)
     with pytest.raises(ConfigError, match="stride must be"):
         window.scaled(0)
-    with pytest.raises(ConfigError, match="sticks out"):
+    with pytest.raises(ConfigError, match="outside the image"):
         Window(-1, 0, 2, 2).slices()
     with pytest.raises(ConfigError, match="0 or more"):
         Window(0, 0, -1, 2)

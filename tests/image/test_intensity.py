@@ -124,7 +124,7 @@ def test_a_broken_dict_is_refused(values: dict) -> None:
 
 
 def test_other_channels_are_refused() -> None:
-    with pytest.raises(ImageError, match="2 channels but the model was trained with 1"):
+    with pytest.raises(ImageError, match="2 channels but the model was trained on 1"):
         IntensityRange((0,), (1,)).apply(Plane(data=np.zeros((2, 3, 3)), axes="CYX").read())
     with pytest.raises(ImageError, match="1 channels"):
         IntensityRange((0,), (1,)).apply(np.zeros((3, 3), np.float32))

@@ -185,7 +185,7 @@ def test_labels_name_only_what_varies() -> None:
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 2, 4, 4), (1, 1, 1, 4, 4)])
 def test_other_shapes_need_axes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match=r"axes|no image"):
+    with pytest.raises(ImageError, match=r"axes|rows and columns"):
         planes_of(np.zeros(shape))
 
 
@@ -217,7 +217,7 @@ def test_two_and_three_channels_are_used_as_they_are() -> None:
 def test_more_channels_must_be_chosen() -> None:
     image = numbers((4, 5, 6))
     names = ["DAPI", "GFP", "Cy5", "BF"]
-    with pytest.raises(ImageError, match=r"4 channels \(DAPI, GFP, Cy5, BF\); choose 1 to 3 of them"):
+    with pytest.raises(ImageError, match=r"4 channels \(DAPI, GFP, Cy5, BF\); choose 1 to 3"):
         planes_of(image, "CYX", channel_names=names)
     for choice in ([2, 0], ["Cy5", "DAPI"], ["cy5", 0], (np.int64(2), "dapi")):
         (plane,) = planes_of(image, "CYX", channels=choice, channel_names=names)

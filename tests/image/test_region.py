@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane, planes_of
-from napari_uflow.image.region import NormalRegion, common_channels, hold_out_specimens, sample_windows, specimen_of
+from napari_uflow.image.region import NormalRegion, common_channels, sample_windows
+from napari_uflow.image.specimen import hold_out_specimens, specimen_of
 
 
 def region_of(shape: tuple[int, int], mask: np.ndarray | None = None) -> NormalRegion:
@@ -40,7 +41,7 @@ def test_mask_of_another_shape_is_refused() -> None:
         region_of((5, 5), np.ones((5, 4)))
 
 
-def test_field_is_the_name_of_the_image() -> None:
+def test_specimen_is_the_name_of_the_image() -> None:
     plane = Plane(data=np.zeros((4, 4)), name="slide")
     assert NormalRegion(plane).specimen == "slide"
     assert NormalRegion(plane, specimen="mouse 3").specimen == "mouse 3"
@@ -154,17 +155,17 @@ def test_fraction_out_of_range(fraction: float) -> None:
         ("", ""),
     ],
 )
-def test_field_of_a_tile(name: str, specimen: str) -> None:
+def test_specimen_of_a_tile(name: str, specimen: str) -> None:
     assert specimen_of(name) == specimen
 
 
-def test_field_by_a_pattern() -> None:
+def test_specimen_by_a_pattern() -> None:
     assert specimen_of("2024-05-01_mouse3_s1", r"_(mouse\d+)_") == "mouse3"
 
 
 @pytest.mark.parametrize("pattern", ["(", "mouse", "(a)(b)", "(rat)", "(x*)"])
 def test_bad_patterns_are_named(pattern: str) -> None:
-    with pytest.raises(ConfigError, match="field pattern"):
+    with pytest.raises(ConfigError, match="specimen pattern"):
         specimen_of("mouse3", pattern)
 
 

@@ -46,10 +46,10 @@ def test_tiles_give_what_the_whole_gives_with_holes_too(network, tiny_model, pla
 
 def test_a_window_in_tiles_gives_what_it_gives_at_once(network, tiny_model, plane):
     window = Window(32, 64, 200, 290)
-    at_once = scores(network, tiny_model, plane, tile=4096, window=window)
+    whole = scores(network, tiny_model, plane, tile=4096, window=window)
     tiled = scores(network, tiny_model, plane, tile=TILE, window=window)
-    assert at_once.energies[0].shape == (50, 73)
-    same(tiled, at_once)
+    assert whole.energies[0].shape == (50, 73)
+    same(tiled, whole)
 
 
 def test_the_backbone_sees_each_place_once(network, tiny_model, plane, monkeypatch):

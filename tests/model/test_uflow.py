@@ -1,6 +1,7 @@
 """The whole network: tiles give what the whole image gives, and training ends at N(0, I) whatever the batch."""
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.flow import UShapedFlow
 from napari_uflow.model.uflow import MARGIN, TrainedModel, UFlow
-from napari_uflow.progress import at_once, drain
+from napari_uflow.progress import drain, run_chunks
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.training.cache import FeatureCache, FeatureCaches
 
@@ -35,7 +36,7 @@ def untrained(norm: str, n_channels: int = 1, seed: int = 0, **options) -> Train
         everywhere = torch.ones(1, *x.shape[2:], dtype=torch.bool)
         network.norm.fit(level, lambda x=x, everywhere=everywhere: [(x, everywhere)])
     intensity = IntensityRange((0.0,) * n_channels, (255.0,) * n_channels)
-    return TrainedModel(config, TrainingConfig(), intensity, network.state_dict())
+    return TrainedModel(config=config, training=TrainingConfig(), intensity=intensity, state=network.state_dict())
 
 
 # Tiles
@@ -127,7 +128,7 @@ def test_a_model_builds_its_network_again():
 
 def test_weights_of_another_configuration_are_refused():
     model = untrained("channel")
-    other = TrainedModel(model.config.replace(flow_steps=3), model.training, model.intensity, model.state)
+    other = replace(model, config=model.config.replace(flow_steps=3))
     with pytest.raises(ModelFileError, match="do not belong to its configuration"):
         other.network()
 
@@ -178,13 +179,13 @@ def test_the_variance_of_latents_does_not_depend_on_the_batch_size():
         np.testing.assert_allclose([float(part.std()) for part in z], 1, atol=0.15)
 
 
-def test_gradients_are_off_in_the_pieces_and_on_between_them():
+def test_gradients_are_off_in_the_chunks_and_on_between_them():
     network = untrained("channel").network()
-    pieces = network.features_in_pieces(torch.rand(1, network.n_channels, 64, 64))
-    next(pieces)
+    chunks = network.features_in_chunks(torch.rand(1, network.n_channels, 64, 64))
+    next(chunks)
     assert torch.is_grad_enabled()
-    features = at_once(pieces)
-    latents = network.latents_in_pieces(features)
+    features = run_chunks(chunks)
+    latents = network.latents_in_chunks(features)
     next(latents)
     assert torch.is_grad_enabled()
-    assert not any(z.requires_grad for z in at_once(latents).z)
+    assert not any(z.requires_grad for z in run_chunks(latents).z)

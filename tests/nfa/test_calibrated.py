@@ -28,7 +28,7 @@ def images(n, seed=0, per_specimen=1, **options):
     rng = np.random.default_rng(seed)
     gains = np.exp(0.1 * rng.normal(size=n))
     return [
-        CalibrationImage(f"field {i}", maps(rng, gains[i], **options)) for i in range(n) for _ in range(per_specimen)
+        CalibrationImage(f"specimen {i}", maps(rng, gains[i], **options)) for i in range(n) for _ in range(per_specimen)
     ]
 
 
@@ -46,18 +46,18 @@ def calibration():
     return fit(30)
 
 
-def test_false_alarms_stay_below_the_promise(calibration):
+def test_false_alarms_stay_below_the_guarantee(calibration):
     new = [lowest(calibration, image.maps) for image in images(200, seed=1)]
     for epsilon in (0.1, 1.0):
         counts = np.array([label_mask(m, math.log10(epsilon)).max() for m in new])
         observed = (counts > 0).mean() if epsilon < 1 else counts.mean()
-        assert observed <= epsilon + 3 * math.sqrt(epsilon / 30)  # one set of 30 fields
+        assert observed <= epsilon + 3 * math.sqrt(epsilon / 30)  # one set of 30 specimens
     assert 0.2 < calibration.offset.observed(1.0) <= 1
 
 
 @pytest.mark.parametrize("n_specimens", [3, 5, 9])
-def test_few_fields_keep_what_they_promise(n_specimens):
-    """Tails and offset of a few small fields, over many sets of them: the cross-fitting is an approximation."""
+def test_few_specimens_keep_their_guarantee(n_specimens):
+    """Tails and offset of a few small specimens, over many sets of them: the cross-fitting is an approximation."""
     epsilon = 1 / (n_specimens + 1)
     n_sets, n_new = 60, 10
     any_false = 0
@@ -102,15 +102,15 @@ def test_a_single_position():
     assert [int(level.labels.max()) for level in levels] == [0, 0]
 
 
-def test_a_image_as_a_whole_may_be_unlike(calibration):
+def test_an_image_as_a_whole_may_be_out_of_distribution(calibration):
     rng = np.random.default_rng(9)
-    assert calibration.unlike(maps(rng)) > 0.01
-    assert calibration.unlike(maps(rng, gain=3.0)) < 1e-4
-    assert calibration.unlike(maps(rng, gain=0.2)) < 1e-4  # too regular as well
+    assert calibration.median_p_value(maps(rng)) > 0.01
+    assert calibration.median_p_value(maps(rng, gain=3.0)) < 1e-4
+    assert calibration.median_p_value(maps(rng, gain=0.2)) < 1e-4  # too regular as well
 
 
-def test_a_field_is_tested_with_the_tails_of_the_others():
-    """A single wild field is wild, however much of the data it is."""
+def test_a_specimen_is_tested_with_the_tails_of_the_others():
+    """A single wild specimen is wild, however much of the data it is."""
     rng = np.random.default_rng(0)
     given = images(6)
     wild = maps(rng)
@@ -122,13 +122,13 @@ def test_a_field_is_tested_with_the_tails_of_the_others():
     assert all(f.images[0] == () or f.images[0][0] > -3 for f in calibration.offset.specimens if f.name != "wild")
 
 
-def test_images_of_a_field_count_as_one():
+def test_images_of_a_specimen_count_as_one():
     calibration = fit(4, per_specimen=3)
     assert calibration.offset.n_specimens == 4
     assert all(len(f.images) == 3 for f in calibration.offset.specimens)
 
 
-def test_one_field_promises_nothing():
+def test_one_specimen_guarantees_nothing():
     calibration = fit(1, per_specimen=5)
     assert calibration.offset.n_specimens == 0
     assert calibration.observed == ()

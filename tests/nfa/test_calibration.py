@@ -115,7 +115,7 @@ def test_correlations_are_those_of_the_definition(shape):
     assert correlation_area(values) == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_a_whole_image_shares_is_no_correlation_and_no_evidence():
+def test_a_property_of_the_whole_image_is_neither_correlation_nor_anomaly():
     rng = np.random.default_rng(0)
     values = [heavy(rng) + offset for offset in (-0.7, 0.0, 0.4, 2.0)]
     fitted = MapCalibration.fit(values)
@@ -127,35 +127,35 @@ def test_what_a_whole_image_shares_is_no_correlation_and_no_evidence():
 # Whole images
 
 
-def test_a_image_as_a_whole_may_be_unlike():
+def test_an_image_as_a_whole_may_be_out_of_distribution():
     rng = np.random.default_rng(0)
     fitted = MapCalibration.fit([heavy(rng) + offset for offset in rng.normal(size=20)])
-    assert fitted.unlike(heavy(rng)) > 0.05
-    assert fitted.unlike(heavy(rng) + 8) < 1e-4
-    assert fitted.unlike(heavy(rng) - 8) < 1e-4
-    assert fitted.unlike(np.full((3, 3), np.nan)) == 1
+    assert fitted.median_p_value(heavy(rng)) > 0.05
+    assert fitted.median_p_value(heavy(rng) + 8) < 1e-4
+    assert fitted.median_p_value(heavy(rng) - 8) < 1e-4
+    assert fitted.median_p_value(np.full((3, 3), np.nan)) == 1
 
 
 def test_two_images_cannot_tell():
-    assert MapCalibration.fit(maps(n=2)).unlike(np.full((4, 4), 1e9)) == 1
+    assert MapCalibration.fit(maps(n=2)).median_p_value(np.full((4, 4), 1e9)) == 1
 
 
-def test_images_of_a_field_are_one_observation():
-    """Ten images of each of four fields say how much four medians vary, not how much forty do."""
+def test_images_of_a_specimen_are_one_observation():
+    """Ten images of each of four specimens show how much four medians vary, not how much forty do."""
     rng = np.random.default_rng(0)
     offsets = {"a": -1.0, "b": 0.0, "c": 0.5, "d": 1.5}
     names = [name for name in offsets for _ in range(10)]
     values = [heavy(rng) + offsets[name] for name in names]
     fitted = MapCalibration.fit(values, names)
     assert fitted.n_specimens == 4
-    assert fitted.median_spread == pytest.approx(np.std(list(offsets.values()), ddof=1), rel=0.05)
+    assert fitted.median_sd == pytest.approx(np.std(list(offsets.values()), ddof=1), rel=0.05)
     alone = MapCalibration.fit(values[::10], names[::10])
-    assert fitted.unlike(heavy(rng) + 8) == pytest.approx(alone.unlike(heavy(rng) + 8), rel=0.2)
-    assert fitted.unlike(heavy(rng) + 8) > 50 * MapCalibration.fit(values).unlike(heavy(rng) + 8)
+    assert fitted.median_p_value(heavy(rng) + 8) == pytest.approx(alone.median_p_value(heavy(rng) + 8), rel=0.2)
+    assert fitted.median_p_value(heavy(rng) + 8) > 50 * MapCalibration.fit(values).median_p_value(heavy(rng) + 8)
 
 
-def test_what_varies_within_a_field_is_normal_too():
-    """Ten images of each of ten fields; medians vary by 0.3 between fields and by 1 within them."""
+def test_variation_within_a_specimen_is_normal_too():
+    """Ten images of each of ten specimens; medians vary by 0.3 between specimens and by 1 within them."""
     rng = np.random.default_rng(0)
     n_marked, n = 0, 0
     for _ in range(30):
@@ -163,9 +163,9 @@ def test_what_varies_within_a_field_is_normal_too():
         specimens = dict(zip(map(str, range(10)), 0.3 * rng.normal(size=10), strict=True))
         maps = [np.full((8, 8), specimens[name] + rng.normal()) + 1e-3 * rng.normal(size=(8, 8)) for name in names]
         fitted = MapCalibration.fit(maps, names)
-        assert fitted.median_spread == pytest.approx(np.hypot(0.3, 1), rel=0.5)
+        assert fitted.median_sd == pytest.approx(np.hypot(0.3, 1), rel=0.5)
         for _ in range(50):
-            n_marked += fitted.unlike(np.full((8, 8), 0.3 * rng.normal() + rng.normal())) < 0.02
+            n_marked += fitted.median_p_value(np.full((8, 8), 0.3 * rng.normal() + rng.normal())) < 0.02
             n += 1
     assert n_marked / n < 0.03
 
@@ -220,7 +220,7 @@ def test_constant_maps(value):
     assert np.isfinite(log10_p).all()
     assert (log10_p <= 0).all()
     assert fitted.correlation_area >= 1
-    # an image of one value is its own median: nothing in it is strange, whatever float32 makes of it
+    # an image of one value is its own median: none of it is anomalous, whatever float32 makes of it
     assert (fitted.log10_tail(np.full((5, 5), value / 3, np.float32)) == 0).all()
 
 

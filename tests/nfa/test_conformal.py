@@ -1,4 +1,4 @@
-"""The guarantee of the held-out specimens: exact on hand-made fields, kept on random ones."""
+"""The guarantee of the held-out specimens: exact on hand-made specimens, kept on random ones."""
 
 import json
 import math
@@ -9,8 +9,8 @@ import pytest
 from napari_uflow.nfa.conformal import ConformalOffset, HeldOutSpecimen, specimens_needed
 
 
-def fields(*lowest):
-    """One image per field with one region each (None: no region at all)."""
+def specimens(*lowest):
+    """One image per specimen with one region each (None: no region)."""
     return ConformalOffset(
         tuple(HeldOutSpecimen(f"f{i}", ((),) if v is None else ((v,),)) for i, v in enumerate(lowest))
     )
@@ -18,7 +18,7 @@ def fields(*lowest):
 
 def test_thresholds_of_four_fields():
     """Regions at -1, 0, 1, 2; the loss is bounded by 1 up to epsilon = 1/3: (number below + 1) / 5 <= epsilon."""
-    offset = fields(-1.0, 0.0, 1.0, 2.0)
+    offset = specimens(-1.0, 0.0, 1.0, 2.0)
     assert offset.smallest_guaranteed == 0.2
     assert -1.001 < offset.threshold(0.2) < -1
     assert -1.001 < offset.threshold(0.33) < -1
@@ -30,14 +30,14 @@ def test_thresholds_of_four_fields():
     assert offset.threshold(10.0) == 3
 
 
-def test_below_the_smallest_promise_a_decade_is_a_decade():
-    # the nominal law asks for less than the fields do: the fields' threshold, continued
-    assert fields(-5.0, 0.0, 1.0, 2.0).threshold(0.02) == pytest.approx(-6)
+def test_below_the_smallest_guarantee_a_decade_is_a_decade():
+    # the nominal law is stricter than the specimens: their threshold, continued
+    assert specimens(-5.0, 0.0, 1.0, 2.0).threshold(0.02) == pytest.approx(-6)
     # it asks for more: the nominal law
-    assert fields(1.0, 1.0, 1.0, 2.0).threshold(0.02) == pytest.approx(math.log10(0.02))
+    assert specimens(1.0, 1.0, 1.0, 2.0).threshold(0.02) == pytest.approx(math.log10(0.02))
 
 
-def test_without_fields_nominal_is_all_there_is():
+def test_without_specimens_nominal_is_all_there_is():
     offset = ConformalOffset()
     assert offset.threshold(0.1) == -1
     np.testing.assert_array_equal(offset.guaranteed(np.array([-3.0, 0.5])), [-3.0, 0.5])
@@ -45,15 +45,15 @@ def test_without_fields_nominal_is_all_there_is():
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_one_or_two_fields_promise_nothing_and_can_only_make_it_stricter(n):
-    assert fields(*[-4.0] * n).smallest_guaranteed == math.inf
-    assert fields(*[-4.0] * n).threshold(1.0) < -4
-    assert fields(*[2.0] * n).threshold(1.0) == 0
-    assert fields(*[None] * n).threshold(1.0) == 0
+def test_one_or_two_specimens_guarantee_nothing_and_can_only_make_it_stricter(n):
+    assert specimens(*[-4.0] * n).smallest_guaranteed == math.inf
+    assert specimens(*[-4.0] * n).threshold(1.0) < -4
+    assert specimens(*[2.0] * n).threshold(1.0) == 0
+    assert specimens(*[None] * n).threshold(1.0) == 0
 
 
-def test_fields_without_regions():
-    offset = fields(None, None, None, None)
+def test_specimens_without_regions():
+    offset = specimens(None, None, None, None)
     assert offset.threshold(0.2) == 3
     assert offset.threshold(0.1) == -1
 
@@ -61,16 +61,16 @@ def test_fields_without_regions():
 @pytest.mark.parametrize(
     ("false_alarms", "needed"), [(0.01, 99), (0.1, 9), (0.05, 19), (0.2, 4), (0.25, 3), (1, 3), (10, 3)]
 )
-def test_fields_needed(false_alarms, needed):
+def test_specimens_needed(false_alarms, needed):
     assert specimens_needed(false_alarms) == needed
-    offset = fields(*np.linspace(-3, 2, needed))
+    offset = specimens(*np.linspace(-3, 2, needed))
     assert offset.smallest_guaranteed <= false_alarms * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.02, 0.05, 0.1, 0.2, 0.25])
-def test_just_enough_fields_are_enough(epsilon):
+def test_just_enough_specimens_are_enough(epsilon):
     """A region just below all of the held-out ones is reported at the smallest guarantee, through float32 too."""
-    offset = fields(*np.linspace(-3, 2, specimens_needed(epsilon)))
+    offset = specimens(*np.linspace(-3, 2, specimens_needed(epsilon)))
     guaranteed = offset.guaranteed(np.array([-3.01, -2.99]))
     assert (guaranteed <= math.log10(epsilon)).tolist() == [True, False]
     assert (guaranteed.astype(np.float32) <= math.log10(epsilon)).tolist() == [True, False]
@@ -79,15 +79,15 @@ def test_just_enough_fields_are_enough(epsilon):
 def test_thresholds_never_fall_with_epsilon():
     rng = np.random.default_rng(0)
     for n in (1, 2, 5, 30):
-        offset = fields(*rng.normal(size=n))
+        offset = specimens(*rng.normal(size=n))
         thresholds = [offset.threshold(e) for e in np.geomspace(1e-4, 10, 200)]
         assert (np.diff(thresholds) >= -1e-12).all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 30])
-def test_a_threshold_on_promised_values_is_the_threshold_on_nominal_ones(n):
+def test_a_threshold_on_guaranteed_values_is_the_threshold_on_nominal_ones(n):
     rng = np.random.default_rng(n)
-    offset = fields(*rng.normal(size=n))
+    offset = specimens(*rng.normal(size=n))
     values = rng.uniform(-8, 4, 500)
     guaranteed = offset.guaranteed(values)
     for epsilon in (0.001, 0.01, 0.1, 0.5, 1.0, 10.0):
@@ -99,8 +99,8 @@ def test_a_threshold_on_promised_values_is_the_threshold_on_nominal_ones(n):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_promised_values_keep_the_order_with_several_images_in_a_field(seed):
-    """Promises are as near to each other as 1 / (n + 1) over the images of a field."""
+def test_guaranteed_values_keep_the_order_with_several_images_in_a_specimen(seed):
+    """Guarantees differ by as little as 1 / (n + 1) over the images of a specimen."""
     rng = np.random.default_rng(seed)
     offset = ConformalOffset(
         tuple(
@@ -117,48 +117,48 @@ def test_promised_values_keep_the_order_with_several_images_in_a_field(seed):
         assert reported.max(initial=-9) <= offset.threshold(1.005 * epsilon) + 1e-9
 
 
-def test_many_fields_take_no_time(monkeypatch):
+def test_many_specimens_need_little_time(monkeypatch):
     """The threshold is found by halving, not by looking at every region for every number of false alarms."""
     rng = np.random.default_rng(0)
     offset = ConformalOffset(tuple(HeldOutSpecimen(str(i), (tuple(np.sort(rng.normal(size=40))),)) for i in range(400)))
-    looked_at = []
+    n_counts = []
     loss = ConformalOffset._loss
 
     def watched(self, counts, bound):
-        looked_at.append(counts.size)
+        n_counts.append(counts.size)
         return loss(self, counts, bound)
 
     monkeypatch.setattr(ConformalOffset, "_loss", watched)
     offset.guaranteed(np.zeros(1))
-    assert sum(looked_at) < 400 * (16_001 + 2000 * 20)
+    assert sum(n_counts) < 400 * (16_001 + 2000 * 20)
 
 
-def test_promised_values_keep_the_order():
-    offset = fields(-1.0, 0.0, 1.0, 2.0)
+def test_guaranteed_values_keep_the_order():
+    offset = specimens(-1.0, 0.0, 1.0, 2.0)
     values = np.sort(np.random.default_rng(0).uniform(-300, 3, 1000))
     guaranteed = offset.guaranteed(values)
     assert (np.diff(guaranteed) > 0).all()
-    # far below a decade is a decade; what four fields guarantee for 0.2 lies at -1
+    # far below a decade is a decade; what four specimens guarantee for 0.2 lies at -1
     assert offset.guaranteed(np.array([-100.0])) == pytest.approx(-99 + math.log10(0.2), abs=0.02)
 
 
-def test_the_promise_is_kept_whatever_the_distribution():
-    """Scores from a law that has nothing to do with the nominal one; an average over many sets of fields."""
+def test_the_guarantee_holds_for_every_distribution():
+    """Scores from a law that has nothing to do with the nominal one; an average over many sets of specimens."""
     rng = np.random.default_rng(0)
     n_sets, n_specimens, n_new = 300, 20, 50
     for epsilon in (0.05, 0.1, 0.3):
         any_false = 0
         for _ in range(n_sets):
-            offset = fields(*rng.standard_t(2, n_specimens) * 3 - 4)
+            offset = specimens(*rng.standard_t(2, n_specimens) * 3 - 4)
             any_false += (rng.standard_t(2, n_new) * 3 - 4 <= offset.threshold(epsilon)).sum()
         n = n_sets * n_new
-        # the draws that share a set of fields are correlated: the spread of the sets is what counts
+        # the draws that share a set of specimens are correlated: the SD of the sets is used
         assert any_false / n <= epsilon + 3 * math.sqrt(epsilon / n_specimens / n_sets)
         assert any_false / n >= epsilon - 1 / (n_specimens + 1) - 3 * math.sqrt(epsilon / n_specimens / n_sets)
 
 
 def test_expected_numbers_are_kept_too():
-    """Several regions per image, several images per field."""
+    """Several regions per image, several images per specimen."""
     rng = np.random.default_rng(1)
 
     def draw():
@@ -176,5 +176,5 @@ def test_expected_numbers_are_kept_too():
 
 
 def test_plain_values_bring_back_the_same():
-    offset = fields(-1.0, None, 2.5)
+    offset = specimens(-1.0, None, 2.5)
     assert ConformalOffset.from_list(json.loads(json.dumps(offset.to_list()))) == offset

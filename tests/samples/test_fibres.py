@@ -1,4 +1,4 @@
-"""The laws of the drawn fibre fields: same seed, same bytes; a defect changes its mask and nothing else."""
+"""The laws of the drawn fibre images: same seed, same bytes; a defect changes its mask and nothing else."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_was_drawn_before():
     assert not equal(first, fibre_field(8, shape=(128, 128), defects=2))
 
 
-def test_field_i_of_a_data_set_does_not_depend_on_how_many_are_drawn():
+def test_image_i_of_a_data_set_does_not_depend_on_how_many_are_drawn():
     few = fibre_dataset(1, 2, shape=(128, 128), seed=3)
     many = fibre_dataset(3, 4, shape=(128, 128), seed=3)
     assert equal(few[0], many[0])
@@ -66,16 +66,16 @@ def test_a_defect_changes_its_mask_and_nothing_else(kind, seed):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_more_severe_defect_is_larger(kind):
     def area(severity):
-        fields = [
+        images = [
             fibre_field(s, shape=(160, 160), defects=1, kinds=(kind,), severity=(severity, severity)) for s in range(6)
         ]
-        return np.median([f.mask.sum() for f in fields])
+        return np.median([f.mask.sum() for f in images])
 
     assert area(1.0) > 1.3 * area(0.0)
 
 
 def test_defects_are_not_simply_the_brightest_pixels():
-    # the normal field itself holds pixels as bright as the brightest of the bead, so no threshold finds it
+    # the normal image itself has pixels as bright as the brightest of the bead, so no threshold finds it
     overlap = []
     for seed in range(6):
         drawn = fibre_field(seed, defects=1)
@@ -84,7 +84,7 @@ def test_defects_are_not_simply_the_brightest_pixels():
     assert np.median(overlap) > 0.03
 
 
-def test_a_field_looks_like_a_micrograph():
+def test_an_image_looks_like_a_micrograph():
     for seed in range(4):
         image = fibre_field(seed).image
         assert 20 < image.mean() < 150
@@ -92,7 +92,7 @@ def test_a_field_looks_like_a_micrograph():
         assert (image == 255).mean() < 0.02
 
 
-def test_many_defects_in_a_small_field_are_all_seen_or_left_out():
+def test_many_defects_in_a_small_image_are_all_seen_or_left_out():
     for seed in range(6):
         drawn = fibre_field(seed, shape=(110, 110), defects=5)
         counts = np.bincount(drawn.labels.ravel())

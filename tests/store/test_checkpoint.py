@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 import pickle
 import struct
 import zipfile
@@ -26,6 +27,8 @@ from napari_uflow.model.weights import WEIGHTS_FOLDER_VARIABLE
 from napari_uflow.store import checkpoint
 from napari_uflow.store.card import FORMAT, read_card
 from napari_uflow.store.checkpoint import load_model, save_model
+
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
 
 def rewritten(source: Path, target: Path, change) -> Path:
@@ -63,7 +66,7 @@ def test_everything_else_comes_back_too(tiny_model, tiny_model_file):
 
 
 def test_detection_is_the_same(tiny_model, tiny_model_file, odd_plane):
-    one, other = (detect(model, odd_plane, device="cpu") for model in (tiny_model, load_model(tiny_model_file)))
+    one, other = (detect(model, odd_plane, device=DEVICE) for model in (tiny_model, load_model(tiny_model_file)))
     np.testing.assert_array_equal(one.score, other.score)
     np.testing.assert_array_equal(one.log10_nfa, other.log10_nfa)
 
@@ -228,7 +231,7 @@ def test_an_old_model_detects_what_it_did(name, tmp_path):
             ("tails", DetectionConfig(calibration="tails")),
             ("paper", DetectionConfig(nfa="paper")),
         ):
-            found = detect(model, plane, config, device="cpu")
+            found = detect(model, plane, config, device=DEVICE)
             np.testing.assert_allclose(found.score, expected["score"], rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(found.log10_nfa, expected[f"{label}_log10_nfa"], rtol=1e-3, atol=1e-3)
             np.testing.assert_array_equal(found.labels, expected[f"{label}_labels"])
@@ -250,7 +253,7 @@ def test_an_old_model_says_what_it_did(tmp_path):
         pixel_size=(0.5, 0.5),
         unit="um",
         versions=model.record.versions,
-        device="cpu",
+        device=DEVICE,
     )
     assert model.record.versions["napari-uflow"] == "0.1.0"
     assert len(model.record.versions) == 6
@@ -349,7 +352,9 @@ def test_a_large_backbone_is_left_out_and_looked_up(tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = UFlow(ModelConfig(backbone="resnet18", flow_steps=1, feature_norm="channel"), 1)
     state = {key: value.clone() for key, value in network.state_dict().items()}
-    model = TrainedModel(network.config, TrainingConfig(), IntensityRange((0.0,), (1.0,)), state)
+    model = TrainedModel(
+        config=network.config, training=TrainingConfig(), intensity=IntensityRange((0.0,), (1.0,)), state=state
+    )
     small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
     save_model(small, model)
     monkeypatch.setattr(checkpoint, "_LARGEST_BACKBONE", 1e6)

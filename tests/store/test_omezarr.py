@@ -195,7 +195,7 @@ def test_axes_of_other_names(zarr_format: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(planes[1].read(), data[1])
     axes[0].update(name="angle", type="space")
     write_image_file(tmp_path / "b.zarr", data, zarr_format, found)
-    with pytest.raises(ImageError, match=r"b\.zarr' has axes that are not known \(angle\); .* axes='QCYX'"):
+    with pytest.raises(ImageError, match=r"b\.zarr' has unknown axes \(angle\); .* axes='QCYX'"):
         read_planes(tmp_path / "b.zarr")
     assert [plane.label for plane in read_planes(tmp_path / "b.zarr", axes="acyx")] == ["a=0", "a=1"]
 
@@ -219,7 +219,7 @@ def test_five_axes_that_a_later_version_does_not_name_are_not_guessed(zarr_forma
     del found["multiscales"][0]["axes"]
     found["multiscales"][0]["version"] = "0.6"
     write_image_file(tmp_path / "a.zarr", numbers((1, 1, 1, 20, 30)), zarr_format, found)
-    with pytest.raises(ImageError, match=r"5 axes .* say what they are"):
+    with pytest.raises(ImageError, match=r"5 axes .* name them with axes="):
         read_planes(tmp_path / "a.zarr")
 
 
@@ -238,7 +238,7 @@ def test_a_plain_array(zarr_format: int, tmp_path: Path) -> None:
     assert [p.label for p in read_planes(tmp_path / "b.zarr")] == [f"z={i}" for i in range(5)]
     (plane,) = read_planes(tmp_path / "b.zarr", axes="cyx", channels=[4, 0])
     np.testing.assert_array_equal(plane.read(), data[[4, 0]])
-    with pytest.raises(ImageError, match=r"'c' has 4 axes .* say what they are"):
+    with pytest.raises(ImageError, match=r"'c' has 4 axes .* name them with axes="):
         read_planes(tmp_path / "c")
     assert len(read_planes(tmp_path / "c", axes="TZYX")) == 5
 
@@ -272,7 +272,7 @@ def test_all_images_of_bioformats2raw(zarr_format: int, order: Any, tmp_path: Pa
         shutil.rmtree(path / "1")
         assert [plane.title for plane in read_planes(path)] == ["scan z=0", "scan z=1"]
         shutil.rmtree(path / "0")
-        with pytest.raises(ImageError, match=r"scan\.zarr' holds no image"):
+        with pytest.raises(ImageError, match=r"scan\.zarr' contains no image"):
             read_planes(path)
     else:
         shutil.rmtree(path / "1")
@@ -292,7 +292,7 @@ def test_a_plate_names_one_of_its_fields(zarr_format: int, tmp_path: Path) -> No
         with pytest.raises(ImageError, match=said) as error:
             read_planes(place)
         assert f"'{field}'" in str(error.value)
-    with pytest.raises(ImageError, match=r"no OME metadata .* give one of those in it \(3\)"):
+    with pytest.raises(ImageError, match=r"no OME metadata .* give one of the images in it \(3\)"):
         read_planes(path / "B")
     (plane,) = read_planes(field)
     np.testing.assert_array_equal(plane.read()[0], data)
@@ -350,7 +350,7 @@ def test_missing_chunks_are_the_fill_value(zarr_format: int, tmp_path: Path) -> 
         (lambda ome: ome["multiscales"][0]["axes"].pop(), "axes of 'a' must be 2 letters .* not 'Y'"),
         (lambda ome: ome["multiscales"][0].update(coordinateTransformations=["scale"]), "are damaged"),
         (lambda ome: ome.update(omero=[1]), "OME metadata of .* are damaged"),
-        (lambda ome: ome["multiscales"][0]["datasets"][0].update(path="9"), r"a\.zarr.9' is not there, .* copy"),
+        (lambda ome: ome["multiscales"][0]["datasets"][0].update(path="9"), r"a\.zarr.9', .* is missing; copy"),
         (lambda ome: ome["multiscales"][0]["datasets"][0].update(path="level"), r"level' cannot be read"),
         (lambda ome: ome.pop("multiscales"), r"no OME metadata .* \(level\), such as '.*level'"),
     ],
@@ -397,7 +397,7 @@ def test_pixels_that_are_no_numbers(zarr_format: int, tmp_path: Path) -> None:
 
 def test_an_empty_group(zarr_format: int, tmp_path: Path) -> None:
     group(tmp_path / "a.zarr", {}, zarr_format)
-    with pytest.raises(ImageError, match="holds no image"):
+    with pytest.raises(ImageError, match="contains no image"):
         read_planes(tmp_path / "a.zarr")
 
 
@@ -411,7 +411,7 @@ def test_without_zarr_it_is_told_what_to_install(tmp_path: Path, monkeypatch: py
 def test_an_old_zarr_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image_file(tmp_path / "a.zarr", numbers((20, 30)), 3, metadata())
     monkeypatch.setattr(zarr, "__version__", "2.18.7")
-    with pytest.raises(ImageError, match="takes a newer zarr"):
+    with pytest.raises(ImageError, match="requires a newer zarr"):
         read_planes(tmp_path / "a.zarr")
 
 

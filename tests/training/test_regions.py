@@ -19,6 +19,8 @@ from napari_uflow.store.tiff_writer import write_tiff
 from napari_uflow.training.regions import assign_specimens, read_regions
 from napari_uflow.training.train import train
 
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
+
 MODEL = ModelConfig(tile=64, flow_steps=1)
 TRAINING = {"steps": 1, "batch_size": 2, "augmentations": 1, "holdout": 0.3}
 
@@ -61,7 +63,7 @@ def files(request, tmp_path):
 
 def by_command_line(folder: Path, pattern: str):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in TRAINING.items()]
-    flags += ["--tile=64", "--flow-steps=1", "--device=cpu", f"--specimen-pattern={pattern}"]
+    flags += ["--tile=64", "--flow-steps=1", f"--device={DEVICE}", f"--specimen-pattern={pattern}"]
     inside = [str(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     assert main(["train", str(folder / "*.tif"), *inside, "-o", str(folder / "m.safetensors"), *flags]) == 0
     return load_model(folder / "m.safetensors")
@@ -69,7 +71,7 @@ def by_command_line(folder: Path, pattern: str):
 
 def by_python(folder: Path, pattern: str):
     regions = [NormalRegion(plane) for path in sorted(folder.rglob("*.tif")) for plane in read_planes(path)]
-    return train(regions, MODEL, TrainingConfig(**TRAINING, specimen_pattern=pattern), device="cpu")
+    return train(regions, MODEL, TrainingConfig(**TRAINING, specimen_pattern=pattern), device=DEVICE)
 
 
 def specimens_of(model):
@@ -176,11 +178,11 @@ def test_specimens_held_out_stay_held_out_when_training_is_resumed(tmp_path):
         (tmp_path / folder).mkdir()
         write_tiff(tmp_path / folder / "s.tif", texture(len(folder)), "YX")
     regions = read_regions([tmp_path / "a", tmp_path / "b"])
-    first = train(regions, MODEL, TrainingConfig(**TRAINING), device="cpu")
+    first = train(regions, MODEL, TrainingConfig(**TRAINING), device=DEVICE)
     assert first.record.all_specimens == {"a/s", "b/s"}
     (held_out,) = first.record.holdout_specimens
     (trained,) = first.record.specimens
     alone = read_regions(tmp_path / trained[0])
-    again = train(alone, training=TrainingConfig(**TRAINING), init_from=first, device="cpu")
+    again = train(alone, training=TrainingConfig(**TRAINING), init_from=first, device=DEVICE)
     assert held_out not in again.record.specimens
     assert set(again.record.specimens) == {trained}

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from napari_uflow.training.cache import FeatureCache
 from napari_uflow.training.refine import rest_of_training
 from napari_uflow.training.train import train, train_steps
 
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
+
 CACHE = importlib.import_module("napari_uflow.training.cache")
 OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
 
@@ -40,7 +43,7 @@ def specimens(n=3, shape=(64, 128), **options) -> list[NormalRegion]:
 
 
 def run(regions, model=MODEL, training=TRAINING, events=None) -> TrainedModel:
-    return train(regions, model, training, device="cpu", on_event=None if events is None else events.append)
+    return train(regions, model, training, device=DEVICE, on_event=None if events is None else events.append)
 
 
 def warnings_of(events) -> list[str]:
@@ -220,7 +223,7 @@ def test_patience_ends_training(monkeypatch):
 
 
 def small_run():
-    return train_steps(specimens(2, (64, 64)), MODEL, TRAINING.replace(steps=3, holdout=0.5), device="cpu")
+    return train_steps(specimens(2, (64, 64)), MODEL, TRAINING.replace(steps=3, holdout=0.5), device=DEVICE)
 
 
 def n_events() -> int:
@@ -260,7 +263,7 @@ def test_a_stop_between_two_checks_is_answered_without_another(monkeypatch):
     def asked():
         return isinstance(seen[-1], Progress) and seen[-1].phase == "Training" and seen[-1].done == 3
 
-    job = train_steps(specimens(), MODEL, TRAINING.replace(steps=8, check_every=2), device="cpu")
+    job = train_steps(specimens(), MODEL, TRAINING.replace(steps=8, check_every=2), device=DEVICE)
     model = drain(job, seen.append, asked)
     assert [point["step"] for point in model.history] == [2]
     assert model.record.outcome == TrainingOutcome(OutcomeKind.STOPPED, 3)
@@ -271,7 +274,7 @@ def test_a_stop_between_two_checks_is_answered_without_another(monkeypatch):
 
 def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_left():
     training = TRAINING.replace(steps=10, learning_rate=0.01, final_learning_rate=0.2)
-    job = train_steps(specimens(), MODEL, training.replace(check_every=4), device="cpu")
+    job = train_steps(specimens(), MODEL, training.replace(check_every=4), device=DEVICE)
     seen = []
     model = drain(job, seen.append, lambda: isinstance(seen[-1], TrainingPoint))
     rest = rest_of_training(model)
@@ -279,7 +282,7 @@ def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_le
     # a straight line from 0.01 at step 0 to 0.002 at step 10
     assert rest.learning_rate == pytest.approx(0.01 - 0.008 * 0.4)
     assert rest.learning_rate * rest.final_learning_rate == pytest.approx(0.002)
-    again = train(specimens(), training=rest, init_from=model, device="cpu")
+    again = train(specimens(), training=rest, init_from=model, device=DEVICE)
     assert again.record.resumed_from.n_steps == 4
     assert again.record.holdout_specimens == model.record.holdout_specimens
 
@@ -485,7 +488,7 @@ def test_shapes_and_types(shape, converted):
         training=TRAINING.replace(steps=2, augmentations=augmentations, max_tiles=4),
     )
     check(model)
-    found = detect(model, planes[0], device="cpu")
+    found = detect(model, planes[0], device=DEVICE)
     assert found.score.shape == shape
     assert np.isfinite(found.score).all()
 
@@ -522,7 +525,7 @@ def test_mistakes_of_device_and_weights(tmp_path):
     with pytest.raises(ConfigError, match="device"):
         train(specimens(), MODEL, TRAINING, device="toaster")
     with pytest.raises(BackboneUnavailableError, match="no file of weights"):
-        train(specimens(), MODEL.replace(backbone="resnet18"), TRAINING, weights=tmp_path / "nothing", device="cpu")
+        train(specimens(), MODEL.replace(backbone="resnet18"), TRAINING, weights=tmp_path / "nothing", device=DEVICE)
 
 
 def test_the_word_for_finish():
@@ -532,12 +535,12 @@ def test_the_word_for_finish():
 @pytest.mark.usefixtures("learns")
 def test_snapshots_are_models_that_detect(monkeypatch):
     monkeypatch.setattr(OPTIMISE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
-    events = train_steps(specimens(), MODEL, TRAINING, device="cpu")
+    events = train_steps(specimens(), MODEL, TRAINING, device=DEVICE)
     taken = [event.result for event in events if isinstance(event, Snapshot)]
     assert taken
     assert taken[0].record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 2)
     assert taken[0].calibration is None
-    assert detect(taken[0], specimens()[0].plane, device="cpu").guarantee.kind is GuaranteeKind.NOMINAL
+    assert detect(taken[0], specimens()[0].plane, device=DEVICE).guarantee.kind is GuaranteeKind.NOMINAL
 
 
 # Going on
@@ -552,7 +555,7 @@ def test_training_is_resumed_from_its_state(monkeypatch):
     more = [*regions, NormalRegion(Plane(data=texture((64, 128), 99), name="more"))]
     events = []
     training = TRAINING.replace(steps=2, check_every=1, learning_rate=1e-6, holdout=0.2)
-    again = train(more, training=training, device="cpu", init_from=first, on_event=events.append)
+    again = train(more, training=training, device=DEVICE, init_from=first, on_event=events.append)
     assert again.intensity == first.intensity
     assert again.config == first.config
     assert set(again.record.holdout_specimens) == set(first.record.holdout_specimens)
@@ -572,10 +575,10 @@ def test_training_is_resumed_from_its_state(monkeypatch):
 def test_training_is_resumed_only_with_the_same_parts(tiny_model):
     first = run(specimens())
     with pytest.raises(ConfigError, match=r"flow_steps 1 \(not 3\)"):
-        train(specimens(), MODEL.replace(flow_steps=3), TRAINING, device="cpu", init_from=first)
+        train(specimens(), MODEL.replace(flow_steps=3), TRAINING, device=DEVICE, init_from=first)
     colour = [NormalRegion(Plane(data=np.zeros((64, 64, 3), np.uint8), axes="YXS", name="colour"))]
     with pytest.raises(ImageError, match="have 3 channels, but the model was trained on 1"):
-        train(colour, training=TRAINING, device="cpu", init_from=first)
+        train(colour, training=TRAINING, device=DEVICE, init_from=first)
 
 
 def held_and_trained(model):
@@ -589,11 +592,11 @@ def test_nothing_that_was_trained_on_is_held_out_later():
     # the specimen that was held out is missing, a new one has come: only that may be held out
     others = [region for region in regions if region.specimen not in held]
     new = NormalRegion(Plane(data=texture((64, 128), 99), name="new"))
-    again = train([*others, new], training=TRAINING, device="cpu", init_from=first)
+    again = train([*others, new], training=TRAINING, device=DEVICE, init_from=first)
     assert held_and_trained(again) == ({"new"}, trained)
     # a third run knows what the first one was trained on
     events = []
-    third = train(others[1:], training=TRAINING, device="cpu", init_from=again, on_event=events.append)
+    third = train(others[1:], training=TRAINING, device=DEVICE, init_from=again, on_event=events.append)
     assert any("images of 1 specimen that the model was trained on are missing" in text for text in warnings_of(events))
     assert held_and_trained(third) == (set(), trained)
     assert third.record.resumed_from.resumed_from.n_steps == 4
@@ -602,19 +605,19 @@ def test_nothing_that_was_trained_on_is_held_out_later():
 def test_new_specimens_join_those_held_out():
     first = run(specimens(3))
     more = [NormalRegion(Plane(data=texture((64, 128), 50 + i), name=f"more {i}")) for i in range(9)]
-    again = train([*specimens(3), *more], training=TRAINING, device="cpu", init_from=first)
+    again = train([*specimens(3), *more], training=TRAINING, device=DEVICE, init_from=first)
     held, _ = held_and_trained(again)
     assert held > held_and_trained(first)[0]
     assert len(held) == 4  # 0.3 of 12
     assert not held & held_and_trained(first)[1]
-    none = train(specimens(3), training=TRAINING.replace(holdout=0.0), device="cpu", init_from=first)
+    none = train(specimens(3), training=TRAINING.replace(holdout=0.0), device=DEVICE, init_from=first)
     assert held_and_trained(none)[0] == set()
 
 
 def test_a_single_specimen_that_was_divided_by_place_and_another():
     first = run(specimens(1, (128, 256)))
     assert held_and_trained(first) == ({"specimen 0"}, {"specimen 0"})
-    again = train(specimens(2, (128, 256)), training=TRAINING, device="cpu", init_from=first)
+    again = train(specimens(2, (128, 256)), training=TRAINING, device=DEVICE, init_from=first)
     assert held_and_trained(again) == ({"specimen 1"}, {"specimen 0"})
 
 
@@ -623,14 +626,14 @@ def test_a_region_given_several_times_is_held_out_and_counted_once():
     first = run(regions)
     (held,) = first.record.holdout_specimens
     (region,) = [region for region in regions if region.specimen == held]
-    again = train([*regions, *[region] * 5], training=TRAINING, device="cpu", init_from=first)
+    again = train([*regions, *[region] * 5], training=TRAINING, device=DEVICE, init_from=first)
     assert again.record.n_holdout_tiles == first.record.n_holdout_tiles
     assert again.record.n_images == 4
 
 
 def test_a_model_that_went_astray_is_not_kept():
     first = run(specimens(), training=TRAINING.replace(steps=10, check_every=5))
-    again = train(specimens(), training=TRAINING.replace(learning_rate=1.0), device="cpu", init_from=first)
+    again = train(specimens(), training=TRAINING.replace(learning_rate=1.0), device=DEVICE, init_from=first)
     assert again.record.outcome == TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
     assert all(torch.equal(again.state[key], first.state[key]) for key in first.state)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from napari_uflow.cli.commands import EXIT_STOPPED
 from napari_uflow.cli.parser import make_parser
 from napari_uflow.errors import Stopped, UFlowError
-from napari_uflow.system.apple import let_missing_operations_run_on_the_processor
+from napari_uflow.system.apple import enable_mps_fallback
 
 __all__ = ["main"]
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         explained in one line. 130: stopped by Ctrl-C before there was a result.
     """
     options = make_parser().parse_args(arguments)
-    let_missing_operations_run_on_the_processor()
+    enable_mps_fallback()
     try:
         run: Callable[[argparse.Namespace], int] = options.run
         code = run(options)

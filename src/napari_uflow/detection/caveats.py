@@ -73,7 +73,7 @@ def score_caveats(model: TrainedModel, plane: Plane, scores: ScoreMaps) -> list[
             f"by theory, not by counting"
         )
         caveats.append((Caveat.LARGER, text))
-    if model.calibration.unlike(scores.tested) < _UNLIKELY:
+    if model.calibration.median_p_value(scores.tested) < _UNLIKELY:
         text = (
             f"'{plane.title}' as a whole differs from the normal images (focus, magnification, contrast or material): "
             f"regions are compared with its own background, and the guarantee does not apply"

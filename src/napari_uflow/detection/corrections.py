@@ -1,4 +1,4 @@
-"""What the user knows better: a region that was reported and is normal."""
+"""Corrections: regions that the user marked normal."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["Correction", "mark_normal", "undo_mark_normal"]
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """A region that was reported and is normal.
+    """Reported region that the user marked normal.
 
     Attributes
     ----------
     normal : NormalRegion
-        The region with its surroundings, to train on.
+        Region with its surroundings, for training.
     rows, cols : (n,) array, int64
-        The region's pixels.
+        Pixels of the region.
     log10_nfa : (n,) array, float32
-        What their number of false alarms was.
+        Their log10 NFA before the correction.
     """
 
     normal: NormalRegion
@@ -40,28 +40,35 @@ class Correction:
 def mark_normal(
     detection: Detection, label: int, plane: Plane, *, side: int, specimen: str | None = None
 ) -> tuple[Detection, Correction]:
-    """Take a region out of a detection, and return with it what can be trained on.
+    """Remove a region from a detection and return it as a normal region for training.
 
-    No number of false alarms brings the region back; the heatmap stays as it is.
+    The region is not reported for any number of false alarms; the heatmap does not change.
 
     Parameters
     ----------
     detection : Detection
-        What was found.
+        Detection that contains the region.
     label : int
-        The region's label in it.
+        Label of the region.
     plane : Plane
-        The image it was found in.
+        Image of the detection.
     side : int
-        Side of the surroundings that are trained on with the region, in pixels: the model's tile. Where they touch
-        other regions, these are left out.
-    field : str, optional
-        Name of the field that the image comes from; the plane's name by default.
+        Side of the surroundings used for training, in pixels: the tile of the model. Other regions in them are
+        excluded.
+    specimen : str, optional
+        Specimen of the image; derived from the name of the plane by default.
+
+    Returns
+    -------
+    detection : Detection
+        Detection without the region.
+    correction : Correction
+        Removed region, for :func:`undo_mark_normal` and for training.
 
     Raises
     ------
     ConfigError
-        If there is no such region, or the image has another size.
+        If the label does not exist, or the shapes of image and detection differ.
     """
     if plane.shape != detection.labels.shape:
         raise ConfigError(f"'{plane.title}' has {plane.shape} pixels, but '{detection.name}' {detection.labels.shape}")
@@ -84,7 +91,7 @@ def mark_normal(
 
 
 def undo_mark_normal(detection: Detection, correction: Correction) -> Detection:
-    """Return a detection with a region as it was before :func:`mark_normal`."""
+    """Return the detection with a region restored that :func:`mark_normal` removed."""
     log10_nfa = detection.log10_nfa.copy()
     log10_nfa[correction.rows, correction.cols] = correction.log10_nfa
     return _changed(detection, log10_nfa, -1)
@@ -96,7 +103,7 @@ def _changed(detection: Detection, log10_nfa: NDArray[np.float32], n: int) -> De
 
 
 def _around(first: int, stop: int, side: int, n: int) -> slice:
-    """Return a part of an axis of n pixels with a region in its middle, `side` long if the region is not longer."""
+    """Return a part of an axis of n pixels centred on a region, as long as the region but at least `side`."""
     length = min(max(side, stop - first), n)
     start = min(max((first + stop - length) // 2, 0), n - length)
     return slice(start, start + length)

@@ -1,4 +1,4 @@
-"""Evaluation: how well a model does on images with known truth."""
+"""Evaluation of a model on images with known masks."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _NORMAL_KIND = "good"
 
 @dataclass(frozen=True, eq=False)
 class TestImage:
-    """An image whose truth is known.
+    """Image with a known mask.
 
     Attributes
     ----------
     plane : Plane
-        The image.
+        Image.
     kind : str
-        "good" or the name of the kind of anomaly (the folder's name).
+        "good", or the kind of anomaly (name of the folder).
     truth : Path or None
-        File of the mask; None where the image is normal, or anomalous without a mask.
+        File of the mask; None for a normal image, or an anomalous one without a mask.
     """
 
-    __test__ = False  # not a class of tests, whatever its name
+    __test__ = False  # not a test class for pytest
 
     plane: Plane
     kind: str
@@ -49,16 +49,16 @@ class TestImage:
 
     @property
     def is_anomalous(self) -> bool:
-        """Whether the image has an anomaly."""
+        """True if the image has an anomaly."""
         return self.kind != _NORMAL_KIND
 
     def mask(self) -> NDArray[np.bool_]:
-        """Read the true mask, (M, N) bool; all False where there is none.
+        """Read the true mask (M, N) bool; all False if there is none.
 
         Raises
         ------
         ImageError
-            If the mask does not have the shape of the image.
+            If the shapes of mask and image differ.
         """
         if self.truth is None:
             return np.zeros(self.plane.shape, dtype=bool)
@@ -73,7 +73,7 @@ class TestImage:
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedImage:
-    """A test image and what was found in it."""
+    """Test image and its detection."""
 
     image: TestImage
     detection: Detection = field(repr=False)
@@ -81,14 +81,14 @@ class EvaluatedImage:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationRun:
-    """The outcome of an evaluation.
+    """Result of an evaluation.
 
     Attributes
     ----------
     evaluation : Evaluation
-        All numbers; `image_auroc` ranks images by the maximum of the heatmap.
+        All metrics; `image_auroc` ranks images by the maximum of the heatmap.
     image_auroc_nfa : float
-        The same with images ranked by the NFA of their strangest region.
+        Area under the ROC curve, 0 to 1, with images ranked by the lowest NFA of their regions.
     images : tuple of EvaluatedImage
         Every image with its detection.
     """
@@ -98,7 +98,7 @@ class EvaluationRun:
     images: tuple[EvaluatedImage, ...] = field(repr=False)
 
     def to_dict(self) -> dict[str, int | float | None]:
-        """Return all numbers by name, None for NaN, ready for JSON."""
+        """Return all metrics by name, with None for NaN, for JSON."""
         by_nfa = None if math.isnan(self.image_auroc_nfa) else self.image_auroc_nfa
         return {**self.evaluation.to_dict(), "image_auroc_nfa": by_nfa}
 
@@ -112,7 +112,7 @@ def find_test_images(
     ----------
     root : path
         Folder with ``test/good/*``, ``test/KIND/*`` and ``ground_truth/KIND/NAME_mask.png`` (or ``NAME.png``, or TIFF);
-        without a folder ``test`` in it, the folder that holds ``good`` and ``KIND`` themselves.
+        without a folder ``test``, the folder that contains ``good`` and ``KIND``.
     channels, axes
         As in :func:`~napari_uflow.store.images.read_planes`.
 
@@ -138,8 +138,8 @@ def find_test_images(
             images.append(TestImage(planes[0], folder.name, mask))
     if not images:
         raise ImageError(
-            f"no test image in '{root}': it must hold test/good, test/KIND and ground_truth/KIND, where KIND is the "
-            f"name of a kind of anomaly"
+            f"no test image in '{root}': it must contain test/good, test/KIND and ground_truth/KIND, where KIND "
+            f"is a kind of anomaly"
         )
     return images
 
@@ -152,25 +152,25 @@ def evaluate_steps(
     device: str = "auto",
     weights: str | Path | None = None,
 ) -> Steps[EvaluationRun]:
-    """Detect in images with known truth, and compare.
+    """Detect in images with known masks and compute all metrics.
 
     Parameters
     ----------
     model : TrainedModel
-        A trained model.
+        Trained model.
     images : sequence of TestImage
-        What to look at.
+        Images to evaluate.
     config : DetectionConfig
-        How to detect.
+        Parameters of the detection.
     device : str
         As in :func:`~napari_uflow.detection.detect.detect_steps`.
     weights : path, optional
-        The backbone's weights, for a model file that does not hold them.
+        Weights of the backbone, for a model file without them.
 
     Yields
     ------
     Message or Progress
-        Where FINISH is sent, evaluation ends without a result.
+        The answer FINISH ends the evaluation without a result.
 
     Returns
     -------

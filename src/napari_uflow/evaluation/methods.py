@@ -1,4 +1,4 @@
-"""What was done, in words and in code: a script that repeats a detection, and a paragraph for the methods section."""
+"""Documentation of a detection: a script that repeats it, and a paragraph for the methods section."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFERENCE = (
     "Tailanian M., Pardo Á., Musé P. (2024). U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with "
     "Unsupervised Threshold. Journal of Mathematical Imaging and Vision. https://doi.org/10.1007/s10851-024-01193-y"
 )
-"""The paper that the method comes from."""
+"""Paper of the method."""
 
 _CALIBRATIONS = {
     GuaranteeKind.GUARANTEED: "calibrated so that the accepted number holds on specimens held out of training",
@@ -33,7 +33,7 @@ _CALIBRATIONS = {
 }
 
 _METHODS = {
-    "size-conditional": "the number of false alarms of connected regions, tested for each size apart",
+    "size-conditional": "the number of false alarms of connected regions, with a share of the tests for each size",
     "paper": "the number of false alarms of connected regions as in the cited paper",
     "binomial": "the number of false alarms of windows, by a binomial test",
 }
@@ -53,24 +53,24 @@ def python_script(
     Parameters
     ----------
     detection : Detection
-        What was found; its provenance says in which file and with which parameters.
+        Detection to repeat, with file and parameters.
     model_path : path-like or None
-        The model's file; None where it was not saved: the script then says so.
+        File of the model; None for a model that was not saved, which the script notes.
     positions : sequence of int or None
-        Which planes of the file, counted from 0 in its order; all by default.
+        Planes of the file, by number from 0 in its order; all by default.
     channels : sequence of int or None
-        Channels that were used, from 0; those of the file by default.
+        Channels, by number from 0; those of the file by default.
     axes : str or None
-        One letter for each axis of the file, where it does not say so itself.
+        One letter per axis, for a file that does not name its axes.
     remark : str
-        A sentence that the script begins with.
+        Comment at the beginning of the script.
     """
     source = detection.provenance.source
     config = detection.config
     is_shared = config.n_sharing(detection.n_planes) > 1
     function = "detect_stack" if is_shared else "detect"
     lines = [
-        f'"""Find what is not normal, as on {_sanitized(detection.name)} with napari-uflow '
+        f'"""Detect anomalies as in {_sanitized(detection.name)} with napari-uflow '
         f'{detection.provenance.version or __version__}."""',
         "",
         f"from napari_uflow import DetectionConfig, {function}, load_model, read_planes, write_regions",
@@ -79,10 +79,10 @@ def python_script(
     if remark:
         lines.append(f"# {remark}")
     if model_path is None:
-        lines.append("# The model had not been saved: save it under this name, or name the file it was saved to.")
+        lines.append("# The model was not saved: save it under this name, or insert its file.")
     lines.append(f"model = load_model({_literal(model_path or 'model.safetensors')})")
     if source is None:
-        lines.append("# The image was not opened from a file by napari: save it under this name, or name its file.")
+        lines.append("# The image was not opened from a file: save it under this name, or insert its file.")
     options = {"channels": None if channels is None else list(channels), "axes": axes}
     given = "".join(f", {name}={value!r}" for name, value in options.items() if value is not None)
     lines.append(f"planes = read_planes({_literal(source or 'image.tif')}{given})")
@@ -101,7 +101,7 @@ def python_script(
 
 
 def _sanitized(text: str) -> str:
-    """Return a text that can stand in a docstring."""
+    """Return a text that is valid inside a docstring."""
     return text.replace("\\", "/").replace('"', "'").replace("\n", " ")
 
 
@@ -116,7 +116,7 @@ def _wrapped(values: list[int]) -> str:
 
 
 def _call(config: DetectionConfig) -> str:
-    """Return the call that makes a configuration: only what is not the default."""
+    """Return the call that creates a configuration, without default values."""
     changed = [
         f"{parameter.name}={getattr(config, parameter.name)!r}"
         for parameter in parameters_of(DetectionConfig)
@@ -126,19 +126,19 @@ def _call(config: DetectionConfig) -> str:
 
 
 def methods_text(model: TrainedModel, detection: Detection | None = None) -> str:
-    """Return a paragraph that says how anomalies were detected, for the methods section of a paper.
+    """Return a paragraph on training and detection for the methods section of a paper.
 
     Parameters
     ----------
     model : TrainedModel
-        The model; its record says what it was trained on.
+        Model to describe.
     detection : Detection, optional
-        What was found with it; without it, only the model is described.
+        Detection to describe too.
     """
     sentences = [
         f"Anomalies were detected with napari-uflow {__version__}, an independent implementation of U-Flow "
-        f"(Tailanian, Pardo and Musé 2024): a U-shaped normalizing flow learns how the features of a frozen network "
-        f"are distributed, at several scales, in images that are normal.",
+        f"(Tailanian, Pardo and Musé 2024): a U-shaped normalizing flow learns the distribution of the features of a "
+        f"frozen network, at several scales, in normal images.",
         _features(model),
         *_training(model),
     ]
@@ -190,29 +190,30 @@ def _training(model: TrainedModel) -> list[str]:
     if model.history:
         last = int(model.history[-1]["step"])
         best = max((int(point["step"]) for point in model.history if point.get("is_best")), default=last)
-        chosen = "lowest loss on what was held out" if held_out else "lowest loss"
+        chosen = "lowest loss on the held-out specimens" if held_out else "lowest loss"
         sentences.append(
             f"The flow was optimised (Adam, learning rate {model.training.learning_rate:g}, "
             f"{counted(model.training.batch_size, 'tile')} a step) for {counted(last, 'step')}; the weights of step "
-            f"{best}, of the {chosen}, were kept."
+            f"{best}, with the {chosen}, were kept."
         )
     return sentences
 
 
 def _detection(detection: Detection) -> list[str]:
-    config, n_planes = detection.config, detection.n_planes
+    config = detection.config
     rests = ""
     if config.nfa == "size-conditional":
         rests = f", {_CALIBRATIONS[detection.guarantee.kind]}"
     sentences = [
-        f"A region was called anomalous where its number of false alarms (NFA: how many regions as strange as it are "
-        f"expected in one normal {config.counted_on(n_planes)}) was at most {config.false_alarms:g}. The NFA was "
-        f"{_METHODS[config.nfa]}{rests}."
+        f"A region was reported as anomalous if its number of false alarms (NFA: the expected number of regions at "
+        f"least as significant in a normal {detection.guarantee.counted_on}) was at most {config.false_alarms:g}. The "
+        f"NFA was {_METHODS[config.nfa]}{rests}."
     ]
     n_marked = detection.n_marked_normal
     if n_marked:
         sentences.append(
-            f"{counted(n_marked, 'region')} that had been reported were judged normal by eye and left out."
+            f"{counted(n_marked, 'reported region')} {'was' if n_marked == 1 else 'were'} judged normal by eye and "
+            f"excluded."
         )
     return [*sentences, f"Reliability of this threshold: {detection.guarantee.text()}."]
 

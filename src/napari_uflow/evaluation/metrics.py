@@ -33,13 +33,13 @@ __all__ = [
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the ROC curve: the chance that an anomalous item scores higher than a normal one.
+    """Area under the ROC curve: the probability that an anomalous item scores higher than a normal one.
 
     Parameters
     ----------
-    scores : array_like of float, shape (n,)
-        Larger is more anomalous; a tie counts one half. Infinite values are allowed, NaN is not.
-    labels : array_like of bool, shape (n,)
+    scores : (n,) array, float
+        Scores, larger is more anomalous; a tie counts one half. Infinite values are allowed, NaN is not.
+    labels : (n,) array, bool
         True for anomalous items.
 
     Returns
@@ -66,10 +66,10 @@ def pixel_auroc(score_maps: Arrays, masks: Arrays) -> float:
 
     Parameters
     ----------
-    score_maps : sequence of float ndarray, each (M, N)
-        Larger is more anomalous; compared in single precision.
-    masks : sequence of bool ndarray, each (M, N)
-        True on anomalous pixels.
+    score_maps : sequence of (M, N) arrays, float
+        Scores, larger is more anomalous; compared in single precision.
+    masks : sequence of (M, N) arrays, bool
+        True in anomalous pixels.
 
     Returns
     -------
@@ -87,9 +87,9 @@ def pixel_auroc(score_maps: Arrays, masks: Arrays) -> float:
 def aupro(score_maps: Arrays, masks: Arrays, max_fpr: float = 0.3) -> float:
     """Area under the per-region-overlap curve, normalised to [0, 1].
 
-    The curve gives the found fraction of a true region (8-connected), averaged over regions so that a small one counts
-    as much as a large one, against the fraction of normal pixels that are flagged. As in the reference code of MVTec
-    AD, equal scores pass the threshold together and points are joined by straight lines.
+    The curve is the detected fraction of a true region (8-connected), averaged over regions with equal weights, against
+    the fraction of normal pixels above the threshold. As in the reference code of MVTec AD, equal scores pass the
+    threshold together and points are joined by straight lines.
 
     Parameters
     ----------
@@ -112,8 +112,8 @@ def aupro(score_maps: Arrays, masks: Arrays, max_fpr: float = 0.3) -> float:
 
     References
     ----------
-    P. Bergmann, K. Batzner, M. Fauser, D. Sattlegger, C. Steger (2021). The MVTec Anomaly Detection Dataset. IJCV 129,
-    1038-1059, DOI 10.1007/s11263-020-01400-4, section 5.2.
+    Bergmann, P., Batzner, K., Fauser, M., Sattlegger, D., Steger, C. (2021). The MVTec Anomaly Detection Dataset. IJCV
+    129, 1038-1059. doi:10.1007/s11263-020-01400-4 (section 5.2).
     """
     if not 0.0 < max_fpr <= 1.0:
         raise ConfigError(f"max_fpr must be in (0, 1], got {max_fpr}")
@@ -121,7 +121,7 @@ def aupro(score_maps: Arrays, masks: Arrays, max_fpr: float = 0.3) -> float:
 
 
 def oracle_iou(score_maps: Arrays, masks: Arrays) -> tuple[float, float]:
-    """Best intersection over union that any one threshold for all images could reach.
+    """Best intersection over union of any single threshold for all images.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def oracle_iou(score_maps: Arrays, masks: Arrays) -> tuple[float, float]:
     best : float
         Intersection over union, pooled over all images, at that threshold; NaN without an anomalous pixel.
     threshold : float
-        A pixel is flagged where the score, in single precision, is at or above it.
+        Pixels with a score, in single precision, at or above it are detected.
 
     Raises
     ------
@@ -144,19 +144,19 @@ def oracle_iou(score_maps: Arrays, masks: Arrays) -> tuple[float, float]:
 
 
 def iou(pred: Arrays, truth: Arrays) -> float:
-    """Intersection over union, pooled over all images (false alarms on normal images enter the union).
+    """Intersection over union, pooled over all images; false alarms on normal images enter the union.
 
     Parameters
     ----------
-    pred : sequence of bool or int ndarray, each (M, N)
-        Flagged where not 0: a mask or region labels.
-    truth : sequence of bool ndarray, each (M, N)
-        True on anomalous pixels.
+    pred : sequence of (M, N) arrays, bool or int
+        Detected mask or labels; not 0 in detected pixels.
+    truth : sequence of (M, N) arrays, bool
+        True in anomalous pixels.
 
     Returns
     -------
     float
-        In [0, 1]; NaN if nothing is flagged and nothing is true.
+        In [0, 1]; NaN if no pixel is detected or anomalous.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def iou(pred: Arrays, truth: Arrays) -> float:
 
 
 def mean_iou(pred: Arrays, truth: Arrays) -> float:
-    """Intersection over union of each anomalous image, averaged; parameters and errors as for :func:`iou`.
+    """Intersection over union, averaged over anomalous images; parameters and errors as for :func:`iou`.
 
     Returns
     -------
@@ -181,16 +181,16 @@ def mean_iou(pred: Arrays, truth: Arrays) -> float:
 
 
 def region_recall(labels: Arrays, truth: Arrays, min_overlap: float = 0.0) -> float:
-    """Fraction of the true regions (8-connected) that were hit.
+    """Fraction of the true regions (8-connected) that were detected.
 
     Parameters
     ----------
-    labels : sequence of bool or int ndarray, each (M, N)
-        Flagged where not 0.
-    truth : sequence of bool ndarray, each (M, N)
-        True on anomalous pixels.
+    labels : sequence of (M, N) arrays, bool or int
+        Detected mask or labels; not 0 in detected pixels.
+    truth : sequence of (M, N) arrays, bool
+        True in anomalous pixels.
     min_overlap : float
-        Fraction of a true region that must be flagged, in [0, 1]; at 0 a single pixel is enough.
+        Fraction of a true region, 0 to 1, that must be detected; at 0 a single pixel is enough.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def false_alarms_per_image(labels: Arrays) -> float:
 
     Parameters
     ----------
-    labels : sequence of int or bool ndarray, each (M, N)
+    labels : sequence of (M, N) arrays, int or bool
         Region labels of *normal* images, 0 is background. The 8-connected parts of a boolean mask are counted.
 
     Returns
@@ -234,18 +234,18 @@ def false_alarms_per_image(labels: Arrays) -> float:
 
 
 def fraction_with_false_alarm(labels: Arrays) -> float:
-    """Return the fraction of normal images with any flag, NaN without one; see :func:`false_alarms_per_image`."""
+    """Return the fraction of normal images with any region; as for :func:`false_alarms_per_image`."""
     return _mean([bool(np.any(regions)) for regions in labels])
 
 
 def false_area_fraction(labels: Arrays) -> float:
-    """Return the flagged fraction of normal images' pixels, NaN without one; see :func:`false_alarms_per_image`."""
+    """Return the detected fraction of the pixels of normal images; as for :func:`false_alarms_per_image`."""
     n_flagged = sum(int(np.count_nonzero(regions)) for regions in labels)
     return _ratio(n_flagged, sum(np.size(regions) for regions in labels))
 
 
 def _overlap(pred: NDArray[Any], truth: NDArray[Any]) -> tuple[int, int]:
-    """Return the pixels in both masks and in either."""
+    """Return the numbers of pixels in both masks and in either."""
     p, t = np.asarray(pred) != 0, np.asarray(truth) != 0
     return int(np.count_nonzero(p & t)), int(np.count_nonzero(p | t))
 

@@ -25,22 +25,22 @@ __all__ = ["Evaluation", "evaluate_maps"]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All numbers about one detector on one set of images; NaN where the set cannot tell.
+    """All metrics of one detector on one set of images; NaN if undefined for the set.
 
     Attributes
     ----------
     n_normal, n_anomalous : int
-        Images.
+        Number of normal and anomalous images.
     image_auroc, pixel_auroc, aupro : float
-        How well scores rank images and pixels, whatever the threshold; `aupro` up to 30 % false positives.
+        Ranking of images and pixels by score, 0 to 1, independent of the threshold; `aupro` up to 30 % false positives.
     iou, mean_iou : float
-        Automatic mask against truth: pooled over all images, and averaged over anomalous images.
+        Intersection over union, 0 to 1, of the detected mask: pooled over all images, and averaged over anomalous ones.
     oracle_iou : float
-        The pooled `iou` that the best fixed threshold would reach, chosen with the truth in hand.
+        Pooled `iou` of the best fixed threshold, chosen with the truth.
     region_recall : float
-        Fraction of true regions that the automatic mask touches.
+        Fraction of true regions that the detected mask touches.
     false_alarms_per_image, fraction_with_false_alarm, false_area_fraction : float
-        Automatic mask on normal images: regions per image, images with any region, pixels.
+        Detected mask on normal images: regions per image, fraction of images with any region, fraction of pixels.
     """
 
     n_normal: int
@@ -57,11 +57,11 @@ class Evaluation:
     false_area_fraction: float
 
     def to_dict(self) -> dict[str, int | float | None]:
-        """Return the numbers by name, None for NaN, ready for JSON."""
+        """Return the metrics by name, with None for NaN, for JSON."""
         return {key: None if math.isnan(value) else value for key, value in asdict(self).items()}
 
     def as_table(self, name: str) -> str:
-        """Return a plain-text table headed by `name`, a dash for NaN."""
+        """Return a plain-text table with the heading `name` and a dash for NaN."""
         rows = [(label, getattr(self, name), form) for label, name, form in _TABLE_ROWS]
         lines = [f"{label:<40}{'-' if math.isnan(value) else format(value, form):>9}" for label, value, form in rows]
         head = f"{name}: {self.n_normal} normal, {self.n_anomalous} anomalous"
@@ -72,13 +72,13 @@ _TABLE_ROWS = (
     ("image AUROC", "image_auroc", ".3f"),
     ("pixel AUROC", "pixel_auroc", ".3f"),
     ("AUPRO (false positive rate up to 0.3)", "aupro", ".3f"),
-    ("IoU, automatic mask, all images", "iou", ".3f"),
-    ("IoU, automatic mask, mean over anomalous", "mean_iou", ".3f"),
+    ("IoU, detected mask, all images", "iou", ".3f"),
+    ("IoU, detected mask, mean over anomalous", "mean_iou", ".3f"),
     ("IoU, best fixed threshold (oracle)", "oracle_iou", ".3f"),
-    ("true regions hit", "region_recall", ".1%"),
+    ("true regions detected", "region_recall", ".1%"),
     ("false alarms per normal image", "false_alarms_per_image", ".2f"),
     ("normal images with a false alarm", "fraction_with_false_alarm", ".1%"),
-    ("area flagged on normal images", "false_area_fraction", ".3%"),
+    ("area detected on normal images", "false_area_fraction", ".3%"),
 )
 
 
@@ -90,31 +90,31 @@ def evaluate_maps(
     image_scores: ArrayLike | None = None,
     is_anomalous: ArrayLike | None = None,
 ) -> Evaluation:
-    """Evaluate score maps and the automatic segmentation of a set of images.
+    """Evaluate score maps and detected regions of a set of images.
 
     Parameters
     ----------
-    scores : sequence of float ndarray, each (M, N)
-        Larger is more anomalous (give ``-log10_nfa`` to rank by the number of false alarms).
-    masks : sequence of bool ndarray, each (M, N)
-        Truth; empty for a normal image.
-    labels : sequence of int or bool ndarray, each (M, N)
-        The automatic segmentation: region labels, 0 is background.
-    image_scores : array_like of float, shape (n,), optional
+    scores : sequence of (M, N) arrays, float
+        Scores, larger is more anomalous; ``-log10_nfa`` ranks by the number of false alarms.
+    masks : sequence of (M, N) arrays, bool
+        True in anomalous pixels; all False for a normal image.
+    labels : sequence of (M, N) arrays, int or bool
+        Detected regions, 0 is background.
+    image_scores : (n,) array, float, optional
         One score per image; by default the maximum of its map.
-    is_anomalous : array_like of bool, shape (n,), optional
-        Which images are anomalous; by default those with a mask that is not empty. An anomalous image with an empty
-        mask (truth known for the whole image only) takes part in `image_auroc` and in nothing else.
+    is_anomalous : (n,) array, bool, optional
+        True for anomalous images; by default those with a mask that is not empty. An anomalous image with an empty mask
+        (truth known for the whole image only) is used for `image_auroc` only.
 
     Returns
     -------
     Evaluation
-        All numbers.
+        All metrics.
 
     Raises
     ------
     ImageError
-        If lengths or shapes differ, a score is NaN, or an image said to be normal has a mask.
+        If lengths or shapes differ, a score is NaN, or a normal image has a mask that is not empty.
     """
     check_pairs("scores", scores, "masks", masks)
     check_pairs("labels", labels, "masks", masks)
@@ -123,9 +123,7 @@ def evaluate_maps(
     if anomalous.size != has_mask.size:
         raise ImageError(f"is_anomalous must have one value per image, got {anomalous.size} for {has_mask.size}")
     if np.any(has_mask & ~anomalous):
-        raise ImageError(
-            f"image {int(np.argmax(has_mask & ~anomalous))} is said to be normal but its mask is not empty"
-        )
+        raise ImageError(f"image {int(np.argmax(has_mask & ~anomalous))} is normal but its mask is not empty")
     if image_scores is None:
         image_scores = [float(np.max(score)) for score in scores]
     known = np.flatnonzero(has_mask | ~anomalous).tolist()

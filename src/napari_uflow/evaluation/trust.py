@@ -1,4 +1,4 @@
-"""The trust report: false alarms expected against false alarms observed, and how well the tails fit."""
+"""Trust report: accepted against observed false alarms, and the fit of the tails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -19,42 +19,42 @@ from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import QQ_LEVELS
 from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.nfa.labelling import label_mask
-from napari_uflow.progress import Message, Progress, Steps, or_stop, within
+from napari_uflow.progress import Progress, Steps, or_stop, within
 from napari_uflow.store.files import atomic_path
 from napari_uflow.system.devices import choose_device
 from napari_uflow.wording import counted
 
-T = TypeVar("T")
-
 __all__ = ["EPSILONS", "TrustReport", "trust_report", "trust_steps"]
 
 EPSILONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""False alarms accepted per image that a report looks at."""
+"""Accepted false alarms per image of a report."""
+
+_PHASE = "Testing normal images"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrustReport:
-    """What a model's number of false alarms has been worth.
+    """Accepted and observed false alarms of a model.
 
     Attributes
     ----------
     n_specimens : int
-        Independent fields held out of training that the guarantee rests on.
+        Independent specimens held out of training.
     held_out : tuple of float
-        Regions reported per held-out image at each of `EPSILONS`; each field tested with the tails of the others. The
-        thresholds were set on the same fields: this is how well they could be set, not a test.
+        Reported regions per held-out image at each of `EPSILONS`, each specimen tested with the tails of the others.
+        The thresholds were set on the same specimens: these numbers describe the fit and are not a test.
     nominal : tuple of float
-        The same by the tails alone, before the guarantee: what they would have got wrong.
+        Reported regions per held-out image with the tails alone, without the guarantee.
     n_new : int
-        Other normal images that were looked at.
+        Number of other normal images.
     new, new_any : tuple of float
-        Regions reported per other image, and the part of them with any region; empty without such images.
+        Reported regions per other image, and fraction of them with any region; empty without other images.
     n_warned : int
-        Other images that detection warned of: another brightness, pixel size or size, or unlike as a whole.
+        Other images with a caveat: brightness, pixel size, size or the image as a whole differs from the normal images.
     map_names : tuple of str
-        What each row of `observed` is about.
+        Names of the rows of `observed`.
     observed : tuple of tuple of float
-        For each map, log10 of the part of held-out positions with a probability at or below each of
+        For each map, log10 of the fraction of held-out positions with a log10 probability at or below each of
         `napari_uflow.nfa.calibrated.QQ_LEVELS`.
     """
 
@@ -69,11 +69,11 @@ class TrustReport:
     observed: tuple[tuple[float, ...], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values by name, None for what is not finite, ready for JSON."""
+        """Return plain values by name, with None for values that are not finite, for JSON."""
         return {
             "epsilon": list(EPSILONS),
-            "conformal": [self.is_guaranteed(e) for e in EPSILONS],
-            "n_held_out_fields": self.n_specimens,
+            "guaranteed": [self.is_guaranteed(e) for e in EPSILONS],
+            "n_held_out_specimens": self.n_specimens,
             "held_out": _plain(self.held_out),
             "held_out_nominal": _plain(self.nominal),
             "n_new_images": self.n_new,
@@ -85,7 +85,7 @@ class TrustReport:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write `to_dict` to a JSON file, whole or not at all.
+        """Write the values of :meth:`to_dict` to a JSON file, completely or not at all.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class TrustReport:
             unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def is_guaranteed(self, false_alarms: float) -> bool:
-        """Whether the held-out specimens are enough to guarantee this number of false alarms per image."""
+        """Return True if the held-out specimens guarantee this number of false alarms per image."""
         return self.n_specimens >= specimens_needed(false_alarms)
 
     def as_table(self) -> str:
@@ -110,12 +110,13 @@ class TrustReport:
             cells = [f"{epsilon:>18g}"] + [f"{'-' if math.isnan(n) else format(n, '.3f'):>18}" for n in numbers]
             if self.n_new:
                 cells += [f"{self.new[i]:>18.3f}", f"{self.new_any[i]:>18.1%}"]
-            needed = "" if self.is_guaranteed(epsilon) else f"no: needs {specimens_needed(epsilon)} fields"
+            needed = "" if self.is_guaranteed(epsilon) else f"no, needs {specimens_needed(epsilon)} specimens"
             lines.append("  ".join(cells) + f"  {needed or 'yes'}")
         new = f", {counted(self.n_new, 'new image')}" if self.n_new else ""
         lines.append(f"{counted(self.n_specimens, 'held-out specimen')}{new}")
         if self.n_warned:
-            lines.append(f"{self.n_warned} of the new images are unlike the normal ones: no guarantee holds for them")
+            differ = f"{self.n_warned} of the new images differ from the training images"
+            lines.append(f"{differ}: the guarantee does not apply to them")
         return "\n".join(lines)
 
 
@@ -124,55 +125,55 @@ def _plain(values: Sequence[float]) -> list[float | None]:
 
 
 def trust_report(model: TrainedModel) -> TrustReport:
-    """Return the report on the fields that were held out of training.
+    """Return the report on the specimens held out of training.
 
     Raises
     ------
     ImageError
-        If the model was not calibrated.
+        If the model has no calibration.
     """
     calibration = model.calibration
     if calibration is None:
         raise ImageError(
-            "this model was trained on too few images to be calibrated: there is nothing to report; train again with "
-            "images of more fields"
+            "the model has no calibration, because it was trained on too few images; train again with images of more "
+            "specimens"
         )
     offset = calibration.offset
-    kinds = ["energy"] * (len(calibration.strides) // 2) + ["spread"] * (len(calibration.strides) // 2)
+    kinds = ["energy"] * (len(calibration.strides) // 2) + ["log-variance"] * (len(calibration.strides) // 2)
     names = [f"{kind}, stride {stride}" for kind, stride in zip(kinds, calibration.strides, strict=True)]
     return TrustReport(
-        offset.n_specimens,
-        tuple(offset.observed(e) for e in EPSILONS),
-        tuple(offset.nominally_observed(e) for e in EPSILONS),
-        0,
-        (),
-        (),
-        0,
-        tuple(names),
-        calibration.observed,
+        n_specimens=offset.n_specimens,
+        held_out=tuple(offset.observed(e) for e in EPSILONS),
+        nominal=tuple(offset.nominally_observed(e) for e in EPSILONS),
+        n_new=0,
+        new=(),
+        new_any=(),
+        n_warned=0,
+        map_names=tuple(names),
+        observed=calibration.observed,
     )
 
 
 def trust_steps(
     model: TrainedModel, planes: Sequence[Plane], *, device: str = "auto", weights: str | Path | None = None
 ) -> Steps[TrustReport]:
-    """Count false alarms on other normal images as well, step by step.
+    """Report on held-out specimens and other normal images, step by step.
 
     Parameters
     ----------
     model : TrainedModel
-        A calibrated model.
+        Calibrated model.
     planes : sequence of Plane
-        Normal images that had no part in its training; may be empty.
+        Normal images that were not used in training; may be empty.
     device, weights
         As in :func:`~napari_uflow.evaluation.evaluate.evaluate_steps`.
 
     Raises
     ------
     ImageError
-        If the model was not calibrated.
+        If the model has no calibration.
     Stopped
-        If it was asked to finish.
+        If the job was asked to finish.
     """
     report = trust_report(model)
     if not planes:
@@ -181,12 +182,11 @@ def trust_steps(
     counts: list[list[int]] = []
     n_warned = 0
     for done, plane in enumerate(planes):
-        texts: list[str] = []
-        steps = _listening(detect_steps(model, plane, DetectionConfig(), network=network), texts)
-        found = yield from within(steps, Progress("Looking at normal images", done, len(planes)))
-        n_warned += bool(texts)
+        steps = detect_steps(model, plane, DetectionConfig(), network=network)
+        found = yield from within(steps, Progress(_PHASE, done, len(planes)))
+        n_warned += bool(found.guarantee.caveats)
         counts.append([int(label_mask(found.log10_nfa, math.log10(e)).max()) for e in EPSILONS])
-    yield from or_stop(Progress("Looking at normal images", len(planes), len(planes)))
+    yield from or_stop(Progress(_PHASE, len(planes), len(planes)))
     table = np.array(counts)
     return replace(
         report,
@@ -195,16 +195,3 @@ def trust_steps(
         new_any=tuple(map(float, (table > 0).mean(axis=0))),
         n_warned=n_warned,
     )
-
-
-def _listening(steps: Steps[T], texts: list[str]) -> Steps[T]:
-    """Run a job and keep what it warns of."""
-    try:
-        event = next(steps)
-        while True:
-            if isinstance(event, Message) and event.warning:
-                texts.append(event.text)
-            event = steps.send((yield event))
-    except StopIteration as stop:
-        result: T = stop.value
-        return result

@@ -1,4 +1,4 @@
-"""Windows on an image, the tiles that cover it, and the mosaic that puts the tiles' results together again."""
+"""Windows of an image, the tiles that cover it, and mosaics of the maps of its tiles."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ __all__ = ["Mosaic", "Tile", "TileGrid", "Window"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """A rectangle of pixels, half-open, that may stick out of the image on every side.
+    """Half-open rectangle of pixels that may extend beyond the image on every side.
 
     Parameters
     ----------
     row, col : int
-        First row and first column, in pixels; negative above and left of the image.
+        First row and column, in pixels; negative above and left of the image.
     height, width : int
         Number of rows and columns, 0 or more.
 
@@ -40,7 +40,7 @@ class Window:
 
     @classmethod
     def around(cls, windows: "Iterable[Window]") -> "Window":
-        """Return the smallest window that contains all of the windows, of which there is at least one."""
+        """Return the smallest window that contains all windows, of which there must be at least one."""
         windows = list(windows)
         row, col = min(w.row for w in windows), min(w.col for w in windows)
         return cls(row, col, max(w.stop_row for w in windows) - row, max(w.stop_col for w in windows) - col)
@@ -61,7 +61,7 @@ class Window:
         return self.height, self.width
 
     def slices(self) -> tuple[slice, slice]:
-        """Rows and columns as slices for an array.
+        """Return rows and columns as slices for an array.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class Window:
             If the window starts above or left of the image: a negative start would count from the array's end.
         """
         if self.row < 0 or self.col < 0:
-            raise ConfigError(f"{self} sticks out at the top or left; clip it before it is used as an index")
+            raise ConfigError(f"{self} starts outside the image; clip it before it is used as an index")
         return slice(self.row, self.stop_row), slice(self.col, self.stop_col)
 
     def grown(self, halo: int) -> "Window":
@@ -77,7 +77,7 @@ class Window:
         return Window(self.row - halo, self.col - halo, self.height + 2 * halo, self.width + 2 * halo)
 
     def clipped(self, shape: Sequence[int]) -> "Window":
-        """Return the part inside an image of `shape` (M, N); its height or width is 0 where there is none."""
+        """Return the part inside an image of `shape` (M, N); its height or width is 0 if there is none."""
         row, stop_row = (min(max(v, 0), shape[0]) for v in (self.row, self.stop_row))
         col, stop_col = (min(max(v, 0), shape[1]) for v in (self.col, self.stop_col))
         return Window(row, col, stop_row - row, stop_col - col)
@@ -87,7 +87,7 @@ class Window:
         return Window(self.row + row, self.col + col, self.height, self.width)
 
     def scaled(self, stride: int) -> "Window":
-        """Return the same window on a map with one value for every `stride` x `stride` pixels.
+        """Return the window in positions of a map with one value per `stride` x `stride` pixels.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class Window:
         return Window(*(v // stride for v in values))
 
     def contains(self, other: "Window") -> bool:
-        """Say whether `other` lies wholly inside this window."""
+        """Return True if `other` lies completely inside this window."""
         return (
             self.row <= other.row
             and self.col <= other.col
@@ -113,12 +113,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One piece of work: `outer` is read (with its halo), `inner` is kept.
+    """Part of an image to process: `outer` is read, including the halo, and `inner` is kept.
 
     Parameters
     ----------
     outer, inner : Window
-        `outer` contains `inner`. It may stick out of the image; `inner` never does.
+        `outer` contains `inner` and may extend beyond the image; `inner` never does.
     """
 
     outer: Window
@@ -129,23 +129,22 @@ class TileGrid(Sequence[Tile]):
     """The tiles that cover an image, row by row.
 
     The inner windows partition the image. Their borders are multiples of `align`, except for the image's own end.
-    `outer` is `inner` grown by the halo, cut at 0 at the top and left, and at the image's size rounded up to a
-    multiple of `align` at the bottom and right; so its height and width are multiples of `align`, and it sticks out of
-    the image by less than `align` pixels.
+    `outer` is `inner` grown by the halo and clipped to the image's size rounded up to a multiple of `align`, so its
+    height and width are multiples of `align` and it extends beyond the image by less than `align` pixels.
 
-    There are as few tiles as the tile size allows, and they share the image evenly: 1040 pixels in tiles of 512 are
-    352 + 336 + 352, not 512 + 512 + 16. An image smaller than a tile is one tile.
+    The number of tiles is the smallest that the tile size allows, and they divide the image evenly: 1040 pixels in
+    tiles of 512 are 352 + 336 + 352, not 512 + 512 + 16. An image smaller than a tile is one tile.
 
     Parameters
     ----------
     shape : tuple of int
-        Rows and columns (M, N) of the image, 1 or more, in pixels.
+        Rows and columns (M, N) of the image, in pixels, 1 or more.
     tile : int
-        Greatest height and width of an inner window, in pixels; a multiple of `align`.
+        Largest height and width of an inner window, in pixels; a multiple of `align`.
     halo : int
-        Pixels that are read around the inner window; 0 or a multiple of `align`.
+        Pixels read around the inner window; 0 or a multiple of `align`.
     align : int
-        The coarsest stride of the network, in pixels.
+        Coarsest stride of the network, in pixels.
 
     Raises
     ------
@@ -168,9 +167,9 @@ class TileGrid(Sequence[Tile]):
         self._col_borders = _borders(self._shape[1], tile, align)
 
     shape = property(lambda self: self._shape, doc="Rows and columns (M, N) of the image, in pixels.")
-    tile = property(lambda self: self._tile, doc="Greatest height and width of an inner window, in pixels.")
-    halo = property(lambda self: self._halo, doc="Pixels that are read around an inner window.")
-    align = property(lambda self: self._align, doc="Every border is a multiple of it, in pixels.")
+    tile = property(lambda self: self._tile, doc="Largest height and width of an inner window, in pixels.")
+    halo = property(lambda self: self._halo, doc="Pixels read around an inner window.")
+    align = property(lambda self: self._align, doc="Divisor of every border, in pixels.")
 
     def __repr__(self) -> str:
         return f"TileGrid(shape={self._shape}, tile={self._tile}, halo={self._halo}, align={self._align})"
@@ -208,7 +207,7 @@ class TileGrid(Sequence[Tile]):
         )
 
     def _outer(self, start: int, stop: int, size: int) -> tuple[int, int]:
-        # An inner end that is not aligned is the image's own; growing starts from its aligned place.
+        # An inner end that is not aligned is the image's own; it is rounded up before it grows.
         aligned_stop = _round_up(stop, self._align)
         return max(start - self._halo, 0), min(aligned_stop + self._halo, _round_up(size, self._align))
 
@@ -218,30 +217,30 @@ def _round_up(value: int, align: int) -> int:
 
 
 def _borders(size: int, tile: int, align: int) -> list[int]:
-    """Return the borders that cut `size` pixels into as few and as even pieces of at most `tile` pixels as can be."""
+    """Return the borders that divide `size` pixels into the fewest and most even parts of at most `tile` pixels."""
     n_units = -(-size // align)
     n_tiles = -(-n_units // (tile // align))
     return [min(i * n_units // n_tiles * align, size) for i in range(n_tiles + 1)]
 
 
 class Mosaic:
-    """A map of a whole image at the resolution of one level, put together from the maps of its tiles.
+    """Map of a whole image at the resolution of one level, assembled from the maps of its tiles.
 
     Parameters
     ----------
     shape : tuple of int
         Rows and columns (M, N) of the image, in pixels.
     stride : int
-        The map has one value for every `stride` x `stride` pixels; it divides the grid's `align`.
+        Pixels per value of the map along each axis; a divisor of the grid's `align`.
     dtype : dtype
         Type of the values.
     fill : float
-        The value of places that no tile has reached yet.
+        Value of positions that no tile has covered yet.
 
     Raises
     ------
     ConfigError
-        If a size is out of its range, or `fill` is not a number that `dtype` can hold.
+        If a size is out of its range, or `dtype` cannot represent `fill`.
     """
 
     def __init__(
@@ -260,14 +259,14 @@ class Mosaic:
         self._is_known = np.zeros(map_shape, dtype=bool)
 
     def put(self, tile: Tile, values: npt.NDArray[Any]) -> None:
-        """Keep the inner part of a tile's map.
+        """Store the inner part of a tile's map.
 
         Parameters
         ----------
         tile : Tile
-            Its windows start at multiples of the stride.
-        values : ndarray, shape (h_outer / stride, w_outer / stride)
-            The map of the whole outer window.
+            Tile whose windows start at multiples of the stride.
+        values : (h_outer / stride, w_outer / stride) array
+            Map of the whole outer window.
 
         Raises
         ------
@@ -302,15 +301,15 @@ class Mosaic:
 
     @property
     def stride(self) -> int:
-        """Pixels of the image per value of the map, along each axis."""
+        """Pixels of the image per value of the map along each axis."""
         return self._stride
 
     @property
     def values(self) -> npt.NDArray[Any]:
-        """The map, shape (ceil(M / stride), ceil(N / stride)); not a copy."""
+        """Map (ceil(M / stride), ceil(N / stride)); not a copy."""
         return self._values
 
     @property
     def is_complete(self) -> bool:
-        """Whether every value has been put."""
+        """True if every value has been stored."""
         return bool(self._is_known.all())

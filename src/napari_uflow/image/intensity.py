@@ -1,4 +1,4 @@
-"""The brightness that counts as dark and bright: fitted on normal pixels at training, kept, never refitted."""
+"""Intensity range of a model: fitted on normal pixels in training and never refitted to a new image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from napari_uflow.image.region import NormalRegion, common_channels
 __all__ = ["IntensityRange"]
 
 _SAMPLE_TILE = 256
-"""Height and width of the windows that are sampled, in pixels; the usual tile of a compressed image."""
+"""Height and width of the sampled windows, in pixels; the usual tile of a compressed image."""
 
 
 @dataclass(frozen=True)
 class IntensityRange:
-    """What maps to 0 and to 1, for each channel.
+    """Pixel values that map to 0 and to 1, for each channel.
 
     Parameters
     ----------
     low, high : tuple of float
-        One number per channel, in the units of the image; each high is above its low.
+        One value per channel, in the units of the image; each high is above its low.
 
     Raises
     ------
@@ -61,28 +61,28 @@ class IntensityRange:
     ) -> "IntensityRange":
         """Fit the range to normal pixels.
 
-        Where the regions together have no more than about `max_pixels` pixels all of them count. Of more, windows are
+        All normal pixels are used if the regions have no more than about `max_pixels` pixels. Otherwise windows are
         drawn at random, at least one from every region, and the same fraction of the normal pixels of each. A channel
-        whose percentiles coincide, such as sparse spots on black, gets its least and its greatest value; a constant
-        one gets ``high = low + 1``.
+        whose percentiles coincide, such as sparse spots on black, gets its minimum and maximum; a constant one gets
+        ``high = low + 1``.
 
         Parameters
         ----------
         regions : sequence of NormalRegion
-            All with the same number of channels.
+            Normal regions with the same number of channels.
         rng : Generator
-            Draws windows and pixels.
+            Random generator that draws windows and pixels.
         low_percentile, high_percentile : float
-            From 0 to 100, the first below the second.
+            Percentiles, 0 to 100, the first below the second.
         max_pixels : int
-            About so many pixels are held in memory at once, 4 bytes for each and each channel; 1000 or more.
+            Approximate number of pixels in memory, 1000 or more; each needs 4 bytes per channel.
 
         Raises
         ------
         ConfigError
             If a parameter is out of its range.
         ImageError
-            If no region, or no normal pixel, was given, or the numbers of channels differ.
+            If there is no region or no normal pixel, or the numbers of channels differ.
         """
         if not 0 <= low_percentile < high_percentile <= 100:
             raise ConfigError(
@@ -95,8 +95,8 @@ class IntensityRange:
         pixels = _sample(regions, max_pixels, rng)
         if pixels.shape[1] == 0:
             raise ImageError(
-                "no normal pixel was found in the regions; check that the mask marks something and that the image "
-                "does not consist of NaN"
+                "the regions contain no normal pixel; check that the masks are not empty and that the images do not "
+                "consist of NaN"
             )
         low, high = [], []
         for c in range(n_channels):
@@ -104,35 +104,34 @@ class IntensityRange:
             if not a < b:
                 a, b = float(pixels[c].min()), float(pixels[c].max())
             if not a < b:
-                b = a + max(1.0, abs(a) * 1e-6)  # the second one only beyond what float32 can tell apart
+                b = a + max(1.0, abs(a) * 1e-6)  # the second term for values that float32 cannot distinguish
             low.append(a)
             high.append(b)
         return cls(tuple(low), tuple(high))
 
     def apply(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Scale pixels so that low becomes 0 and high becomes 1.
+        """Scale pixels so that low maps to 0 and high to 1.
 
         Parameters
         ----------
-        values : ndarray of float32, shape (C, h, w)
-            Pixels as `Plane.read` returns them.
+        values : (C, h, w) array, float32
+            Pixels from :meth:`Plane.read`.
 
         Returns
         -------
-        ndarray of float32, shape (C, h, w)
-            From -1 to 2: what is brighter than all that was seen at training stays brighter, and saturated pixels stay
-            finite. NaN and infinite pixels become 0.5; `Plane.read_valid` says where they are, and no result counts
-            there.
+        (C, h, w) array, float32
+            Scaled pixels, -1 to 2: pixels brighter than the training images stay brighter, and saturated ones stay
+            finite. NaN and infinite pixels become 0.5; :meth:`Plane.read_valid` masks them in all results.
 
         Raises
         ------
         ImageError
-            If the number of channels is not the one of the range.
+            If the number of channels differs from that of the range.
         """
         if values.ndim != 3 or values.shape[0] != self.n_channels:
             raise ImageError(
                 f"the image has {values.shape[0] if values.ndim == 3 else 1} channels but the model was trained "
-                f"with {self.n_channels}; choose the same channels as at training"
+                f"on {self.n_channels}; choose the channels of the training images"
             )
         low = np.asarray(self.low, dtype=np.float64)[:, None, None].astype(np.float32)
         span = np.subtract(self.high, self.low)[:, None, None].astype(np.float32)
@@ -143,12 +142,12 @@ class IntensityRange:
         return scaled
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Return plain lists, for JSON."""
+        """Return plain lists for JSON."""
         return {"low": list(self.low), "high": list(self.high)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "IntensityRange":
-        """Make the range again from what `to_dict` returned.
+        """Return the range from the values of :meth:`to_dict`.
 
         Raises
         ------
@@ -162,19 +161,19 @@ class IntensityRange:
 
 
 def _sample(regions: Sequence[NormalRegion], max_pixels: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return normal pixels, shape (C, n); the same fraction of each window that is looked at."""
+    """Return normal pixels (C, n), the same fraction of each sampled window."""
     grids = [TileGrid(r.plane.shape, tile=_SAMPLE_TILE, halo=0, align=1) for r in regions]
     n_all = sum(r.plane.shape[0] * r.plane.shape[1] for r in regions)
     if n_all <= max_pixels:
         n_windows, fraction = max(len(g) for g in grids), 1.0
     else:
-        # Four times as many windows as the pixels would fill: neighbours tell little more than each other.
+        # Four times as many windows as the pixels would fill: neighbouring pixels are redundant.
         n_windows = max(1, 4 * max_pixels // _SAMPLE_TILE**2 // len(regions))
-        n_looked_at = sum(
+        n_sampled = sum(
             min(n_windows / len(g), 1) * r.plane.shape[0] * r.plane.shape[1]
             for r, g in zip(regions, grids, strict=True)
         )
-        fraction = min(max_pixels / n_looked_at, 1.0)
+        fraction = min(max_pixels / n_sampled, 1.0)
     parts = [np.empty((regions[0].plane.n_channels, 0), dtype=np.float32)]
     for region, grid in zip(regions, grids, strict=True):
         n_found = 0

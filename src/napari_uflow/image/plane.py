@@ -1,6 +1,6 @@
-"""One 2-D image with channels, read piece by piece from an array of any kind; and how stacks split into such planes.
+"""Planes: 2-D images with channels, read window by window from an array, and the division of stacks into planes.
 
-The array is only asked for `shape`, `dtype` and basic slices, so numpy, memory-mapped, dask and zarr arrays all do.
+Only `shape`, `dtype` and basic slices of the array are used, so numpy, memory-mapped, dask and zarr arrays all work.
 """
 
 import itertools
@@ -13,18 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_uflow.errors import ImageError
+from napari_uflow.image.channels import channel_names_of, chosen_channels, default_channels
 from napari_uflow.image.grid import Window
 
 __all__ = ["LazyArray", "Plane", "planes_of"]
 
-MAX_CHANNELS = 3
-"""Pre-trained backbones look at three colours; more channels than that must be chosen from."""
-
-_SAMPLE_NAMES = ("red", "green", "blue", "alpha")
-
 
 class LazyArray(Protocol):
-    """What is asked of an array: its shape, its dtype, and basic slices that `numpy.asarray` understands."""
+    """Array with a shape, a dtype, and basic slices that `numpy.asarray` converts."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,36 +31,36 @@ class LazyArray(Protocol):
         """Type of one value."""
 
     def __getitem__(self, key: Any, /) -> Any:
-        """Return a part, for a tuple of integers and slices."""
+        """Return the part given by a tuple of integers and slices."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Plane:
-    """One 2-D image with channels; nothing is read before `read` is called, and then only what is needed.
+    """2-D image with channels; pixels are read on demand, window by window.
 
     Parameters
     ----------
     data : array-like
         Numpy, memory-mapped, dask or zarr array of booleans, integers or real numbers.
     axes : str
-        One letter for each axis of `data`, in any order: Y (rows), X (columns), C and S (channels), and others.
+        One letter per axis of `data`, in any order: Y (rows), X (columns), C and S (channels), and others.
     index : mapping of str to int
-        The fixed position on every axis other than Y, X, C and S.
+        Fixed position on every axis other than Y, X, C and S.
     channels : tuple of int or None
-        The channels to read, in this order; None for all. With both C and S, channel ``c * n_samples + s``.
+        Channels to read, in this order; None for all. With both C and S, channel ``c * n_samples + s``.
     name : str
-        Name of the image that the plane is a part of.
-    pixel_size : tuple of float or None
-        Height and width of a pixel, in `unit`; None where unknown.
+        Name of the image that contains the plane.
+    pixel_size : (float, float) or None
+        Height and width of a pixel, in `unit`; None if unknown.
     unit : str or None
-        Unit of the pixel size, such as "um"; None where unknown.
+        Unit of the pixel size, such as "um"; None if unknown.
     source : str or None
         Path of the file; None for an array in memory.
 
     Raises
     ------
     ImageError
-        If the axes do not fit the data, the image is empty, or its type is not one of numbers.
+        If the axes do not fit the data, the image is empty, or its pixels are not real numbers.
     """
 
     data: LazyArray = field(repr=False)
@@ -112,12 +108,12 @@ class Plane:
 
     @property
     def title(self) -> str:
-        """Name of the image and, in a stack, the place in it: "embryo t=3,z=10"."""
+        """Name of the image and, in a stack, the position in it: "embryo t=3,z=10"."""
         return f"{self.name} {self.label}".strip()
 
     @property
     def label(self) -> str:
-        """Where the plane lies in its stack, such as "t=3,z=10"; "" for an image that is one plane."""
+        """Position of the plane in its stack, such as "t=3,z=10"; "" for an image of one plane."""
         sizes = dict(zip(self.axes, self.data.shape, strict=True))
         return ",".join(f"{a.lower()}={self.index[a]}" for a in self.axes if a in self.index and sizes[a] > 1)
 
@@ -128,20 +124,20 @@ class Plane:
         return tuple(range(math.prod(n for a, n in zip(self.axes, self.data.shape, strict=True) if a in "CS")))
 
     def read(self, window: Window | None = None) -> npt.NDArray[np.float32]:
-        """Return the pixels of a window as new numbers.
+        """Read the pixels of a window into a new array.
 
-        What sticks out of the image is its mirror image, the border pixel included (``numpy.pad``'s "symmetric"),
-        repeated as often as an image smaller than the window needs.
+        Pixels outside the image are reflected, including the border pixel (``numpy.pad``'s "symmetric"), repeatedly for
+        an image smaller than the window.
 
         Parameters
         ----------
         window : Window or None
-            The whole image by default.
+            Window in pixels; the whole image by default.
 
         Returns
         -------
-        ndarray of float32, shape (C, h, w)
-            Values as they are in the file, NaN and infinities included; beyond the range of float32, infinity.
+        (C, h, w) array, float32
+            Values of the file, including NaN and infinities; values beyond the range of float32 become infinite.
         """
         window = Window(0, 0, *self.shape) if window is None else window
         if 0 in window.shape:
@@ -156,12 +152,12 @@ class Plane:
         return np.ascontiguousarray(values)
 
     def read_valid(self, window: Window | None = None) -> npt.NDArray[np.bool_]:
-        """Return where all channels are finite numbers; outside of the image, where their mirror image is.
+        """Return a mask of the pixels whose channels are all finite; outside the image, of their reflections.
 
         Returns
         -------
-        ndarray of bool, shape (h, w)
-            Integers are finite without being read.
+        (h, w) array, bool
+            True everywhere for integers, which are not read.
         """
         if np.dtype(self.data.dtype).kind != "f":
             return np.ones(self.shape if window is None else window.shape, dtype=bool)
@@ -172,8 +168,8 @@ class Plane:
         n_samples = int(sizes.get("S", 1))
         channels = self._channels
         values = np.empty((len(channels), rows.stop - rows.start, cols.stop - cols.start), dtype=np.float32)
-        # Samples of a pixel lie side by side in the file, so all of them are read; channels are read as one slice
-        # where one can name them, or else one by one: they may be 40 pages apart.
+        # Samples of a pixel are adjacent in the file, so all of them are read; channels are read as one slice if they
+        # are evenly spaced, and otherwise one by one, because they may be 40 pages apart.
         for run in _runs(sorted({c // n_samples for c in channels})):
             key = [
                 {"Y": rows, "X": cols, "C": run, "S": slice(0, n_samples)}[a] if a in "YXCS" else self.index[a]
@@ -202,48 +198,54 @@ def planes_of(
     unit: str | None = None,
     source: str | None = None,
 ) -> list[Plane]:
-    """Split an array into its planes: one for every position on the axes other than rows, columns and channels.
+    """Divide an array into planes, one per position on the axes other than rows, columns and channels.
 
     Parameters
     ----------
     data : array-like
-        Numpy, memory-mapped, dask or zarr array; nothing of it is read here.
+        Numpy, memory-mapped, dask or zarr array; no pixel is read here.
     axes : str or None
-        One letter for each axis: Y rows, X columns, C channels, S samples of a colour pixel; T, Z and any other letter
-        give separate planes. Without it, only the clear cases are guessed: two axes are YX; three are YXS if the last
-        has 3 or 4 entries of 8 or 16 bits without sign and the others are longer, and else a stack, ZYX.
-    channels : int, str, or sequence of them, or None
-        Channels to use, at most 3, by number from 0 or by name. By default all of them, without the alpha of RGBA.
+        One letter per axis: Y rows, X columns, C channels, S samples of a colour pixel; T, Z and any other letter give
+        separate planes. By default, two axes are YX, three are YXS if the last one has 3 or 4 entries of uint8 or
+        uint16 and the others are longer, and otherwise ZYX; more axes are an error.
+    channels : int, str, sequence of them, or None
+        Channels to use, at most 3, by number from 0 or by name. By default all channels except the alpha of RGBA.
     channel_names : sequence of str or None
-        Names of the entries of axis C (of S where there is no C).
+        Names of the entries of axis C (of S without C).
     name, pixel_size, unit, source
-        Passed on to every `Plane`.
+        Attributes of every :class:`Plane`.
 
     Returns
     -------
     list of Plane
-        In the order of the array, the last axis fastest.
+        Planes in the order of the array, the last axis fastest.
 
     Raises
     ------
     ImageError
-        If the axes are unclear or do not fit, a channel is unknown, there are more than 3 channels and none was
-        chosen, or the pixels are not real numbers.
+        If the axes are ambiguous or do not fit the array, a channel is unknown, there are more than 3 channels and none
+        was chosen, or the pixels are not real numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [plane.title for plane in planes_of(np.zeros((2, 3, 3), np.uint8), name="cells")]
+    ['cells z=0', 'cells z=1']
     """
     if not (hasattr(data, "shape") and hasattr(data, "dtype")):
         raise ImageError(f"'{name}' must be an array, not a {type(data).__name__}; use numpy.asarray, or one level")
     _check_type(data, name)
     axes = _guessed_axes(data, name) if axes is None else axes.upper()
     sizes = _sizes(data, axes, name)
-    names = _all_channel_names(sizes, channel_names, name)
+    names = channel_names_of(sizes, channel_names, name)
     others = [a for a in axes if a not in "YXCS"]
     if 0 in data.shape:
         raise ImageError(f"'{name}' is empty: its shape is {tuple(data.shape)}")
     if channels is None:
-        selected = _default_channels(sizes, names, name)
+        selected = default_channels(sizes, names, name)
     else:
         wanted = [channels] if isinstance(channels, (int, str, np.integer)) else list(channels)
-        selected = _chosen_channels(wanted, names, name)
+        selected = chosen_channels(wanted, names, name)
     return [
         Plane(
             data=data,
@@ -267,11 +269,11 @@ def _guessed_axes(data: LazyArray, name: str) -> str:
         is_colour = shape[2] in (3, 4) and np.dtype(data.dtype) in (np.uint8, np.uint16) and min(shape[:2]) > shape[2]
         return "YXS" if is_colour else "ZYX"
     if len(shape) < 2:
-        raise ImageError(f"'{name}' is no image: it has the shape {shape}, and at least rows and columns are needed")
+        raise ImageError(f"'{name}' has the shape {shape}; an image requires at least rows and columns")
     example = "TZCYX"[-len(shape) :]
     raise ImageError(
-        f"'{name}' has {len(shape)} axes of lengths {shape}; say what they are with axes=, one letter for each, "
-        f"such as axes='{example}' (T time, Z depth, C channels, Y rows, X columns, S colours)"
+        f"'{name}' has {len(shape)} axes of lengths {shape}; name them with axes=, one letter each, such as "
+        f"axes='{example}' (T time, Z depth, C channels, Y rows, X columns, S colours)"
     )
 
 
@@ -287,7 +289,9 @@ def _sizes(data: LazyArray, axes: str, name: str) -> dict[str, int]:
 def _check_type(data: LazyArray, name: str) -> None:
     dtype = np.dtype(data.dtype)
     if dtype.kind == "c":
-        raise ImageError(f"'{name}' has complex pixels ({dtype}); take their size first, for example numpy.abs(image)")
+        raise ImageError(
+            f"'{name}' has complex pixels ({dtype}); convert them first, for example with numpy.abs(image)"
+        )
     if dtype.kind not in "buif":
         raise ImageError(f"'{name}' has pixels of type {dtype}; convert it to whole or real numbers, such as float32")
 
@@ -299,54 +303,8 @@ def _checked_pixel_size(pixel_size: Iterable[float], name: str) -> tuple[float, 
     return values[0], values[1]
 
 
-def _all_channel_names(sizes: Mapping[str, int], given: Sequence[str] | None, name: str) -> list[str]:
-    n_channels, n_samples = sizes.get("C", 1), sizes.get("S", 1)
-    is_colour = n_samples in (3, 4)
-    samples = [_SAMPLE_NAMES[s] if is_colour else str(s) for s in range(n_samples)]
-    if given is None:
-        if "S" in sizes and n_channels == 1:
-            return samples
-        given = [str(c) for c in range(n_channels)]
-    if len(given) == n_channels * n_samples:
-        return [str(n) for n in given]
-    if len(given) != n_channels:
-        raise ImageError(f"'{name}' has {n_channels} channels but {len(given)} channel names: {', '.join(given)}")
-    return [f"{n} {s}" for n in given for s in samples]
-
-
-def _default_channels(sizes: Mapping[str, int], names: Sequence[str], name: str) -> tuple[int, ...] | None:
-    has_alpha = sizes.get("S") == 4  # it says how opaque a pixel is, nothing about the specimen
-    kept = [c for c in range(len(names)) if not (has_alpha and c % 4 == 3)]
-    if len(kept) > MAX_CHANNELS:
-        raise ImageError(
-            f"'{name}' has {len(kept)} channels ({', '.join(names[c] for c in kept)}); choose 1 to {MAX_CHANNELS} of "
-            f"them by name or by number from 0"
-        )
-    return None if len(kept) == len(names) else tuple(kept)
-
-
-def _chosen_channels(wanted: Sequence[int | str], names: Sequence[str], name: str) -> tuple[int, ...]:
-    if not 1 <= len(wanted) <= MAX_CHANNELS:
-        raise ImageError(f"channels must be 1 to {MAX_CHANNELS} names or numbers, not {list(wanted)}")
-    folded = [n.casefold() for n in names]
-    selected = []
-    for choice in wanted:
-        if isinstance(choice, str) and choice in names:
-            selected.append(list(names).index(choice))
-        elif isinstance(choice, str) and folded.count(choice.casefold()) == 1:
-            selected.append(folded.index(choice.casefold()))
-        elif not isinstance(choice, str) and 0 <= choice < len(names):
-            selected.append(int(choice))
-        else:
-            listed = ", ".join(f"{i} {n}" if n != str(i) else n for i, n in enumerate(names))
-            raise ImageError(f"'{name}' has no channel {choice!r}; it has: {listed}")
-    if len(set(selected)) != len(selected):
-        raise ImageError(f"channels must be different ones, not {list(wanted)}")
-    return tuple(selected)
-
-
 def _runs(numbers: Sequence[int]) -> list[slice]:
-    """Return one slice if the sorted numbers are evenly spaced, or else one slice for each."""
+    """Return one slice if the sorted numbers are evenly spaced, and otherwise one slice per number."""
     steps = {b - a for a, b in itertools.pairwise(numbers)}
     if len(steps) <= 1:
         return [slice(numbers[0], numbers[-1] + 1, steps.pop() if steps else 1)]
@@ -354,7 +312,7 @@ def _runs(numbers: Sequence[int]) -> list[slice]:
 
 
 def _mirrored(start: int, stop: int, size: int) -> tuple[slice, npt.NDArray[np.intp] | None]:
-    """Return the part of an axis to read, and the places in it to take (None: as they are), for start to stop."""
+    """Return the part of an axis to read for start to stop, and the positions to select in it (None for all)."""
     if start >= 0 and stop <= size:
         return slice(start, stop), None
     places = np.arange(start, stop) % (2 * size)

@@ -1,6 +1,5 @@
-"""What is normal: a part of a plane, the windows to train on inside it, and the fields to hold out."""
+"""Normal regions: parts of planes marked normal, and the windows to train on inside them."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,35 +9,29 @@ import numpy.typing as npt
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.grid import TileGrid, Window
 from napari_uflow.image.plane import LazyArray, Plane
+from napari_uflow.image.specimen import specimen_of
 
-__all__ = ["NormalRegion", "common_channels", "specimen_of", "hold_out_specimens", "sample_windows"]
+__all__ = ["NormalRegion", "common_channels", "sample_windows"]
 
 _SCAN_TILE = 1024
-"""Pixels of a mask that are looked at together, squared: 1 MB of a mask of 8 bits."""
-
-_TILE_SUFFIX = re.compile(
-    r"^(.+?)(?:[_\-. ](?:x\d+[_\-]?y\d+|y\d+[_\-]?x\d+|r(?:ow)?\d+[_\-]?c(?:ol)?\d+|"
-    r"(?:tile|crop|patch)[_\-]?\d+(?:[_\-]\d+)?))*$",
-    re.IGNORECASE,
-)
+"""Height and width of the parts in which a mask is scanned, in pixels: 1 MB of an 8-bit mask."""
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class NormalRegion:
-    """The statement "this part of this plane is normal".
+    """Part of a plane that is normal, that is, free of anomalies.
 
     Parameters
     ----------
     plane : Plane
-        The image.
-    mask : array-like, shape (M, N), or None
-        True, or a label above 0, where the image is normal; may be lazy. None: all of it is.
+        Image.
+    mask : array-like (M, N), or None
+        True, or a label above 0, in normal pixels; may be lazy. None if the whole plane is normal.
     specimen : str
-        Name of the specimen, the independent sample, that the plane comes from. Pixels of one specimen are alike, so
-        training and checking share none. By default it follows from the plane's name, see `training.regions`.
+        Specimen of the plane. Pixels of one specimen are similar, so training and calibration share none. By default
+        the specimen follows from the name of the plane, see :func:`~napari_uflow.image.specimen.specimen_of`.
     is_marked_normal : bool
-        True for something that was reported as an anomaly and that the user called normal: it is always trained on and
-        never held out.
+        True for a reported region that the user marked normal: it is always trained on and never held out.
 
     Raises
     ------
@@ -72,7 +65,7 @@ class NormalRegion:
         object.__setattr__(self, "is_marked_normal", is_marked_normal)
 
     def without(self, others: "Iterable[NormalRegion]") -> "NormalRegion":
-        """Return the region without what others mark in the same image; itself where there is nothing to take out."""
+        """Return the region without the normal pixels of others in the same image; itself if there are none."""
         masks = [
             other.normal()
             for other in others
@@ -87,15 +80,16 @@ class NormalRegion:
         return NormalRegion(self.plane, mask, self.specimen, is_marked_normal=self.is_marked_normal)
 
     def of_specimen(self, specimen: str) -> "NormalRegion":
-        """Return the same region as one of another specimen."""
+        """Return the region with another specimen."""
         return NormalRegion(self.plane, self.mask, specimen, is_marked_normal=self.is_marked_normal)
 
     def normal(self, window: Window | None = None) -> npt.NDArray[np.bool_]:
-        """Return where the window is normal: inside the image, inside the mask, and all channels finite.
+        """Return a mask of the normal pixels of a window: inside image and mask, and finite in all channels.
 
         Returns
         -------
-        ndarray of bool, shape (h, w)
+        (h, w) array, bool
+            True in normal pixels.
         """
         window = Window(0, 0, *self.plane.shape) if window is None else window
         normal = self.masked(window)
@@ -105,25 +99,26 @@ class NormalRegion:
         return normal
 
     def read(self, window: Window | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Return the pixels of a window and where they are normal, reading the image once.
+        """Read the pixels of a window and the mask of the normal ones, with one access to the image.
 
         Returns
         -------
-        values : ndarray of float32, shape (C, h, w)
-            As `Plane.read` returns them, mirrored outside of the image.
-        normal : ndarray of bool, shape (h, w)
-            As `normal` returns it, False outside of the image.
+        values : (C, h, w) array, float32
+            Pixels from :meth:`Plane.read`, reflected outside the image.
+        normal : (h, w) array, bool
+            Mask from :meth:`normal`, False outside the image.
         """
         window = Window(0, 0, *self.plane.shape) if window is None else window
         values = self.plane.read(window)
         return values, self.masked(window) & np.isfinite(values).all(axis=0)
 
     def masked(self, window: Window) -> npt.NDArray[np.bool_]:
-        """Return where the window is inside the image and the mask, whatever its pixels.
+        """Return a mask of the pixels of a window inside the image and the mask, finite or not.
 
         Returns
         -------
-        ndarray of bool, shape (h, w)
+        (h, w) array, bool
+            True inside.
         """
         masked = np.zeros(window.shape, dtype=bool)
         inside = window.clipped(self.plane.shape)
@@ -144,33 +139,32 @@ def sample_windows(
 ) -> list[Window]:
     """Return windows to train on that cover the normal region.
 
-    The windows lie side by side over the smallest rectangle that holds the mask (the whole image where there is no
-    mask), its borders rounded outwards to multiples of `align`. The last row and column are moved back to end with
-    that rectangle, so an image that is not a multiple of the tile is covered too, with overlap. A rectangle smaller
-    than the tile gets one window, around its middle. Every window starts at a multiple of `align` at 0 or later, and
-    ends at or before the image's size rounded up to a multiple of `align`.
+    The windows cover the smallest rectangle that contains the mask (the whole image without a mask), rounded outwards
+    to multiples of `align`. The last row and column are moved back to end with that rectangle, so they may overlap the
+    ones before. A rectangle smaller than the tile gets one window around its centre. Every window starts at a multiple
+    of `align` of 0 or more, and ends within the image's size rounded up to a multiple of `align`.
 
     Parameters
     ----------
     region : NormalRegion
-        Its mask is looked at piece by piece; its pixels only where they may be NaN.
+        Normal region. Its mask is scanned in parts; its pixels are read only if they may be NaN.
     tile : int
-        Height and width of the windows, in pixels, a multiple of `align`. Along an axis on which the image is
-        smaller they have the image's size rounded up to a multiple of `align`.
+        Height and width of the windows, in pixels, a multiple of `align`; limited to the image's size rounded up to a
+        multiple of `align`.
     align : int
-        The coarsest stride of the network, in pixels.
+        Coarsest stride of the network, in pixels.
     min_normal : float
-        From 0 to 1: a window is returned if at least this part of its pixels inside the image is normal, and in any
-        case one pixel.
+        Smallest fraction, 0 to 1, of normal pixels among those of a window inside the image; at least one pixel must be
+        normal.
     max_windows : int or None
-        Return no more than so many, chosen at random.
+        Largest number of windows, chosen at random.
     rng : Generator or None
-        Makes that choice; needed with `max_windows`.
+        Random generator for that choice; required with `max_windows`.
 
     Returns
     -------
     list of Window
-        Row by row; empty if no window is normal enough.
+        Windows row by row; empty if none has enough normal pixels.
 
     Raises
     ------
@@ -182,7 +176,7 @@ def sample_windows(
     if not 0 <= min_normal <= 1:
         raise ConfigError(f"min_normal must be from 0 to 1, not {min_normal}")
     if max_windows is not None and (max_windows < 1 or rng is None):
-        raise ConfigError(f"max_windows must be 1 or more and needs rng, not max_windows={max_windows}, rng={rng}")
+        raise ConfigError(f"max_windows must be 1 or more and requires rng, not max_windows={max_windows}, rng={rng}")
     box = _bounding_box(region)
     rows, height = _starts(box.row, box.stop_row, region.plane.shape[0], tile, align)
     cols, width = _starts(box.col, box.stop_col, region.plane.shape[1], tile, align)
@@ -201,7 +195,7 @@ def sample_windows(
 
 
 def _bounding_box(region: NormalRegion) -> Window:
-    """Return the smallest window that holds the mask; an empty one if the mask is."""
+    """Return the smallest window that contains the mask; an empty window for an empty mask."""
     shape = region.plane.shape
     if region.mask is None:
         return Window(0, 0, *shape)
@@ -219,7 +213,7 @@ def _bounding_box(region: NormalRegion) -> Window:
 
 
 def _starts(start: int, stop: int, size: int, tile: int, align: int) -> tuple[list[int], int]:
-    """Return where windows start that cover start to stop of an axis, and how long they are."""
+    """Return the starts of windows that cover start to stop of an axis, and their length."""
     if stop <= start:
         return [], 0
     aligned_size = -(-size // align) * align
@@ -231,79 +225,8 @@ def _starts(start: int, stop: int, size: int, tile: int, align: int) -> tuple[li
     return [*range(first, last - length, length), last - length], length
 
 
-def hold_out_specimens(specimens: Iterable[str], fraction: float, seed: int) -> frozenset[str]:
-    """Choose whole fields to be kept out of training.
-
-    Parameters
-    ----------
-    fields : iterable of str
-        Names of fields; their order and repetitions do not matter.
-    fraction : float
-        Part of the fields to hold out, from 0 (none) to below 1. Of two fields or more, at least one is held out and
-        at least one is left; of eight or more, at least three are held out, which is what a guarantee of false alarms
-        takes. A single field is never held out.
-    seed : int
-        The same names, fraction and seed give the same choice.
-
-    Returns
-    -------
-    frozenset of str
-
-    Raises
-    ------
-    ConfigError
-        If the fraction is out of its range.
-    """
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"the fraction of fields to hold out must be 0 or more and below 1, not {fraction}")
-    names = sorted(set(specimens))
-    if len(names) < 2 or fraction == 0:
-        return frozenset()
-    least = 3 if len(names) >= 8 else 1
-    n_held_out = min(max(round(fraction * len(names)), least), len(names) - 1)
-    return frozenset(names[i] for i in np.random.default_rng(seed).permutation(len(names))[:n_held_out])
-
-
-def specimen_of(name: str, pattern: str | None = None) -> str:
-    """Return the name of the field that a file comes from.
-
-    Parameters
-    ----------
-    name : str
-        Name of the file without its ending, such as "slide4_x000_y128".
-    pattern : str or None
-        Regular expression, searched in the name, whose only group is the field. By default the place of a tile is
-        taken off the end: "_x000_y128", "_r0_c1", "_tile12", "_crop3" and the like.
-
-    Returns
-    -------
-    str
-        Such as "slide4".
-
-    Raises
-    ------
-    ConfigError
-        If the pattern is not a regular expression with one group, or finds no field in the name.
-    """
-    if pattern is None:
-        match = _TILE_SUFFIX.match(name)
-        return match[1] if match else name
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"the field pattern {pattern!r} is not a regular expression: {error}") from error
-    if compiled.groups != 1:
-        raise ConfigError(
-            f"the field pattern {pattern!r} must have one group in round brackets, the field, not {compiled.groups}"
-        )
-    match = compiled.search(name)
-    if match is None or not match[1]:
-        raise ConfigError(f"the field pattern {pattern!r} finds no field in the file name '{name}'")
-    return match[1]
-
-
 def common_channels(regions: Sequence[NormalRegion]) -> int:
-    """Return the number of channels that every one of the regions has.
+    """Return the number of channels that all regions have.
 
     Raises
     ------
@@ -311,7 +234,7 @@ def common_channels(regions: Sequence[NormalRegion]) -> int:
         If there is no region, or their numbers of channels differ.
     """
     if not regions:
-        raise ImageError("no normal region was given; mark at least one part of one image as normal")
+        raise ImageError("there is no normal region; mark at least a part of one image normal")
     n_channels = regions[0].plane.n_channels
     for region in regions[1:]:
         if region.plane.n_channels != n_channels:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from napari_uflow.errors import ConfigError
 from napari_uflow.model.info import BACKBONES
 from napari_uflow.model.scattering import Scattering
-from napari_uflow.progress import Pieces, at_once
+from napari_uflow.progress import Chunks, run_chunks
 
 __all__ = ["Backbone"]
 
@@ -107,10 +107,10 @@ class Backbone(nn.Module):
             yield name, network.cait if isinstance(network, _CaitTrunk) else network
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute features, see :meth:`pieces`."""
-        return at_once(self.pieces(x))
+        """Compute features, see :meth:`chunks`."""
+        return run_chunks(self.chunks(x))
 
-    def pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
+    def chunks(self, x: Tensor) -> Chunks[tuple[Tensor, ...]]:
         """Compute features, with a pause after each part of the network.
 
         Parameters
@@ -124,18 +124,18 @@ class Backbone(nn.Module):
             Finest level first.
         """
         if self.name == "scattering":
-            features: tuple[Tensor, ...] = yield from self.networks[0].pieces(x)  # type: ignore[operator]
+            features: tuple[Tensor, ...] = yield from self.networks[0].chunks(x)  # type: ignore[operator]
             return features
         x = ((_three_channels(x) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         if self.name == "mcait":
             small = F.interpolate(x, size=(224, 224), mode="bicubic", align_corners=True)
-            fine = yield from self.networks[0].pieces(x)  # type: ignore[operator]
-            coarse = yield from self.networks[1].pieces(small)  # type: ignore[operator]
+            fine = yield from self.networks[0].chunks(x)  # type: ignore[operator]
+            coarse = yield from self.networks[1].chunks(small)  # type: ignore[operator]
             return fine, coarse
         return (yield from _levels_of(self.networks[0], x))
 
 
-def _levels_of(network: Any, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
+def _levels_of(network: Any, x: Tensor) -> Chunks[tuple[Tensor, ...]]:
     """Compute the feature maps of a residual network of timm, block by block."""
     levels: list[Tensor] = []
     for name, layer in network.items():
@@ -156,7 +156,7 @@ class _CaitTrunk(nn.Module):
         self.cait.blocks = self.cait.blocks[:n_blocks]
         self.cait.blocks_token_only = nn.ModuleList()
 
-    def pieces(self, x: Tensor) -> Pieces[Tensor]:
+    def chunks(self, x: Tensor) -> Chunks[Tensor]:
         """Compute the features of squares (B, 3, M, M), block by block; one position per patch."""
         tokens = self.cait.patch_embed(x)
         tokens = self.cait.pos_drop(tokens + self.cait.pos_embed)

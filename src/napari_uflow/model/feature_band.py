@@ -13,7 +13,7 @@ from napari_uflow.image.grid import TileGrid, Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import UFlow
-from napari_uflow.progress import Progress, Steps, in_pieces
+from napari_uflow.progress import Progress, Steps, chunk_steps
 
 __all__ = ["FeatureBand", "LevelView", "all_in_cells"]
 
@@ -47,7 +47,7 @@ class LevelView:
 
 @dataclass(slots=True)
 class _Level:
-    """Features and validity of one level; `valid` (M / stride, N / stride) covers the image, None while all is valid."""
+    """Features of one level, and a mask (M / stride, N / stride) of valid positions, None while all are valid."""
 
     stride: int
     features: torch.Tensor
@@ -143,7 +143,7 @@ class FeatureBand:
             image = image.pin_memory().to(self._device, non_blocking=True)
         else:
             image = image.to(self._device)
-        features = yield from in_pieces(network.features_in_pieces(image), progress)
+        features = yield from chunk_steps(network.features_in_chunks(image), progress)
         if not self._levels:
             self._levels = [self._new_level(x, stride) for x, stride in zip(features, network.strides, strict=True)]
         inner = wanted.shifted(-outer.row, -outer.col)

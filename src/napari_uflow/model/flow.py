@@ -15,7 +15,7 @@ import torch
 from FrEIA.modules import AllInOneBlock, IRevNetUpsampling
 from torch import Tensor, nn
 
-from napari_uflow.progress import Pieces, at_once
+from napari_uflow.progress import Chunks, run_chunks
 
 __all__ = ["FlowStep", "Latents", "UShapedFlow"]
 
@@ -302,12 +302,12 @@ class UShapedFlow(nn.Module):
         self.latent_channels = tuple(reversed(latents))
 
     def forward(self, features: Sequence[Tensor]) -> Latents:
-        """Map features to latents, see :meth:`pieces`."""
-        return at_once(self.pieces(features))
+        """Map features to latents, see :meth:`chunks`."""
+        return run_chunks(self.chunks(features))
 
-    def pieces(
+    def chunks(
         self, features: Sequence[Tensor], places: Sequence[tuple[slice, slice]] | None = None
-    ) -> Pieces[Latents]:
+    ) -> Chunks[Latents]:
         """Map features to latents, with a pause after each flow step.
 
         Parameters

@@ -18,7 +18,7 @@ from napari_uflow.model.border import Border
 from napari_uflow.model.energy import bounded_energy, energy, log_variance
 from napari_uflow.model.feature_band import FeatureBand, LevelView, all_in_cells
 from napari_uflow.model.uflow import UFlow
-from napari_uflow.progress import Pieces, Progress, Steps, in_pieces, or_stop
+from napari_uflow.progress import Chunks, Progress, Steps, chunk_steps, or_stop
 
 __all__ = ["ScoreMaps", "score_steps"]
 
@@ -153,7 +153,7 @@ def score_steps(
         inner = _aligned(part.inner, grid.align)
         views = _views(network, inner, grid.halo, band.shape, window, plane.shape)
         computed = _score_views(network, band.features(views), views, inner, candidate_threshold)
-        levels = yield from in_pieces(computed, progress)
+        levels = yield from chunk_steps(computed, progress)
         unmeasured = [_unmeasured(network.border, *each, inner) for each in zip(views, band.valid(views), strict=True)]
         if store_previous is not None:
             store_previous()
@@ -211,11 +211,11 @@ def _score_views(
     views: Sequence[LevelView],
     inner: Window,
     candidate_threshold: float | None,
-) -> Pieces[list[list[torch.Tensor]]]:
+) -> Chunks[list[list[torch.Tensor]]]:
     """Compute energy, bounded energy, log-variance and, with a threshold, count of candidates of `inner`, by level."""
     features = [network.border.apply(x, view.frame, view.stride) for x, view in zip(features, views, strict=True)]
     places = [fine.positions_in(coarse) for fine, coarse in pairwise(views)]
-    latents = yield from network.latents_in_pieces(features, places)
+    latents = yield from network.latents_in_chunks(features, places)
     levels = []
     for z, ln_det, view in zip(latents.z, latents.ln_det, views, strict=True):
         rows, cols = view.positions_of(inner)

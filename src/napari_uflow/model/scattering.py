@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_uflow.model.info import BACKBONES
-from napari_uflow.progress import Pieces, at_once
+from napari_uflow.progress import Chunks, run_chunks
 
 __all__ = ["Scattering", "morlet_kernels"]
 
@@ -189,10 +189,10 @@ class Scattering(nn.Module):
         return torch.stack(parts, dim=2).reshape(len(first), -1, *x.shape[-2:])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the features of images, see :meth:`pieces`."""
-        return at_once(self.pieces(x))
+        """Compute the features of images, see :meth:`chunks`."""
+        return run_chunks(self.chunks(x))
 
-    def pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
+    def chunks(self, x: Tensor) -> Chunks[tuple[Tensor, ...]]:
         """Compute the features of images, with a pause after each group of filters.
 
         Parameters

@@ -23,7 +23,7 @@ from napari_uflow.model.norm import FeatureNorm
 from napari_uflow.model.record import TrainingRecord
 from napari_uflow.model.weights import load_pretrained
 from napari_uflow.nfa.calibrated import Calibration
-from napari_uflow.progress import Pieces, at_once, under
+from napari_uflow.progress import Chunks, run_chunks, under
 from napari_uflow.system.memory import tile_that_fits
 
 __all__ = ["MARGIN", "TrainedModel", "UFlow"]
@@ -194,12 +194,12 @@ class UFlow(nn.Module):
         return None if self.backbone.fixed_size is not None else Window(-window.row, -window.col, *shape)
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute raw features, see :meth:`features_in_pieces`."""
-        return at_once(self.features_in_pieces(x))
+        """Compute raw features, see :meth:`features_in_chunks`."""
+        return run_chunks(self.features_in_chunks(x))
 
     @torch.no_grad()
-    def features_in_pieces(self, x: Tensor) -> Pieces[tuple[Tensor, ...]]:
-        """Compute raw features, with pauses; gradients are off in the pieces only.
+    def features_in_chunks(self, x: Tensor) -> Chunks[tuple[Tensor, ...]]:
+        """Compute raw features, with pauses; gradients are off in the chunks only.
 
         On a CUDA GPU a pre-trained network computes in float16, the precision of the feature cache. Scattering does
         not: the squares of its small amplitudes are below the range of float16.
@@ -214,10 +214,10 @@ class UFlow(nn.Module):
         tuple of Tensor, each (B, C_l, M / s_l, N / s_l), float32
             Finest level first.
         """
-        pieces = self.backbone.pieces(x)
+        chunks = self.backbone.chunks(x)
         if x.device.type != "cuda" or self.config.backbone == "scattering":
-            return (yield from pieces)
-        features = yield from under(pieces, lambda: torch.autocast("cuda", torch.float16))
+            return (yield from chunks)
+        features = yield from under(chunks, lambda: torch.autocast("cuda", torch.float16))
         largest = torch.finfo(torch.float16).max  # as the features of training are clipped
         return tuple(level.float().clamp(-largest, largest) for level in features)
 
@@ -226,14 +226,14 @@ class UFlow(nn.Module):
         return self.flow(self.norm(features))  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def latents_in_pieces(
+    def latents_in_chunks(
         self, features: Sequence[Tensor], places: Sequence[tuple[slice, slice]] | None = None
-    ) -> Pieces[Latents]:
-        """Compute the latents of raw features, with pauses; gradients are off in the pieces only.
+    ) -> Chunks[Latents]:
+        """Compute the latents of raw features, with pauses; gradients are off in the chunks only.
 
-        Parameters are those of :meth:`~napari_uflow.model.flow.UShapedFlow.pieces`.
+        Parameters are those of :meth:`~napari_uflow.model.flow.UShapedFlow.chunks`.
         """
-        return (yield from self.flow.pieces(self.norm(features), places))
+        return (yield from self.flow.chunks(self.norm(features), places))
 
     def forward(self, x: Tensor) -> Latents:
         """Compute the latents of images (B, C, M, N) float32 in the model's intensity range."""
@@ -245,7 +245,7 @@ class UFlow(nn.Module):
         return tuple(energy(z) for z in self(x).z)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel:
     """A model as values, to be saved, loaded and given to detection.
 

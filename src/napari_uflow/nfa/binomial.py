@@ -1,8 +1,8 @@
-"""The block test: more extreme latents in a window than a binomial law allows.
+"""Block test: count of extreme latents in a window against a binomial law.
 
-A latent is a candidate where its square reaches a threshold that a standard normal passes with probability q. In
-a window of n positions the candidates of all C channels, divided by C, are compared with a binomial law of n trials.
-Dividing makes C channels worth one, so the test has little power; it is here because it was published, and to compare.
+A latent is a candidate if its square reaches a threshold that an N(0, 1) latent exceeds with probability q. In a
+window of n positions the candidates of all C channels, divided by C, are compared with a binomial law of n trials. The
+division makes C channels count as one, so the test has little power; it is kept for comparison with published results.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,27 @@ __all__ = ["binomial_log10_nfa", "binomial_log10_tail", "block_log10_tail", "can
 
 _LN10 = float(np.log(10.0))
 _MAX_TERMS = 100_000
-# Sums of counts over a window are whole multiples of 1 / C; rounding errors of the running sums must not move them.
+# Sums of counts over a window are multiples of 1 / C; rounding removes the errors of the running sums.
 _DECIMALS = 9
 
 
 def candidate_threshold(probability_thr: float) -> float:
-    """Return the square from which a latent is a candidate: the quantile of chi-squared with one degree of freedom.
+    """Return the squared latent from which it is a candidate: a quantile of chi-squared with one degree of freedom.
 
     Parameters
     ----------
-    probability_thr
-        Probability that a standard normal latent is *not* a candidate, between 0 and 1.
+    probability_thr : float
+        Probability, between 0 and 1, that an N(0, 1) latent is *not* a candidate.
 
     Raises
     ------
     ValueError
         If it is not strictly between 0 and 1.
+
+    Examples
+    --------
+    >>> round(candidate_threshold(0.9), 3)
+    2.706
     """
     if not 0 < probability_thr < 1:
         raise ValueError(f"probability_thr must be between 0 and 1, got {probability_thr}")
@@ -48,14 +53,14 @@ def binomial_log10_tail(
     Parameters
     ----------
     count : (...) array, float
-        Successes, 0 to `n_trials`; need not be whole.
-    n_trials
+        Successes, 0 to `n_trials`; not necessarily whole.
+    n_trials : int
         Number of trials, at least 1.
-    probability
-        Of a success, between 0 and 1.
-    continuous
-        False: P(X >= ceil(count)), the law as it is. True: its continuation to real counts by the regularised
-        incomplete beta function, I_probability(count, n_trials - count + 1), which is equal at whole counts.
+    probability : float
+        Probability of a success, between 0 and 1.
+    continuous : bool
+        False gives P(X >= ceil(count)). True gives its continuation to real counts by the regularised incomplete beta
+        function, I_probability(count, n_trials - count + 1), which is equal at whole counts.
 
     Returns
     -------
@@ -65,6 +70,15 @@ def binomial_log10_tail(
     References
     ----------
     NIST Digital Library of Mathematical Functions, 8.17.5 (binomial sums) and 8.17.8 (series).
+    https://dlmf.nist.gov/8.17
+
+    Examples
+    --------
+    All of nine trials with probability 0.1 succeed with probability 1e-9:
+
+    >>> import numpy as np
+    >>> binomial_log10_tail(np.array([0, 9]), n_trials=9, probability=0.1).round(6)
+    array([ 0., -9.])
     """
     x = np.clip(np.asarray(count, dtype=np.float64), 0.0, n_trials)
     if not continuous:
@@ -75,14 +89,14 @@ def binomial_log10_tail(
 
 
 def _log_beta_tail(a: float, n: int, q: float) -> float:
-    """Ln I_q(a, n - a + 1), also where it is far below the smallest float64."""
+    """Return ln I_q(a, n - a + 1), also far below the smallest float64."""
     if a <= 0:
         return 0.0
     if a <= n * q:  # the bulk: the logarithm of a number near 1
         return float(np.log(betainc(a, n - a + 1.0, q)))
     b = n - a + 1.0
     # I_q(a, b) = q^a (1 - q)^b / (a B(a, b)) * (1 + sum_k prod_{j=1..k} (a + b + j - 1) / (a + j) q^j), positive terms
-    # that fall by a ratio below 1 where a > n q.
+    # that fall by a ratio below 1 for a > n q.
     total, term = 1.0, 1.0
     for j in range(_MAX_TERMS):
         term *= q * (a + b + j) / (a + 1 + j)
@@ -106,17 +120,17 @@ def block_log10_tail(
     Parameters
     ----------
     candidates : (M, N) array, float
-        Number of channels, 0 to C, whose latent is a candidate; NaN where not measured counts as none.
-    n_channels
+        Number of channels, 0 to C, whose latent is a candidate; NaN (not measured) counts as 0.
+    n_channels : int
         Number of channels C, at least 1.
-    window_size
-        Side of the window in positions of this level; it reaches ``max(floor(window_size / 2), 1)`` to each side. At
-        the border the map is continued by reflection.
-    probability_thr
-        Probability that a normal latent is not a candidate.
-    high_precision
-        True for the continuous tail (see :func:`binomial_log10_tail`), which does not jump between whole counts.
-    published
+    window_size : float
+        Side of the window in positions of this level; it extends ``max(floor(window_size / 2), 1)`` to each side. The
+        map is continued by reflection at the border.
+    probability_thr : float
+        Probability that an N(0, 1) latent is not a candidate.
+    high_precision : bool
+        True for the continuous tail (see :func:`binomial_log10_tail`), without jumps between whole counts.
+    published : bool
         True for P(X > count) in place of P(X >= count), as in the published code: a window full of candidates is then
         -inf, and `high_precision` has no effect.
 
@@ -127,7 +141,7 @@ def block_log10_tail(
 
     References
     ----------
-    Tailanian, M., Pardo, A., Muse, P. (2024). U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with
+    Tailanian, M., Pardo, A., Musé, P. (2024). U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with
     Unsupervised Threshold. J. Math. Imaging Vis. doi:10.1007/s10851-024-01193-y (versions 1 and 2 of arXiv 2211.12353).
     """
     half = max(int(window_size // 2), 1)
@@ -153,18 +167,18 @@ def binomial_log10_nfa(
     high_precision: bool = False,
     published: bool = False,
 ) -> NDArray[np.float32]:
-    """Return log10 of the number of false alarms of the block test for every pixel of the image.
+    """Return log10 NFA of the block test for every pixel of the image.
 
     Parameters
     ----------
     candidates : sequence of (M_l, N_l) arrays, float
         Number of candidates at each position, finest level first.
-    n_channels, strides
+    n_channels, strides : sequence of int
         Channels and pixels per position of each level.
-    shape
+    shape : (int, int)
         Rows and columns (M, N) of the image.
-    window_size
-        Side of the window on the finest level, in positions; half as many on the next one, and so on.
+    window_size : float
+        Side of the window on the finest level, in positions; half as many on the next level, and so on.
     probability_thr, high_precision, published
         As in :func:`block_log10_tail`.
 
@@ -172,7 +186,7 @@ def binomial_log10_nfa(
     -------
     (M, N) array, float32
         ``log10(sum of all positions) + sum over levels of log10 p``, each level interpolated bilinearly between the
-        centres of its positions, as the heatmap is. Always finite.
+        centres of its positions, like the heatmap. Always finite.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""The region test as it is used: several maps of scores, tails and guarantee from held-out specimens."""
+"""Calibrated region test: several score maps, with tails and guarantee from held-out specimens."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from napari_uflow.progress import Progress, Steps, or_stop
 
 __all__ = ["Calibration", "CalibrationImage", "QQ_LEVELS"]
 
-# Fields are held out of the tails that test them in this many groups.
+# Groups of specimens; each group is tested with tails fitted to the others.
 _N_FOLDS = 5
 QQ_LEVELS = tuple(round(-0.25 * i, 2) for i in range(1, 21))
-"""Expected log10 probabilities at which the observed ones are kept."""
+"""Expected log10 probabilities at which the observed ones are stored."""
 
 Maps = Sequence[NDArray[np.floating]]
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationImage:
-    """Maps of scores of one normal image.
+    """Score maps of one normal image.
 
     Attributes
     ----------
-    field : str
-        The independent specimen that it comes from.
+    specimen : str
+        Independent specimen of the image.
     maps : tuple of (M_l, N_l) arrays, float
-        In the order of `strides`; NaN where not measured or not normal.
+        Score maps in the order of the strides; NaN in positions that were not measured or are not normal.
     """
 
     specimen: str
@@ -45,19 +45,20 @@ class CalibrationImage:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns maps of scores into regions with a number of false alarms.
+    """Calibration of the region test: from score maps to regions with a number of false alarms.
 
     Attributes
     ----------
     strides : tuple of int
         Image pixels per position of each map.
     maps : tuple of MapCalibration
-        One for each map.
+        Calibration of each map.
     offset : ConformalOffset
-        What nominal numbers are worth on the held-out specimens.
+        Map from nominal to guaranteed numbers of false alarms.
     observed : tuple of tuple of float
-        For each map: the part of the held-out positions (log10) whose probability is at or below each of `QQ_LEVELS`,
-        each field tested with tails fitted to the others; -inf where there is none. Empty for a single field.
+        For each map and each of `QQ_LEVELS`: log10 of the fraction of held-out positions whose log10 probability is at
+        or below it, each specimen tested with tails fitted to the others; -inf for a fraction of 0. Empty for a single
+        specimen.
     n_pixels : float
         Mean size of the held-out images, in pixels.
     """
@@ -70,15 +71,15 @@ class Calibration:
 
     @classmethod
     def fit_steps(cls, images: Sequence[CalibrationImage], strides: Sequence[int]) -> Steps[Self]:
-        """Fit to normal images that were held out of training, step by step.
+        """Fit to normal images held out of training, step by step.
 
-        Every field is tested with tails fitted to other fields; its regions are what the guarantee rests on. The tails
-        that are kept are fitted to all of them.
+        Every specimen is tested with tails fitted to other specimens; its regions determine the guarantee. The stored
+        tails are fitted to all specimens.
 
         Parameters
         ----------
         images : sequence of CalibrationImage
-            At least one.
+            Held-out images, at least one.
         strides : sequence of int
             Image pixels per position of each map.
 
@@ -102,7 +103,7 @@ class Calibration:
             others = [image for image in images if image.specimen not in fold]
             try:
                 without = replace(full, maps=fit_maps(others, maps))
-            except TooFewPositionsError:  # one field alone holds nearly all positions
+            except TooFewPositionsError:  # one specimen has nearly all positions
                 return full
             for name in fold:
                 events = []
@@ -124,7 +125,7 @@ class Calibration:
         )
 
     def log10_p(self, maps: Maps) -> list[NDArray[np.float64]]:
-        """Return log10 of the probability of each value where normal; 0 where not measured."""
+        """Return log10 of the probability that a normal position reaches each value; 0 if it was not measured."""
         return [calibration.log10_tail(values) for calibration, values in zip(self.maps, maps, strict=True)]
 
     def nominal_regions(self, log10_p: Sequence[NDArray[np.float64]], maps: Maps) -> list[LevelRegions]:
@@ -159,18 +160,19 @@ class Calibration:
         return self.guaranteed(levels) if guaranteed else levels
 
     def _coarse_map(self, maps: Maps, log10_p: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
-        """Nominal log10 NFA on the grid of the finest level: the parts are those of the image, at less cost."""
+        """Return the nominal log10 NFA on the finest level's grid; its parts are those of the image, at less cost."""
         finest = min(self.strides)
         shape = next(m.shape for m, stride in zip(maps, self.strides, strict=True) if stride == finest)
         steps = [stride // finest for stride in self.strides]
         return combine_levels(self.nominal_regions(log10_p, maps), steps, shape, background=HIGHEST + 1)
 
-    def unlike(self, maps: Maps) -> float:
-        """Return the probability (two-sided, at least one map) that a normal image is as unlike the held-out ones.
+    def median_p_value(self, maps: Maps) -> float:
+        """Return the probability that the medians of a normal image differ as much from those of the held-out ones.
 
-        It looks at the medians of the maps, which the region test subtracts. 1 where it cannot be told.
+        The region test subtracts the medians. The probability is two-sided and corrected for the number of maps
+        (Bonferroni); 1 if it is unknown.
         """
-        p = [calibration.unlike(values) for calibration, values in zip(self.maps, maps, strict=True)]
+        p = [calibration.median_p_value(values) for calibration, values in zip(self.maps, maps, strict=True)]
         return min(1.0, len(p) * min(p, default=1.0))
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,7 +187,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a calibration from what :meth:`to_dict` returned, or from that with None for what is not finite."""
+        """Return the calibration from the values of :meth:`to_dict`, with None for values that are not finite."""
         return cls(
             tuple(values["strides"]),
             tuple(MapCalibration.from_dict(item) for item in values["maps"]),
@@ -198,7 +200,14 @@ class Calibration:
 def fit_maps(
     images: Sequence[CalibrationImage], like: Sequence[MapCalibration] | None = None
 ) -> tuple[MapCalibration, ...]:
-    """Fit each map's calibration to images; `like` are fits to more of them, whose kind of tail is taken.
+    """Fit the calibration of each map to images.
+
+    Parameters
+    ----------
+    images : sequence of CalibrationImage
+        Images with the same number of maps.
+    like : sequence of MapCalibration, optional
+        Fits to more images, whose kind of tail is used.
 
     Raises
     ------

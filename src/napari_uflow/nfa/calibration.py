@@ -1,13 +1,12 @@
-"""How strange is a value where everything is normal: tails of maps of scores on images held out of training.
+"""Tails of score maps on images held out of training: from a score to a probability.
 
-Under the model the latents are independent standard normals and every statistic of them has a known law. Real held-out
-latents do not follow it: their bulk is narrower and single positions explode (the exponential of a coupling evaluated
-off its training support). What turns a value into a probability is therefore measured on images that were held out.
+Under the model the latents are independent N(0, 1) and every statistic of them has a known law. Real held-out latents
+do not follow it: their bulk is narrower and single positions explode (the exponential of a coupling evaluated outside
+its training support). The probability of a score is therefore measured on held-out images.
 
-Three things are taken from them, for each map of scores: the tail of the values, after the median of the image was
-subtracted (what a whole image shares, brightness or focus, is not scores against a part of it); the area over which
-neighbouring values count as one observation; and how much the medians of images vary, to tell when a whole image is
-unlike the normal ones.
+Three things are fitted to each score map: the tail of the scores after subtraction of the image's median (a property of
+the whole image, such as brightness or focus, must not count against a part of it); the area over which neighbouring
+scores count as one observation; and the variation of the medians, which detects images out of distribution.
 """
 
 from __future__ import annotations
@@ -31,22 +30,22 @@ _SHAPES = (0.0, 0.9)
 _LEAST_CORRELATION = 0.05
 _LARGEST_LAG = 12
 FEWEST_POSITIONS = 50
-"""Normal positions of a level without which it cannot be calibrated."""
-# Values beyond the empirical part that a Pareto distribution is fitted to, at least.
+"""Normal positions of a level required to calibrate it."""
+# Fewest values beyond the empirical part that a Pareto distribution is fitted to.
 _FEWEST_EXCESSES = 5
-# Large maps are looked at in so many rows, for the sake of memory.
-_ROWS_AT_ONCE = 256
-# Images that the correlation is taken from; more say hardly more.
+# Rows of a large map that are processed at a time, to limit the memory.
+_ROWS_PER_CHUNK = 256
+# Images used to estimate the correlation; more hardly improve it.
 _MOST_CORRELATED = 24
 
 
 class TooFewPositionsError(ValueError):
-    """There are too few normal positions to calibrate on."""
+    """Too few normal positions for a calibration."""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """Upper tail of a distribution: the empirical one as far as there are enough values, a Pareto tail beyond.
+    """Upper tail of a distribution: empirical up to the 98 % quantile, a generalised Pareto tail beyond.
 
     Attributes
     ----------
@@ -57,7 +56,7 @@ class Tail:
     shape, scale : float
         Parameters of the generalised Pareto distribution of the excess over the last of `values`.
     n_values : int
-        Values that it was fitted to.
+        Number of values that the tail was fitted to.
     """
 
     values: tuple[float, ...]
@@ -73,8 +72,9 @@ class Tail:
         Parameters
         ----------
         values : (n,) array, float
+            Values, at least 50.
         fewest_excesses : int
-            Values beyond the empirical part without which a very heavy tail is assumed, 2 or more.
+            Number of values beyond the empirical part, 2 or more, below which a very heavy tail is assumed.
 
         Raises
         ------
@@ -91,13 +91,13 @@ class Tail:
         knots, first = np.unique(knots, return_index=True)
         log10_p = np.log10(survival[first])
         excess = ordered[ordered > knots[-1]] - knots[-1]
-        spread = max(float(knots[-1] - knots[0]), 1e-6)
-        shape, scale = _pareto_fit(excess) if len(excess) >= fewest_excesses else (_SHAPES[1], spread)
+        extent = max(float(knots[-1] - knots[0]), 1e-6)
+        shape, scale = _pareto_fit(excess) if len(excess) >= fewest_excesses else (_SHAPES[1], extent)
         return cls(tuple(map(float, knots)), tuple(map(float, log10_p)), shape, scale, n)
 
     @property
     def is_assumed(self) -> bool:
-        """Whether there were too few values beyond the empirical part, and a very heavy tail is assumed."""
+        """True if too few values lay beyond the empirical part and a very heavy tail is assumed."""
         return self.n_values * (1 - _TAIL_QUANTILE) < _FEWEST_EXCESSES
 
     def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -106,12 +106,12 @@ class Tail:
         Parameters
         ----------
         values : (...) array, float
-            NaN where not measured.
+            Values; NaN if not measured.
 
         Returns
         -------
         (...) array, float64
-            At most 0; 0 where not measured.
+            log10 of the probability, at most 0; 0 for NaN.
         """
         values = np.asarray(values, dtype=np.float64)
         inside = np.interp(values, self.values, self.log10_p)
@@ -124,7 +124,7 @@ class Tail:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a tail from its attributes by name."""
+        """Return the tail from its attributes by name."""
         return cls(
             tuple(values["values"]),
             tuple(values["log10_p"]),
@@ -136,25 +136,26 @@ class Tail:
 
 @dataclass(frozen=True)
 class MapCalibration:
-    """What is known of one kind of map (one level, one statistic) on normal images.
+    """Calibration of one score map (one level, one statistic) on normal images.
 
     Attributes
     ----------
     tail : Tail
-        Of the values minus the median of their image.
+        Tail of the values minus the median of their image.
     correlation_area : float
-        Positions that together count as one independent observation, 1 or more.
-    median, median_spread : float
-        Mean over the fields of the mean of the medians of their images, and standard deviation of the median of one
-        image of any field; the latter is 0 for a single field.
+        Positions that count as one independent observation, 1 or more.
+    median : float
+        Median of an image, averaged over the images of a specimen and over specimens.
+    median_sd : float
+        Standard deviation of the median of one image of a new specimen; 0 for a single specimen.
     n_specimens : int
-        Independent fields it was fitted to.
+        Number of independent specimens.
     """
 
     tail: Tail
     correlation_area: float
     median: float
-    median_spread: float
+    median_sd: float
     n_specimens: int
 
     @classmethod
@@ -169,11 +170,11 @@ class MapCalibration:
         Parameters
         ----------
         maps : sequence of (M, N) arrays, float
-            One per image; NaN where not measured or not normal.
-        fields : sequence of str, optional
-            The field of each image; by default each is a field of its own.
+            One per image; NaN in positions that were not measured or are not normal.
+        specimens : sequence of str, optional
+            Specimen of each image; by default every image is a specimen.
         like : MapCalibration, optional
-            A fit to more images, whose kind of tail is taken.
+            Fit to more images, whose kind of tail is used.
 
         Raises
         ------
@@ -197,40 +198,52 @@ class MapCalibration:
             Tail.fit(values, fewest),
             correlation_area(residuals[:: -(-len(residuals) // _MOST_CORRELATED)]),
             float(np.mean(of_specimens)),
-            _spread_of_one(list(by_specimen.values())) if len(by_specimen) > 1 else 0.0,
+            _sd_of_one(list(by_specimen.values())) if len(by_specimen) > 1 else 0.0,
             len(by_specimen),
         )
 
     def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return log10 of the probability of the values of one image; 0 where not measured (NaN).
+        """Return log10 of the probability that a normal position reaches each value of one image.
 
         Parameters
         ----------
         values : (M, N) array, float
+            Values; NaN if not measured.
+
+        Returns
+        -------
+        (M, N) array, float64
+            At most 0; 0 for NaN.
         """
         if not np.isfinite(values).any():
             return np.zeros(values.shape)
         median = float(np.nanmedian(values.astype(np.float64, copy=False)))
         log10_p = np.empty(values.shape)
-        for start in range(0, len(values), _ROWS_AT_ONCE):
-            rows = values[start : start + _ROWS_AT_ONCE].astype(np.float64)
-            log10_p[start : start + _ROWS_AT_ONCE] = self.tail.log10_tail(rows - median)
+        for start in range(0, len(values), _ROWS_PER_CHUNK):
+            rows = values[start : start + _ROWS_PER_CHUNK].astype(np.float64)
+            log10_p[start : start + _ROWS_PER_CHUNK] = self.tail.log10_tail(rows - median)
         return log10_p
 
-    def unlike(self, values: NDArray[np.floating]) -> float:
-        """Return the probability, two-sided, that the median of a normal image is as far from those seen before.
+    def median_p_value(self, values: NDArray[np.floating]) -> float:
+        """Return the two-sided probability that the median of a normal image differs as much from the held-out ones.
 
-        Student's t for one more field. 1 where it cannot be told: nothing measured, fewer than three fields.
+        Student's t for one more specimen.
 
         Parameters
         ----------
         values : (M, N) array, float
+            Values of one image; NaN if not measured.
+
+        Returns
+        -------
+        float
+            0 to 1; 1 without a measured value or with fewer than three specimens.
         """
         values = np.asarray(values, dtype=np.float64)
-        if self.n_specimens < 3 or not self.median_spread > 0 or not np.isfinite(values).any():
+        if self.n_specimens < 3 or not self.median_sd > 0 or not np.isfinite(values).any():
             return 1.0
         distance = abs(float(np.nanmedian(values)) - self.median)
-        distance /= self.median_spread * np.sqrt(1 + 1 / self.n_specimens)
+        distance /= self.median_sd * np.sqrt(1 + 1 / self.n_specimens)
         return float(2 * stdtr(self.n_specimens - 1, -distance))
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,18 +252,18 @@ class MapCalibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a calibration from what :meth:`to_dict` returned."""
+        """Return the calibration from the values of :meth:`to_dict`."""
         return cls(
             Tail.from_dict(values["tail"]),
             float(values["correlation_area"]),
             float(values["median"]),
-            float(values["median_spread"]),
+            float(values["median_sd"]),
             int(values["n_specimens"]),
         )
 
 
-def _spread_of_one(by_specimen: Sequence[Sequence[float]]) -> float:
-    """Return the standard deviation of one image's value: between fields, and what their means hide within them."""
+def _sd_of_one(by_specimen: Sequence[Sequence[float]]) -> float:
+    """Return the standard deviation of the value of one image, between specimens and within them."""
     between = float(np.var([np.mean(values) for values in by_specimen], ddof=1))
     n_within = sum(len(values) - 1 for values in by_specimen)
     within = sum(float(np.var(values)) * len(values) for values in by_specimen) / max(n_within, 1)
@@ -260,9 +273,12 @@ def _spread_of_one(by_specimen: Sequence[Sequence[float]]) -> float:
 def _pareto_fit(excess: NDArray[np.float64]) -> tuple[float, float]:
     """Fit a generalised Pareto distribution by probability-weighted moments.
 
+    With the moments a0 = mean(x) and a1 = mean(x (1 - F(x))): shape = 2 - a0 / (a0 - 2 a1) and scale = a0 (1 - shape).
+
     References
     ----------
-    Hosking, Wallis (1987), Parameter and quantile estimation for the generalized Pareto distribution, Technometrics.
+    Hosking, J. R. M., Wallis, J. R. (1987). Parameter and quantile estimation for the generalized Pareto distribution.
+    Technometrics 29(3), 339-349. doi:10.1080/00401706.1987.10488243 (their k is minus the shape).
     """
     ordered = np.sort(excess)
     n = len(ordered)
@@ -271,7 +287,7 @@ def _pareto_fit(excess: NDArray[np.float64]) -> tuple[float, float]:
     if a0 <= 0 or a0 - 2 * a1 <= 0:
         return _SHAPES[0], max(float(a0), 1e-6)
     shape = float(np.clip(2 - a0 / (a0 - 2 * a1), *_SHAPES))
-    # The scale that keeps the mean for the clipped shape.
+    # This scale preserves the mean for the clipped shape.
     return shape, max(float(a0 * (1 - shape)), 1e-6)
 
 
@@ -281,7 +297,17 @@ def correlation_area(maps: Sequence[NDArray[np.floating]]) -> float:
     Parameters
     ----------
     maps : sequence of (M, N) arrays, float
-        NaN where not measured.
+        Maps of normal images; NaN in positions that were not measured.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> noise = np.random.default_rng(0).normal(size=(60, 60))
+    >>> correlation_area([noise])
+    1.0
+    >>> doubled = noise.repeat(2, axis=0).repeat(2, axis=1)  # each value covers 2 x 2 positions
+    >>> 3.5 < correlation_area([doubled]) < 4.5
+    True
     """
     values = np.sort(np.concatenate([m[np.isfinite(m)] for m in maps]))
     side = 2 * _LARGEST_LAG + 1
@@ -292,7 +318,7 @@ def correlation_area(maps: Sequence[NDArray[np.floating]]) -> float:
             continue
         rank = (np.searchsorted(values, values_at) + 0.5) / (len(values) + 1)
         score = np.where(known, ndtri(np.clip(rank, 1e-9, 1 - 1e-9)), 0.0)
-        # What a whole image shares is not short-range correlation.
+        # A property of the whole image is not short-range correlation.
         score = np.where(known, score - score[known].mean(), 0.0)
         products += _autocorrelation(score)
         counts += _autocorrelation(known.astype(np.float64))
@@ -305,7 +331,7 @@ def correlation_area(maps: Sequence[NDArray[np.floating]]) -> float:
 
 
 def _autocorrelation(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of the products of values over all pairs of positions, for every lag up to the largest in each direction."""
+    """Return the sum of products of values over all pairs of positions, for every lag up to the largest one."""
     shape = [fft.next_fast_len(n + _LARGEST_LAG, real=True) for n in values.shape]
     power = np.abs(fft.rfft2(values, shape)) ** 2
     products = fft.irfft2(power, shape)

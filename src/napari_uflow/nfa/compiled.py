@@ -1,4 +1,4 @@
-"""The one way in which this package compiles a function with numba."""
+"""Compilation with numba."""
 
 from collections.abc import Callable
 from typing import TypeVar, cast
@@ -11,12 +11,12 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def compiled(function: _Function) -> _Function:
-    """Compile a function at its first call, without the interpreter lock, and keep the machine code on disk.
+    """Compile a function at its first call, without the interpreter lock, and cache the machine code on disk.
 
     Parameters
     ----------
-    function
-        A module-level function in the part of Python that numba's ``njit`` takes.
+    function : callable
+        Module-level function in the subset of Python that numba's ``njit`` supports.
 
     Returns
     -------
@@ -25,8 +25,8 @@ def compiled(function: _Function) -> _Function:
 
     Notes
     -----
-    numba raises RuntimeError at decoration, so at import, when neither the package's folder nor the user's cache folder
-    can be written; then the function is compiled once per process.
+    numba raises RuntimeError at decoration, hence at import, if neither the package's folder nor the user's cache
+    folder is writable; the function is then compiled once per process.
     """
     try:
         return cast(_Function, numba.njit(cache=True, nogil=True)(function))

@@ -1,25 +1,25 @@
-"""The guarantee: what a nominal number of false alarms is worth on fields that were held out.
+"""Conformal guarantee of the number of false alarms on held-out specimens.
 
-The region test gives a *nominal* NFA: true where the tails fit, the correlation is what it was taken for, and new
-images vary as the held-out ones do. Conformal risk control turns it into a guarantee that needs none of that, only
-that the next field is exchangeable with the held-out ones. Let N_i(t) be the false alarms per image of held-out specimen
-i when regions of nominal log10 NFA <= t are reported. With the loss bounded by B, the rule "report below the largest t
-with
+The region test gives a *nominal* NFA: correct if the tails fit, the correlation is estimated well, and new images vary
+as the held-out ones do. Conformal risk control turns it into a guarantee that requires only that the next specimen is
+exchangeable with the held-out ones. Let N_i(t) be the false alarms per image of held-out specimen i if regions of
+nominal log10 NFA <= t are reported. With the loss bounded by B, the rule "report below the largest t with
 
     (sum_i min(N_i(t), B) + B) / (n + 1) <= epsilon"
 
-has an expected loss of at most epsilon in the next field, whatever the distribution and for every n (an average over
-the draw of the held-out specimens too), where all fields are scored alike. Here a held-out specimen is scored with tails of
-the other ones and a new field with tails of all of them; with few fields this is an approximation.
+has an expected loss of at most epsilon in the next specimen, for every distribution and every n (an average over the
+draw of the held-out specimens too), if all specimens are scored alike. Here a held-out specimen is scored with tails of
+the others and a new one with tails of all of them; with few specimens this is an approximation.
 
 For small epsilon B is 1: the guarantee is then about the probability of any false alarm in an image. For larger epsilon
-B is epsilon times sqrt(n + 1), or 3 if that is more: more false alarms in one image than that count as so many. The
-smallest epsilon that n fields can guarantee is 1 / (n + 1), and fewer than 3 fields guarantee nothing. Below it the nominal
-law is trusted, and never more than that.
+B is epsilon times sqrt(n + 1), or times 3 if that is more; more false alarms in one image count as B. The smallest
+epsilon that n specimens can guarantee is 1 / (n + 1), and fewer than 3 specimens guarantee nothing. Below that epsilon
+the nominal law is used, and never a more permissive one.
 
 References
 ----------
-Angelopoulos, Bates, Fisch, Lei, Schuster (2022), Conformal risk control, arXiv 2208.02814.
+Angelopoulos, A. N., Bates, S., Fisch, A., Lei, L., Schuster, T. (2022). Conformal risk control. arXiv:2208.02814.
+doi:10.48550/arXiv.2208.02814 (Theorem 1).
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from numpy.typing import NDArray
 
 __all__ = ["HIGHEST", "ConformalOffset", "HeldOutSpecimen", "counts_images", "specimens_needed"]
 
-# The loss of a field is bounded by 1, or by this many times epsilon where that is more; with more fields, by more.
+# The loss of a specimen is bounded by 1, or by this many times epsilon if that is more; with more specimens, by more.
 _LEAST_BOUND = 3.0
-# Of two fields each is scored with the tails of a single one.
+# With two specimens each would be scored with the tails of a single one.
 _FEWEST_SPECIMENS = 3
-# A guarantee holds at its own number, whatever rounding to float32 a map goes through.
+# A guarantee holds at its own number after rounding of the map to float32.
 _ROUNDING = 1e-6
-# Nominal log10 NFA above this is no region at all.
+# Regions of higher nominal log10 NFA are ignored.
 HIGHEST = 3.0
 _JUST_BELOW = 1e-9
-# Values between two thresholds of the guarantee keep their order by this much of a decade at most.
+# Largest difference, in decades, by which values between two thresholds of the guarantee keep their order.
 _ORDER = 0.002
-# log10 of the largest number of false alarms that the guarantee is worked out for.
+# log10 of the largest number of false alarms in the curve of guarantees.
 _MOST_GUARANTEED = 2
 
 
 @dataclass(frozen=True)
 class HeldOutSpecimen:
-    """What the region test says of one held-out specimen.
+    """False alarms of the region test in one held-out specimen.
 
     Attributes
     ----------
     name : str
-        Name of the field.
+        Name of the specimen.
     images : tuple of tuple of float
-        For each image, in increasing order, the nominal log10 NFA from which it has one, two, three ... reported
-        regions (see :func:`~napari_uflow.nfa.segment.count_thresholds`).
+        For each image, in increasing order, the nominal log10 NFA from which one, two, three ... regions are reported
+        (see :func:`~napari_uflow.nfa.labelling.count_thresholds`).
     """
 
     name: str
@@ -69,12 +69,24 @@ class HeldOutSpecimen:
 
 @dataclass(frozen=True)
 class ConformalOffset:
-    """Turns nominal numbers of false alarms into guaranteed ones.
+    """Map from nominal to guaranteed numbers of false alarms.
 
     Attributes
     ----------
-    fields : tuple of HeldOutSpecimen
-        The fields that were held out; none of them may have shaped the tails that its own regions were tested with.
+    specimens : tuple of HeldOutSpecimen
+        Held-out specimens; each must have been tested with tails that were not fitted to it.
+
+    Examples
+    --------
+    Four specimens, one of which has a region of nominal log10 NFA -1, guarantee 1 / 5 or more:
+
+    >>> import numpy as np
+    >>> clean = [HeldOutSpecimen(name, ((),)) for name in "abc"]
+    >>> offset = ConformalOffset((*clean, HeldOutSpecimen("d", ((-1.0,),))))
+    >>> offset.smallest_guaranteed
+    0.2
+    >>> round(offset.threshold(0.2), 3)
+    -1.0
     """
 
     specimens: tuple[HeldOutSpecimen, ...] = ()
@@ -86,7 +98,7 @@ class ConformalOffset:
 
     @property
     def smallest_guaranteed(self) -> float:
-        """Smallest number of false alarms that this many fields can guarantee; infinite for fewer than 3 fields."""
+        """Smallest number of false alarms that can be guaranteed, 1 / (n + 1); infinite for fewer than 3 specimens."""
         return 1.0 / (self.n_specimens + 1) if self.n_specimens >= _FEWEST_SPECIMENS else math.inf
 
     def threshold(self, false_alarms: float) -> float:
@@ -100,8 +112,8 @@ class ConformalOffset:
         Returns
         -------
         float
-            At most 3. Where the fields are too few for a guarantee: log10 of `false_alarms` itself, or as many decades
-            below the strictest threshold that they do guarantee as `false_alarms` is below its number.
+            At most 3. With too few specimens for a guarantee: log10 of `false_alarms` itself, or as many decades below
+            the strictest guaranteed threshold as `false_alarms` is below the smallest guaranteed number.
         """
         log10_epsilon = math.log10(false_alarms)
         if not self.n_specimens:
@@ -115,7 +127,7 @@ class ConformalOffset:
 
     @cached_property
     def _edges(self) -> NDArray[np.float64]:
-        """Thresholds worth a look, (k,), increasing: just below each region of the held-out specimens, and the highest."""
+        """Candidate thresholds (k,), increasing: just below each region of the held-out specimens, and the highest."""
         values = np.unique([value for specimen in self.specimens for image in specimen.images for value in image])
         return np.append(values - _JUST_BELOW, HIGHEST)
 
@@ -130,19 +142,19 @@ class ConformalOffset:
 
     @cached_property
     def _weights(self) -> NDArray[np.float64]:
-        """Weight of each image, (images,): those of a field weigh 1 together."""
+        """Weight of each image, (images,); those of a specimen sum to 1."""
         return np.array([1 / len(specimen.images) for specimen in self.specimens for _ in specimen.images])
 
     def _loss(self, counts: NDArray[np.int16], bound: float) -> NDArray[np.float64]:
-        """Sum over the fields of the mean number of false alarms, each at most `bound`; counts are (..., images)."""
+        """Return the sum over specimens of the mean of min(counts, bound); counts are (..., images)."""
         loss: NDArray[np.float64] = np.minimum(counts, bound) @ self._weights
         return loss
 
     def _certified(self, false_alarms: float) -> float:
-        """Largest nominal threshold whose guaranteed number is at most `false_alarms`."""
+        """Return the largest nominal threshold whose guaranteed number is at most `false_alarms`."""
         bound = _bound(false_alarms, self.n_specimens)
         allowed = false_alarms * (1 + 1e-9) * (self.n_specimens + 1) - bound
-        # The loss never falls with the threshold; the first edge lies below every region.
+        # The loss never decreases with the threshold; the first edge lies below every region.
         low, high = 0, len(self._edges)
         while high - low > 1:
             middle = (low + high) // 2
@@ -153,7 +165,7 @@ class ConformalOffset:
         return float(self._edges[low])
 
     def guaranteed(self, log10_nfa: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Turn nominal values into guaranteed ones, so that a threshold on the result keeps its guarantee.
+        """Convert nominal values to guaranteed ones, so that a threshold on the result is guaranteed.
 
         Parameters
         ----------
@@ -163,10 +175,10 @@ class ConformalOffset:
         Returns
         -------
         (...) array, float64
-            log10 of the smallest number of false alarms at which a region of this value is reported: exact where a
-            guarantee is about images (see :func:`counts_images`), in steps of 0.01 elsewhere (from 1e-6 to 100).
-            Values that are reported together keep their order, within 0.002 below that number (0.5 %), and never at or
-            below the next smaller one.
+            log10 of the smallest number of false alarms at which a region of this value is reported: exact if the
+            guarantee is about images (see :func:`counts_images`), otherwise in steps of 0.01 (from 1e-6 to 100). Values
+            that are reported together keep their order, within 0.002 below that number (0.5 %), and above the next
+            smaller one.
         """
         values = np.asarray(log10_nfa, dtype=np.float64)
         if not self.n_specimens:
@@ -176,7 +188,7 @@ class ConformalOffset:
         step = np.diff(nominal, prepend=-np.inf)[at]
         room = np.minimum(_ORDER, 0.5 * np.diff(guarantee, prepend=-np.inf)[at])
         inside = guarantee[at] - np.minimum(_ROUNDING, room) - room * np.clip((nominal[at] - values) / step, 0.0, 1.0)
-        # Far below a decade is a decade; above the highest threshold nothing is ever reported.
+        # Far below, a decade stays a decade; above the highest threshold no region is reported.
         inside = inside + np.minimum(values - nominal[0], 0.0)
         guaranteed: NDArray[np.float64] = np.where(
             values > nominal[-1], _MOST_GUARANTEED + values - nominal[-1], inside
@@ -185,9 +197,9 @@ class ConformalOffset:
 
     @cached_property
     def _curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Nominal thresholds, strictly increasing, and the smallest guarantee (log10) that each of them keeps."""
+        """Nominal thresholds (k,), strictly increasing, and the smallest guaranteed number (log10) of each."""
         grid = np.round(np.arange(-600, 100 * _MOST_GUARANTEED + 1) / 100, 2)
-        # Where the bound is 1 the guarantee jumps where another held-out image gets a false alarm.
+        # With a bound of 1 the guarantee jumps at each further held-out image with a false alarm.
         jumps = np.log10((np.unique(self._loss(self._counts, 1.0)) + 1.0) / (self.n_specimens + 1))
         guarantee = np.unique(np.append(grid, jumps[jumps < _MOST_GUARANTEED]))
         nominal = np.maximum.accumulate([self.threshold(10.0**p) for p in guarantee])
@@ -195,11 +207,11 @@ class ConformalOffset:
         return nominal, guarantee[first]
 
     def observed(self, false_alarms: float) -> float:
-        """Return the false alarms per image on the held-out specimens at the guaranteed threshold; NaN without fields."""
+        """Return the false alarms per held-out image at the guaranteed threshold; NaN without specimens."""
         return self._observed_at(self.threshold(false_alarms))
 
     def nominally_observed(self, false_alarms: float) -> float:
-        """Return the same at the nominal threshold, where nothing was guaranteed."""
+        """Return the false alarms per held-out image at the nominal threshold; NaN without specimens."""
         return self._observed_at(math.log10(false_alarms))
 
     def _observed_at(self, log10_t: float) -> float:
@@ -214,17 +226,23 @@ class ConformalOffset:
 
     @classmethod
     def from_list(cls, specimens: Sequence[Mapping[str, Any]]) -> Self:
-        """Make an offset from what :meth:`to_list` returned."""
+        """Return the offset from the values of :meth:`to_list`."""
         return cls(tuple(HeldOutSpecimen(f["name"], tuple(tuple(p) for p in f["images"])) for f in specimens))
 
 
 def specimens_needed(false_alarms: float) -> int:
-    """Return how many independent held-out specimens a guarantee of so many false alarms per image needs."""
+    """Return the number of held-out specimens required to guarantee a number of false alarms per image.
+
+    Examples
+    --------
+    >>> [specimens_needed(epsilon) for epsilon in (1.0, 0.1, 0.01)]
+    [3, 9, 99]
+    """
     return max(_FEWEST_SPECIMENS, math.ceil(max(1.0, _LEAST_BOUND * false_alarms) / false_alarms - 1 - 1e-9))
 
 
 def counts_images(false_alarms: float, n_specimens: int) -> bool:
-    """Whether a guarantee is about the part of images with any false alarm, and not about their mean number."""
+    """Return True if a guarantee bounds the fraction of images with any false alarm, False if their mean number."""
     return _bound(false_alarms, n_specimens) == 1.0
 
 

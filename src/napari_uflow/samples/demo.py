@@ -1,4 +1,4 @@
-"""The demonstration: the whole way from normal images to a table, on the built-in sample, offline."""
+"""Demonstration on the built-in sample: from normal images to a table, offline."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ _SHAPE = (256, 256)
 _N_TRAIN = 72
 _N_TEST_GOOD = 12
 _N_TEST_DEFECTIVE = 18
-# Fibres as from a turning drum, with evident defects: fields of random fibres are too varied for a flow that has seen
-# three minutes of training.
+# Aligned fibres, as spun onto a rotating drum, with obvious defects: images of randomly oriented fibres are too varied
+# for a flow after three minutes of training.
 _DRAWING = {"aligned": True, "diameter_px": 5.0, "severity": (0.8, 1.0)}
-# No mirrored copies: they would have another direction. Chosen so that the demo takes less than three minutes on two
-# CPU cores.
+# No mirrored copies, which would have another direction. The demo takes less than three minutes on two CPU cores.
 _TRAINING = {"steps": 80, "batch_size": 6, "augmentations": 1, "check_every": 25, "holdout": 0.25}
 
 
 def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any]) -> int:
-    """Write the sample, train, detect, evaluate, and write everything that a user would want to see.
+    """Write the sample, train, detect, evaluate, and write model, maps, tables and an overview.
 
     Parameters
     ----------
     output : Path
         Folder to write to.
     seed : int
-        Number of the sample data set.
+        Seed of the sample data set.
     device : str
         As in :func:`~napari_uflow.training.train.train_steps`.
     run : callable
@@ -66,7 +65,7 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any])
     model = run(train_steps(regions, ModelConfig(), training, device=device))
     save_model(output / "model.safetensors", model)
 
-    # Read back what was written: the demo shows what a user's own model file will do.
+    # The demo continues with the model file, as a user would.
     model = load_model(output / "model.safetensors")
     result: EvaluationRun = run(evaluate_steps(model, find_test_images(data), DetectionConfig(), device=device))
     found = output / "found"
@@ -89,7 +88,7 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any])
     print(f"{'image AUROC, ranked by NFA':<40}{result.image_auroc_nfa:>9.3f}")
     print(f"false alarms: {result.images[0].detection.guarantee.text()}")
     print()
-    print(f"look at   {output / 'overview.png'}")
+    print(f"overview  {output / 'overview.png'}")
     print(f"model     {output / 'model.safetensors'}")
     print(f"maps      {found}{'/'}*_heatmap.tif, *_log10_nfa.tif, *_labels.tif")
     print(f"regions   {output / 'regions.csv'}")

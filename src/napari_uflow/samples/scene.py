@@ -95,15 +95,15 @@ def make_scene(rng: Rng, shape: tuple[int, int], diameter: float, aligned: bool)
     reach = 0.5 * math.hypot(*shape) + 2.0
     n_entries = int(2 * reach * STEPS) + 1
     diameter = diameter * float(rng.uniform(0.92, 1.08))
-    main_angle, spread = float(rng.uniform(0, math.pi)), float(rng.choice([0.45, 0.8, 10.0]))
+    main_angle, angle_sd = float(rng.uniform(0, math.pi)), float(rng.choice([0.45, 0.8, 10.0]))
     wave = float(rng.uniform(0.1, 1.0)) ** 1.5 * 0.9
     if aligned:
-        main_angle, spread, wave = _DRUM_ANGLE, _DRUM_SD, _DRUM_WAVE
+        main_angle, angle_sd, wave = _DRUM_ANGLE, _DRUM_SD, _DRUM_WAVE
     fibres: list[Fibre] = []
     pairs: list[tuple[int, int]] = []
     for layer, cover in enumerate(_COVERS):
         for i in range(max(3, round(cover * 2 * reach / diameter))):
-            angle = main_angle + spread * float(rng.standard_normal())
+            angle = main_angle + angle_sd * float(rng.standard_normal())
             offset = rng.uniform(-reach, reach) + wave * _wander(rng, n_entries, diameter)
             fibres.append(_fibre(rng, layer, angle, offset, diameter))
             # companions run beside it and sometimes cross it at a small angle

@@ -31,6 +31,7 @@ NOT_AS_WRITTEN = (LookupError, TypeError, AttributeError, ValueError, ConfigErro
 """Raised for an entry of a card that is missing, or that has another type or value than any that is written."""
 
 # Names and values of format 1 that format 2 calls otherwise.
+_RENAMED_IN_MAPS = {"n_fields": "n_specimens", "median_spread": "median_sd"}
 _RENAMED_TRAINING = {"field_pattern": "specimen_pattern", "views": "augmentations"}
 _RENAMED_BORDERS = {"keep": "reflect", "hold": "replicate"}
 _RENAMED_IN_RECORD = {
@@ -254,7 +255,7 @@ def _upgraded(card: Mapping[str, Any]) -> dict[str, Any]:
     if calibration is not None:
         calibration = _renamed(calibration, {"fields": "specimens"})
         calibration["specimens"] = [_renamed(item, {"pictures": "images"}) for item in calibration["specimens"]]
-        calibration["maps"] = [_renamed(item, {"n_fields": "n_specimens"}) for item in calibration["maps"]]
+        calibration["maps"] = [_renamed(item, _RENAMED_IN_MAPS) for item in calibration["maps"]]
     return {
         **card,
         "model": model,

@@ -81,4 +81,12 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         calibration = None if card.calibration is None else Calibration.from_dict(card.calibration)
     except NOT_AS_WRITTEN as error:
         raise damaged(path, error) from error
-    return TrainedModel(card.model, card.training, card.intensity, state, calibration, card.history, card.record)
+    return TrainedModel(
+        config=card.model,
+        training=card.training,
+        intensity=card.intensity,
+        state=state,
+        calibration=calibration,
+        history=card.history,
+        record=card.record,
+    )

@@ -1,4 +1,4 @@
-"""Regions as GeoJSON, as QuPath reads them: File > Import objects from file."""
+"""Write regions as GeoJSON for QuPath (File > Import objects from file)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from napari_uflow.store.files import atomic_path
 __all__ = ["outline", "write_geojson"]
 
 Ring = list[list[int]]
-"""Corners [x, y] of a closed line, the first one repeated at the end."""
+"""Corners [x, y] of a closed line; the last one is the first."""
 
 _CLASS = "Anomaly"
 
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
-"""Right, down, left, up in x and y; going so along a side of a pixel of the region, the pixel is on the right."""
+"""Right, down, left, up in x and y; a step along the border has the pixel of the region on its right."""
 
 _PIXEL_OF_SIDE = ((0, 0), (0, -1), (-1, -1), (-1, 0))
-"""Row and column of that pixel, seen from the corner where the step begins."""
+"""Row and column of that pixel relative to the corner where the step begins."""
 
 
 def write_geojson(
@@ -39,34 +39,34 @@ def write_geojson(
     *,
     classification: str = _CLASS,
 ) -> None:
-    """Write the regions of one or many planes to one GeoJSON file, as a whole or not at all.
+    """Write the regions of one or many planes to one GeoJSON file, completely or not at all.
 
-    Each region is an annotation whose outline runs along the borders of its pixels; (0, 0) is the upper left corner of
-    the image, x goes right and y down, in pixels, which is how QuPath counts. Measurements are the area, log10 NFA,
-    and peak and mean score.
+    Each region is an annotation whose outline follows the borders of its pixels, in the coordinates of QuPath: pixels
+    from the upper left corner of the image, x to the right and y down. Measurements are area, log10 NFA, and peak and
+    mean score.
 
     Parameters
     ----------
     path : path-like
-        Customary ending: ``.geojson``. A file that exists is replaced.
+        File to write, usually ``.geojson``; an existing one is replaced.
     detections : iterable of Detection
-        What was found.
+        Detections whose regions are written.
     places : iterable of mapping, optional
-        Where each plane lies in its stack: its position on "z" and "t", and the "row" and "col" of its first pixel
-        where it is a part of an image; from 0, and 0 where it is not named.
+        Position of each plane: "z" and "t" in its stack, "row" and "col" of its first pixel in the image; from 0, the
+        default for each.
     classification : str
-        Name of the class of all regions.
+        Class of all regions.
 
     Raises
     ------
     ConfigError
-        If there are not as many places as detections.
+        If the numbers of places and detections differ.
     UFlowError
         If the file cannot be written.
 
     References
     ----------
-    Butler et al. (2016), The GeoJSON Format, RFC 7946, doi 10.17487/RFC7946.
+    Butler, H., et al. (2016). The GeoJSON Format. RFC 7946. doi:10.17487/RFC7946
     """
     found = list(detections)
     at: list[Mapping[str, int]] = [{} for _ in found] if places is None else list(places)
@@ -96,7 +96,7 @@ def _feature(
         if len(polygons) == 1
         else {"type": "MultiPolygon", "coordinates": polygons}
     )
-    if place["z"] or place["t"]:  # a member that QuPath adds; without it, the first plane is meant
+    if place["z"] or place["t"]:  # extension of QuPath; the default is the first plane
         geometry["plane"] = {"c": -1, "z": place["z"], "t": place["t"]}
     return {
         "type": "Feature",
@@ -118,7 +118,7 @@ def _measurements(detection: Detection, row: Mapping[str, int | float]) -> dict[
         "Peak score": row["peak_score"],
         "Mean score": row["mean_score"],
     }
-    # JSON knows no NaN, and float32 would be written with digits that mean nothing
+    # JSON has no NaN, and float32 would be written with insignificant digits
     return {name: float(f"{value:.6g}") for name, value in values.items() if math.isfinite(value)}
 
 
@@ -128,20 +128,26 @@ def outline(mask: ArrayLike, row: int = 0, col: int = 0) -> list[list[Ring]]:
     Parameters
     ----------
     mask : (M, N) array, bool
-        True inside.
+        True inside the region.
     row, col : int
-        Where the mask lies in the image.
+        Position of the mask in the image.
 
     Returns
     -------
     list of polygons
-        One for each part that hangs together by sides of pixels. A polygon is a list of rings: first its outer border,
-        then its holes. A ring is a list of corners [x, y] whose last one is the first; no other corner comes twice,
-        and only the first may lie on a straight line. Outer borders have a positive area (the sum of x dy - y dx, over
-        2), holes a negative one. Rings touch in corners only.
+        One per 4-connected part. A polygon is a list of rings: first its outer border, then its holes. A ring is a list
+        of corners [x, y] whose last one is the first; no other corner is repeated, and only the first may lie on a
+        straight line. Outer borders have a positive area (half the sum of x dy - y dx), holes a negative one. Rings
+        touch in corners only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> outline(np.array([[False, False, False], [False, True, True], [False, False, False]]))
+    [[[[1, 1], [3, 1], [3, 2], [1, 2], [1, 1]]]]
     """
     inside = np.pad(np.asarray(mask, dtype=bool), 1)
-    part, n_parts = ndimage.label(inside)  # parts that touch in a corner only are different polygons
+    part, n_parts = ndimage.label(inside)  # parts that touch in a corner only are separate polygons
     sides = _sides(inside)
     polygons: list[list[Ring]] = [[] for _ in range(n_parts)]
     while sides:
@@ -156,9 +162,9 @@ def outline(mask: ArrayLike, row: int = 0, col: int = 0) -> list[list[Ring]]:
 
 
 def _sides(inside: NDArray[np.bool_]) -> dict[tuple[int, int], list[int]]:
-    """Return the steps along the border that begin in each corner (x, y)."""
+    """Return the steps along the border that begin at each corner (x, y)."""
     sides: dict[tuple[int, int], list[int]] = {}
-    # the neighbour across the side above, right, below and left of a pixel, and the corner where the step begins
+    # neighbours across the side above, right, below and left of a pixel, and the corner where the step begins
     for step, (axis, shift, y, x) in enumerate(((0, 1, 0, 0), (1, -1, 0, 1), (0, -1, 1, 1), (1, 1, 1, 0))):
         rows, cols = np.nonzero(inside & ~np.roll(inside, shift, axis))
         for corner in zip((cols + x).tolist(), (rows + y).tolist(), strict=True):
@@ -167,12 +173,12 @@ def _sides(inside: NDArray[np.bool_]) -> dict[tuple[int, int], list[int]]:
 
 
 def _walk(sides: dict[tuple[int, int], list[int]], start: tuple[int, int]) -> list[tuple[int, int]]:
-    """Follow the border from a corner back to it, and take its steps away; return the corners, the first one twice."""
+    """Follow the border from a corner back to it and remove its steps; return the corners, closed."""
     corners = [start]
     here, last = start, None
     while here != start or last is None:
         steps = sides[here]
-        # where two pixels touch in a corner, turning right stays with the pixel
+        # at a corner that two pixels share, a right turn stays with the pixel
         step = steps[0] if last is None or len(steps) == 1 else (last + 1) % 4
         steps.remove(step)
         if not steps:
@@ -184,7 +190,7 @@ def _walk(sides: dict[tuple[int, int], list[int]], start: tuple[int, int]) -> li
 
 
 def _simple_rings(corners: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Split a closed line where it comes to a corner again: a ring must not touch itself."""
+    """Split a closed line at repeated corners: a ring must not touch itself."""
     rings: list[list[tuple[int, int]]] = []
     path: list[tuple[int, int]] = []
     place: dict[tuple[int, int], int] = {}
@@ -202,7 +208,7 @@ def _simple_rings(corners: list[tuple[int, int]]) -> list[list[tuple[int, int]]]
 
 
 def _without_straight(ring: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Leave out the corners where the line goes straight on; the ends stay."""
+    """Remove corners on straight lines; the ends are kept."""
     kept = [
         here
         for before, here, after in zip(ring, ring[1:], ring[2:], strict=False)

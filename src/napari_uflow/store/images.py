@@ -81,8 +81,8 @@ def read_planes(
     """Open a file and return its planes; pixels of TIFF files and zarr folders are read on demand.
 
     Uncompressed TIFF files are mapped into memory; of compressed ones only the required strips or tiles are decoded, of
-    zarr only the chunks. PNG, JPEG and BMP files are read completely. A slide or an OME-Zarr image with several sizes is
-    opened at the largest one; an OME file with several images gives all of them.
+    zarr only the chunks. PNG, JPEG and BMP files are read completely. A slide or an OME-Zarr image with several sizes
+    is opened at the largest one; an OME file with several images gives all of them.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Folders that zarr wrote: images with the metadata of OME-Zarr (OME-NGFF 0.1 to 0.5), and plain arrays."""
+"""Read zarr folders: images with OME-Zarr metadata (OME-NGFF 0.1 to 0.5), and plain arrays."""
 
 import json
 import lzma
@@ -20,7 +20,7 @@ from napari_uflow.store.units import normal_unit
 __all__ = ["is_zarr", "read_zarr"]
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray")
-"""Files of which a group or array has one."""
+"""Metadata files; a group or array has one of them."""
 
 _DAMAGE = (
     OSError,
@@ -33,22 +33,22 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
 )
-"""What zarr and its codecs raise for metadata and chunks that are damaged or unknown."""
+"""Exceptions of zarr and its codecs for damaged or unknown metadata and chunks."""
 
 _KNOWN_AXES = "TCZYX"
-"""In the order that the first versions of OME-Zarr had always."""
+"""Axes in the fixed order of the first versions of OME-Zarr."""
 
 _FREE_LETTERS = "QRPUVW"
-"""Stand for other axes."""
+"""Letters for other axes."""
 
 _N_NAMED = 5
-"""Parts of a group that a message names."""
+"""Most parts of a group that a message lists."""
 
 _Channels = int | str | Sequence[int | str] | None
 
 
 def is_zarr(path: Path) -> bool:
-    """Return whether a folder is, or by its name is meant to be, a group or an array of zarr."""
+    """Return True for a folder that is a zarr group or array, or has the ending of one."""
     return os.path.isdir(path) and (path.suffix.lower() == ".zarr" or _has_marks(path))
 
 
@@ -57,32 +57,32 @@ def _has_marks(path: Path) -> bool:
 
 
 def read_zarr(path: Path, *, name: str, channels: _Channels = None, axes: str | None = None) -> list[Plane]:
-    """Open a folder that zarr wrote and return its planes; of the pixels, only the chunks that are needed are read.
+    """Open a zarr folder and return its planes; only the required chunks of pixels are read.
 
-    Of an image with several sizes the first one is taken, which is the finest; of a folder as bioformats2raw writes
-    it, all images. Chunks that are not there have the array's fill value.
+    An image with several sizes is opened at the first, the finest one; a folder of bioformats2raw gives all its images.
+    Missing chunks have the array's fill value.
 
     Parameters
     ----------
     path : Path
         Folder of an image, of an array, or of several images.
     name : str
-        Name of the image; where there are several, their names in the folder are added.
+        Name of the image; of several images, their names in the folder are appended.
     channels : int, str, sequence of them, or None
-        As in `planes_of`; the names are the labels in the OME metadata, where every channel has one of its own.
+        As in :func:`~napari_uflow.planes_of`; names are the labels in the OME metadata, if they are unique.
     axes : str or None
-        One letter for each axis, in place of what the metadata say.
+        One letter per axis, in place of the axes in the metadata.
 
     Returns
     -------
     list of Plane
-        The pixel size is the product of all scales that the metadata give, in `unit`: "um" for every way to write it.
+        Planes; the pixel size is the product of all scales in the metadata, `unit` is "um" for all spellings.
 
     Raises
     ------
     ImageError
-        If zarr is not installed; the folder is a plate, a well, or holds no image; it is damaged; or it does not fit
-        `channels` or `axes`.
+        If zarr is not installed; the folder is a plate, a well, or contains no image; it is damaged; or it does not
+        fit `channels` or `axes`.
     """
     node = _node(path)
     _refuse_plates(node)
@@ -105,20 +105,20 @@ def read_zarr(path: Path, *, name: str, channels: _Channels = None, axes: str | 
 
 @dataclass(frozen=True)
 class _Node:
-    """A group or an array, as its metadata describe it.
+    """Metadata of a group or an array.
 
     Attributes
     ----------
     path : Path
-        Its folder.
+        Folder.
     zarr_format : int
-        2 or 3.
+        Version of the format, 2 or 3.
     is_array : bool
         False for a group.
     ome : mapping
-        What the OME metadata say: the attributes, or in version 0.5 those under "ome".
+        OME metadata: the attributes, or in version 0.5 those under "ome".
     dimension_names : str or None
-        One letter for each axis of an array that names its axes so.
+        One letter per axis, if the array names its axes.
     """
 
     path: Path
@@ -151,17 +151,21 @@ def _metadata(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ImageError(f"'{path}' cannot be read; it is damaged, copy the image again ({error})") from error
     if not isinstance(metadata, dict):
-        raise ImageError(f"'{path}' is damaged: it holds no metadata; copy the image again")
+        raise ImageError(f"'{path}' is damaged: it contains no metadata; copy the image again")
     return metadata
 
 
 def _refuse_plates(node: _Node) -> None:
     if "plate" in node.ome:
-        field = node.path / _first_path(node.ome["plate"], "wells", "A/1") / "0"
-        raise ImageError(f"'{node.path}' is a plate of many wells; give the image of one field, such as '{field}'")
+        position = node.path / _first_path(node.ome["plate"], "wells", "A/1") / "0"
+        raise ImageError(
+            f"'{node.path}' is a plate of many wells; give the image of one position, such as '{position}'"
+        )
     if "well" in node.ome:
-        field = node.path / _first_path(node.ome["well"], "images", "0")
-        raise ImageError(f"'{node.path}' is a well of a plate; give the image of one of its fields, such as '{field}'")
+        position = node.path / _first_path(node.ome["well"], "images", "0")
+        raise ImageError(
+            f"'{node.path}' is a well of a plate; give the image of one of its positions, such as '{position}'"
+        )
 
 
 def _first_path(metadata: Any, key: str, default: str) -> str:
@@ -172,7 +176,7 @@ def _first_path(metadata: Any, key: str, default: str) -> str:
 
 
 def _series(node: _Node) -> list[str]:
-    """Return the names of the images in a folder of bioformats2raw: those it lists, or else 0, 1 and so on."""
+    """Return the names of the images in a folder of bioformats2raw: those it lists, or 0, 1 and so on."""
     listed = _node(node.path / "OME").ome.get("series") if _has_marks(node.path / "OME") else None
     if isinstance(listed, list) and listed:
         return [str(part).strip("/") for part in listed]
@@ -187,10 +191,10 @@ def _series(node: _Node) -> list[str]:
 def _no_image(node: _Node) -> str:
     parts = sorted(p.name for p in node.path.iterdir() if _has_marks(p))
     if not parts:
-        return f"'{node.path}' holds no image: it is a zarr group with nothing in it; copy or convert it again"
+        return f"'{node.path}' contains no image: the zarr group is empty; copy or convert it again"
     named = ", ".join(parts[:_N_NAMED]) + (", ..." if len(parts) > _N_NAMED else "")
     return (
-        f"'{node.path}' has no OME metadata that tell which image it is; give one of those in it ({named}), such as "
+        f"'{node.path}' has no OME metadata of an image; give one of the images in it ({named}), such as "
         f"'{node.path / parts[0]}'"
     )
 
@@ -212,7 +216,7 @@ def _planes_of_image(node: _Node, channels: _Channels, axes: str | None, *, name
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ImageError(f"the OME metadata of '{node.path}' are damaged; copy or convert the image again") from error
     if not _has_marks(place):
-        raise ImageError(f"'{place}' is not there, but the metadata of '{node.path}' name it; copy the image again")
+        raise ImageError(f"'{place}', listed in the metadata of '{node.path}', is missing; copy the image again")
     data = _opened(_node(place))
     if axes is None:
         axes = _letters(own_axes, version, len(data.shape), node.path)
@@ -232,25 +236,25 @@ def _planes_of_image(node: _Node, channels: _Channels, axes: str | None, *, name
 
 
 def _letters(own_axes: Sequence[Any], version: Any, n_axes: int, path: Path) -> str | None:
-    """Return one letter for each axis; None where the metadata do not name them."""
+    """Return one letter per axis; None if the metadata do not name them."""
     if not own_axes:
         return _KNOWN_AXES if n_axes == len(_KNOWN_AXES) and version in (None, "0.1", "0.2", "0.3") else None
     letters: list[str] = []
-    strange: list[str] = []
+    unknown: list[str] = []
     for axis in own_axes:
         given, kind = (axis.get("name"), axis.get("type")) if isinstance(axis, dict) else (axis, None)
         letter = str(given).upper()
         if letter not in tuple(_KNOWN_AXES):
             letter = {"time": "T", "channel": "C"}.get(str(kind), "")
         if not letter:
-            letter = _FREE_LETTERS[len(strange) % len(_FREE_LETTERS)]
-            strange.append(str(given))
+            letter = _FREE_LETTERS[len(unknown) % len(_FREE_LETTERS)]
+            unknown.append(str(given))
         letters.append(letter)
-    if strange:
+    if unknown:
         raise ImageError(
-            f"'{path}' has axes that are not known ({', '.join(strange)}); say what they are with axes=, a letter for "
-            f"each, such as axes='{''.join(letters)}' (T time, Z depth, C channels, Y rows, X columns, other letters "
-            f"for separate planes)"
+            f"'{path}' has unknown axes ({', '.join(unknown)}); name them with axes=, one letter each, such as "
+            f"axes='{''.join(letters)}' (T time, Z depth, C channels, Y rows, X columns, other letters for separate "
+            f"planes)"
         )
     return "".join(letters)
 
@@ -258,7 +262,7 @@ def _letters(own_axes: Sequence[Any], version: Any, n_axes: int, path: Path) -> 
 def _calibration(
     scales: Sequence[Any], own_axes: Sequence[Any], axes: str | None
 ) -> tuple[tuple[float, float] | None, str | None]:
-    """Return pixel size and unit; None for both where the metadata do not tell one of them."""
+    """Return pixel size and unit; None for both if the metadata lack one of them."""
     if axes is None or not {"Y", "X"} <= set(axes) or len(own_axes) != len(axes):
         return None, None
     if not scales or not all(isinstance(scale, list) and len(scale) == len(axes) for scale in scales):
@@ -278,7 +282,7 @@ def _number(value: Any) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Pixels:
-    """An array of zarr whose damaged chunks raise an `ImageError`; basic slices read the chunks they touch."""
+    """Zarr array whose damaged chunks raise an `ImageError`; basic slices read the chunks they touch."""
 
     array: Any
     path: Path
@@ -303,16 +307,16 @@ def _opened(node: _Node) -> _Pixels:
     try:
         import zarr
     except ImportError as error:
-        raise ImageError(f"'{node.path}' takes the package zarr: pip install napari-uflow[zarr]") from error
+        raise ImageError(f"'{node.path}' requires the package zarr: pip install napari-uflow[zarr]") from error
     is_old = int(zarr.__version__.split(".")[0]) < 3
     if is_old and node.zarr_format == 3:
-        raise ImageError(f"'{node.path}' is of zarr's format 3, which takes a newer zarr: pip install --upgrade zarr")
-    # Said, because a folder may hold the metadata of both formats.
+        raise ImageError(f"'{node.path}' has zarr format 3, which requires a newer zarr: pip install --upgrade zarr")
+    # Given, because a folder may contain the metadata of both formats.
     options = {} if is_old else {"zarr_format": node.zarr_format}
     try:
         pixels = _Pixels(zarr.open_array(os.fspath(node.path), mode="r", **options), node.path)
     except _DAMAGE as error:
         raise ImageError(
-            f"'{node.path}' cannot be read; it is damaged or was written in a way that zarr does not know ({error})"
+            f"'{node.path}' cannot be read; it is damaged or has an encoding that zarr does not support ({error})"
         ) from error
     return pixels

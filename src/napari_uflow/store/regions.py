@@ -1,4 +1,4 @@
-"""Tables of regions as CSV."""
+"""Write tables of regions as CSV."""
 
 import csv
 import os
@@ -12,15 +12,15 @@ __all__ = ["write_regions"]
 
 
 def write_regions(path: str | os.PathLike[str], detections: Iterable[Detection]) -> None:
-    """Write the regions of one or many planes to one CSV file, as a whole or not at all.
+    """Write the regions of one or many planes to one CSV file, completely or not at all.
 
     Parameters
     ----------
     path : path-like
-        A file that exists is replaced.
+        File to write; an existing one is replaced.
     detections : iterable of Detection
-        Each plane's regions become rows, with the plane's name in the first column and the unit of the area in the
-        last one (empty where the pixel size is unknown).
+        Detections whose regions become rows, with the name of the plane in the first column and the unit of the area in
+        the last one (empty without a pixel size).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A TIFF series as a lazy array: only the strips or tiles that are asked for are decoded."""
+"""TIFF series as a lazy array: only the required strips or tiles are decoded."""
 
 import math
 import operator
@@ -16,23 +16,23 @@ from napari_uflow.errors import ImageError
 __all__ = ["TiffSegments"]
 
 _CACHE_BYTES = 2**26
-"""Decoded segments that are kept, at least the last one: neighbouring windows share strips."""
+"""Bytes of decoded segments kept in memory, at least the last one: neighbouring windows share strips."""
 
 
 class TiffSegments:
-    """One series of a TIFF file, indexed with integers and slices (steps above 0) like a numpy array.
+    """Series of a TIFF file, indexed with integers and slices (steps above 0) like a numpy array.
 
-    The places of the segments are noted once; no file stays open, and several threads may read.
+    The positions of the segments are read once; no file stays open, and several threads may read.
 
     Parameters
     ----------
     series : tifffile.TiffPageSeries
-        A series of an open file.
+        Series of an open file.
 
     Raises
     ------
     ImageError
-        If the pages do not make up the series' shape.
+        If the pages do not fit the shape of the series.
     """
 
     def __init__(self, series: tifffile.TiffPageSeries) -> None:
@@ -52,7 +52,7 @@ class TiffSegments:
         self._decode = page.decode
         self._is_jpeg = page.compression in (6, 7, 34892, 33007)
         self._jpeg_header = page.jpegheader if self._is_jpeg else None
-        # (path, offsets, byte counts, JPEG tables) of each page; None where a page is missing.
+        # (path, offsets, byte counts, JPEG tables) of each page; None for a missing page.
         self._pages = [
             None
             if p is None
@@ -81,7 +81,7 @@ class TiffSegments:
         return values if dtype is None else values.astype(dtype, copy=False)
 
     def __getitem__(self, key: Any, /) -> npt.NDArray[Any]:
-        """Return the part of the series that a tuple of integers and slices names."""
+        """Return the part of the series given by a tuple of integers and slices."""
         ranges, kept = self._ranges(key)
         stack, inside = ranges[: self._n_stack_axes], ranges[self._n_stack_axes :]
         values = np.zeros(tuple(len(r) for r in ranges), dtype=self.dtype)
@@ -93,7 +93,7 @@ class TiffSegments:
         return values.reshape([len(r) for r, is_kept in zip(ranges, kept, strict=True) if is_kept])
 
     def _ranges(self, key: Any) -> tuple[list[range], list[bool]]:
-        """Return the positions on each axis, and whether the axis stays (it was not named by one integer)."""
+        """Return the positions on each axis, and True for axes that are kept (not indexed by an integer)."""
         keys = key if isinstance(key, tuple) else (key,)
         if Ellipsis in keys:
             i = keys.index(Ellipsis)

@@ -30,7 +30,7 @@ READ_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeErro
 
 
 def read_tiff(path: Path, channels: int | str | Sequence[int | str] | None, axes: str | None) -> list[Plane]:
-    """Return the planes of all series of a TIFF file; parameters as in :func:`~napari_uflow.store.images.read_planes`."""
+    """Return the planes of all series of a TIFF file; parameters as in `napari_uflow.store.images.read_planes`."""
     try:
         with tifffile.TiffFile(path) as tif:
             all_series = [s for s in tif.series if s.kind in ("ome", "imagej", "shaped", "uniform", "generic")]

@@ -1,4 +1,4 @@
-"""Write calibrated TIFF files, at once or tile by tile."""
+"""Write calibrated TIFF files, as a whole or tile by tile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Calibration:
 
     @classmethod
     def checked(cls, pixel_size: tuple[float, float] | None, unit: str | None, z_spacing: float | None = None) -> Self:
-        """Return the calibration to write; a size in pixels is none."""
+        """Return the calibration to write; a size in pixels is not written."""
         if z_spacing is not None and not (math.isfinite(z_spacing) and z_spacing > 0):
             raise ConfigError(f"z_spacing must be a number above 0, not {z_spacing}")
         if pixel_size is None:
@@ -95,8 +95,8 @@ def write_tiff(
     """Write an array as a TIFF file that Fiji opens with its axes, pixel size and unit; completely or not at all.
 
     The format is an ImageJ hyperstack if ImageJ supports the data, and OME-TIFF otherwise: for labels above 65535,
-    colours of other types than uint8, pixel sizes below 1e-5 or above 1e5, files too large for 32 bits (4 GB), and names
-    that end in ".ome.tif".
+    colours of other types than uint8, pixel sizes below 1e-5 or above 1e5, files too large for 32 bits (4 GB), and
+    names that end in ".ome.tif".
 
     Parameters
     ----------

@@ -19,6 +19,6 @@ _NO_UNIT = frozenset({"", "pixel", "pixels", "px", "reference frame"})
 
 
 def normal_unit(unit: str) -> str | None:
-    """Return a unit in the spelling used here ("um" for all spellings of micrometre); None for pixels, others unchanged."""
+    """Return a unit in the spelling used here, "um" for micrometre; None for pixels; other units unchanged."""
     unit = unit.strip().strip('"')
     return None if unit.lower() in _NO_UNIT else _UNITS.get(unit.lower(), unit)

@@ -1,15 +1,15 @@
-"""What torch has to be told on Apple's computers before it is loaded."""
+"""Settings of torch on Apple computers that must be made before it is loaded."""
 
 import os
 import sys
 
-__all__ = ["let_missing_operations_run_on_the_processor"]
+__all__ = ["enable_mps_fallback"]
 
 
-def let_missing_operations_run_on_the_processor() -> None:
-    """Let what Apple's GPUs cannot do run on the processor; to be called before torch is loaded, which reads it once.
+def enable_mps_fallback() -> None:
+    """Run operations that Apple GPUs do not support on the processor; call before torch is loaded.
 
-    A user who has set the environment variable PYTORCH_ENABLE_MPS_FALLBACK is obeyed.
+    The environment variable PYTORCH_ENABLE_MPS_FALLBACK is kept if the user has set it.
     """
     if sys.platform == "darwin":
         os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Devices to compute on, and their memory."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from napari_uflow.system.memory import MOST_OF_PROCESSOR
 
 __all__ = ["choose_device", "free_memory", "is_out_of_memory", "memory_for_tiles"]
 
-# Of what is free.
-_PART_OF_PROCESSOR, _PART_OF_GPU = 0.25, 0.5
+# Fractions of the free memory.
+_FRACTION_OF_PROCESSOR, _FRACTION_OF_GPU = 0.25, 0.5
 
 
 def memory_for_tiles(device: torch.device) -> float:
-    """Return how many bytes a detection may take for its tiles: a part of what is free now."""
+    """Return the bytes that a detection may use for its tiles: a fraction of the free memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return _PART_OF_GPU * (free + kept)
+        return _FRACTION_OF_GPU * (free + kept)
     if device.type == "mps":
         most = getattr(torch.mps, "recommended_max_memory", None)  # not in older versions of torch
         if most is not None:
-            return float(_PART_OF_GPU * (most() - torch.mps.driver_allocated_memory()))
-    return min(MOST_OF_PROCESSOR, _PART_OF_PROCESSOR * float(psutil.virtual_memory().available))
+            return float(_FRACTION_OF_GPU * (most() - torch.mps.driver_allocated_memory()))
+    return min(MOST_OF_PROCESSOR, _FRACTION_OF_PROCESSOR * float(psutil.virtual_memory().available))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that the memory of the computer or of its GPU was not enough."""
+    """Return True if an error reports a lack of memory of the computer or its GPU."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     text = str(error)
@@ -40,7 +40,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give memory back that torch and the C library keep for later; it takes time to get it again."""
+    """Release memory that torch and the C library keep for later use; allocating it again takes time."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -57,12 +57,12 @@ def choose_device(name: str = "auto") -> torch.device:
     Parameters
     ----------
     name : str
-        "auto" takes a CUDA GPU where there is one, then Apple's, then the CPU; or a name as torch knows it.
+        Name of the device in torch; "auto" selects a CUDA GPU, else an Apple GPU, else the CPU.
 
     Raises
     ------
     ConfigError
-        If the name is unknown or there is no such device on this computer.
+        If the name is unknown or the computer has no such device.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -75,6 +75,6 @@ def choose_device(name: str = "auto") -> torch.device:
     is_there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not is_there.get(device.type, False):
         raise ConfigError(f"this computer has no device {name!r} that torch can use; choose auto or cpu")
-    if name == "cuda":  # older versions of torch want a number
+    if name == "cuda":  # older versions of torch require a number
         device = torch.device("cuda", torch.cuda.current_device())
     return device

@@ -1,23 +1,23 @@
-"""How large the tiles of a detection may be for the memory there is; nothing is loaded for it."""
+"""Size of the tiles of a detection for the available memory; needs no heavy import."""
 
 from __future__ import annotations
 
 __all__ = ["LARGEST_TILE", "MOST_OF_PROCESSOR", "SMALLEST_TILE", "detection_bytes", "tile_that_fits"]
 
 SMALLEST_TILE = 512
-"""Smaller tiles, in pixels, are chosen only where the memory turned out to be too little."""
+"""Pixels; smaller tiles are used only after a lack of memory."""
 LARGEST_TILE = 2048
 MOST_OF_PROCESSOR = 0.7e9
-"""Bytes for the tiles on a processor, at most: larger ones gain little there, and other programs want memory, too."""
+"""Most bytes for the tiles on a processor: larger tiles gain little, and other programs need memory too."""
 _STEP = 128
-# Bytes per pixel of what is looked at, besides and for each value of the features: from the greatest resident size of
+# Bytes per pixel that the network sees, without and per value of the features: fitted to the largest resident size of
 # detections with tiles of 384 to 1024 pixels (scattering). An estimate for other backbones.
 _BYTES_PER_PIXEL = 200
 _BYTES_PER_VALUE = 55
 
 
 def detection_bytes(shape: tuple[int, int], tile: int, values_per_pixel: float, halo: int, flow_halo: int) -> float:
-    """Return about how much memory the network takes in an image, besides the maps of the whole image.
+    """Estimate the memory that the network needs for an image, without the maps of the whole image.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def detection_bytes(shape: tuple[int, int], tile: int, values_per_pixel: float, 
     tile : int
         Side of the tiles, in pixels.
     values_per_pixel : float
-        Values of the features of all levels, over the pixels.
+        Feature values of all levels per pixel.
     halo : int
         Pixels that the backbone sees around a tile.
     flow_halo : int
@@ -35,7 +35,7 @@ def detection_bytes(shape: tuple[int, int], tile: int, values_per_pixel: float, 
     Returns
     -------
     float
-        Bytes: a band of features over the whole width, and what is computed of one tile.
+        Bytes of a band of features over the whole width and of the computation of one tile.
     """
     rows, cols = shape
     band = cols * min(tile + 2 * flow_halo, rows) * values_per_pixel * 4
@@ -44,10 +44,16 @@ def detection_bytes(shape: tuple[int, int], tile: int, values_per_pixel: float, 
 
 
 def tile_that_fits(shape: tuple[int, int], values_per_pixel: float, halo: int, flow_halo: int, memory: float) -> int:
-    """Return the largest side of tiles, 512 to 2048 pixels, for which a detection keeps to so many bytes.
+    """Return the largest side of tiles, 512 to 2048 pixels, whose detection fits the memory.
 
-    Larger tiles take less time: less is looked at twice. What is found does not depend on them. Parameters are those of
-    :func:`detection_bytes`; where no size keeps to the memory it is the smallest.
+    Larger tiles are faster, because their halos overlap less; the result does not depend on them.
+
+    Parameters
+    ----------
+    shape, values_per_pixel, halo, flow_halo
+        As in :func:`detection_bytes`.
+    memory : float
+        Bytes; if no tile fits, the smallest side is returned.
     """
     sides = range(LARGEST_TILE, SMALLEST_TILE, -_STEP)
     return next(

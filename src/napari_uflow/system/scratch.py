@@ -1,4 +1,4 @@
-"""Maps of large images, in files of their own that go with them: they need not fit the memory."""
+"""Disk-backed arrays for maps that do not fit in memory; each file is deleted with its array."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from napari_uflow.errors import UFlowError
 
-__all__ = ["LARGE", "is_large", "release_pages", "allocate_map", "strips"]
+__all__ = ["LARGE", "allocate_map", "is_large", "release_pages", "strips"]
 
 LARGE = 2**27
-"""Bytes from which a map is kept in a file: 128 MB, a map of 32-bit numbers of 5,800 x 5,800 pixels."""
+"""Bytes from which a map is disk-backed: 128 MB, a map of 32-bit numbers of 5,800 x 5,800 pixels."""
 
 _STRIP_PIXELS = 2**22
 
 
 def is_large(shape: tuple[int, ...], dtype: DTypeLike) -> bool:
-    """Tell whether an array is kept in a file."""
+    """Return True if an array of this shape and type is disk-backed."""
     return _n_bytes(shape, dtype) >= LARGE
 
 
@@ -34,26 +34,27 @@ def _n_bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
 
 
 def allocate_map(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return an array to be filled, whose values are undefined; one of `LARGE` bytes or more lies in a file.
+    """Return an uninitialised array; one of `LARGE` bytes or more is disk-backed.
 
-    The file is in the folder for temporary files (environment variable TMPDIR), has no name, and is gone when the array
-    is.
+    The file is in the folder for temporary files (environment variable TMPDIR), has no name, and is deleted with the
+    array.
 
     Parameters
     ----------
     shape : tuple of int
-        Of the array.
+        Shape of the array.
     dtype : dtype
-        Of its values.
+        Type of its values.
 
     Returns
     -------
     ndarray or memmap
+        Array with undefined values.
 
     Raises
     ------
     UFlowError
-        If there is no room on the disk.
+        If the disk has not enough free space.
     """
     if not is_large(shape, dtype):
         return np.empty(shape, dtype)
@@ -64,19 +65,19 @@ def allocate_map(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
             return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
     except OSError as error:
         raise UFlowError(
-            f"there is no room for a map of {n_bytes / 1e9:.1f} GB in '{tempfile.gettempdir()}' "
-            f"({error.strerror or error}); name another folder in the environment variable TMPDIR"
+            f"not enough disk space for a map of {n_bytes / 1e9:.1f} GB in '{tempfile.gettempdir()}' "
+            f"({error.strerror or error}); set the environment variable TMPDIR to another folder"
         ) from error
 
 
 def _reserve(file: int, n_bytes: int) -> None:
-    """Give a file its size and its room: writing to a mapped file for which there is none ends the program."""
+    """Reserve disk space up front: writing to a memory map on a full disk kills the process (SIGBUS)."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(file, 0, n_bytes)
             return
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # which some file systems lack
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not supported by some file systems
                 raise
     if shutil.disk_usage(tempfile.gettempdir()).free < n_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -84,9 +85,9 @@ def _reserve(file: int, n_bytes: int) -> None:
 
 
 def release_pages(*arrays: object) -> None:
-    """Give the memory back that arrays in files, or parts of such arrays, take; it is read again where it is needed.
+    """Release the resident pages of memory-mapped arrays or views of them; they are read again on access.
 
-    Other arrays stay as they are, and so does one whose changes are in memory only (mode "c" of a memmap).
+    Other arrays are not affected, nor are memory maps whose changes exist in memory only (mode "c").
     """
     for array in arrays:
         part = array
@@ -99,14 +100,14 @@ def release_pages(*arrays: object) -> None:
 
 
 def strips(shape: tuple[int, int], align: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield first and stop row of the strips in which a large image is worked on, of some 4 million pixels each.
+    """Yield first and stop row of strips of about 4 million pixels, in which large images are processed.
 
     Parameters
     ----------
     shape : (int, int)
         Rows and columns of the image.
     align : int
-        What the first rows are multiples of.
+        Divisor of the first row of every strip.
     """
     height = max(1, _STRIP_PIXELS // max(1, shape[1]) // align) * align
     for row in range(0, shape[0], height):

@@ -11,7 +11,7 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.model.uflow import UFlow
-from napari_uflow.progress import Progress, Steps, in_pieces, or_stop
+from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
 from napari_uflow.training.cache import FeatureCache
 from napari_uflow.training.tiles import TrainingTile
 
@@ -91,8 +91,8 @@ def fill_cache(
         normal = torch.from_numpy(is_normal)
         for augmentation in range(n_augmentations):
             yield from or_stop(Progress(phase, done, total))
-            computed = network.features_in_pieces(augmented(image, augmentation)[None].to(network.device))
-            levels = yield from in_pieces(computed, Progress(phase, done, total))
+            computed = network.features_in_chunks(augmented(image, augmentation)[None].to(network.device))
+            levels = yield from chunk_steps(computed, Progress(phase, done, total))
             mask = augmented(normal, augmentation)
             for window in windows:
                 inner = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, augmentation)

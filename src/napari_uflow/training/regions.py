@@ -19,7 +19,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from napari_uflow.errors import ImageError
-from napari_uflow.image.region import NormalRegion, specimen_of
+from napari_uflow.image.region import NormalRegion
+from napari_uflow.image.specimen import specimen_of
 from napari_uflow.store.images import find_images, read_planes
 
 __all__ = ["assign_specimens", "read_regions"]

@@ -12,7 +12,8 @@ import numpy as np
 from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image.grid import Window
-from napari_uflow.image.region import NormalRegion, hold_out_specimens, sample_windows
+from napari_uflow.image.region import NormalRegion, sample_windows
+from napari_uflow.image.specimen import hold_out_specimens
 from napari_uflow.model.record import TrainingRecord
 
 __all__ = ["Split", "TrainingTile", "choose_tiles", "regions_of"]
@@ -106,7 +107,7 @@ def choose_tiles(
     if not tiles and not marked_tiles:
         raise ImageError(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "
-            f"mark more as normal, or lower min_normal or the tile size"
+            f"mark larger normal areas, or lower min_normal or the tile size"
         )
     held_out = _held_out_specimens({region.specimen for region in others}, training, before)
     train = [t for t in tiles if t.region.specimen not in held_out]

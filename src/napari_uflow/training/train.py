@@ -170,7 +170,14 @@ class _Run:
         )
         config = network.config.replace(border=network.border.kind)
         state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-        return TrainedModel(config, self.training, self.intensity, state, None, history, record)
+        return TrainedModel(
+            config=config,
+            training=self.training,
+            intensity=self.intensity,
+            state=state,
+            history=history,
+            record=record,
+        )
 
 
 def _prepare(

@@ -26,7 +26,8 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.detection.corrections import Correction
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.image.plane import Plane
-from napari_uflow.image.region import NormalRegion, hold_out_specimens
+from napari_uflow.image.region import NormalRegion
+from napari_uflow.image.specimen import hold_out_specimens
 from napari_uflow.model.record import OutcomeKind
 from napari_uflow.progress import FINISH, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.samples.fibres import fibre_field

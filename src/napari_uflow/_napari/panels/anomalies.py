@@ -225,7 +225,7 @@ def _summary(result: LayerDetection | None, rows: list[AnomalyRow]) -> str:
     n_found = len(Counter(row.index for row in rows))
     where = f" in {n_found} of {n_planes} planes" if n_planes > 1 else ""
     found = result.planes[0][1]
-    counted_on = found.config.counted_on(found.n_planes)
+    counted_on = found.guarantee.counted_on
     accepted = f"{counted(found.false_alarms, 'false alarm')} per {counted_on} accepted"
     if not n:
         return f"No anomalies; {accepted}."

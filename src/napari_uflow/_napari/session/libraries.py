@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from napari_uflow.system.apple import let_missing_operations_run_on_the_processor
+from napari_uflow.system.apple import enable_mps_fallback
 
 __all__ = ["are_loaded", "load_libraries", "make_torch_safe"]
 
@@ -33,7 +33,7 @@ def make_torch_safe() -> None:
     LLVM with the first window, and a triton that is loaded later binds to its symbols: the process crashes. With
     RTLD_DEEPBIND triton binds to its own. Seen with triton 3.8 and LLVM 15.
     """
-    let_missing_operations_run_on_the_processor()
+    enable_mps_fallback()
     if not hasattr(os, "RTLD_DEEPBIND") or "triton" in sys.modules or importlib.util.find_spec("triton") is None:
         return
     flags = sys.getdlopenflags()

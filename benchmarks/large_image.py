@@ -1,11 +1,11 @@
-"""Time and memory of a detection from file to files, against the size of the image.
+"""Time and memory of a detection from file to files, by size of the image.
 
     python benchmarks/large_image.py model.safetensors [--sides 1000 2000 4000 10000] [--tile 0] [--json FILE]
 
-Each size is a process of its own: a uint16 image of drawn fibres, written as TIFF in tiles, is detected in, and
-heatmap, NFA and labels are written as TIFF. Memory is the greatest resident size of the process, less what it had when
-the libraries and the model were loaded; "in all" is with that. Files that are mapped count while they are resident.
-"stop" is the longest time between two events, at which a detection can be stopped.
+Each size runs in a separate process: the input is a uint16 image of drawn fibres in a tiled TIFF file, the outputs are
+heatmap, NFA and labels as TIFF. Memory is the largest resident size of the process above that after loading libraries
+and model; "in all" includes them. Pages of mapped files count while they are resident. "stop" is the longest time
+between two events, at which a detection can be stopped.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ import numpy as np
 
 
 def draw(path: Path, side: int) -> None:
-    """Write an image of fibres, with a few odd squares, in tiles."""
+    """Write an image of fibres with a few squares of noise, in tiles."""
     from napari_uflow.samples.fibres import fibre_field
     from napari_uflow.store.tiff_writer import write_tiff_tiles
 
-    specimens = [fibre_field(seed, shape=(512, 512)).image.astype(np.uint16) * 100 for seed in range(4)]
+    blocks = [fibre_field(seed, shape=(512, 512)).image.astype(np.uint16) * 100 for seed in range(4)]
     noise = np.random.default_rng(0).integers(0, 25000, (40, 40)).astype(np.uint16)
 
     def tiles():
         number = 0
         for row in range(0, side, 512):
             for col in range(0, side, 512):
-                values = specimens[(row // 512 + 3 * (col // 512)) % 4].copy()
+                values = blocks[(row // 512 + 3 * (col // 512)) % 4].copy()
                 if number % 7 == 0:
                     values[200:240, 100:140] = noise
                 number += 1
@@ -47,7 +47,7 @@ def draw(path: Path, side: int) -> None:
 
 
 def memory() -> dict[str, float]:
-    """Return resident memory in GB: all of it, and that which is no mapped file."""
+    """Return resident memory in GB: in all, and without mapped files."""
     found = {}
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -57,7 +57,7 @@ def memory() -> dict[str, float]:
 
 
 def one(model: Path, side: int, tile: int, folder: Path) -> None:
-    """Detect in one image and print what it took as JSON."""
+    """Detect in one image and print time and memory as JSON."""
     from napari_uflow.batch.files import detect_files_steps
     from napari_uflow.config import DetectionConfig
     from napari_uflow.progress import Progress, drain
