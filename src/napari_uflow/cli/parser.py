@@ -38,7 +38,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="files, folders or patterns of normal images")
     _add_output(parser, "model file to write", default="model.safetensors")
-    parser.add_argument("--normal", type=Path, help="folder of masks named as the images; pixels above 0 are normal")
+    parser.add_argument("--normal", type=Path, help="folder of masks named like the images; pixels above 0 are normal")
     parser.add_argument(
         "--init-from", type=Path, help="continue training this model; pass its original images plus new ones"
     )
