@@ -151,7 +151,7 @@ def test_a_mistake_found_on_the_way_is_one_line_at_the_end(here, capsys):
     Path("weights").mkdir()
     code, _, err = call(capsys, "train data/train/good --backbone resnet18 --weights weights")
     assert code == 2
-    assert err.splitlines()[-1].startswith("napari-uflow: error: the folder weights holds no resnet18")
+    assert err.splitlines()[-1].startswith("napari-uflow: error: the folder weights does not contain resnet18")
     assert "Traceback" not in err
     code, _, err = call(capsys, "train data/train/good --tile 64 --min-normal 1 --normal masks")
     assert code == 2

@@ -38,7 +38,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)}, path)
     with pytest.raises(
-        BackboneUnavailableError, match=r"does not hold the weights of resnet18.*bn1\.bias and \d+ more"
+        BackboneUnavailableError, match=r"does not contain the weights of resnet18.*bn1\.bias and \d+ more"
     ):
         load_pretrained(Backbone("resnet18", 1), path)
 
@@ -75,7 +75,7 @@ def test_missing_weights_are_named(tmp_path):
     backbone = Backbone("resnet18", 1)
     with pytest.raises(BackboneUnavailableError, match=r"there is no file of weights .*nowhere"):
         load_pretrained(backbone, tmp_path / "nowhere")
-    with pytest.raises(BackboneUnavailableError, match=r"holds no resnet18\.tv_in1k\.safetensors"):
+    with pytest.raises(BackboneUnavailableError, match=r"does not contain resnet18\.tv_in1k\.safetensors"):
         load_pretrained(backbone, tmp_path / "weights")
 
 
@@ -97,7 +97,7 @@ def test_the_default_folder_is_in_the_home(monkeypatch):
 def test_mcait_has_one_file_for_each_network(tiny_cait, tmp_path):
     torch.manual_seed(1)
     backbone = Backbone("mcait", 1)
-    with pytest.raises(BackboneUnavailableError, match=r"holds no cait_m48_448\.fb_dist_in1k\.safetensors"):
+    with pytest.raises(BackboneUnavailableError, match=r"does not contain cait_m48_448\.fb_dist_in1k\.safetensors"):
         load_pretrained(backbone, tmp_path)
     for name, cait in tiny_cait.items():
         state = {key: torch.randn_like(value) for key, value in cait.state_dict().items()}

@@ -376,5 +376,5 @@ def test_a_large_backbone_is_left_out_and_looked_up(tmp_path, monkeypatch):
     monkeypatch.setenv(WEIGHTS_FOLDER_VARIABLE, str(weights))
     for a, b in zip(load_model(large).network().energies(x), expected, strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(BackboneUnavailableError, match="holds no resnet18"):
+    with pytest.raises(BackboneUnavailableError, match="does not contain resnet18"):
         load_model(large).network(weights=tmp_path)

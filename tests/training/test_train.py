@@ -362,7 +362,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_taken_in_parts(monkeypatch):
     monkeypatch.setattr(UFlow, "latents", small_memory)
     events = []
     model = run(specimens(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5), events=events)
-    told = [text for text in warnings_of(events) if "2 of its tiles at a time" in text]
+    told = [text for text in warnings_of(events) if "processes 2 tiles at a time" in text]
     assert len(told) == 1
     assert max(sizes) == 4
     for one, other in zip(model.history, expected.history, strict=True):

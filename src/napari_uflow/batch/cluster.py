@@ -96,7 +96,7 @@ def detect_on_cluster_steps(
         suspects = yield from work.detect(files)
         if len(suspects) > 1 and work.is_on:
             # An image that kills its worker fails the images beside it too; alone, only that image fails.
-            yield Message(f"{len(suspects)} images lost their workers; each is tried again alone", warning=True)
+            yield Message(f"{len(suspects)} images lost their workers; each is retried alone", warning=True)
             together, suspects = suspects, []
             for path in together:
                 suspects += yield from work.detect([path])

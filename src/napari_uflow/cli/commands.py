@@ -102,7 +102,7 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
         n_files = len(summary.done) + len(summary.failed) + len(summary.left_out)
         print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} not processed")
     for guarantee in summary.guarantees:
-        print(f"false alarms: {guarantee.text()}")
+        print(f"reliability: {guarantee.text()}")
     for path, reason in summary.failed:
         print(f"failed: {path}: {reason}", file=sys.stderr)
 
@@ -119,7 +119,7 @@ def evaluate(options: argparse.Namespace) -> int:
     images = find_test_images(options.root, channels=options.channels, axes=options.axes)
     run = run_job(evaluate_steps(model, images, config, device=options.device, weights=options.weights))
     print(_evaluation_table(run, options.root.resolve().name))
-    print(f"false alarms: {run.images[0].detection.guarantee.text()}")
+    print(f"reliability: {run.images[0].detection.guarantee.text()}")
     if options.output is not None:
         _write_evaluation(run, options.output, options.root.resolve().name)
     return 0

@@ -42,7 +42,7 @@ class Reporter:
         elif isinstance(event, TrainingPoint):
             holdout = ""
             if event.holdout_loss == event.holdout_loss:
-                holdout = f", held out {event.holdout_loss:.4f}, held-out energies to {event.holdout_energy:.3g}"
+                holdout = f", held out {event.holdout_loss:.4f}, held-out energies up to {event.holdout_energy:.3g}"
             best = "  (best so far)" if event.is_best else ""
             self._line(f"  step {event.step}: loss {event.train_loss:.4f}{holdout}{best}")
         elif isinstance(event, Progress):

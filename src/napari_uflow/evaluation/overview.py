@@ -118,7 +118,7 @@ def overview(
     if not rows:
         raise ConfigError("an overview needs at least one row, got none")
     if not (np.isfinite([low, high]).all() and low < high):
-        raise ConfigError(f"score_limits must be finite and ascend, got {score_limits}")
+        raise ConfigError(f"score_limits must be finite and ascending, got {score_limits}")
     norm = Normalize(low, high, clip=True)
     headings = [("Image", TEXT_COLOUR), ("Score", TEXT_COLOUR), ("Found", FOUND_HEADING)]
     if any(row.truth is not None for row in rows):

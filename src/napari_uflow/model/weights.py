@@ -93,7 +93,7 @@ def _local_file(name: str, weights: str | Path | None, *, single: bool) -> Path 
             for candidate in _candidates(name):
                 if (path / candidate).is_file():
                     return path / candidate
-            raise _to_download(name, f"the folder {path} holds no {_candidates(name)[0]}")
+            raise _to_download(name, f"the folder {path} does not contain {_candidates(name)[0]}")
         if path.is_file():
             raise BackboneUnavailableError(
                 f"this backbone needs a file for each of its networks: give a folder, not {path}"
@@ -116,7 +116,7 @@ def _load_file(network: nn.Module, path: Path, name: str) -> None:
     missing = sorted(set(wanted) - set(chosen) - counters)
     if missing:
         raise BackboneUnavailableError(
-            f"{path} does not hold the weights of {name}: {missing[0]} and {len(missing) - 1} more are missing"
+            f"{path} does not contain the weights of {name}: {missing[0]} and {len(missing) - 1} more are missing"
         )
     network.load_state_dict(chosen, strict=False)
 

@@ -86,7 +86,7 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any])
 
     print(result.evaluation.as_table("built-in fibre sample"))
     print(f"{'image AUROC, ranked by NFA':<40}{result.image_auroc_nfa:>9.3f}")
-    print(f"false alarms: {result.images[0].detection.guarantee.text()}")
+    print(f"reliability: {result.images[0].detection.guarantee.text()}")
     print()
     print(f"overview  {output / 'overview.png'}")
     print(f"model     {output / 'model.safetensors'}")

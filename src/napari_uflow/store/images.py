@@ -48,7 +48,9 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
             files = sorted(p for p in place.iterdir() if _is_image(p))
             if not files:
                 endings = ", ".join(sorted(IMAGE_SUFFIXES | {".zarr"}))
-                raise ImageError(f"the folder '{place}' contains no images ({endings})")
+                raise ImageError(
+                    f"the folder '{place}' contains no images ({endings}); give a folder of images, or a pattern"
+                )
         elif place.is_file():
             files = [place]
         else:

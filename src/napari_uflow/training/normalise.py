@@ -62,7 +62,7 @@ def _fit(network: UFlow, cache: FeatureCache, phase: str) -> Steps[None]:
             network.norm.fit(level, lambda level=level: _samples(cache, level))  # type: ignore[misc]
         except ValueError as error:
             raise ImageError(
-                f"no cell of {stride} x {stride} pixels is normal throughout: mark larger areas as normal, without "
+                f"no cell of {stride} x {stride} pixels is entirely normal: mark larger areas as normal, without "
                 f"small holes"
             ) from error
     yield from or_stop(Progress(phase, len(network.strides), len(network.strides)))

@@ -20,6 +20,7 @@ from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Finish, Message, Progress, Snapshot, Steps, TrainingPoint
 from napari_uflow.system.devices import free_memory, is_out_of_memory
 from napari_uflow.training.cache import FeatureCache, FeatureCaches
+from napari_uflow.wording import counted
 
 __all__ = ["History", "optimise"]
 
@@ -197,8 +198,8 @@ class _Optimisation:
             free_memory(self._network.device)
             self._n_together = -(-self._n_together // 2)
             yield Message(
-                f"too little memory for a whole batch: {self._n_together} of its tiles at a time pass the flow, which "
-                f"is slower and gives the same model",
+                f"not enough memory for a whole batch: the flow now processes {counted(self._n_together, 'tile')} at "
+                f"a time, which is slower and gives the same model",
                 warning=True,
             )
 

@@ -107,7 +107,7 @@ def choose_tiles(
     if not tiles and not marked_tiles:
         raise ImageError(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "
-            f"mark larger normal areas, or lower min_normal or the tile size"
+            f"mark larger normal areas, or reduce the minimum normal fraction or the tile size"
         )
     held_out = _held_out_specimens({region.specimen for region in others}, training, before)
     train = [t for t in tiles if t.region.specimen not in held_out]

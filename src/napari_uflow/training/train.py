@@ -238,7 +238,9 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
     if model != init_from.config:
         mine, its = model.to_dict(), init_from.config.to_dict()
         other = ", ".join(f"{key} {its[key]} (not {mine[key]})" for key in mine if mine[key] != its[key])
-        raise ConfigError(f"a training can be resumed only with the parts of its model: {other}; or train a new model")
+        raise ConfigError(
+            f"a model can be trained further only with its own parameters: {other}; use these, or train a new model"
+        )
 
 
 def _messages_about(split: Split, before: TrainingRecord | None) -> Iterator[Message]:
@@ -259,8 +261,8 @@ def _messages_about(split: Split, before: TrainingRecord | None) -> Iterator[Mes
     n_forgotten = 0 if before is None else len(set(before.specimens) - split.specimens)
     if n_forgotten:
         yield Message(
-            f"images of {counted(n_forgotten, 'specimen')} that the model was trained on are missing: it will forget "
-            f"them little by little; add those images, too",
+            f"images of {counted(n_forgotten, 'specimen')} that the model was trained on are missing: it will "
+            f"gradually forget them; add those images too",
             warning=True,
         )
     if not split.holdout:

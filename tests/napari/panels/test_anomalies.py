@@ -307,7 +307,7 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
     assert corners[:, 1].min() >= 32 + row.values["first_row"]
     widget.export_bar.copy_python.trigger()
     script = QApplication.clipboard().text()
-    assert "# napari showed only a part of the image to the model" in script
+    assert "# Only a part of the image was processed in napari" in script
     assert "for i in [2]]" in script
 
     widget.mark_normal()

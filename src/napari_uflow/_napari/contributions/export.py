@@ -99,7 +99,7 @@ def as_python(result: LayerDetection, session: Session, index: tuple[int, ...], 
         planes = planes_of_layer(image, **options)
         positions = [i for i, plane in enumerate(planes) if plane.index == place.at] if len(planes) > 1 else None
     remark = (
-        "napari showed only a part of the image to the model; this script uses all of it." if scope == "view" else ""
+        "Only a part of the image was processed in napari; this script processes all of it." if scope == "view" else ""
     )
     return python_script(found, session.model_path, positions=positions, channels=options["channels"], remark=remark)
 

@@ -34,7 +34,7 @@ class JudgeBar(QWidget):
             "the canvas.",
         )
         self.undo_button = push_button(
-            "Undo", lambda: self.undo_wanted.emit(), "Restore the region marked normal last."
+            "Undo", lambda: self.undo_wanted.emit(), "Restore the last region that was marked normal."
         )
         self.refine_button = push_button(
             "Refine model",

@@ -27,7 +27,7 @@ class LossPlot(QWidget):
         self.setMinimumHeight(150)
         self.setToolTip(
             "<qt>Negative log-likelihood of normal tiles, in nats per latent dimension; lower is better. Dashed: "
-            "training tiles. Solid: held-out tiles. The circle marks the best step so far, whose model is kept.</qt>"
+            "training tiles. Solid: held-out tiles. The circle marks the best step so far, which is kept.</qt>"
         )
         self.setAccessibleName("Training and held-out loss")
 

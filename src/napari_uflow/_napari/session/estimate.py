@@ -114,7 +114,7 @@ class TrainingEstimate:
         if self.n_holdout_specimens >= _SPECIMENS_NEEDED:
             return ""
         is_one = self.is_divided or (not self.n_holdout_tiles and self.n_specimens == 1)
-        separate = " If they show different specimens, choose so in 'Separate images' or 'Stack planes'."
+        separate = " If they show different specimens, set this in 'Separate images' or 'Stack planes'."
         separate = separate if is_one and self.n_planes > 1 else ""
         if not self.n_holdout_tiles:
             return f"Without held-out tiles false alarms are underestimated; add images of other specimens.{separate}"

@@ -82,7 +82,7 @@ class JobRunner(QObject):
         """
         if self._state is not State.IDLE:
             running = self._job.title if self._job is not None else "a job"
-            raise JobError(f"{running} is still running: wait for its end or stop it")
+            raise JobError(f"{running} is still running: wait until it ends, or stop it")
         job = Job(title)
         self._job = job
         job.ended.connect(self._ended)
