@@ -60,9 +60,9 @@ def test_published_count_is_the_sum(sizes):
 @given(st.integers(1, 400), st.integers(1, 5))
 def test_shares_of_all_sizes_sum_to_the_budget(n, n_levels):
     # A size k of one level may use up epsilon * share; each of its n * ALPHA * BETA**k / k regions uses its p ** k,
-    # which is epsilon / (log10_n_tests * BETA**k) for NFA = epsilon.
-    log10_n_tests = 10 ** log10_tests_for_any_size(n, n_levels)
-    used = n_levels * math.fsum(n * ALPHA * BETA**k / k / (log10_n_tests * BETA**k) for k in range(1, n + 1))
+    # which is epsilon / (n_tests * BETA**k) for NFA = epsilon.
+    n_tests = 10 ** log10_tests_for_any_size(n, n_levels)
+    used = n_levels * math.fsum(n * ALPHA * BETA**k / k / (n_tests * BETA**k) for k in range(1, n + 1))
     assert used == pytest.approx(1.0, rel=1e-12)
 
 

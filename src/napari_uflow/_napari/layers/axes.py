@@ -65,7 +65,7 @@ class Frame:
 
     @property
     def keeps_channel(self) -> bool:
-        """Whether the result has an axis of length 1 for the channels."""
+        """True if the result has an axis of length 1 for the channels."""
         return self.channel is not None and self.channel in self.axes
 
     def index_of(self, plane: Plane) -> tuple[int, ...]:

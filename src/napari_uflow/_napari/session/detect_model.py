@@ -115,7 +115,7 @@ class DetectModel(QObject):
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a model and an image."""
+        """True if there is a model and an image."""
         return self._session.model is not None and self._request.names_images
 
     @property
