@@ -1,4 +1,4 @@
-"""What the tests share: small drawn images, and one model that trains in a second."""
+"""Fixtures: small drawn images, and one model that trains in a second."""
 
 import os
 import sys

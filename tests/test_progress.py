@@ -192,7 +192,7 @@ def test_chunks_without_progress_yield_no_events():
 
 
 def test_each_piece_has_a_context_of_its_own():
-    """What is open in a pause would leak to whoever runs then."""
+    """A context left open in a pause would leak into the code that runs then."""
     log = []
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""How numbers are said."""
+"""Numbers in words."""
 
 import pytest
 

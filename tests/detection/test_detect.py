@@ -469,7 +469,7 @@ def test_what_is_no_plane_is_refused_in_words(tiny_model, odd_plane, network):
 
 @pytest.mark.parametrize("nfa", ["size-conditional", "paper", "binomial"])
 def test_the_planes_of_a_stack_share_the_false_alarms(tiny_model, odd_plane, network, nfa):
-    """What is reported at so many per stack of four is what is reported at a quarter of them per image."""
+    """A number of false alarms per stack of four planes reports the regions of a quarter of it per image."""
     planes = [dataclasses.replace(odd_plane, name=str(i)) for i in range(4)]
     shared = detect_stack(
         tiny_model, planes, DetectionConfig(nfa=nfa, false_alarms=2.0, false_alarms_per="stack"), network=network

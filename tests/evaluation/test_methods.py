@@ -1,4 +1,4 @@
-"""What was done, as a script that does it again and as a paragraph that says it."""
+"""The script that repeats a detection, and the paragraph that describes it."""
 
 import csv
 import runpy

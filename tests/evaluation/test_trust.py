@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.detect import detect
+from napari_uflow.detection.detect import detect, detect_steps
+from napari_uflow.detection.guarantee import Caveat
 from napari_uflow.errors import ImageError, Stopped
 from napari_uflow.evaluation.figures import save_figure
 from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
@@ -65,6 +66,16 @@ def test_new_images_are_counted(model, normal_planes, odd_plane):
     assert len(table.splitlines()) >= len(EPSILONS) + 2
     assert "no, needs 99 specimens" in table
     assert f"12 held-out specimens, {len(planes)} new images" in table
+
+
+@pytest.mark.parametrize(("caveat", "n"), [(Caveat.LARGER, 0), (Caveat.BRIGHTNESS, 1)])
+def test_only_caveats_that_void_the_guarantee_are_counted(model, odd_plane, monkeypatch, caveat, n):
+    def steps(*args, **kwargs):
+        found = yield from detect_steps(*args, **kwargs)
+        return dataclasses.replace(found, guarantee=dataclasses.replace(found.guarantee, caveats=(caveat,)))
+
+    monkeypatch.setattr("napari_uflow.evaluation.trust.detect_steps", steps)
+    assert drain(trust_steps(model, [odd_plane], device=DEVICE)).n_warned == n
 
 
 def test_a_model_of_one_specimen_reports_what_it_can(tiny_model, tmp_path):

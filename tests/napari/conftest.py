@@ -1,4 +1,4 @@
-"""What the tests of the plugin share."""
+"""Fixtures of the plugin's tests."""
 
 from pathlib import Path
 

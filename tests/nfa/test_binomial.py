@@ -90,7 +90,7 @@ def test_noise_is_not_flagged_and_a_saturated_window_is():
     z[1][:, 5:10, 5:10] = 50
     loud = nfa(z, (4, 8), (128, 128))
     assert np.isfinite(loud).all()
-    # number of tests, and full windows of 25 and 9 positions: the strongest position is the middle of the defect
+    # log10 of the number of tests, less 25 and 9 positions of full windows: the middle of the defect is strongest
     assert loud.min() == pytest.approx(math.log10(32**2 + 16**2) - 25 - 9, abs=1e-3)
     assert loud[60, 60] == loud.min()
     assert loud[100, 100] > 0

@@ -42,3 +42,19 @@ def test_a_training_is_resumed_with_one_of_its_specimens_at_least(tiny_model, re
     check_same_specimens(model, [region("a"), region("new")])
     with pytest.raises(ImageError, match="'a'"):
         check_same_specimens(model, [region("new")])
+
+
+def test_a_training_is_resumed_under_the_names_that_its_specimens_have(tiny_model):
+    model = replace(tiny_model, record=TrainingRecord(specimens=("mouse/s1", "rat/s1")))
+    of_mouse = NormalRegion(Plane(data=np.zeros((8, 8)), name="s1", source="/data/mouse/s1.tif"))
+    check_same_specimens(model, [of_mouse])
+    with pytest.raises(ImageError, match="'mouse/s1'"):
+        check_same_specimens(model, [NormalRegion(replace(of_mouse.plane, source="/data/cat/s1.tif"))])
+
+
+def test_a_training_with_a_pattern_is_resumed(tiny_model):
+    training = tiny_model.training.replace(specimen_pattern=r"^(m\d)")
+    model = replace(tiny_model, training=training, record=TrainingRecord(specimens=("m1",)))
+    check_same_specimens(model, [region("m1_k1"), region("other")])
+    with pytest.raises(ImageError, match="'m1'"):
+        check_same_specimens(model, [region("m2_k1"), region("other")])

@@ -50,7 +50,8 @@ class TrustReport:
     new, new_any : tuple of float
         Reported regions per other image, and fraction of them with any region; empty without other images.
     n_warned : int
-        Other images with a caveat: brightness, pixel size, size or the image as a whole differs from the normal images.
+        Other images with a caveat that voids the guarantee: a difference in brightness, in pixel size or as a whole, or
+        an image that is too small.
     map_names : tuple of str
         Names of the rows of `observed`.
     observed : tuple of tuple of float
@@ -184,7 +185,7 @@ def trust_steps(
     for done, plane in enumerate(planes):
         steps = detect_steps(model, plane, DetectionConfig(), network=network)
         found = yield from within(steps, Progress(_PHASE, done, len(planes)))
-        n_warned += bool(found.guarantee.caveats)
+        n_warned += any(caveat.is_voiding for caveat in found.guarantee.caveats)
         counts.append([int(label_mask(found.log10_nfa, math.log10(e)).max()) for e in EPSILONS])
     yield from or_stop(Progress(_PHASE, len(planes), len(planes)))
     table = np.array(counts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.training.regions import regions_of_training
 
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
@@ -99,8 +100,8 @@ def check_same_specimens(model: TrainedModel, regions: Sequence[NormalRegion]) -
     ImageError
         If no region comes from a specimen of that training.
     """
-    known = sorted(model.record.all_specimens)
-    if not set(known).intersection(region.specimen for region in regions):
+    if not regions_of_training(regions, model.record, model.training.specimen_pattern):
+        known = sorted(model.record.all_specimens)
         some = ", ".join(f"'{name}'" for name in known[:3])
         raise ImageError(
             f"none of these images took part in the training to resume, which used {some}{' ...' * (len(known) > 3)}: "

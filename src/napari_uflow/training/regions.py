@@ -18,12 +18,14 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from napari_uflow.errors import ImageError
+from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.image.specimen import specimen_of
+from napari_uflow.model.record import TrainingRecord
+from napari_uflow.store.files import stem_of
 from napari_uflow.store.images import find_images, read_planes
 
-__all__ = ["assign_specimens", "read_regions"]
+__all__ = ["assign_specimens", "read_regions", "regions_of_training"]
 
 _MASK_SUFFIXES = (".png", ".tif", ".tiff")
 
@@ -66,7 +68,7 @@ def read_regions(
 
 
 def _mask_of(folder: Path, path: Path) -> Path:
-    stem = path.stem.removesuffix(".ome")
+    stem = stem_of(path)
     stems = [f"{name}{end}" for name in dict.fromkeys((path.stem, stem)) for end in ("", "_mask")]
     names = [f"{name}{suffix}" for name in stems for suffix in _MASK_SUFFIXES]
     found = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -108,6 +110,32 @@ def assign_specimens(
     return [assigned[id(region)] for region in regions]
 
 
+def regions_of_training(
+    regions: Sequence[NormalRegion], record: TrainingRecord, pattern: str = ""
+) -> list[NormalRegion]:
+    """Return the regions whose specimens had a part in a training, held out or not.
+
+    Parameters
+    ----------
+    regions : sequence of NormalRegion
+        Regions of any images.
+    record : TrainingRecord
+        Record of the training.
+    pattern : str
+        Specimen pattern of the training. A specimen of an image whose name it does not match had no part.
+    """
+    known = record.all_specimens
+    found = []
+    for region in regions:
+        try:
+            (assigned,) = assign_specimens([region], pattern, known)
+        except ConfigError:
+            continue
+        if assigned.specimen in known:
+            found.append(region)
+    return found
+
+
 def _names_by_file(regions: Sequence[NormalRegion]) -> Callable[[NormalRegion], str]:
     """Return the function that names a region's image: all planes of a file have the name of its first."""
     names: dict[str, str] = {}
@@ -120,8 +148,8 @@ def _names_by_file(regions: Sequence[NormalRegion]) -> Callable[[NormalRegion], 
 
 def _name_in_file(name: str, source: str) -> str:
     """Return an image's name without what napari adds to a name that it has already: "slide1 [2]"."""
-    stem = Path(source).stem.removesuffix(".ome")
-    return stem if re.fullmatch(rf"{re.escape(stem)}(\.ome)?( \[\d+\])?", name) else name
+    stem = stem_of(Path(source))
+    return stem if re.fullmatch(rf"{re.escape(stem)}(\.(ome|OME))?( \[\d+\])?", name) else name
 
 
 def _folder(region: NormalRegion) -> Path | None:

@@ -200,9 +200,6 @@ def _prepare(
         network = UFlow(model, n_channels, training.seed)
     else:
         _check_resumable(init_from, model, n_channels)
-    before = None if init_from is None else init_from.record
-    known = frozenset[str]() if before is None else before.all_specimens
-    regions = assign_specimens(regions, training.specimen_pattern, known)
     yield from or_stop(Message(f"Loading the backbone {model.backbone}"))
     if init_from is None:
         source = load_pretrained(network.backbone, weights)

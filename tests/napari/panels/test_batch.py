@@ -72,14 +72,16 @@ def test_a_folder_is_processed(widget, folder, qtbot):
     assert a == f"{n} anomal{'y' if n == 1 else 'ies'}"
 
 
-def test_a_double_click_opens_image_and_labels(widget, viewer, folder, qtbot):
-    widget.add([folder / "a.tif"])
+@pytest.mark.parametrize("ending", [".tif", ".ome.tif", ".OME.TIF"])
+def test_a_double_click_opens_image_and_labels(widget, viewer, folder, qtbot, ending):
+    path = (folder / "a.tif").rename(folder / f"a{ending}")
+    widget.add([path])
     widget.files.tree.itemDoubleClicked.emit(widget.files.tree.topLevelItem(0), 0)
-    assert [layer.name for layer in viewer.layers] == ["a"]
+    assert len(viewer.layers) == 1
     viewer.layers.clear()
     run(widget, qtbot)
     widget.files.tree.itemDoubleClicked.emit(widget.files.tree.topLevelItem(0), 0)
-    assert [layer.name for layer in viewer.layers] == ["a", "a_labels"]
+    assert [layer.name for layer in viewer.layers][1:] == ["a_labels"]
     assert viewer.layers[1].as_layer_data_tuple()[2] == "labels"
 
 

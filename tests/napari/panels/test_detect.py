@@ -42,7 +42,7 @@ def run(widget, qtbot):
 
 
 def lies_on(output, image):
-    """Whether the corners of an output are those of its image, in the world."""
+    """Return True if the corners of an output are those of its image, in the world."""
     corners = [(0,) * output.ndim, tuple(n - 1 for n in output.data.shape)]
     tail = image.ndim - output.ndim
     data = image.data[0] if image.multiscale else image.data

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from qtpy.compat import isalive
+from qtpy.QtCore import QCoreApplication, QEvent
 from safetensors import SafetensorError
 
 from napari_uflow._napari.layers.areas import normal_regions
@@ -54,6 +56,13 @@ def widget(viewer, images, qtbot, tiny_model_config, tiny_training_config):
 
 def idle(qtbot, widget):
     qtbot.waitUntil(lambda: widget.session.runner.state is State.IDLE, timeout=WAIT)
+
+
+def delete_now(widget):
+    widget.close()
+    widget.deleteLater()
+    QCoreApplication.sendPostedEvents(widget, QEvent.Type.DeferredDelete)
+    assert not isalive(widget)
 
 
 def endless(*args, **kwargs):
@@ -370,6 +379,21 @@ def test_the_model_of_an_interrupted_training_is_offered(viewer, qtbot, tmp_path
     assert widget.session.model is not None
     assert (widget.session.model_name, widget.session.model_path) == ("recovered model", None)
     assert widget.rescue.isHidden()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recovered_model_becomes_active_although_the_widget_was_closed(viewer, qtbot, tmp_path, tiny_model):
+    from napari_uflow.store.checkpoint import save_model
+
+    save_model(tmp_path / "unfinished-0-0-abc.safetensors", tiny_model)
+    widget = TrainWidget(viewer)
+    session = widget.session
+    widget.rescue.use_button.click()
+    delete_now(widget)
+    with qtbot.captureExceptions() as exceptions:
+        qtbot.waitUntil(lambda: session.runner.state is State.IDLE, timeout=WAIT)
+    assert not exceptions
+    assert session.model_name == "recovered model"
     assert not list(tmp_path.iterdir())
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from qtpy.compat import isalive
+from qtpy.QtCore import QCoreApplication, QEvent
 
 from napari_uflow._napari.panels.trust import TrustWidget
 from napari_uflow._napari.parts import dialogs
@@ -13,6 +15,7 @@ from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
 from napari_uflow.samples.fibres import fibre_field
+from napari_uflow.store.tiff_writer import write_tiff
 
 WAIT = 60_000
 
@@ -21,9 +24,18 @@ WAIT = 60_000
 def widget(viewer, tiny_model, qtbot):
     session_of(viewer).set_model(tiny_model, "tiny")
     widget = TrustWidget(viewer)
-    qtbot.addWidget(widget)
     yield widget
     idle(widget, qtbot)
+    if isalive(widget):
+        widget.close()
+        widget.deleteLater()
+
+
+def delete_now(widget):
+    widget.close()
+    widget.deleteLater()
+    QCoreApplication.sendPostedEvents(widget, QEvent.Type.DeferredDelete)
+    assert not isalive(widget)
 
 
 def idle(widget, qtbot):
@@ -70,6 +82,29 @@ def test_other_images_are_counted_and_those_of_the_training_are_told(widget, vie
     assert "1 of the ticked images had a part in the training" in widget.job_bar.messages.text()
 
 
+def test_images_of_the_training_are_told_by_folder_too(widget, viewer, qtbot, tiny_model, tmp_path):
+    record = replace(tiny_model.record, specimens=("mouse/s1", "rat/s1"))
+    widget.session.set_model(replace(tiny_model, record=record), "two folders")
+    for folder in ("mouse", "cat"):
+        (tmp_path / folder).mkdir()
+        write_tiff(tmp_path / folder / "s1.tif", fibre_field(0, shape=(128, 128)).image, "YX")
+        viewer.open(tmp_path / folder / "s1.tif")
+    widget.images.set_layers(list(viewer.layers))
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    assert "1 of the ticked images had a part in the training" in widget.job_bar.messages.text()
+
+
+def test_a_report_that_comes_after_the_widget_was_closed_is_dropped(widget, qtbot):
+    session = widget.session
+    widget.job_bar.button.click()
+    delete_now(widget)
+    with qtbot.captureExceptions() as exceptions:
+        qtbot.waitUntil(lambda: session.runner.state is State.IDLE, timeout=WAIT)
+    assert not exceptions
+    assert session.runner.job.outcome is Outcome.DONE
+
+
 @pytest.mark.parametrize("end", [".png", ".json"])
 def test_the_report_is_saved(widget, qtbot, tmp_path, monkeypatch, end):
     path = tmp_path / f"report{end}"
@@ -94,7 +129,7 @@ def test_another_model_takes_the_report_away(widget, qtbot, tiny_model):
     assert widget.table.isHidden()
     widget.job_bar.button.click()
     idle(widget, qtbot)
-    assert "too few images to be calibrated" in widget.job_bar.status.text()
+    assert "no calibration" in widget.job_bar.status.text()
     widget.session.set_model(None)
     assert not widget.job_bar.button.isEnabled()
 

@@ -22,6 +22,7 @@ from napari_uflow._napari.session.settings import read_settings, weights_folder
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Message
+from napari_uflow.store.files import stem_of
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class BatchWidget(Panel):
         try:
             viewer.open(path, plugin="napari")
             if path in self._written:
-                labels = self._written[path] / f"{path.stem.removesuffix('.ome')}_labels.tif"
+                labels = self._written[path] / f"{stem_of(path)}_labels.tif"
                 if labels.is_file():
                     viewer.open(labels, plugin="napari", layer_type="labels")
         except Exception as error:

@@ -179,7 +179,7 @@ class TrainWidget(Panel):
         job = self.session.start_opening(path, name="recovered model")
         job.finished.connect(lambda _: discard(path))  # even if this widget has been closed
         job.finished.connect(self.rescue.withdraw)
-        job.finished.connect(lambda _: self.job_bar.say("The recovered model is active; save it to keep it."))
+        self.job_bar.say_when_done(job, lambda _: "The recovered model is active; save it to keep it.")
         return job
 
     # ---- a refinement
@@ -210,9 +210,9 @@ class TrainWidget(Panel):
         job = trainings.refine(self.session, recipe, old, marked)
         self._show_training(job)
 
-        def refined(model: Any) -> None:
+        def refined(model: Any) -> str:
             n, how = counted(len(marked), "region"), trainings.how_it_ended(model)
-            self.job_bar.say(f"Refined with {n} marked normal{how}. Run Detect again to check.")
+            return f"Refined with {n} marked normal{how}. Run Detect again to check."
 
-        job.finished.connect(refined)
+        self.job_bar.say_when_done(job, refined)
         return job

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.compat import isalive
 
 from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.layers.kinds import is_image_layer
@@ -25,6 +26,7 @@ from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import Message, Steps, or_stop
+from napari_uflow.training.regions import regions_of_training
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -100,8 +102,7 @@ class TrustWidget(Panel):
         regions: list[NormalRegion] = []
         for layer in self.images.layers():
             regions += normal_regions(layer, channel_axis=axis, channels=channels)
-        seen = model.record.all_specimens
-        n_seen = sum(region.specimen in seen for region in regions)
+        n_seen = len(regions_of_training(regions, model.record, model.training.specimen_pattern))
         planes, device, weights = [region.plane for region in regions], read_settings().device, weights_folder()
         title = self.session.model_name
         job = self.session.runner.start(
@@ -109,7 +110,7 @@ class TrustWidget(Panel):
         )
 
         def show(result: tuple[TrustReport, NDArray[np.uint8]]) -> None:
-            if self.session.model is model:
+            if isalive(self) and self.session.model is model:
                 self._show(*result)
 
         job.finished.connect(show)
@@ -155,7 +156,7 @@ class TrustWidget(Panel):
 
     def _start_saving(self, report: TrustReport, path: Path, title: str) -> Job:
         job = self.session.runner.start(lambda: _saving_steps(report, path, title), title="Saving")
-        job.finished.connect(lambda saved: self.job_bar.say(f"Saved '{saved}'."))
+        self.job_bar.say_when_done(job, lambda saved: f"Saved '{saved}'.")
         return job
 
 

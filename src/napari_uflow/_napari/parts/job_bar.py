@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
+from qtpy.compat import isalive
 from qtpy.QtWidgets import QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_uflow._napari.parts.panel import as_sentence, text_label
@@ -90,6 +92,15 @@ class JobBar(QWidget):
     def say(self, text: str) -> None:
         """Show a sentence under the button; "" hides it."""
         self._show(as_sentence(text))
+
+    def say_when_done(self, job: Job, text_of: Callable[[Any], str]) -> None:
+        """Show a sentence about the result of a job, unless this bar is closed before its end."""
+
+        def say(result: Any) -> None:
+            if isalive(self):
+                self.say(text_of(result))
+
+        job.finished.connect(say)
 
     def _show(self, text: str) -> None:
         self.status.setText(text)

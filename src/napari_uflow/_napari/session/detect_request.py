@@ -50,7 +50,7 @@ class DetectRequest:
 
     @property
     def names_images(self) -> bool:
-        """True if an image is chosen, or selected layers are; the layers themselves are not checked."""
+        """True if an image is chosen, or the selected layers are; the layers themselves are not checked."""
         return self.scope == "selected" or self.image is not None
 
     def targets(self, viewer: Viewer) -> list[Target]:
