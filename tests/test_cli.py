@@ -248,6 +248,13 @@ def test_output_that_nobody_reads_to_its_end(here):
         assert process.wait(60) == 0
 
 
+def test_images_of_the_training_are_no_test_of_it(here, capsys):
+    code, _, err = call(capsys, "trust model.safetensors data/train/good --device cpu")
+    assert code == 0
+    n = len(list(Path("data/train/good").iterdir()))
+    assert f"warning: {n} of {n} images have the names of specimens of the training" in err
+
+
 def test_trust(here, capsys):
     code, out, err = call(capsys, "trust model.safetensors")
     assert (code, err) == (0, "")

@@ -174,11 +174,15 @@ def trust(options: argparse.Namespace) -> int:
     from napari_uflow.evaluation.trust import trust_steps
     from napari_uflow.evaluation.trust_figure import trust_figure
     from napari_uflow.store.checkpoint import load_model
-    from napari_uflow.store.images import find_images, read_planes
+    from napari_uflow.training.regions import read_regions, regions_of_training
 
     model = load_model(options.model)
-    paths = find_images(options.images) if options.images else []
-    planes = [p for path in paths for p in read_planes(path, channels=options.channels, axes=options.axes)]
+    regions = read_regions(options.images, channels=options.channels, axes=options.axes) if options.images else []
+    n_seen = len(regions_of_training(regions, model.record, model.training.specimen_pattern))
+    if n_seen:
+        seen = f"{n_seen} of {counted(len(regions), 'image')} have the names of specimens of the training"
+        print(f"warning: {seen}; if they are the same, false alarms are underestimated", file=sys.stderr)
+    planes = [region.plane for region in regions]
     report = run_job(trust_steps(model, planes, device=options.device, weights=options.weights))
     print(report.as_table())
     if options.output is not None:
