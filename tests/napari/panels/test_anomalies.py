@@ -374,7 +374,7 @@ def test_corrections_by_eye_are_recorded(widget, viewer, tiny_model):
     (result,) = session.results.values()
     assert result.labels.metadata["napari_uflow"]["n_marked_normal"] == 2
     session.set_model(tiny_model, "model")
-    assert "2 regions that had been reported were judged normal by eye" in as_methods_text(result, session)
+    assert "2 reported regions were judged normal by eye" in as_methods_text(result, session)
 
 
 def test_a_closed_image_is_an_error(widget, viewer):
