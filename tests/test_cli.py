@@ -161,6 +161,7 @@ def test_a_mistake_found_on_the_way_is_one_line_at_the_end(here, capsys):
 # The whole way
 
 
+@pytest.mark.slow
 def test_train_detect_evaluate_show(here, capsys):
     code, out, err = call(capsys, f"train data/train/good -o new/model.safetensors --steps 2 {FAST} --holdout 0.4")
     assert code == 0
@@ -384,6 +385,7 @@ def test_the_second_ctrl_c_breaks_off(here, capsys, monkeypatch):
     assert not Path("m.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_real_ctrl_c(here):
     command = f"train data/train/good -o m.safetensors --steps 100000 --patience 10000 {FAST}"
     process = subprocess.Popen(

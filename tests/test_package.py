@@ -41,6 +41,7 @@ def test_every_public_name_comes_from_the_module_that_the_stub_names():
         assert name in module.__all__
 
 
+@pytest.mark.slow
 def test_training_and_detecting_load_no_gui():
     code = """
 import sys

@@ -68,6 +68,7 @@ def test_one_image(tiny_model, tmp_path):
     assert info["napari_uflow"]["detection"] == DetectionConfig().to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_bytes", [2**27, 1e5])
 def test_a_stack_keeps_its_axes_and_has_unique_labels(tiny_model, tmp_path, monkeypatch, n_bytes):
     monkeypatch.setattr(scratch, "LARGE", n_bytes)  # in memory, and in a file
@@ -93,6 +94,7 @@ def test_a_stack_keeps_its_axes_and_has_unique_labels(tiny_model, tmp_path, monk
     assert summary.n_regions_by_file == (len(rows),)
 
 
+@pytest.mark.slow
 def test_the_planes_of_a_file_share_the_false_alarms_where_they_are_counted_per_stack(tiny_model, tmp_path):
     path = tmp_path / "stack.tif"
     write_tiff(path, np.stack([odd(seed) for seed in range(4)]), "ZYX")
@@ -112,6 +114,7 @@ def test_the_planes_of_a_file_share_the_false_alarms_where_they_are_counted_per_
     assert shared == pytest.approx(each + np.log10(4), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["text", "cut", "cut inside", "empty", "two channels", "missing"])
 def test_one_damaged_file_does_not_stop_the_rest(tiny_model, tmp_path, damage):
     paths = [tmp_path / f"{name}.tif" for name in "abc"]

@@ -259,6 +259,7 @@ def test_a_tile_need_not_be_finished_to_stop(tiny_model, network):
         steps.send(FINISH)
 
 
+@pytest.mark.slow
 def test_finish_at_any_event_stops(tiny_model, odd_plane, network):
     def job():
         return detect_steps(tiny_model, odd_plane, DetectionConfig(), network=network)
@@ -485,6 +486,7 @@ def test_the_planes_of_a_stack_share_the_false_alarms(tiny_model, odd_plane, net
         assert (one.guarantee.n_images, again.guarantee.n_images, other.guarantee.n_images) == (4, 4, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_bytes", [2e5, 3e4])
 def test_maps_of_a_stack_lie_in_files_where_they_are_large_together(
     tiny_model, odd_plane, network, monkeypatch, n_bytes

@@ -147,6 +147,7 @@ def test_missing_pixels_do_not_break_it(tiny_model, data):
     assert 0 <= run.evaluation.pixel_auroc <= 1
 
 
+@pytest.mark.slow
 def test_events_and_finishing(tiny_model, data):
     images = find_test_images(data)
 

@@ -144,6 +144,7 @@ def test_the_pixels_of_a_figure_are_what_is_saved(tmp_path):
     np.testing.assert_array_equal(pixels[..., :3], imread(tmp_path / "figure.png")[..., :3])
 
 
+@pytest.mark.slow
 def test_pyplot_is_never_loaded():
     code = "import sys, napari_uflow.evaluation.overview; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

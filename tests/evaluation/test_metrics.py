@@ -82,6 +82,7 @@ def test_pixel_auroc_is_auroc_over_all_pixels(seed, n_levels):
     assert metrics.pixel_auroc(maps, masks) == pytest.approx(auroc_by_pairs(scores, labels), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_fpr", [0.05, 0.3, 1.0])
 @pytest.mark.parametrize("n_levels", [None, 3, 8])
 @pytest.mark.parametrize("seed", range(4))

@@ -50,6 +50,7 @@ def test_the_report_on_held_out_specimens(model):
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["n_held_out_specimens"] == 12
 
 
+@pytest.mark.slow
 def test_new_images_are_counted(model, normal_planes, odd_plane):
     planes = [*normal_planes, odd_plane]
     report = drain(trust_steps(model, planes, device=DEVICE))

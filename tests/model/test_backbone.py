@@ -28,6 +28,7 @@ def layers_of(resnet18, x):
 # Made without a download
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scattering", "resnet18", "wide_resnet50_2"])
 @pytest.mark.parametrize("n_channels", [1, 2, 3])
 def test_features_of_every_level(name, n_channels):

@@ -42,6 +42,7 @@ def untrained(norm: str, n_channels: int = 1, seed: int = 0, **options) -> Train
 # Tiles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["channel", "whiten", "position"])
 def test_tiles_give_what_the_whole_image_gives(norm):
     model = untrained(norm)
@@ -156,6 +157,7 @@ class StubNetwork(nn.Module):
         return self.flow(features)
 
 
+@pytest.mark.slow
 def test_the_variance_of_latents_does_not_depend_on_the_batch_size():
     """Summing the quadratic term over the batch and not the determinant gives 1 / sqrt(8) = 0.35 at batch 8."""
     optimise = importlib.import_module("napari_uflow.training.optimise")

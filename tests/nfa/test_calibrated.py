@@ -55,6 +55,7 @@ def test_false_alarms_stay_below_the_guarantee(calibration):
     assert 0.2 < calibration.offset.observed(1.0) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_specimens", [3, 5, 9])
 def test_few_specimens_keep_their_guarantee(n_specimens):
     """Tails and offset of a few small specimens, over many sets of them: the cross-fitting is an approximation."""

@@ -20,6 +20,7 @@ def test_there_are_blocks():
     assert "readme_0" in BLOCKS
 
 
+@pytest.mark.slow
 def test_mypy_accepts_every_block_and_refuses_a_wrong_one(tmp_path):
     """The public names are typed by ``__init__.pyi``; a name that is not in it, or has no type, is an error."""
     pytest.importorskip("mypy")

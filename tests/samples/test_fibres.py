@@ -63,6 +63,7 @@ def test_a_defect_changes_its_mask_and_nothing_else(kind, seed):
         assert 30 <= np.count_nonzero(defective.labels == n) <= 0.2 * mask.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_more_severe_defect_is_larger(kind):
     def area(severity):

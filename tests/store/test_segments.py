@@ -35,6 +35,7 @@ def image(request: Any, tmp_path_factory: Any) -> tuple[np.ndarray, TiffSegments
         return values, TiffSegments(tif.series[0]), path
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_part_is_the_part_of_the_array(image: tuple[np.ndarray, TiffSegments, Path], data: st.DataObject) -> None:

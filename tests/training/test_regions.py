@@ -78,6 +78,7 @@ def specimens_of(model):
     return set(model.record.specimens) | set(model.record.holdout_specimens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", [by_command_line, by_python])
 def test_every_face_tells_the_same_specimens(face, files):
     folder, pattern, specimens = files

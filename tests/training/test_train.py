@@ -232,6 +232,7 @@ def n_events() -> int:
     return len(count)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("learns")
 def test_finish_at_any_event():
     outcomes = []
@@ -469,6 +470,7 @@ def test_two_and_three_channels(n_channels):
     check(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "converted"),
     [

@@ -31,6 +31,7 @@ def labels(shape=(4, 30, 40)):
 CALIBRATED = {"scale": (2, 0.5, 0.25), "units": ("um", "um", "um"), "axis_labels": ("z", "y", "x")}
 
 
+@pytest.mark.slow
 def test_labels_keep_pixel_size_unit_axes_and_provenance(tmp_path):
     known = {"napari_uflow": {"model": "fibres", "sizes": (1, 2), "path": tmp_path}}
     layer = Labels(labels(), name="found", metadata=known, **CALIBRATED)
@@ -114,6 +115,7 @@ def test_more_axes_than_a_file_can_name(tmp_path):
         saved(Image(np.zeros((2, 2, 2, 2, 4, 4), np.uint8)), tmp_path / "many.tif")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "is_mask"), [("found.tif", False), ("found.mask.tif", True)])
 def test_napari_saves_with_these_writers(viewer, tmp_path, name, is_mask):
     layer = viewer.add_labels(labels(), **CALIBRATED)
@@ -123,6 +125,7 @@ def test_napari_saves_with_these_writers(viewer, tmp_path, name, is_mask):
     np.testing.assert_array_equal(written, np.where(layer.data > 0, 255, 0) if is_mask else layer.data)
 
 
+@pytest.mark.slow
 def test_menu_entries_save_the_selected_layer(viewer, tmp_path, monkeypatch):
     asked = []
 

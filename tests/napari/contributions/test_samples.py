@@ -21,6 +21,7 @@ def test_normal_fibres_open(viewer):
     assert [str(unit) for unit in layer.units] == ["pixel", "micrometer", "micrometer"]
 
 
+@pytest.mark.slow
 def test_defective_fibres_open_with_their_truth(viewer):
     viewer.open_sample("napari-uflow", "defective_fibres")
     images, truth = viewer.layers
@@ -44,6 +45,7 @@ def test_defective_fibres_open_with_their_truth(viewer):
         assert list(specimens) == [truth.features["specimen"][number]]
 
 
+@pytest.mark.slow
 def test_a_sample_is_seen(make_napari_viewer_proxy):
     viewer = make_napari_viewer_proxy(show=True)
     viewer.open_sample("napari-uflow", "defective_fibres")

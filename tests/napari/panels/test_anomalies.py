@@ -78,6 +78,7 @@ def numbers(widget):
     return [row.number for row in widget.table.rows()]
 
 
+@pytest.mark.slow
 def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result, detections):
     rows = widget.table.rows()
     assert len(rows) == sum(len(found.regions) for found in detections)
@@ -105,6 +106,7 @@ def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result
     assert [row.index[0] for row in widget.table.rows()] == sorted(row.index[0] for row in rows)
 
 
+@pytest.mark.slow
 def test_all_columns_are_visible_at_the_default_width(make_napari_viewer_proxy, detections):
     viewer = make_napari_viewer_proxy(show=True)
     viewer.window.resize(1366, 738)
@@ -124,6 +126,7 @@ def test_all_columns_are_visible_at_the_default_width(make_napari_viewer_proxy, 
     assert table.horizontalHeader().length() <= table.viewport().width()
 
 
+@pytest.mark.slow
 def test_a_click_on_a_row_moves_the_view_to_it(widget, viewer, result, qtbot):
     camera = camera_of(viewer)
     viewer.dims.set_point(0, 1)
@@ -146,6 +149,7 @@ def test_a_click_on_a_row_moves_the_view_to_it(widget, viewer, result, qtbot):
     assert result.labels.selected_label == widget.table.rows()[-2].number
 
 
+@pytest.mark.slow
 def test_a_region_picked_in_the_view_finds_its_row(widget, result, viewer):
     center = camera_of(viewer).center
     for number in (2, 1, 3):
@@ -157,6 +161,7 @@ def test_a_region_picked_in_the_view_finds_its_row(widget, result, viewer):
     assert not widget.judge_bar.mark_button.isEnabled()
 
 
+@pytest.mark.slow
 def test_a_region_marked_normal_is_removed_from_the_result(widget, viewer, result, qtbot, detections):
     session, known = session_of(viewer), marked_normal_of(session_of(viewer))
     n = len(widget.table.rows())
@@ -182,6 +187,7 @@ def test_a_region_marked_normal_is_removed_from_the_result(widget, viewer, resul
     assert not widget.judge_bar.refine_button.isEnabled()  # there is no model
 
 
+@pytest.mark.slow
 def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot, monkeypatch):
     from napari_uflow._napari.panels.train import TrainWidget
 
@@ -204,6 +210,7 @@ def test_refining_is_left_to_the_train_widget(widget, viewer, tiny_model, qtbot,
     assert not widget.judge_bar.refine_button.isEnabled()
 
 
+@pytest.mark.slow
 def test_a_changed_result_keeps_the_choice(widget, viewer, result):
     """The regions of the first plane go, so the others get other numbers."""
     last = next(i for i, row in enumerate(widget.table.rows()) if row.index == (2,))
@@ -223,6 +230,7 @@ def test_a_changed_result_keeps_the_choice(widget, viewer, result):
     assert widget.summary.text() == "No anomalies; 1 false alarm per image accepted."
 
 
+@pytest.mark.slow
 def test_the_key_does_it_on_the_table_and_on_the_canvas(widget, viewer, result, qtbot):
     n = len(widget.table.rows())
     widget.show()
@@ -240,6 +248,7 @@ def test_the_key_does_it_on_the_table_and_on_the_canvas(widget, viewer, result, 
     assert len(widget.table.rows()) == n - 2
 
 
+@pytest.mark.slow
 def test_undo(widget, viewer, result):
     before = result.labels.data.copy()
     for _ in range(2):
@@ -254,6 +263,7 @@ def test_undo(widget, viewer, result):
     assert widget.judge_bar.line.isHidden()
 
 
+@pytest.mark.slow
 def test_regions_stay_marked_normal_after_another_detection(widget, viewer, detections, result):
     widget.table.choose(0)
     widget.mark_normal()
@@ -266,6 +276,7 @@ def test_regions_stay_marked_normal_after_another_detection(widget, viewer, dete
     assert not widget.judge_bar.undo_button.isEnabled()
 
 
+@pytest.mark.slow
 def test_a_result_of_one_slice(viewer, detections, qtbot):
     result = show(viewer, detections, "slice")
     viewer.dims.set_point(0, 0)
@@ -280,6 +291,7 @@ def test_a_result_of_one_slice(viewer, detections, qtbot):
     assert widget.result.labels is result.labels
 
 
+@pytest.mark.slow
 def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path, qtbot, monkeypatch):
     image = viewer.add_image(drawn(), name="drawn", **GEOMETRY)
     plane = planes_of_layer(image)[2]
@@ -317,6 +329,7 @@ def test_a_result_of_a_part_of_a_plane(viewer, detections, tiny_model, tmp_path,
     assert widget.result.labels is result.labels
 
 
+@pytest.mark.slow
 def test_the_widget_follows_the_results(viewer, detections, qtbot):
     widget = AnomaliesWidget(viewer)
     qtbot.addWidget(widget)
@@ -337,6 +350,7 @@ def test_the_widget_follows_the_results(viewer, detections, qtbot):
     assert widget.results.count() == 0
 
 
+@pytest.mark.slow
 def test_a_closed_widget_does_nothing_more(viewer, result):
     dock, widget = viewer.window.add_plugin_dock_widget("napari-uflow", "Anomalies")
     result.labels.selected_label = 3
@@ -355,6 +369,7 @@ def test_a_closed_widget_does_nothing_more(viewer, result):
     np.testing.assert_array_equal(result.labels.data, before)
 
 
+@pytest.mark.slow
 def test_an_image_is_known_by_itself_and_not_by_its_name(widget, viewer):
     image = viewer.layers["drawn"]
     image.name = "another name"
@@ -365,6 +380,7 @@ def test_an_image_is_known_by_itself_and_not_by_its_name(widget, viewer):
     assert normal.plane.data is image.data
 
 
+@pytest.mark.slow
 def test_corrections_by_eye_are_recorded(widget, viewer, tiny_model):
     session = session_of(viewer)
     (result,) = session.results.values()
@@ -377,6 +393,7 @@ def test_corrections_by_eye_are_recorded(widget, viewer, tiny_model):
     assert "2 reported regions were judged normal by eye" in as_methods_text(result, session)
 
 
+@pytest.mark.slow
 def test_a_closed_image_is_an_error(widget, viewer):
     viewer.layers.remove("drawn")
     n = len(widget.table.rows())
@@ -401,6 +418,7 @@ def export(widget, tmp_path, monkeypatch):
     return answer
 
 
+@pytest.mark.slow
 def test_the_table_is_exported_with_the_numbers_of_the_layer(widget, export, result):
     with open(export("csv"), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -409,6 +427,7 @@ def test_the_table_is_exported_with_the_numbers_of_the_layer(widget, export, res
         assert np.count_nonzero(result.labels.data == int(row["label"])) == int(row["area_px"])
 
 
+@pytest.mark.slow
 def test_outlines_are_exported_with_their_planes(export, result):
     features = json.loads(export("geojson").read_text(encoding="utf-8"))["features"]
     for number, feature in enumerate(features, start=1):
@@ -421,6 +440,7 @@ def test_outlines_are_exported_with_their_planes(export, result):
         assert corners[:, 1].max() <= rows.max() + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["labels", "mask", "heatmap"])
 def test_layers_are_exported_with_pixel_size(kind, export, result):
     planes = read_planes(export(kind))
@@ -435,6 +455,7 @@ def test_layers_are_exported_with_pixel_size(kind, export, result):
     assert planes[0].unit == "um"
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_is_an_error(widget, tmp_path, monkeypatch):
     monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "none" / "a.csv"))
     widget.export_bar.export("csv")

@@ -72,6 +72,7 @@ def test_a_folder_is_processed(widget, folder, qtbot):
     assert a == f"{n} anomal{'y' if n == 1 else 'ies'}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".tif", ".ome.tif", ".OME.TIF"])
 def test_a_double_click_opens_image_and_labels(widget, viewer, folder, qtbot, ending):
     path = (folder / "a.tif").rename(folder / f"a{ending}")
@@ -153,6 +154,7 @@ def test_the_forms_make_one_configuration(widget):
     assert (config.false_alarms, config.nfa, config.tile) == (0.01, "paper", 512)
 
 
+@pytest.mark.slow
 def test_channels_and_axes_are_passed_on(widget, folder, qtbot):
     image = fibre_field(0, shape=(112, 128)).image
     write_tiff(folder / "d.tif", np.stack([np.zeros_like(image), image]), "ZYX")

@@ -57,6 +57,7 @@ SCALED = {"scale": (2, 0.5, 0.5), "units": ("um", "um", "um"), "translate": (1, 
 IMAGE = odd_image()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "options"),
     [
@@ -126,6 +127,7 @@ def test_colours_and_channels(viewer, qtbot, tiny_model_config, tiny_training_co
     assert not re.search(r"--|\w=|\[", text)
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
     viewer.add_image(np.stack([IMAGE, odd_image(12)]), name="odd", axis_labels=("specimen", "y", "x"))
     widget.slider.set_value(10)
@@ -143,6 +145,7 @@ def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
     assert [row[0] for row in result.rows()] == list(range(1, n + 1))
 
 
+@pytest.mark.slow
 def test_the_slider_updates_the_regions(widget, viewer, qtbot):
     viewer.add_image(IMAGE, name="odd")
     result = run(widget, qtbot)
@@ -162,6 +165,7 @@ def test_the_slider_updates_the_regions(widget, viewer, qtbot):
     assert widget.session.result_of(new.heatmap) is new
 
 
+@pytest.mark.slow
 def test_a_view_and_a_slice_lie_where_they_are(widget, viewer, qtbot):
     image = viewer.add_image(np.stack([IMAGE] * 3), name="odd", **SCALED)
     viewer.dims.set_current_step(0, 2)
@@ -183,6 +187,7 @@ def test_a_view_and_a_slice_lie_where_they_are(widget, viewer, qtbot):
     assert len(viewer.layers) == 7
 
 
+@pytest.mark.slow
 def test_selected_layers(widget, viewer, qtbot):
     first = viewer.add_image(IMAGE, name="first")
     second = viewer.add_image(IMAGE, name="second")
@@ -195,6 +200,7 @@ def test_selected_layers(widget, viewer, qtbot):
     assert "no image is selected" in widget.job_bar.status.text().lower()
 
 
+@pytest.mark.slow
 def test_the_image_may_go_while_it_runs(widget, viewer, qtbot):
     viewer.add_image(IMAGE, name="odd")
     widget.job_bar.button.click()
@@ -220,6 +226,7 @@ def test_why_there_is_no_result_is_shown_until_another_choice(widget, viewer, qt
         assert status.isHidden()
 
 
+@pytest.mark.slow
 def test_removed_layers_are_forgotten(widget, viewer, qtbot):
     viewer.add_image(IMAGE, name="odd")
     run(widget, qtbot)
@@ -288,6 +295,7 @@ def test_preferences(npe2pm, plugin_settings):
             own.computing.device = "tpu"
 
 
+@pytest.mark.slow
 def test_the_sliders_move_to_the_most_anomalous_plane(widget, viewer, qtbot):
     viewer.add_image(np.zeros((9, 128, 160), np.uint8), name="long")
     image = viewer.add_image(np.stack([np.full_like(IMAGE, 100), IMAGE]), name="odd")
@@ -324,6 +332,7 @@ def test_a_second_detection_is_written_over_the_first(widget, viewer, qtbot):
     assert len(widget.session.results) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_planes", [1, 2])
 def test_results_in_large_images_are_multiscale(widget, viewer, qtbot, monkeypatch, n_planes):
     monkeypatch.setattr(outputs, "_LARGEST_PLAIN", 100)
@@ -389,6 +398,7 @@ def test_false_alarms_are_counted_per_image_or_per_stack(widget, viewer, qtbot):
     assert widget.slider_heading.text() == "Accepted false alarms per stack"
 
 
+@pytest.mark.slow
 def test_time_and_memory_are_estimated(widget, viewer):
     widget.estimate()
     assert widget.estimate_label.isHidden()

@@ -135,6 +135,7 @@ def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, 
     assert widget.session.model is tiny_model
 
 
+@pytest.mark.slow
 def test_the_layer_may_go_while_it_runs(widget, viewer, qtbot):
     widget.job_bar.button.click()
     viewer.layers.clear()
@@ -189,6 +190,7 @@ def test_a_shape_of_the_menu_command(viewer, images):
     assert viewer.layers[-1].name == "fibres, normal area"
 
 
+@pytest.mark.slow
 def test_layers_come_and_go(widget, viewer):
     assert [layer.name for layer in widget.normal_images.images.layers()] == ["fibres"]
     second = viewer.add_image(np.zeros((128, 128)), name="second")
@@ -206,6 +208,7 @@ def test_results_are_not_offered_as_training_images(widget, viewer):
     assert widget.normal_images.images.count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "steps"), [("fast", 60), ("balanced", 200), ("best", 1000)])
 def test_presets(widget, preset, steps):
     widget.new_model.preset.set_value("fast" if preset != "fast" else "best")
@@ -397,6 +400,7 @@ def test_a_recovered_model_becomes_active_although_the_widget_was_closed(viewer,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_resumed(viewer, images, qtbot, tmp_path, tiny_model_config, tiny_training_config):
     from napari_uflow.store.checkpoint import save_model
     from napari_uflow.training.train import train
@@ -453,6 +457,7 @@ def test_a_panel_that_is_opened_again_follows_the_training_and_can_stop_it(widge
     assert again.job_bar.button.text() == "Train"
 
 
+@pytest.mark.slow
 def test_opening_the_widgets_is_quick_and_loads_no_torch():
     code = """
 import sys, time
@@ -484,6 +489,7 @@ def mark_normal(viewer, session, n_channels=1, specimen="odd"):
     return normal
 
 
+@pytest.mark.slow
 def test_regions_marked_normal_are_trained_on_too(widget, viewer):
     assert widget.normal_images.with_marked.isHidden()
     widget.estimate()
@@ -504,6 +510,7 @@ def test_regions_marked_normal_are_trained_on_too(widget, viewer):
     assert widget.normal_images.with_marked.isHidden()
 
 
+@pytest.mark.slow
 def test_a_model_is_refined(widget, viewer, qtbot):
     session = widget.session
     assert widget.refine_button.isHidden()
@@ -539,6 +546,7 @@ def test_a_model_is_refined(widget, viewer, qtbot):
     assert widget.refine_button.isEnabled()
 
 
+@pytest.mark.slow
 def test_a_region_of_a_held_out_specimen_is_trained_on_too(widget, viewer, qtbot):
     widget.job_bar.button.click()
     idle(qtbot, widget)
@@ -562,6 +570,7 @@ def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tin
     assert (widget.session.model, widget.session.model_name) == (tiny_model, "good")
 
 
+@pytest.mark.slow
 def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbot, tiny_model, monkeypatch):
     session, given = widget.session, []
 

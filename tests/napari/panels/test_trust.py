@@ -64,6 +64,7 @@ def test_the_report_of_the_held_out_specimens(widget, qtbot, tiny_model):
     assert pixels.height() > pixels.width()
 
 
+@pytest.mark.slow
 def test_other_images_are_counted_and_those_of_the_training_are_told(widget, viewer, qtbot, tiny_model):
     stack = np.stack([fibre_field(seed, shape=(128, 128)).image for seed in (21, 22)])
     new = viewer.add_image(stack, name="new", axis_labels=("specimen", "y", "x"))
@@ -105,6 +106,7 @@ def test_a_report_that_comes_after_the_widget_was_closed_is_dropped(widget, qtbo
     assert session.runner.job.outcome is Outcome.DONE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [".png", ".json"])
 def test_the_report_is_saved(widget, qtbot, tmp_path, monkeypatch, end):
     path = tmp_path / f"report{end}"

@@ -28,6 +28,7 @@ def panel(make_napari_viewer_proxy, qtbot, slides):
     return widget
 
 
+@pytest.mark.slow
 def test_the_window_says_what_the_other_faces_say(panel, slides):
     regions = assign_specimens(panel.normal_images.regions())
     assert {region.specimen for region in regions} == {f"slide{i}" for i in range(6)}
@@ -35,11 +36,13 @@ def test_the_window_says_what_the_other_faces_say(panel, slides):
     assert {region.plane.name: region.specimen for region in regions} == of_files
 
 
+@pytest.mark.slow
 def test_the_number_of_specimens_is_shown_before_training(panel):
     panel.estimate()
     assert "18 images from 6 specimens" in panel.estimate_label.text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "n"), [("each", 18), ("one", 1), ("names", 6)])
 def test_the_user_may_say_otherwise(panel, rule, n):
     panel.normal_images.image_specimens.set_value(rule)
@@ -49,6 +52,7 @@ def test_the_user_may_say_otherwise(panel, rule, n):
     assert ("18 images from" in panel.estimate_label.text()) == (n != 18)
 
 
+@pytest.mark.slow
 def test_a_refinement_chooses_what_the_training_chose(panel):
     panel.normal_images.image_specimens.set_value("each")
     recipe = panel.normal_images.recipe()
