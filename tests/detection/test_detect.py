@@ -212,6 +212,7 @@ def test_a_network_is_built_where_none_is_given(tiny_model, odd_plane, found):
     same(detect(tiny_model, odd_plane, device=DEVICE), found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 2**40])
 def test_a_large_image_in_strips_and_files_gives_the_same(tiny_model, odd_plane, network, found, monkeypatch, limit):
     monkeypatch.setattr("napari_uflow.system.scratch.LARGE", limit)
@@ -416,6 +417,7 @@ def test_an_image_out_of_distribution_raises_a_warning(tiny_model, odd_plane, ne
     assert any("as a whole differs from" in text for text in warnings_of(model, odd_plane, network))
 
 
+@pytest.mark.slow
 def test_tiles_that_do_not_fit_the_memory_are_halved(tiny_model, monkeypatch):
     network = tiny_model.network()
     plane = Plane(data=fibre_field(3, shape=(300, 500)).image)
@@ -468,6 +470,7 @@ def test_what_is_no_plane_is_refused_in_words(tiny_model, odd_plane, network):
 # Stacks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nfa", ["size-conditional", "paper", "binomial"])
 def test_the_planes_of_a_stack_share_the_false_alarms(tiny_model, odd_plane, network, nfa):
     """A number of false alarms per stack of four planes reports the regions of a quarter of it per image."""

@@ -106,6 +106,7 @@ def evaluated(tiny_model, tiny_dataset):
     return images, drain(evaluate_steps(tiny_model, images, DetectionConfig(), device=DEVICE))
 
 
+@pytest.mark.slow
 def test_numbers_of_an_evaluation(evaluated):
     images, run = evaluated
     assert [item.image for item in run.images] == images

@@ -79,6 +79,7 @@ def test_only_caveats_that_void_the_guarantee_are_counted(model, odd_plane, monk
     assert drain(trust_steps(model, [odd_plane], device=DEVICE)).n_warned == n
 
 
+@pytest.mark.slow
 def test_a_model_of_one_specimen_reports_what_it_can(tiny_model, tmp_path):
     report = trust_report(tiny_model)
     assert report.n_specimens == 0

@@ -119,6 +119,7 @@ def test_bad_options_are_refused(options: dict) -> None:
 names = st.lists(st.text(max_size=3), max_size=12)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(names, st.floats(0, 1, exclude_max=True), st.integers(0, 100))
 def test_held_out_fields(specimens: list[str], fraction: float, seed: int) -> None:

@@ -79,6 +79,7 @@ def test_one_and_two_channels_become_three():
             torch.testing.assert_close(y, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scattering", "resnet18"])
 @pytest.mark.parametrize("place", [0, 15])
 def test_nothing_beyond_the_halo_is_seen(name, place, stirred):

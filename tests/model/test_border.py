@@ -190,6 +190,7 @@ def trained(config, training, **options):
     return model, said
 
 
+@pytest.mark.slow
 def test_training_finds_out(tiny_model_config, tiny_training_config):
     model, said = trained(tiny_model_config, tiny_training_config)
     assert model.config.border == "replicate"
@@ -197,6 +198,7 @@ def test_training_finds_out(tiny_model_config, tiny_training_config):
     assert len(said) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("excess", "border"), [(2.4, "reflect"), (2.6, "replicate"), (math.nan, "replicate")])
 def test_the_excess_decides(monkeypatch, tiny_model_config, tiny_training_config, excess, border):
     module = importlib.import_module("napari_uflow.training.normalise")
@@ -207,6 +209,7 @@ def test_the_excess_decides(monkeypatch, tiny_model_config, tiny_training_config
     assert bool(said) is (excess > 2.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("border", ["reflect", "replicate"])
 def test_what_was_asked_for_is_done(border, tiny_model_config, tiny_training_config):
     model, said = trained(tiny_model_config, tiny_training_config, border=border)

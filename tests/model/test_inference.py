@@ -37,6 +37,7 @@ def same(one, other):
     assert one.outside == pytest.approx(other.outside)
 
 
+@pytest.mark.slow
 def test_tiles_give_what_the_whole_gives_with_holes_too(network, tiny_model, plane):
     whole = scores(network, tiny_model, plane, tile=4096)
     tiled = scores(network, tiny_model, plane, tile=TILE)

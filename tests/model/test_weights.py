@@ -13,6 +13,7 @@ from napari_uflow.model.weights import WEIGHTS_FOLDER_VARIABLE, load_pretrained,
 pytestmark = pytest.mark.usefixtures("no_downloads")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["file", "folder", "variable", "other name"])
 def test_weights_from_a_file(how, resnet18, resnet18_file, tmp_path, monkeypatch):
     weights = {"file": resnet18_file, "folder": resnet18_file.parent, "variable": None, "other name": tmp_path}[how]

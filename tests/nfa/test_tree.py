@@ -70,6 +70,7 @@ def energies(n_levels):
     return npst.arrays(np.float64, shape, elements=st.integers(0, n_levels - 1).map(float))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.sampled_from([2, 3, 5, 1000]).flatmap(energies), st.floats(-2, 6), st.integers(0, 2**31))
 def test_agrees_with_the_rule_in_its_own_words(order, zero, seed):

@@ -47,6 +47,7 @@ def test_dtype_shape_and_emptiness(shape):
     assert defective.mask.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(5))
 def test_a_defect_changes_its_mask_and_nothing_else(kind, seed):

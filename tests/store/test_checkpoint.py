@@ -348,6 +348,7 @@ def test_no_folder_to_write_to(tiny_model, tmp_path):
         save_model(tmp_path / "nowhere" / "model.safetensors", tiny_model)
 
 
+@pytest.mark.slow
 def test_a_large_backbone_is_left_out_and_looked_up(tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = UFlow(ModelConfig(backbone="resnet18", flow_steps=1, feature_norm="channel"), 1)

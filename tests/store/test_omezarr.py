@@ -98,6 +98,7 @@ def test_the_finest_level_is_read(zarr_format: int, dtype: str, tmp_path: Path) 
     assert (plane.pixel_size, plane.unit) == ((0.5, 0.25), "um")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", ["tczyx", "xyzct", "zyx", "cyx", "tyx"])
 def test_axes_keep_their_meaning(zarr_format: int, axes: str, tmp_path: Path) -> None:
     sizes = {"t": 2, "z": 3, "c": 2, "y": 7, "x": 9}
@@ -456,6 +457,7 @@ def test_a_folder_of_zarr_counts_as_one_image(
 # The command line
 
 
+@pytest.mark.slow
 def test_detect_on_the_command_line(
     zarr_format: int, tiny_model_file: Path, odd_plane: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

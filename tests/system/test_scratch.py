@@ -19,6 +19,7 @@ def test_a_small_map_is_an_array_in_memory():
     assert type(allocate_map((100, 100), np.float32)) is np.ndarray
 
 
+@pytest.mark.slow
 def test_a_large_map_lies_in_a_file_that_goes_with_it(monkeypatch, tmp_path):
     monkeypatch.setattr(scratch, "LARGE", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -113,6 +113,7 @@ def test_what_a_model_remembers():
     assert not warnings_of(events)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 9])
 def test_too_few_held_out_specimens_for_a_guarantee_are_told_before_training(n):
     events = []
@@ -349,6 +350,7 @@ def test_many_steps_that_are_not_finite_end_training_with_the_best_model(monkeyp
     assert any(isinstance(event, Message) and event.warning and "no longer finite" in event.text for event in events)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_the_memory_is_taken_in_parts(monkeypatch):
     expected = run(specimens(), training=TRAINING.replace(batch_size=4, learning_rate=1e-5))
     original = UFlow.latents
@@ -462,6 +464,7 @@ def test_a_single_tile_is_not_split_with_a_warning():
     assert "no specimen could be held out" in warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_channels", [2, 3])
 def test_two_and_three_channels(n_channels):
     regions = [NormalRegion(Plane(data=texture((n_channels, 64, 128), i), axes="CYX", name=str(i))) for i in range(2)]
@@ -604,6 +607,7 @@ def test_nothing_that_was_trained_on_is_held_out_later():
     assert third.record.resumed_from.resumed_from.n_steps == 4
 
 
+@pytest.mark.slow
 def test_new_specimens_join_those_held_out():
     first = run(specimens(3))
     more = [NormalRegion(Plane(data=texture((64, 128), 50 + i), name=f"more {i}")) for i in range(9)]

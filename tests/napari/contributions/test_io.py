@@ -150,6 +150,7 @@ def test_menu_entries_save_the_selected_layer(viewer, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_napari_gives_the_menu_entries_its_viewer(viewer, tmp_path, monkeypatch):
     from napari._app_model import get_app_model
 
@@ -159,6 +160,7 @@ def test_napari_gives_the_menu_entries_its_viewer(viewer, tmp_path, monkeypatch)
     assert tifffile.imread(tmp_path / "a.tif").max() == 255
 
 
+@pytest.mark.slow
 def test_a_dropped_model_becomes_the_active_one(viewer, tiny_model_file):
     from napari_uflow._napari.session.session import session_of
 
@@ -168,6 +170,7 @@ def test_a_dropped_model_becomes_the_active_one(viewer, tiny_model_file):
     assert session_of(viewer).model_name == "tiny"
 
 
+@pytest.mark.slow
 def test_a_model_from_the_menu(viewer, tiny_model_file, monkeypatch):
     from napari_uflow._napari.session.session import session_of
 

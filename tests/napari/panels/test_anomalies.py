@@ -464,6 +464,7 @@ def test_a_file_that_cannot_be_written_is_an_error(widget, tmp_path, monkeypatch
     widget.export_bar.export("csv")
 
 
+@pytest.mark.slow
 def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, tmp_path, qtbot, monkeypatch):
     path = tmp_path / "stack.tif"
     write_tiff(path, drawn(), "ZYX", pixel_size=(0.5, 0.5), unit="um")
@@ -482,6 +483,7 @@ def test_the_script_in_the_clipboard_runs(viewer, detections, tiny_model_file, t
     np.testing.assert_array_equal(again.labels, found.labels)
 
 
+@pytest.mark.slow
 def test_the_paragraph_in_the_clipboard(widget, viewer, tiny_model):
     widget.export_bar.copy_methods.trigger()
     assert "no model" in widget.status.text().lower()
@@ -492,6 +494,7 @@ def test_the_paragraph_in_the_clipboard(widget, viewer, tiny_model):
     assert "as in the cited paper" in text
 
 
+@pytest.mark.slow
 def test_channels_before_the_stack(viewer, detections, qtbot):
     stack = np.stack([drawn(), drawn()])
     image = viewer.add_image(stack, name="two", axis_labels=("c", "specimen", "y", "x"))
@@ -509,6 +512,7 @@ def test_channels_before_the_stack(viewer, detections, qtbot):
     assert normal.plane.index == {"Z": row.index[-1]}
 
 
+@pytest.mark.slow
 def test_the_widgets_are_light_to_import():
     modules = (
         "panels.anomalies",

@@ -50,6 +50,7 @@ def run(widget, qtbot):
     assert runner.state is State.IDLE
 
 
+@pytest.mark.slow
 def test_a_folder_is_processed(widget, folder, qtbot):
     assert not widget.job_bar.button.isEnabled()
     widget.add([folder])
@@ -86,6 +87,7 @@ def test_a_double_click_opens_image_and_labels(widget, viewer, folder, qtbot, en
     assert viewer.layers[1].as_layer_data_tuple()[2] == "labels"
 
 
+@pytest.mark.slow
 def test_stopping_keeps_what_is_done(widget, folder, qtbot):
     for i in range(6):
         write_tiff(folder / f"more {i}.tif", np.full((256, 256), 100 + i, np.uint8), "YX")
@@ -104,6 +106,7 @@ def test_stopping_keeps_what_is_done(widget, folder, qtbot):
     assert widget.job_bar.button.text() == "Detect in all files"
 
 
+@pytest.mark.slow
 def test_two_files_of_one_name_are_refused_in_a_sentence(widget, folder, qtbot):
     other = folder / "other"
     other.mkdir()
@@ -114,6 +117,7 @@ def test_two_files_of_one_name_are_refused_in_a_sentence(widget, folder, qtbot):
     assert not widget.job_bar.status.isHidden()
 
 
+@pytest.mark.slow
 def test_the_list_is_filled_and_emptied(widget, folder, monkeypatch, qtbot):
     monkeypatch.setattr(dialogs, "ask_for_files", lambda *args, **options: [str(folder / "a.tif")])
     monkeypatch.setattr(dialogs, "ask_for_folder", lambda *args, **options: str(folder))
@@ -133,6 +137,7 @@ def test_the_list_is_filled_and_emptied(widget, folder, monkeypatch, qtbot):
     assert "contains no images" in widget.job_bar.status.text()
 
 
+@pytest.mark.slow
 def test_files_are_dropped(widget, folder):
     data = QMimeData()
     data.setUrls([QUrl.fromLocalFile(str(folder))])
@@ -147,6 +152,7 @@ def test_files_are_dropped(widget, folder):
     assert len(widget.paths()) == 3
 
 
+@pytest.mark.slow
 def test_the_forms_make_one_configuration(widget):
     widget.form.set_config(widget.config().replace(false_alarms=0.01))
     widget.advanced.set_config(widget.config().replace(nfa="paper", tile=512))
@@ -170,6 +176,7 @@ def test_channels_and_axes_are_passed_on(widget, folder, qtbot):
     assert "channel" in results(widget)[0]
 
 
+@pytest.mark.slow
 def test_it_needs_a_model(viewer, folder, qtbot):
     widget = BatchWidget(viewer)
     qtbot.addWidget(widget)

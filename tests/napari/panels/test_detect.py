@@ -209,6 +209,7 @@ def test_the_image_may_go_while_it_runs(widget, viewer, qtbot):
     assert [layer.name for layer in viewer.layers] == ["odd heatmap", "odd log10 NFA", "odd anomalies"]
 
 
+@pytest.mark.slow
 def test_why_there_is_no_result_is_shown_until_another_choice(widget, viewer, qtbot):
     first = viewer.add_image(IMAGE, name="first")
     second = viewer.add_image(IMAGE, name="second")
@@ -235,12 +236,14 @@ def test_removed_layers_are_forgotten(widget, viewer, qtbot):
     assert widget.count_label.isHidden()
 
 
+@pytest.mark.slow
 def test_without_a_model(widget, viewer):
     widget.session.set_model(None)
     assert not widget.job_bar.button.isEnabled()
     assert widget.model_bar.label.text().startswith("No model")
 
 
+@pytest.mark.slow
 def test_a_model_file(widget, tiny_model_file, qtbot, tmp_path):
     session = widget.session
     session.set_model(None)
@@ -253,6 +256,7 @@ def test_a_model_file(widget, tiny_model_file, qtbot, tmp_path):
     qtbot.waitUntil(lambda: session.runner.state is State.IDLE)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_model(widget, tiny_model, qtbot, tmp_path):
     path = tmp_path / "no.safetensors"
     path.write_bytes(b"nothing")

@@ -74,6 +74,7 @@ def endless(*args, **kwargs):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path):
     assert widget.new_model.model_config() == tiny_model_config
     assert widget.new_model.training_config() == tiny_training_config
@@ -96,6 +97,7 @@ def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path)
     widget.plot.grab()
 
 
+@pytest.mark.slow
 def test_stop_keeps_the_best_model(widget, qtbot):
     widget.new_model.training_form.set_config(
         widget.new_model.training_config().replace(steps=100_000, patience=10_000)
@@ -111,6 +113,7 @@ def test_stop_keeps_the_best_model(widget, qtbot):
     assert "stopped at step" in widget.job_bar.status.text()
 
 
+@pytest.mark.slow
 def test_the_previous_model_stays_when_a_run_is_stopped_or_fails(widget, qtbot, tiny_model, monkeypatch):
     widget.session.set_model(tiny_model, "good")
     monkeypatch.setattr(import_module("napari_uflow.training.train"), "train_steps", endless)
@@ -143,6 +146,7 @@ def test_the_layer_may_go_while_it_runs(widget, viewer, qtbot):
     assert widget.session.model is not None
 
 
+@pytest.mark.slow
 def test_the_widget_may_go_while_it_runs(viewer, images, qtbot, tiny_model_config, tiny_training_config):
     widget = TrainWidget(viewer)
     widget.new_model.set_configs(tiny_model_config, tiny_training_config)
@@ -157,6 +161,7 @@ def test_the_widget_may_go_while_it_runs(viewer, images, qtbot, tiny_model_confi
     assert session.model is not None
 
 
+@pytest.mark.slow
 def test_a_run_is_estimated_before_it_starts(widget, viewer):
     widget.estimate()
     text = widget.estimate_label.text()
@@ -168,6 +173,7 @@ def test_a_run_is_estimated_before_it_starts(widget, viewer):
     assert not widget.job_bar.button.isEnabled()
 
 
+@pytest.mark.slow
 def test_an_area_to_paint(widget, viewer):
     widget.normal_images.new_area_button.click()
     layer = viewer.layers[-1]
@@ -183,6 +189,7 @@ def test_an_area_to_paint(widget, viewer):
     assert widget.estimate_label.text().startswith("Trains on 1 image (2 tiles), keeps none back")
 
 
+@pytest.mark.slow
 def test_a_shape_of_the_menu_command(viewer, images):
     from napari._app_model import get_app_model
 
@@ -203,6 +210,7 @@ def test_layers_come_and_go(widget, viewer):
     assert widget.normal_images.images.layers() == []
 
 
+@pytest.mark.slow
 def test_results_are_not_offered_as_training_images(widget, viewer):
     viewer.add_image(np.zeros((128, 128)), name="heatmap", metadata={"napari_uflow": {}})
     assert widget.normal_images.images.count() == 1
@@ -216,6 +224,7 @@ def test_presets(widget, preset, steps):
     assert widget.new_model.training_config().steps == steps
 
 
+@pytest.mark.slow
 def test_only_one_job(widget, viewer, qtbot, monkeypatch):
     from napari_uflow._napari.panels.detect import DetectWidget
 
@@ -368,6 +377,7 @@ def test_old_models_are_removed(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
+@pytest.mark.slow
 def test_the_model_of_an_interrupted_training_is_offered(viewer, qtbot, tmp_path, tiny_model):
     from napari_uflow.store.checkpoint import save_model
 
@@ -385,6 +395,7 @@ def test_the_model_of_an_interrupted_training_is_offered(viewer, qtbot, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_recovered_model_becomes_active_although_the_widget_was_closed(viewer, qtbot, tmp_path, tiny_model):
     from napari_uflow.store.checkpoint import save_model
 
@@ -435,6 +446,7 @@ def test_an_interrupted_training_is_resumed(viewer, images, qtbot, tmp_path, tin
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_panel_that_is_opened_again_follows_the_training_and_can_stop_it(widget, viewer, qtbot, monkeypatch):
     def slow(*args, **kwargs):
         for step in range(1, 10_000):
@@ -560,6 +572,7 @@ def test_a_region_of_a_held_out_specimen_is_trained_on_too(widget, viewer, qtbot
     assert widget.job_bar.status.text().startswith("Refined with 2 regions marked normal")
 
 
+@pytest.mark.slow
 def test_the_model_stays_when_a_refinement_is_stopped(widget, viewer, qtbot, tiny_model, monkeypatch):
     widget.session.set_model(tiny_model, "good")
     mark_normal(viewer, widget.session)
@@ -606,6 +619,7 @@ def test_a_refinement_needs_the_images_of_the_model(widget, viewer, images, qtbo
     assert len(given) == 1
 
 
+@pytest.mark.slow
 def test_missing_weights_are_told_in_terms_of_the_window(widget, qtbot, monkeypatch):
     def failing(*args, **kwargs):
         yield Progress("Training", 0, 1)

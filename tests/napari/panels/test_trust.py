@@ -46,6 +46,7 @@ def column(widget, number):
     return [widget.table.item(row, number).text() for row in range(widget.table.rowCount())]
 
 
+@pytest.mark.slow
 def test_the_report_of_the_held_out_specimens(widget, qtbot, tiny_model):
     assert widget.table.isHidden()
     widget.job_bar.button.click()
@@ -83,6 +84,7 @@ def test_other_images_are_counted_and_those_of_the_training_are_told(widget, vie
     assert "1 of the ticked images had a part in the training" in widget.job_bar.messages.text()
 
 
+@pytest.mark.slow
 def test_images_of_the_training_are_told_by_folder_too(widget, viewer, qtbot, tiny_model, tmp_path):
     record = replace(tiny_model.record, specimens=("mouse/s1", "rat/s1"))
     widget.session.set_model(replace(tiny_model, record=record), "two folders")
@@ -96,6 +98,7 @@ def test_images_of_the_training_are_told_by_folder_too(widget, viewer, qtbot, ti
     assert "1 of the ticked images had a part in the training" in widget.job_bar.messages.text()
 
 
+@pytest.mark.slow
 def test_a_report_that_comes_after_the_widget_was_closed_is_dropped(widget, qtbot):
     session = widget.session
     widget.job_bar.button.click()
@@ -123,6 +126,7 @@ def test_the_report_is_saved(widget, qtbot, tmp_path, monkeypatch, end):
     assert list(tmp_path.glob("report*")) == [path]
 
 
+@pytest.mark.slow
 def test_another_model_takes_the_report_away(widget, qtbot, tiny_model):
     widget.job_bar.button.click()
     idle(widget, qtbot)
@@ -136,6 +140,7 @@ def test_another_model_takes_the_report_away(widget, qtbot, tiny_model):
     assert not widget.job_bar.button.isEnabled()
 
 
+@pytest.mark.slow
 def test_a_report_that_comes_late_is_not_shown_for_another_model(widget, qtbot, tiny_model, monkeypatch):
     def slow(*args, **kwargs):
         widget_model_changes.append(True)

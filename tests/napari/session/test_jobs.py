@@ -177,6 +177,7 @@ def test_thousands_of_events_do_not_flood_the_window(qtbot, runner):
     assert events[-1][0].done == 20_000
 
 
+@pytest.mark.slow
 def test_a_runner_may_be_deleted_before_its_job(qtbot):
     runner = JobRunner()
     ended = []
@@ -218,6 +219,7 @@ def test_a_warning_at_the_end_is_passed_on(qtbot, runner):
     assert ("message", Message("late", warning=True)) in [(kind, *event) for kind, *event in heard]
 
 
+@pytest.mark.slow
 def test_a_finished_job_keeps_no_listener_alive(qtbot, runner):
     class Image:
         pass
@@ -234,6 +236,7 @@ def test_a_finished_job_keeps_no_listener_alive(qtbot, runner):
     assert ref() is None
 
 
+@pytest.mark.slow
 def test_time_left(qtbot, runner):
     def steps():
         for i in range(9):
