@@ -200,6 +200,8 @@ def parameter_table(config: type[Config]) -> str:
 
 
 BackboneName = Literal["scattering", "resnet18", "wide_resnet50_2", "mcait"]
+LevelsName = Literal["joint", "pyramid"]
+EvidenceName = Literal["likelihood+memory", "likelihood", "memory"]
 FeatureNormName = Literal["channel", "whiten", "position", "map"]
 BorderName = Literal["auto", "reflect", "replicate"]
 
@@ -213,6 +215,19 @@ class ModelConfig(Config):
         "Network that computes the features. 'scattering' (wavelets) needs no download; the others use weights "
         "pre-trained on ImageNet.",
         advanced=False,
+    )
+    levels: LevelsName = _parameter(
+        "joint",
+        "Levels of the backbone: 'joint' (all levels together at each position, every 8 pixels) or 'pyramid' (one "
+        "position for each 4, 8 and 16 pixels, as published).",
+    )
+    evidence: EvidenceName = _parameter(
+        "likelihood+memory",
+        "What makes a position of joint levels anomalous: 'likelihood' (the flow's whole log-likelihood), 'memory' "
+        "(the distance from the nearest of many normal positions) or 'likelihood+memory' (their mean).",
+    )
+    memory_size: int = _parameter(
+        10_000, "Normal positions in the memory.", low=100, high=1_000_000, step=1000, unit="positions"
     )
     feature_norm: FeatureNormName = _parameter(
         "whiten",
@@ -241,7 +256,14 @@ class ModelConfig(Config):
 class TrainingConfig(Config):
     """Parameters of a training."""
 
-    steps: int = _parameter(200, "Maximum number of optimiser steps.", low=1, high=1_000_000, step=100, advanced=False)
+    steps: int = _parameter(
+        200,
+        "Maximum number of optimiser steps. 0 trains nothing: a Gaussian and the memory of normal positions remain.",
+        low=0,
+        high=1_000_000,
+        step=100,
+        advanced=False,
+    )
     batch_size: int = _parameter(8, "Tiles per step.", low=1, high=1024, step=1, unit="tiles")
     learning_rate: float = _parameter(1e-3, "Initial learning rate of Adam.", low=1e-7, high=1.0, step=1e-4)
     final_learning_rate: float = _parameter(
@@ -296,9 +318,10 @@ class TrainingConfig(Config):
     seed: int = _parameter(0, "Seed of all random choices.", low=0, high=2**31 - 1, step=1)
 
 
-PresetName = Literal["fast", "balanced", "best"]
+PresetName = Literal["instant", "fast", "balanced", "best"]
 
 _PRESETS: dict[PresetName, dict[str, Any]] = {
+    "instant": {"steps": 0, "augmentations": 1},
     "fast": {"steps": 60, "augmentations": 1, "max_tiles": 200, "check_every": 10, "patience": 4},
     "balanced": {},
     "best": {"steps": 1000, "augmentations": 8, "max_tiles": 4000, "patience": 10},
@@ -310,14 +333,15 @@ def training_preset(name: PresetName) -> TrainingConfig:
 
     Parameters
     ----------
-    name : {"fast", "balanced", "best"}
-        For a first try; the defaults; for the best result, at several times the cost.
+    name : {"instant", "fast", "balanced", "best"}
+        Without training of the flow; for a first try; the defaults; for the best result, at several times the cost.
     """
     return TrainingConfig(**_PRESETS[name])
 
 
 NfaMethod = Literal["size-conditional", "paper", "binomial"]
 CalibrationName = Literal["conformal", "tails", "none"]
+HeatmapName = Literal["rarity", "published"]
 SharedBy = Literal["image", "stack"]
 
 SMALLEST_DETECTION_TILE = 128
@@ -352,6 +376,11 @@ class DetectionConfig(Config):
         "conformal",
         "Calibration of 'size-conditional': 'conformal' (guaranteed by false alarms counted on held-out specimens), "
         "'tails' (from the distribution of scores on held-out specimens) or 'none' (for standard normal latents).",
+    )
+    heatmap: HeatmapName = _parameter(
+        "rarity",
+        "Values of the heatmap: 'rarity' (decades: 3 where one of 1000 normal positions scores as high, of those as "
+        "near the border) or 'published' (1 minus the mean likelihood over the levels, 0 to 1).",
     )
     as_published: bool = _parameter(
         False, "Compute 'paper' and 'binomial' exactly as their published code, including its known faults."

@@ -114,7 +114,7 @@ def detect_steps(
     has_large_maps = is_large(plane.shape, np.float32)
     if has_large_maps:
         free_memory(network.device)
-    score, log10_nfa, labels, regions = yield from _map_steps(scores, network, model, plane, config, n_planes)
+    score, log10_nfa, labels, regions = yield from _map_steps(scores, model, plane, config, n_planes)
     energies, strides = scores.energies, scores.strides
     del scores
     if has_large_maps:
@@ -152,15 +152,13 @@ def _warn(caveats: Iterable[tuple[Caveat, str]]) -> Steps[None]:
 
 
 def _map_steps(
-    scores: ScoreMaps, network: UFlow, model: TrainedModel, plane: Plane, config: DetectionConfig, n_planes: int
+    scores: ScoreMaps, model: TrainedModel, plane: Plane, config: DetectionConfig, n_planes: int
 ) -> Steps[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], RegionTable]]:
     """Compute heatmap, log10 NFA, labels and regions from the scores."""
-    score = yield from heatmap_steps(scores, plane.shape)
+    score = yield from heatmap_steps(scores, model.calibration, config, plane.shape)
     steps = [Progress("Finding regions", i, 3) for i in range(4)]
     yield from or_stop(steps[0])
-    log10_nfa = yield from log10_nfa_steps(
-        scores, network.flow.latent_channels, model, config, plane.shape, config.n_sharing(n_planes), steps[0]
-    )
+    log10_nfa = yield from log10_nfa_steps(scores, model, config, plane.shape, config.n_sharing(n_planes), steps[0])
     yield from or_stop(steps[1])
     labels = yield from label_steps(log10_nfa, config.false_alarms, steps[1])
     yield from or_stop(steps[2])

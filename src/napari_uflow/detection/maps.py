@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.interpolation import interpolated
 from napari_uflow.detection.regions import RegionMeasure, RegionTable
-from napari_uflow.model.energy import likelihood_heatmap
 from napari_uflow.model.inference import ScoreMaps
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.binomial import binomial_log10_nfa
+from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.nfa.counts import log10_tests_for_any_size, log10_tests_published
 from napari_uflow.nfa.drawing import LevelCanvas
 from napari_uflow.nfa.labelling import StripLabels
@@ -32,26 +32,46 @@ The number of tests in an image of a few positions may be below a threshold.
 """
 
 
-def heatmap_steps(scores: ScoreMaps, shape: tuple[int, int]) -> Steps[NDArray[np.float32]]:
-    """Compute the likelihood heatmap (M, N), 0 to 1, strip by strip; NaN in pixels that were not measured."""
-    coarsest = max(scores.strides)
-    n_rows, n_cols = (-(-n // coarsest) for n in shape)
+def heatmap_steps(
+    scores: ScoreMaps, calibration: Calibration | None, config: DetectionConfig, shape: tuple[int, int]
+) -> Steps[NDArray[np.float32]]:
+    """Compute the heatmap (M, N) of the configuration, strip by strip; NaN in pixels that were not measured.
+
+    Parameters
+    ----------
+    scores : ScoreMaps
+        Score maps of the image.
+    calibration : Calibration or None
+        Calibration of the model.
+    config : DetectionConfig
+        Kind of heatmap.
+    shape : (int, int)
+        Rows and columns (M, N) of the image.
+    """
+    levels, strides = _heat(scores, calibration, config)
     score = allocate_map(shape, np.float32)
-    for start, stop in strips(shape, coarsest):
+    for start, stop in strips(shape):
         yield from or_stop(Progress("Drawing the heatmap", start, shape[0]))
-        # one coarsest position more on each side: pixels are interpolated between the centres of positions
-        first, last = max(start // coarsest - 1, 0), min(-(-stop // coarsest) + 1, n_rows)
-        parts = []
-        for values, stride in zip(scores.energies, scores.strides, strict=True):
-            rows = values[first * coarsest // stride : last * coarsest // stride]
-            size = ((last - first) * coarsest // stride, n_cols * coarsest // stride)
-            missing = [(0, n - m) for n, m in zip(size, rows.shape, strict=True)]
-            parts.append(torch.from_numpy(np.nan_to_num(np.pad(rows, missing, mode="edge"), nan=0.0))[None])
-        drawn = likelihood_heatmap(parts, ((last - first) * coarsest, n_cols * coarsest))[0].numpy()
-        score[start:stop] = drawn[start - first * coarsest : stop - first * coarsest, : shape[1]]
+        drawn = [interpolated(x, stride, start, stop, shape[1]) for x, stride in zip(levels, strides, strict=True)]
+        score[start:stop] = np.mean(drawn, axis=0)
         score[start:stop][_unmeasured(scores, shape, start, stop)] = np.nan
         release_pages(score)
     return score
+
+
+def _heat(
+    scores: ScoreMaps, calibration: Calibration | None, config: DetectionConfig
+) -> tuple[list[NDArray[np.float32]], tuple[int, ...]]:
+    """Return the maps whose mean is the heatmap, without gaps, and their strides."""
+    if config.heatmap == "published":
+        likelihood = [np.exp(-0.5 * np.nan_to_num(energy, nan=0.0)) for energy in scores.energies]
+        return [1 - x for x in likelihood], scores.strides
+    if calibration is not None:
+        return [-x.astype(np.float32) for x in calibration.log10_p(scores.tested)], scores.tested_strides
+    if scores.evidence:  # as of an exponential law with this .99 quantile
+        return [np.maximum(2 * np.nan_to_num(x, nan=0.0), 0) for x in scores.evidence], scores.strides
+    tails = [chi2_log10_tail(e, c) for e, c in zip(scores.energies, scores.n_channels, strict=True)]
+    return [-np.nan_to_num(x, nan=0.0).astype(np.float32) for x in tails], scores.strides
 
 
 def _unmeasured(
@@ -67,7 +87,6 @@ def _unmeasured(
 
 def log10_nfa_steps(
     scores: ScoreMaps,
-    n_channels: tuple[int, ...],
     model: TrainedModel,
     config: DetectionConfig,
     shape: tuple[int, int],
@@ -80,8 +99,6 @@ def log10_nfa_steps(
     ----------
     scores : ScoreMaps
         Score maps of the image.
-    n_channels : tuple of int
-        Channels of the latents of each level.
     model : TrainedModel
         Model with the calibration to use.
     config : DetectionConfig
@@ -95,8 +112,8 @@ def log10_nfa_steps(
     """
     log10_n_images = math.log10(n_images)
     if config.nfa == "binomial":
-        return _binomial(scores, n_channels, config, shape, log10_n_images)
-    levels, background, strides = yield from _level_regions(scores, n_channels, model, config, progress)
+        return _binomial(scores, config, shape, log10_n_images)
+    levels, background, strides = yield from _level_regions(scores, model, config, progress)
     canvas = LevelCanvas(
         [LevelRegions(level.labels, level.log10_nfa + log10_n_images) for level in levels],
         strides,
@@ -112,14 +129,13 @@ def log10_nfa_steps(
 
 def _binomial(
     scores: ScoreMaps,
-    n_channels: tuple[int, ...],
     config: DetectionConfig,
     shape: tuple[int, int],
     log10_n_images: float,
 ) -> NDArray[np.float32]:
     values = binomial_log10_nfa(
         scores.candidates,
-        n_channels,
+        scores.n_channels,
         scores.strides,
         shape,
         window_size=config.window_size,
@@ -135,17 +151,17 @@ def _binomial(
 
 
 def _level_regions(
-    scores: ScoreMaps, n_channels: tuple[int, ...], model: TrainedModel, config: DetectionConfig, progress: Progress
+    scores: ScoreMaps, model: TrainedModel, config: DetectionConfig, progress: Progress
 ) -> Steps[tuple[list[LevelRegions], float, tuple[int, ...]]]:
     """Return the regions of each map, the log10 NFA of pixels in none of them, and the strides of the maps."""
     energies = scores.energies
     if config.nfa == "paper":
-        levels = published_regions(energies, n_channels, one_sided=not config.as_published)
+        levels = published_regions(energies, scores.n_channels, one_sided=not config.as_published)
         return levels, log10_tests_published([e.size for e in energies]), scores.strides
     if config.calibration == "none" or model.calibration is None:
         n_positions = [max(1, int(np.isfinite(e).sum())) for e in energies]
         log10_n_tests = [log10_tests_for_any_size(n, len(energies)) for n in n_positions]
-        each = zip(energies, n_channels, log10_n_tests, strict=True)
+        each = zip(energies, scores.n_channels, log10_n_tests, strict=True)
         tests = (RegionTest(chi2_log10_tail(e, c), n) for e, c, n in each)
         return (yield from _run(tests, progress)), max(log10_n_tests), scores.strides
     levels = yield from _run(model.calibration.tests(scores.tested), progress)

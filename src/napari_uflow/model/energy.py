@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bounded_energy", "energy", "likelihood_heatmap", "log_variance", "negative_log_likelihood"]
+__all__ = ["bounded_energy", "energy", "joint_energy", "likelihood_heatmap", "log_variance", "negative_log_likelihood"]
 
 _LARGEST_LATENT = 1e15
 
@@ -67,6 +67,24 @@ def log_variance(ln_det: Tensor, n_channels: int) -> Tensor:
     Tensor (B, M, N), float32
     """
     return (-2 / n_channels) * ln_det
+
+
+def joint_energy(z: Tensor, ln_det: Tensor) -> Tensor:
+    """Return the energy plus the log-variance: the whole log-likelihood of each position.
+
+    Parameters
+    ----------
+    z : Tensor (B, C, M, N), float32
+        Latents of one level.
+    ln_det : Tensor (B, M, N), float32
+        Natural logarithm of the Jacobian determinant at each position.
+
+    Returns
+    -------
+    Tensor (B, M, N), float32
+        ``-2 ln p / C`` less a constant; that of a Gaussian if the flow is the identity.
+    """
+    return energy(z) + log_variance(ln_det, z.shape[1])
 
 
 def likelihood_heatmap(energies: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

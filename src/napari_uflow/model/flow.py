@@ -232,8 +232,10 @@ class UShapedFlow(nn.Module):
     ----------
     channels : sequence of int
         Channels of the features, finest level first; each level's grid is half as fine as the one before.
+    kernels : (int, int)
+        Kernels of the subnets, between which the steps alternate.
     flow_steps : int
-        Steps of each level; they alternate between subnets of kernel 3 and kernel 1.
+        Steps of each level.
     affine_clamp, affine_subnet_channels_ratio, permute_soft
         As in :class:`FlowStep`.
 
@@ -259,6 +261,7 @@ class UShapedFlow(nn.Module):
         self,
         channels: Sequence[int],
         *,
+        kernels: tuple[int, int] = (3, 1),
         flow_steps: int = 4,
         affine_clamp: float = 2.0,
         affine_subnet_channels_ratio: float = 1.0,
@@ -278,7 +281,7 @@ class UShapedFlow(nn.Module):
             n = n_features + up
             first = len(modules)
             modules += [
-                FlowStep(n, 3 if step % 2 == 0 else 1, affine_subnet_channels_ratio, affine_clamp, permute_soft)
+                FlowStep(n, kernels[step % 2], affine_subnet_channels_ratio, affine_clamp, permute_soft)
                 for step in range(flow_steps)
             ]
             self._steps.append(list(range(first, first + flow_steps)))

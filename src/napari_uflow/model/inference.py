@@ -27,6 +27,7 @@ Maps = tuple[NDArray[np.float32], ...]
 # Replacement of values that overflowed: of energies, bounded energies (that of the largest float32 latent),
 # log-variances (more than a flow in float32 can predict) and counts.
 _LARGEST = (float(np.finfo(np.float32).max), 70.0, 200.0, 0.0)
+_LARGEST_EVIDENCE = 1e6
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,6 +46,11 @@ class ScoreMaps:
         Logarithm of the variance that the flow predicts, -2 ln det / C.
     candidates : tuple of arrays
         Number of channels whose squared latent reaches a threshold; empty without a threshold.
+    evidence : tuple of arrays
+        Evidence on the scale of normal positions, 0 at their median and 1 at their .99 quantile; one array for joint
+        levels, none for a pyramid.
+    n_channels : tuple of int
+        Latent channels of each level.
     strides : tuple of int
         Pixels per position of each level.
     outside : float
@@ -60,20 +66,22 @@ class ScoreMaps:
     bounded: Maps
     log_variances: Maps
     candidates: Maps
+    n_channels: tuple[int, ...]
     strides: tuple[int, ...]
     outside: float
+    evidence: Maps = ()
     frame: Window | None = None
     border: Border = Border()
 
     @property
     def tested(self) -> Maps:
         """Maps that the calibrated region test uses."""
-        return self.bounded + self.log_variances
+        return self.evidence or self.bounded + self.log_variances
 
     @property
     def tested_strides(self) -> tuple[int, ...]:
         """Stride of each of these maps."""
-        return self.strides * 2
+        return self.strides if self.evidence else self.strides * 2
 
     def only(self, is_normal: NDArray[np.bool_]) -> ScoreMaps:
         """Return the maps with NaN in every position that contains a pixel that is not normal.
@@ -100,6 +108,7 @@ class ScoreMaps:
             bounded=masked(self.bounded),
             log_variances=masked(self.log_variances),
             candidates=masked(self.candidates),
+            evidence=masked(self.evidence),
         )
 
 
@@ -139,8 +148,10 @@ def score_steps(
         If the job was asked to finish.
     """
     window = Window(0, 0, *plane.shape) if window is None else window
-    n_kinds = 3 if candidate_threshold is None else 4
-    mosaics = [[Mosaic(window.shape, stride) for _ in range(n_kinds)] for stride in network.strides]
+    kinds = ["energies", "bounded", "log_variances"]
+    kinds += ["candidates"] if candidate_threshold is not None else []
+    kinds += ["evidence"] if network.is_joint else []
+    mosaics = [[Mosaic(window.shape, stride) for _ in kinds] for stride in network.strides]
     grid = _grid(network, window.shape, tile, halo)
     band = FeatureBand(network, intensity, plane, window, grid)
     # A GPU computes a tile while the maps of the previous one are stored and the next one is read.
@@ -162,12 +173,17 @@ def score_steps(
         store_previous()
     if phase is not None:
         yield from or_stop(Progress(phase, len(grid), len(grid)))
-    by_kind = [tuple(mosaic.values for mosaic in kind) for kind in zip(*mosaics, strict=True)]
+    by_kind = {
+        name: tuple(mosaic.values for mosaic in kind)
+        for name, kind in zip(kinds, zip(*mosaics, strict=True), strict=True)
+    }
     return ScoreMaps(
-        energies=by_kind[0],
-        bounded=by_kind[1],
-        log_variances=by_kind[2],
-        candidates=by_kind[3] if n_kinds > 3 else (),
+        energies=by_kind["energies"],
+        bounded=by_kind["bounded"],
+        log_variances=by_kind["log_variances"],
+        candidates=by_kind.get("candidates", ()),
+        evidence=by_kind.get("evidence", ()),
+        n_channels=network.flow.latent_channels,
         strides=network.strides,
         outside=band.outside,
         frame=network.frame(window, plane.shape),
@@ -176,7 +192,7 @@ def score_steps(
 
 
 def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileGrid:
-    align = max(network.strides)
+    align = network.align
     if not network.is_size_free:
         return TileGrid(shape, network.tile, 0, align)
     halo = -(-(network.flow_halo if halo < 0 else halo) // align) * align
@@ -212,7 +228,10 @@ def _score_views(
     inner: Window,
     candidate_threshold: float | None,
 ) -> Chunks[list[list[torch.Tensor]]]:
-    """Compute energy, bounded energy, log-variance and, with a threshold, count of candidates of `inner`, by level."""
+    """Compute the maps of `inner` by level: energy, bounded energy, log-variance, then as configured.
+
+    The others are the count of candidates, with a threshold, and the evidence, of joint levels.
+    """
     features = [network.border.apply(x, view.frame, view.stride) for x, view in zip(features, views, strict=True)]
     places = [fine.positions_in(coarse) for fine, coarse in pairwise(views)]
     latents = yield from network.latents_in_chunks(features, places)
@@ -224,13 +243,16 @@ def _score_views(
         if candidate_threshold is not None:
             maps.append((z.square() >= candidate_threshold).sum(dim=1).float())
         # Latents that overflowed get the highest score; NaN is kept for positions that were not measured.
-        levels.append(
-            [
-                x[0].nan_to_num(nan=largest, posinf=largest, neginf=-largest)
-                for x, largest in zip(maps, _LARGEST, strict=False)
-            ]
-        )
+        bounded = [_bounded(x, largest) for x, largest in zip(maps, _LARGEST, strict=False)]
+        if network.is_joint:
+            evidence = yield from network.evidence_in_chunks(features[0], latents, view.frame)
+            bounded.append(_bounded(evidence[:, rows, cols], _LARGEST_EVIDENCE))
+        levels.append(bounded)
     return levels
+
+
+def _bounded(x: torch.Tensor, largest: float) -> torch.Tensor:
+    return x[0].nan_to_num(nan=largest, posinf=largest, neginf=-largest)
 
 
 class _Arriving:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["BACKBONES", "BackboneInfo", "flow_reach"]
+from napari_uflow.config import ModelConfig
+
+__all__ = ["BACKBONES", "BackboneInfo", "flow_kernels", "flow_reach"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +56,29 @@ class BackboneInfo:
         values = sum(n / stride**2 for n, stride in zip(self.channels, self.strides, strict=True))
         return values * n_channels if self.is_per_channel else values
 
-    def flow_halo(self, flow_steps: int) -> int:
+    def flow_halo(self, config: ModelConfig) -> int:
         """Return the pixels around a position that can influence its latents through the flow alone."""
-        return flow_reach(flow_steps) * sum(self.strides)
+        return flow_reach(config) * sum(self.strides)
 
 
-def flow_reach(flow_steps: int) -> int:
+def flow_kernels(config: ModelConfig) -> tuple[int, int]:
+    """Return the kernels of the flow's steps, in turn.
+
+    As published for a pyramid. Couplings of joint levels see one position: with their neighbours they learn to predict
+    a defect from the defect beside it, and detect less while the likelihood rises.
+
+    References
+    ----------
+    P. Kirichenko, P. Izmailov, A. G. Wilson (2020). Why Normalizing Flows Fail to Detect Out-of-Distribution Data.
+    NeurIPS. https://arxiv.org/abs/2006.08545
+    """
+    return (1, 1) if config.levels == "joint" else (3, 1)
+
+
+def flow_reach(config: ModelConfig) -> int:
     """Return the positions to each side that the flow sees on one level: 2 in each step with kernel 3."""
-    return 2 * ((flow_steps + 1) // 2)
+    kernels = flow_kernels(config)
+    return sum(kernels[step % 2] - 1 for step in range(config.flow_steps))
 
 
 # Halos of the residual networks follow from their kernels: half the receptive field of the last layer used is 105

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_uflow.config import ModelConfig, TrainingConfig
@@ -16,9 +19,12 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.model.backbone import Backbone
 from napari_uflow.model.border import Border
-from napari_uflow.model.energy import energy
+from napari_uflow.model.classes import ClassScale, border_classes
+from napari_uflow.model.energy import energy, joint_energy
 from napari_uflow.model.flow import Latents, UShapedFlow
-from napari_uflow.model.info import flow_reach
+from napari_uflow.model.info import flow_kernels, flow_reach
+from napari_uflow.model.joint import JOINT_HALO, JOINT_STRIDE, join
+from napari_uflow.model.memory import Memory, key_of
 from napari_uflow.model.norm import FeatureNorm
 from napari_uflow.model.record import TrainingRecord
 from napari_uflow.model.weights import load_pretrained
@@ -30,6 +36,11 @@ __all__ = ["MARGIN", "TrainedModel", "UFlow"]
 
 MARGIN = 32
 """Pixels read by reflection beyond the image's border; a multiple of every stride."""
+
+_JOINT_BACKBONE_STRIDES = (4, 8, 16)
+_LIKELIHOOD, _DISTANCE = range(2)
+
+Sample: TypeAlias = tuple[Tensor, Tensor, Window | None, int]
 
 
 class UFlow(nn.Module):
@@ -70,14 +81,20 @@ class UFlow(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.backbone = Backbone(config.backbone, n_channels)
-            self.norm = FeatureNorm(self.backbone.channels, config.feature_norm)
+            if self.is_joint and self.backbone.strides != _JOINT_BACKBONE_STRIDES:
+                raise ConfigError(f"levels must be 'pyramid' for {config.backbone}: it has no level of stride 8")
+            self.norm = FeatureNorm(self.channels, config.feature_norm)
             self.flow = UShapedFlow(
-                self.backbone.channels,
+                self.channels,
+                kernels=flow_kernels(config),
                 flow_steps=config.flow_steps,
                 affine_clamp=config.affine_clamp,
                 affine_subnet_channels_ratio=config.affine_subnet_channels_ratio,
                 permute_soft=config.permute_soft,
             )
+            if self.is_joint:
+                self.memory = Memory(sum(self.channels))
+                self.scale = ClassScale(2)
         if config.tile % self.align:
             raise ConfigError(f"tile must be a multiple of {self.align} for {config.backbone}, not {config.tile}")
 
@@ -87,14 +104,24 @@ class UFlow(nn.Module):
         return next(self.flow.parameters()).device
 
     @property
+    def is_joint(self) -> bool:
+        """All levels of the backbone are one level of the flow."""
+        return self.config.levels == "joint"
+
+    @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels per position of each level, finest first."""
-        return self.backbone.strides
+        """Pixels per position of each level of the flow, finest first."""
+        return (JOINT_STRIDE,) if self.is_joint else self.backbone.strides
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the features of each level of the flow, finest first."""
+        return (sum(self.backbone.channels),) if self.is_joint else self.backbone.channels
 
     @property
     def align(self) -> int:
-        """Divisor, in pixels, of the sides and positions of tiles: the coarsest stride."""
-        return max(self.strides)
+        """Divisor, in pixels, of the sides and positions of tiles: the coarsest stride of the backbone."""
+        return max(self.backbone.strides)
 
     @property
     def tile(self) -> int:
@@ -124,13 +151,17 @@ class UFlow(nn.Module):
     @property
     def _reach(self) -> int:
         """Positions that the flow sees to each side on one level."""
-        return flow_reach(self.config.flow_steps)
+        return flow_reach(self.config)
+
+    @property
+    def feature_halo(self) -> int:
+        """Pixels around a position that can influence its features, a multiple of the coarsest stride."""
+        return self.backbone.halo + (JOINT_HALO * self.align if self.is_joint else 0)
 
     @property
     def halo(self) -> int:
         """Pixels around a position that can influence its latents, a multiple of the coarsest stride."""
-        coarsest = max(self.strides)
-        return -(-(self.backbone.halo + self.flow_halo) // coarsest) * coarsest
+        return -(-(self.feature_halo + self.flow_halo) // self.align) * self.align
 
     def reading_window(self, window: Window, shape: tuple[int, int]) -> Window:
         """Return the window to read so that the features of a window are those of the whole image.
@@ -148,19 +179,19 @@ class UFlow(nn.Module):
         Returns
         -------
         Window
-            The window with the backbone's halo, clipped to the image and its margin.
+            The window with the features' halo, clipped to the image and its margin.
         """
-        coarsest = max(self.strides)
+        coarsest = self.align
         height, width = (-(-size // coarsest) * coarsest for size in shape)
         size = self.backbone.fixed_size
         if size is not None:
             row = max(0, min(window.row, height - size)) // coarsest * coarsest
             col = max(0, min(window.col, width - size)) // coarsest * coarsest
             return Window(row, col, size, size)
-        first_row = max(window.row - self.backbone.halo, -MARGIN)
-        first_col = max(window.col - self.backbone.halo, -MARGIN)
-        stop_row = min(window.stop_row + self.backbone.halo, height + MARGIN)
-        stop_col = min(window.stop_col + self.backbone.halo, width + MARGIN)
+        first_row = max(window.row - self.feature_halo, -MARGIN)
+        first_col = max(window.col - self.feature_halo, -MARGIN)
+        stop_row = min(window.stop_row + self.feature_halo, height + MARGIN)
+        stop_col = min(window.stop_col + self.feature_halo, width + MARGIN)
         return Window(first_row, first_col, stop_row - first_row, stop_col - first_col)
 
     def tile_that_fits(self, shape: tuple[int, int], memory: float) -> int:
@@ -173,8 +204,8 @@ class UFlow(nn.Module):
         memory : float
             Bytes for the tiles.
         """
-        values = sum(n / stride**2 for n, stride in zip(self.backbone.channels, self.strides, strict=True))
-        return tile_that_fits(shape, values, self.backbone.halo, self.flow_halo, memory)
+        values = sum(n / stride**2 for n, stride in zip(self.backbone.channels, self.backbone.strides, strict=True))
+        return tile_that_fits(shape, values, self.feature_halo, self.flow_halo, memory)
 
     def frame(self, window: Window, shape: tuple[int, int]) -> Window | None:
         """Return an image in the pixel coordinates of a window of it, for the treatment of its border.
@@ -216,10 +247,12 @@ class UFlow(nn.Module):
         """
         chunks = self.backbone.chunks(x)
         if x.device.type != "cuda" or self.config.backbone == "scattering":
-            return (yield from chunks)
-        features = yield from under(chunks, lambda: torch.autocast("cuda", torch.float16))
-        largest = torch.finfo(torch.float16).max  # as the features of training are clipped
-        return tuple(level.float().clamp(-largest, largest) for level in features)
+            features = yield from chunks
+        else:
+            features = yield from under(chunks, lambda: torch.autocast("cuda", torch.float16))
+            largest = torch.finfo(torch.float16).max  # as the features of training are clipped
+            features = tuple(level.float().clamp(-largest, largest) for level in features)
+        return (join(features, self.backbone.strides),) if self.is_joint else features
 
     def latents(self, features: Sequence[Tensor]) -> Latents:
         """Compute the latents of raw features, each (B, C_l, M_l, N_l) float32, finest level first."""
@@ -234,6 +267,81 @@ class UFlow(nn.Module):
         Parameters are those of :meth:`~napari_uflow.model.flow.UShapedFlow.chunks`.
         """
         return (yield from self.flow.chunks(self.norm(features), places))
+
+    @torch.no_grad()
+    def fit_scale(self, samples: Callable[[], Iterable[Sample]], *, memory: bool = True) -> Chunks[None]:
+        """Fit the scale of each kind of evidence of joint levels, with pauses.
+
+        Parameters
+        ----------
+        samples : callable
+            Returns an iterable of raw joint features (1, C, M, N) float32, masks (M, N) of normal positions, the frame
+            of the image in pixels of their window, and their key in the memory.
+        memory : bool
+            False leaves the scale of the distance as it is.
+        """
+        kinds: list[list[NDArray[np.float32]]] = [[], []]
+        classes: list[NDArray[np.int64]] = []
+        for features, is_normal, frame, key in samples():
+            mask = is_normal.numpy()
+            classes.append(border_classes(mask.shape, frame, JOINT_STRIDE)[mask])
+            latents = yield from self.latents_in_chunks((features,))
+            likelihood = joint_energy(latents.z[0], latents.ln_det[0])
+            kinds[_LIKELIHOOD].append(likelihood[0].cpu().numpy()[mask])
+            if memory and len(self.memory):
+                with self.memory.without(key):
+                    distance = yield from self.memory.distance_in_chunks(features)
+                kinds[_DISTANCE].append(distance[0].cpu().numpy()[mask])
+        for kind, scores in enumerate(kinds):
+            if scores:
+                self.scale.fit(kind, scores, classes)
+
+    @torch.no_grad()
+    def evidence_in_chunks(self, features: Tensor, latents: Latents, frame: Window | None) -> Chunks[Tensor]:
+        """Compute the evidence of joint levels, with pauses.
+
+        Parameters
+        ----------
+        features : Tensor (1, C, M, N), float32
+            Raw joint features.
+        latents : Latents
+            Their latents.
+        frame : Window or None
+            The image in the pixel coordinates of the features' window.
+
+        Returns
+        -------
+        Tensor (1, M, N), float32
+            Mean of the configured kinds of evidence on the scale of normal positions of the same class: 0 at their
+            median, 1 at their .99 quantile.
+        """
+        classes = border_classes((features.shape[-2], features.shape[-1]), frame, JOINT_STRIDE)
+        parts = []
+        if self.uses_likelihood:
+            parts.append(self.scale.apply(_LIKELIHOOD, joint_energy(latents.z[0], latents.ln_det[0]), classes))
+        if self.uses_memory:
+            distance = yield from self.memory.distance_in_chunks(features)
+            parts.append(self.scale.apply(_DISTANCE, distance, classes))
+        return torch.stack(parts).mean(dim=0)
+
+    @contextmanager
+    def remembering_others(self, specimen: str) -> Iterator[None]:
+        """Leave the positions of a specimen out of the memory for a while, to score it as one never seen."""
+        if not self.is_joint:
+            yield
+            return
+        with self.memory.without(key_of(specimen)):
+            yield
+
+    @property
+    def uses_memory(self) -> bool:
+        """The memory is part of the evidence; never an empty one."""
+        return self.config.evidence != "likelihood" and len(self.memory) > 0
+
+    @property
+    def uses_likelihood(self) -> bool:
+        """The flow's likelihood is part of the evidence."""
+        return self.config.evidence != "memory" or not self.uses_memory
 
     def forward(self, x: Tensor) -> Latents:
         """Compute the latents of images (B, C, M, N) float32 in the model's intensity range."""

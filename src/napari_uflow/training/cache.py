@@ -17,13 +17,32 @@ from napari_uflow.image.grid import Window
 from napari_uflow.model.border import Border
 from napari_uflow.system.devices import memory_for_tiles
 
-__all__ = ["CachedTile", "FeatureCache", "FeatureCaches"]
+__all__ = ["CachedTile", "FeatureCache", "FeatureCaches", "Origin"]
 
 _LARGEST = torch.finfo(torch.float16).max
 # Memory for held-out tiles, over that for training tiles: there are fewer, and they are not augmented.
 _HOLDOUT_PART = 0.25
 # Training tiles' part of a GPU's memory for tiles; held-out tiles get the rest.
 _TRAIN_PART_OF_GPU = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a tile comes from; the same for all its augmentations.
+
+    Attributes
+    ----------
+    specimen : str
+        Its specimen.
+    tile : int
+        Its number among the tiles of the cache.
+    is_marked_normal : bool
+        It holds a reported region that the user marked normal.
+    """
+
+    specimen: str = ""
+    tile: int = 0
+    is_marked_normal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +57,14 @@ class CachedTile:
         Positions that count; on the CPU.
     frame : Window or None
         The image in the tile's pixel coordinates; None if its border has no treatment.
+    origin : Origin
+        Where the tile comes from.
     """
 
     features: tuple[Tensor, ...]
     is_normal: tuple[Tensor, ...]
     frame: Window | None = None
+    origin: Origin = Origin()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -83,7 +105,13 @@ class FeatureCache:
     def __getitem__(self, index: int) -> CachedTile:
         return self._tiles[index]
 
-    def add(self, features: Sequence[Tensor], is_normal: Sequence[Tensor], frame: Window | None = None) -> None:
+    def add(
+        self,
+        features: Sequence[Tensor],
+        is_normal: Sequence[Tensor],
+        frame: Window | None = None,
+        origin: Origin = Origin(),
+    ) -> None:
         """Add the features of one tile; values beyond the range of float16 are clipped.
 
         Parameters
@@ -94,6 +122,8 @@ class FeatureCache:
             Positions that count.
         frame : Window, optional
             The image in the tile's pixel coordinates.
+        origin : Origin, optional
+            Where the tile comes from.
         """
         size = 2 * sum(x.numel() for x in features)
         is_on_device = self._device is not None and self.n_bytes_on_device + size <= self._device_limit
@@ -108,7 +138,7 @@ class FeatureCache:
         else:
             self.n_bytes_on_disk += size
             kept = tuple(self._on_disk(x, level) for level, x in enumerate(halves))
-        self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal), frame))
+        self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal), frame, origin))
 
     def apply_border(self, border: Border, strides: Sequence[int]) -> None:
         """Treat the images' borders, once and for all.

@@ -43,14 +43,15 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
         If a map has too few normal positions.
     """
     network.eval()
-    windows = _calibration_windows(tiles, max(network.strides))
+    windows = _calibration_windows(tiles, network.align)
     phase = "Scoring held-out images"
     images: list[CalibrationImage] = []
     strides: tuple[int, ...] = ()
     for done, (region, window) in enumerate(windows):
         yield Progress(phase, done, len(windows))
         tile = network.tile_that_fits(window.shape, memory_for_tiles(network.device))
-        scores = yield from score_steps(network, intensity, region.plane, window=window, tile=tile, phase=None)
+        with network.remembering_others(region.specimen):
+            scores = yield from score_steps(network, intensity, region.plane, window=window, tile=tile, phase=None)
         scores = scores.only(region.normal(window))
         strides = scores.tested_strides
         images.append(CalibrationImage(region.specimen, scores.tested))
@@ -68,7 +69,7 @@ def has_enough_positions(network: UFlow, tiles: Sequence[TrainingTile]) -> bool:
     """
     stride = max(network.strides)
     n = 0
-    for region, window in _calibration_windows(tiles, stride):
+    for region, window in _calibration_windows(tiles, network.align):
         rows, cols = (-(-size // stride) * stride for size in window.shape)
         normal = all_in_cells(region.normal(Window(window.row, window.col, rows, cols)), stride)
         n += int(network.border.mask(normal, network.frame(window, region.plane.shape), stride).sum())

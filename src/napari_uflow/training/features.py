@@ -12,7 +12,7 @@ from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
-from napari_uflow.training.cache import FeatureCache
+from napari_uflow.training.cache import FeatureCache, Origin
 from napari_uflow.training.tiles import TrainingTile
 
 __all__ = ["augmented", "augmented_window", "fill_cache"]
@@ -83,7 +83,7 @@ def fill_cache(
     phase : str
         Name of the phase in the progress events.
     """
-    done, total = 0, len(tiles) * n_augmentations
+    done, n_tiles, total = 0, 0, len(tiles) * n_augmentations
     for region, windows in _read_together(tiles, network):
         outer = Window.around([network.reading_window(window, region.plane.shape) for window in windows])
         values, is_normal = region.read(outer)
@@ -94,13 +94,15 @@ def fill_cache(
             computed = network.features_in_chunks(augmented(image, augmentation)[None].to(network.device))
             levels = yield from chunk_steps(computed, Progress(phase, done, total))
             mask = augmented(normal, augmentation)
-            for window in windows:
+            for i, window in enumerate(windows):
                 inner = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, augmentation)
                 frame = network.frame(window, region.plane.shape)
                 if frame is not None:
                     frame = augmented_window(frame, window.shape, augmentation)
-                _add(cache, levels, mask, inner, frame, network.strides)
+                origin = Origin(region.specimen, n_tiles + i, region.is_marked_normal)
+                _add(cache, levels, mask, inner, frame, network.strides, origin)
             done += len(windows)
+        n_tiles += len(windows)
     yield from or_stop(Progress(phase, total, total))
 
 
@@ -111,13 +113,14 @@ def _add(
     inner: Window,
     frame: Window | None,
     strides: Sequence[int],
+    origin: Origin,
 ) -> None:
     """Add one tile: the window `inner` of an image with features `levels`, each (1, C_l, M_l, N_l), and its mask."""
     features = []
     for x, stride in zip(levels, strides, strict=True):
         rows, cols = inner.scaled(stride).slices()
         features.append(x[0, :, rows, cols])
-    cache.add(features, [_all_in_cells(mask[inner.slices()], stride) for stride in strides], frame)
+    cache.add(features, [_all_in_cells(mask[inner.slices()], stride) for stride in strides], frame, origin)
 
 
 def _read_together(tiles: Sequence[TrainingTile], network: UFlow) -> Iterator[tuple[NormalRegion, list[Window]]]:

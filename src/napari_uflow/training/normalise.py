@@ -38,7 +38,7 @@ def normalise_steps(network: UFlow, caches: FeatureCaches) -> Steps[None]:
         If no position of a level is normal throughout.
     """
     yield from _fit(network, caches.train, "Fitting the feature normalisation")
-    if network.config.border != "auto":
+    if network.config.border != "auto" or network.is_joint:  # positions of joint levels are judged by border class
         return
     excess = _largest_excess(network, caches.train)
     network.border = Border.choose(excess)

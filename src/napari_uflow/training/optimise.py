@@ -53,8 +53,8 @@ def optimise(
 ) -> Steps[tuple[History, TrainingOutcome]]:
     """Train the flow on cached features; leave the network with its best weights.
 
-    The initial weights are candidates, too: an untrained flow on whitened features is a Gaussian model, the best that
-    few images allow.
+    Without steps the flow stays as it is. The initial weights are candidates, too: an untrained flow on whitened
+    features is a Gaussian model, the best that few images allow.
 
     Parameters
     ----------
@@ -77,6 +77,8 @@ def optimise(
     ImageError
         If the loss was never finite.
     """
+    if not training.steps:
+        return (), TrainingOutcome(OutcomeKind.DONE)
     run = _Optimisation(network, caches, training, rng, keep_initial=not has_new)
     outcome = yield from _run(run, training, model_so_far)
     if run.restore_best() and outcome.is_complete:

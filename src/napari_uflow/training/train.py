@@ -23,6 +23,7 @@ from napari_uflow.progress import Event, Message, Steps, drain, or_stop
 from napari_uflow.system.devices import choose_device
 from napari_uflow.training.cache import FeatureCaches
 from napari_uflow.training.calibrate import calibrate_steps, has_enough_positions
+from napari_uflow.training.evidence import evidence_steps, scale_steps
 from napari_uflow.training.features import fill_cache
 from napari_uflow.training.normalise import normalise_steps
 from napari_uflow.training.optimise import History, optimise
@@ -138,7 +139,11 @@ def train_steps(
         if not can_calibrate:
             yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
         has_new = init_from is not None and any(region.is_marked_normal for region in regions)
+        if network.is_joint:
+            yield from evidence_steps(network, caches.train, run.rng, can_remember=run.can_remember)
         history, outcome = yield from optimise(network, caches, training, run.rng, run.model, has_new=has_new)
+        if network.is_joint and history:  # of the flow as it is now; it takes a moment
+            yield from _to_the_end(scale_steps(network, caches.train, run.rng, memory=False))
     # Not to be stopped: it takes a moment, and the model of a stopped training should be as good as any.
     calibration = (yield from _to_the_end(_calibrate(run))) if can_calibrate else None
     return replace(run.model(history, outcome), calibration=calibration)
@@ -156,6 +161,11 @@ class _Run:
     backbone_weights: str
     init_from: TrainedModel | None
     rng: np.random.Generator
+
+    @property
+    def can_remember(self) -> bool:
+        """Normal images can be scored by a memory without themselves, and so be compared with new ones."""
+        return bool(self.split.holdout) or len(self.split.specimens) > 1
 
     def model(self, history: History, outcome: TrainingOutcome) -> TrainedModel:
         """Return the model with the current weights, without a calibration."""

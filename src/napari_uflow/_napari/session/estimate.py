@@ -175,7 +175,7 @@ def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, ti
     """
     cost = BACKBONES[model.backbone]
     pixels = [rows * cols for rows, cols in shapes]
-    needs = (cost.values_per_pixel(), cost.halo, cost.flow_halo(model.flow_steps))
+    needs = (cost.values_per_pixel(), cost.halo, cost.flow_halo(model))
     needed = [
         detection_bytes(shape, tile or tile_that_fits(shape, *needs, MOST_OF_PROCESSOR), *needs)
         for shape in set(shapes)

@@ -1,0 +1,53 @@
+"""Joint features: all levels of a backbone at each position, so that one position is one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["JOINT_HALO", "JOINT_STRIDE", "join"]
+
+JOINT_STRIDE = 8
+"""Pixels per position of joint features."""
+
+JOINT_HALO = 2
+"""Positions of the coarsest level around a position that can influence its joint features: mean and interpolation."""
+
+
+def join(features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """Join the features of all levels on one grid.
+
+    Each level is averaged over 3 x 3 positions; finer levels are averaged over the positions of the grid, coarser ones
+    are interpolated bilinearly.
+
+    Parameters
+    ----------
+    features : sequence of Tensor, each (B, C_l, M_l, N_l), float32
+        Finest level first.
+    strides : sequence of int
+        Pixels per position of each level.
+
+    Returns
+    -------
+    Tensor (B, sum of C_l, M, N), float32
+        One position for each 8 x 8 pixels.
+
+    References
+    ----------
+    K. Roth, L. Pemula, J. Zepeda, B. Schölkopf, T. Brox, P. Gehler (2022). Towards Total Recall in Industrial Anomaly
+    Detection. CVPR. https://doi.org/10.1109/CVPR52688.2022.01392 (locally aware patch features).
+    """
+    stride = strides[0]
+    size = (features[0].shape[-2] * stride // JOINT_STRIDE, features[0].shape[-1] * stride // JOINT_STRIDE)
+    joined = []
+    for x, own in zip(features, strides, strict=True):
+        mean = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+        if own < JOINT_STRIDE:
+            mean = F.avg_pool2d(mean, JOINT_STRIDE // own)
+        elif own > JOINT_STRIDE:
+            mean = F.interpolate(mean, size=size, mode="bilinear", align_corners=False)
+        joined.append(mean)
+    return torch.cat(joined, dim=1)

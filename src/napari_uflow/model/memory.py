@@ -1,0 +1,114 @@
+"""Memory of normal positions: the distance of a position from the nearest of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from napari_uflow.progress import Chunks, run_chunks
+
+__all__ = ["Memory", "key_of"]
+
+# Distances computed together: 64 MB.
+_DISTANCES_TOGETHER = 16_000_000
+
+
+def key_of(name: str) -> int:
+    """Return the number that stands for a specimen in a memory."""
+    return zlib.crc32(name.encode())
+
+
+class Memory(nn.Module):
+    """Vectors of normal positions, and the specimens that they come from.
+
+    Parameters
+    ----------
+    channels : int
+        Length of a vector.
+
+    Attributes
+    ----------
+    vectors : Tensor (K, C), float32
+        Features of normal positions; K is 0 until they are chosen.
+    keys : Tensor (K,), int64
+        :func:`key_of` the specimen of each.
+
+    References
+    ----------
+    K. Roth, L. Pemula, J. Zepeda, B. Schölkopf, T. Brox, P. Gehler (2022). Towards Total Recall in Industrial Anomaly
+    Detection. CVPR. https://doi.org/10.1109/CVPR52688.2022.01392
+    """
+
+    vectors: Tensor
+    keys: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("vectors", torch.zeros(0, channels))
+        self.register_buffer("keys", torch.zeros(0, dtype=torch.int64))
+        self._key: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def keep(self, vectors: Tensor, keys: Tensor) -> None:
+        """Replace the vectors (K, C), and the keys of their specimens (K,)."""
+        device = self.vectors.device
+        self.vectors = vectors.detach().to(device, torch.float32).contiguous()
+        self.keys = keys.to(device, torch.int64)
+
+    @contextmanager
+    def without(self, key: int | None) -> Iterator[None]:
+        """Leave the vectors of one specimen out for a while: its own positions are in the memory otherwise."""
+        self._key, before = key, self._key
+        try:
+            yield
+        finally:
+            self._key = before
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Return the distances of features, see :meth:`distance_in_chunks`."""
+        return run_chunks(self.distance_in_chunks(x))
+
+    @torch.no_grad()
+    def distance_in_chunks(self, x: Tensor) -> Chunks[Tensor]:
+        """Compute the distance of each position from the nearest vector, with pauses.
+
+        Parameters
+        ----------
+        x : Tensor (B, C, M, N), float32
+
+        Returns
+        -------
+        Tensor (B, M, N), float32
+            Euclidean distance over the square root of C; 0 for an empty memory.
+        """
+        batch, channels, m, n = x.shape
+        vectors = self.vectors if self._key is None else self.vectors[self.keys != self._key]
+        if not len(vectors):
+            return x.new_zeros(batch, m, n)
+        rows = x.movedim(1, -1).reshape(-1, channels)
+        # |x - v|^2 = |x|^2 + (|v|^2 - 2 x v): one product of matrices
+        doubled = (-2 * vectors).T.contiguous()
+        squares = vectors.square().sum(dim=1)
+        found = []
+        for part in torch.split(rows, max(1, _DISTANCES_TOGETHER // len(vectors))):
+            least = torch.addmm(squares, part, doubled).amin(dim=1)
+            found.append((least + part.square().sum(dim=1)).clamp_min_(0).div_(channels).sqrt_())
+            yield
+        return torch.cat(found).view(batch, m, n)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Take as many vectors as the state holds."""
+        for name in ("vectors", "keys"):
+            value = state_dict.get(prefix + name)
+            if isinstance(value, Tensor):
+                buffer: Tensor = getattr(self, name)
+                setattr(self, name, buffer.new_zeros(value.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,125 @@
+"""The memory of normal positions, and the scale of the evidence by border class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_uflow.image.grid import Window
+from napari_uflow.model.memory import key_of
+from napari_uflow.model.uflow import UFlow
+from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
+from napari_uflow.training.cache import FeatureCache
+
+__all__ = ["evidence_steps", "scale_steps"]
+
+# Tiles that the scale is fitted to.
+_MOST_MEASURED = 200
+# Largest part of the memory that comes from regions marked normal, and from images that are not there any more.
+_LARGEST_PART = 0.5
+
+
+def evidence_steps(
+    network: UFlow, cache: FeatureCache, rng: np.random.Generator, *, can_remember: bool = True
+) -> Steps[None]:
+    """Choose the memory of a network with joint levels, then fit the scale of its evidence.
+
+    Vectors of a resumed model stay in the memory if their specimens are not in the cache.
+
+    Parameters
+    ----------
+    network : UFlow
+        Its memory and scale are replaced.
+    cache : FeatureCache
+        Features of the training tiles.
+    rng : Generator
+        Draws the positions.
+    can_remember : bool
+        False leaves the memory as it is: normal images could not be compared with it.
+    """
+    if can_remember and network.config.evidence != "likelihood":
+        yield from or_stop(Progress("Choosing the memory", 0, 1))
+        _choose(network, cache, rng)
+        yield from or_stop(Progress("Choosing the memory", 1, 1))
+    yield from scale_steps(network, cache, rng)
+
+
+def scale_steps(network: UFlow, cache: FeatureCache, rng: np.random.Generator, *, memory: bool = True) -> Steps[None]:
+    """Fit the scale of the evidence to training tiles, each compared with the memory of other specimens.
+
+    Parameters
+    ----------
+    network : UFlow
+        Its scale is fitted.
+    cache : FeatureCache
+        Features of the training tiles.
+    rng : Generator
+        Draws tiles if there are many.
+    memory : bool
+        False leaves the scale of the distance as it is.
+    """
+    keys = _keys(cache)
+    chosen = np.sort(rng.permutation(len(cache))[:_MOST_MEASURED])
+    progress = Progress("Measuring normal positions", 0, 1)
+
+    def samples() -> Iterator[tuple[Tensor, Tensor, Window | None, int]]:
+        for i in chosen:
+            tile = cache[int(i)]
+            features = tile.features[0][None].to(network.device).float()
+            yield features, tile.is_normal[0], tile.frame, keys[int(i)]
+
+    yield from or_stop(progress)
+    yield from chunk_steps(network.fit_scale(samples, memory=memory), progress)
+    yield from or_stop(Progress("Measuring normal positions", 1, 1))
+
+
+def _keys(cache: FeatureCache) -> list[int]:
+    """Return the key of each tile in the memory: that of its specimen, or its own if all are of one specimen."""
+    origins = [cache[i].origin for i in range(len(cache))]
+    is_single = len({origin.specimen for origin in origins}) == 1
+    return [key_of(f"{o.specimen} tile {o.tile}" if is_single else o.specimen) for o in origins]
+
+
+def _choose(network: UFlow, cache: FeatureCache, rng: np.random.Generator) -> None:
+    """Draw normal positions of all tiles at random; those marked normal first."""
+    keys = _keys(cache)
+    size = network.config.memory_size
+    old = network.memory
+    kept = np.flatnonzero(~np.isin(old.keys.cpu().numpy(), keys))
+    kept = rng.permutation(kept)[: int(_LARGEST_PART * size)]
+    is_marked = [cache[i].origin.is_marked_normal for i in range(len(cache))]
+    marked = [i for i in range(len(cache)) if is_marked[i]]
+    others = [i for i in range(len(cache)) if not is_marked[i]]
+    room = size - len(kept)
+    of_marked = _drawn(cache, marked, keys, int(_LARGEST_PART * room), rng)
+    of_others = _drawn(cache, others, keys, room - len(of_marked[0]), rng)
+    if len(set(keys)) + len(kept) < 2:  # a single tile cannot be compared with others
+        return
+    at = torch.from_numpy(kept)
+    old_vectors, old_keys = old.vectors.cpu()[at], old.keys.cpu()[at]
+    network.memory.keep(
+        torch.cat([old_vectors, of_marked[0], of_others[0]]), torch.cat([old_keys, of_marked[1], of_others[1]])
+    )
+
+
+def _drawn(
+    cache: FeatureCache, tiles: list[int], keys: list[int], most: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw at most `most` normal positions of some tiles: vectors (n, C) and keys (n,)."""
+    counts = np.array([int(cache[i].is_normal[0].sum()) for i in tiles], dtype=np.int64)
+    ends = np.cumsum(counts)
+    n = int(ends[-1]) if len(ends) else 0
+    picked = np.sort(rng.choice(n, min(n, max(most, 0)), replace=False)) if n else np.empty(0, np.int64)
+    channels = cache[0].features[0].shape[0]
+    vectors, of = [torch.zeros(0, channels)], [torch.zeros(0, dtype=torch.int64)]
+    for i, end, count in zip(tiles, ends, counts, strict=True):
+        own = picked[(picked >= end - count) & (picked < end)] - (end - count)
+        if len(own):
+            tile = cache[i]
+            at = tile.is_normal[0].flatten().nonzero()[:, 0][torch.from_numpy(own)]
+            vectors.append(tile.features[0].flatten(1)[:, at.to(tile.features[0].device)].T.float().cpu())
+            of.append(torch.full((len(own),), keys[i], dtype=torch.int64))
+    return torch.cat(vectors), torch.cat(of)
