@@ -199,7 +199,7 @@ def parameter_table(config: type[Config]) -> str:
     return "\n".join(lines)
 
 
-BackboneName = Literal["scattering", "resnet18", "wide_resnet50_2", "mcait"]
+BackboneName = Literal["scattering", "efficientnet_lite2", "resnet18", "wide_resnet50_2", "mcait"]
 FeatureNormName = Literal["channel", "whiten", "position", "map"]
 BorderName = Literal["auto", "reflect", "replicate"]
 
@@ -210,8 +210,9 @@ class ModelConfig(Config):
 
     backbone: BackboneName = _parameter(
         "scattering",
-        "Network that computes the features. 'scattering' (wavelets) needs no download; the others use weights "
-        "pre-trained on ImageNet.",
+        "Network that computes the features. 'scattering' (wavelets) has no trained weights; the others are "
+        "pre-trained on ImageNet. The weights of 'efficientnet_lite2' are installed with the program; those of the "
+        "others must be downloaded.",
         advanced=False,
     )
     feature_norm: FeatureNormName = _parameter(

@@ -19,6 +19,9 @@ class BackboneInfo:
         Noun phrase for a methods section.
     networks : tuple of str
         timm's names, with the tags of their weights; empty for a backbone without weights.
+    mean, std : tuple of float
+        Of red, green and blue: a network gets (x - mean) / std of pixels of about 0 to 1. ImageNet's unless stated.
+        Not used by a backbone without weights.
     channels, strides : tuple of int
         Channels of each level for an image of one channel, and pixels per position of each level; finest first.
     is_per_channel : bool
@@ -35,6 +38,8 @@ class BackboneInfo:
 
     description: str
     networks: tuple[str, ...] = ()
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     is_per_channel: bool = False
@@ -64,9 +69,10 @@ def flow_reach(flow_steps: int) -> int:
     return 2 * ((flow_steps + 1) // 2)
 
 
-# Halos of the residual networks follow from their kernels: half the receptive field of the last layer used is 105
-# pixels for resnet18 (7, pool 3, then 4 convolutions of 3 per stage) and 133 for wide_resnet50_2. The farthest reach
-# measured of scattering is 75 pixels. Tests compare all of these facts with the networks.
+# Halos of the trained networks follow from their kernels: half the receptive field of the last layer used is 105 pixels
+# for resnet18 (7, pool 3, then 4 convolutions of 3 per stage) and 133 for wide_resnet50_2. efficientnet_lite2 pads as
+# TensorFlow does, so a position of its last level sees 222 pixels before its first and 237 after its last one. The
+# farthest reach measured of scattering is 75 pixels. Tests compare all of these facts with the networks.
 BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
     {
         "scattering": BackboneInfo(
@@ -78,6 +84,18 @@ BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
             feature_seconds=1.7,
             step_seconds=6.0,
             detection_seconds=2.3,
+        ),
+        "efficientnet_lite2": BackboneInfo(
+            description="an EfficientNet-Lite2 pre-trained on ImageNet",
+            networks=("tf_efficientnet_lite2.in1k",),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            channels=(24, 48, 120),
+            strides=(4, 8, 16),
+            halo=240,
+            feature_seconds=0.8,
+            step_seconds=0.6,
+            detection_seconds=1.8,
         ),
         "resnet18": BackboneInfo(
             description="a ResNet-18 pre-trained on ImageNet",
