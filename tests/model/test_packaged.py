@@ -12,10 +12,13 @@ from safetensors.torch import save_file
 from skimage.data import chelsea
 from skimage.transform import resize
 
+from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import BackboneUnavailableError
+from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.model import weights as module
 from napari_uflow.model.backbone import Backbone
 from napari_uflow.model.packaged import PACKAGED
+from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.model.weights import load_pretrained
 
 pytestmark = pytest.mark.usefixtures("no_downloads")
@@ -107,6 +110,20 @@ def test_the_network_of_the_package_knows_a_cat(whole):
     assert chances[[281, 282, 285]].sum() > 0.8  # tabby, tiger cat, Egyptian cat
 
 
+@installed
+def test_a_model_without_the_weights_takes_them_from_the_package():
+    network = UFlow(ModelConfig(backbone="efficientnet_lite2", flow_steps=1, feature_norm="channel"), 1)
+    load_pretrained(network.backbone)
+    state = {key: value for key, value in network.state_dict().items() if not key.startswith("backbone.")}
+    model = TrainedModel(
+        config=network.config, training=TrainingConfig(), intensity=IntensityRange((0.0,), (1.0,)), state=state
+    )
+    x = torch.rand(1, 1, 64, 64)
+    for a, b in zip(model.network().energies(x), network.energies(x), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow
 @installed
 def test_nothing_of_the_package_is_imported():
     code = (

@@ -32,8 +32,9 @@ class BackboneInfo:
         Side in pixels of the only tile it accepts; None if it accepts any.
     feature_seconds, step_seconds, detection_seconds : float
         Seconds of one core per million pixels: of the features, of an optimiser step of the flow, and of a whole
-        detection. Measured on one core of a 2.1 GHz server with tiles of 256 pixels and 4 flow steps; guessed from its
-        size for ``mcait``.
+        detection. Measured on one core of a 2.1 GHz server with tiles of 256 pixels and 4 flow steps; for
+        ``efficientnet_lite2`` scaled from the times of ``resnet18`` in the same rounds on another machine, for
+        ``mcait`` guessed from its size.
     """
 
     description: str
@@ -93,9 +94,9 @@ BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
             channels=(24, 48, 120),
             strides=(4, 8, 16),
             halo=240,
-            feature_seconds=0.8,
-            step_seconds=0.6,
-            detection_seconds=1.8,
+            feature_seconds=0.7,
+            step_seconds=0.4,
+            detection_seconds=1.4,
         ),
         "resnet18": BackboneInfo(
             description="a ResNet-18 pre-trained on ImageNet",
