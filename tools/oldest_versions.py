@@ -17,18 +17,18 @@ _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*(?P<vers
 
 
 def oldest_versions(requirements: Iterable[str]) -> list[str]:
-    """Return constraints such as "numpy==1.26" of the requirements that have a lower bound, sorted by name.
+    """Return constraints such as "numpy==1.26" of the requirements that have an oldest version, sorted by name.
 
     Parameters
     ----------
     requirements : iterable of str
-        As in pyproject.toml: "numpy>=1.26", "FrEIA>=0.2,<0.3". A requirement without ">=" is left out; of two bounds
-        for one package the higher one counts.
+        As in pyproject.toml: "numpy>=1.26", "FrEIA>=0.2,<0.3". A requirement without ">=" or "==" is left out; of
+        two bounds for one package the higher one counts.
     """
     oldest: dict[str, tuple[tuple[int, ...], str]] = {}
     for requirement in requirements:
         match = _REQUIREMENT.match(requirement.strip())
-        bound = re.search(r">=\s*([0-9][0-9.]*)", match["versions"]) if match else None
+        bound = re.search(r"[>=]=\s*([0-9][0-9.]*)", match["versions"]) if match else None
         if match is None or bound is None:
             continue
         name = re.sub(r"[-_.]+", "-", match["name"]).lower()

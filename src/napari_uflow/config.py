@@ -199,7 +199,7 @@ def parameter_table(config: type[Config]) -> str:
     return "\n".join(lines)
 
 
-BackboneName = Literal["scattering", "resnet18", "wide_resnet50_2", "mcait"]
+BackboneName = Literal["efficientnet_lite2", "scattering", "resnet18", "wide_resnet50_2", "mcait"]
 LevelsName = Literal["joint", "pyramid"]
 EvidenceName = Literal["likelihood+memory", "likelihood", "memory"]
 FeatureNormName = Literal["channel", "whiten", "position", "map"]
@@ -211,15 +211,16 @@ class ModelConfig(Config):
     """Parts of a model."""
 
     backbone: BackboneName = _parameter(
-        "scattering",
-        "Network that computes the features. 'scattering' (wavelets) needs no download; the others use weights "
-        "pre-trained on ImageNet.",
+        "efficientnet_lite2",
+        "Network that computes the features. 'scattering' (wavelets) has no trained weights; the others are "
+        "pre-trained on ImageNet. The weights of 'efficientnet_lite2' are installed with the program; those of the "
+        "others must be downloaded.",
         advanced=False,
     )
     levels: LevelsName = _parameter(
         "joint",
         "Levels of the backbone: 'joint' (all levels together at each position, every 8 pixels) or 'pyramid' (one "
-        "position for each 4, 8 and 16 pixels, as published).",
+        "position for each 4, 8 and 16 pixels, as published; always for 'mcait').",
     )
     evidence: EvidenceName = _parameter(
         "likelihood+memory",

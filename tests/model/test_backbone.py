@@ -1,12 +1,14 @@
 """Backbones: frozen, and made without a download."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from napari_uflow.config import ModelConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.model.backbone import Backbone
+from napari_uflow.model.info import BACKBONES
 from napari_uflow.model.uflow import UFlow
 
 pytestmark = pytest.mark.usefixtures("no_downloads")
@@ -29,7 +31,7 @@ def layers_of(resnet18, x):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["scattering", "resnet18", "wide_resnet50_2"])
+@pytest.mark.parametrize("name", ["scattering", "efficientnet_lite2", "resnet18", "wide_resnet50_2"])
 @pytest.mark.parametrize("n_channels", [1, 2, 3])
 def test_features_of_every_level(name, n_channels):
     backbone = Backbone(name, n_channels)
@@ -42,7 +44,7 @@ def test_features_of_every_level(name, n_channels):
         assert bool(torch.isfinite(y).all())
 
 
-@pytest.mark.parametrize("name", ["scattering", "resnet18"])
+@pytest.mark.parametrize("name", ["scattering", "efficientnet_lite2", "resnet18"])
 def test_frozen_whatever_the_model_around_it_does(name):
     model = nn.Sequential(Backbone(name, 1)).train()
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -64,6 +66,29 @@ def test_the_levels_are_layers_of_the_whole_network(resnet18):
         torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_levels_are_those_of_timm_for_efficientnet_lite2(stirred):
+    """They are the last ones of their strides, and nothing behind them is kept."""
+    backbone = Backbone("efficientnet_lite2", 1)
+    network = stirred(timm.create_model("tf_efficientnet_lite2", features_only=True, out_indices=(1, 2, 3))).eval()
+    assert tuple(network.feature_info.channels()) == backbone.channels
+    assert tuple(network.feature_info.reduction()) == backbone.strides
+    wanted = backbone.networks[0].state_dict()
+    backbone.networks[0].load_state_dict({key: network.state_dict()[key] for key in wanted})
+    x = torch.rand(1, 1, 64, 96)
+    with torch.no_grad():
+        for y, expected in zip(backbone(x), network((x.expand(-1, 3, -1, -1) - 0.5) / 0.5), strict=True):
+            torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    assert [len(stage) for stage in backbone.networks[0].blocks] == [1, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("name", [name for name, info in BACKBONES.items() if info.needs_weights])
+def test_pixels_are_normalised_as_in_the_training_of_the_network(name):
+    info = BACKBONES[name]
+    for network in info.networks:
+        config = timm.get_pretrained_cfg(network)
+        assert (config.mean, config.std) == (info.mean, info.std)
+
+
 def test_unknown_backbone_is_named():
     with pytest.raises(ConfigError, match=r"one of scattering, .*, not 'vgg'"):
         Backbone("vgg", 1)
@@ -80,7 +105,7 @@ def test_one_and_two_channels_become_three():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["scattering", "resnet18"])
+@pytest.mark.parametrize("name", ["scattering", "efficientnet_lite2", "resnet18"])
 @pytest.mark.parametrize("place", [0, 15])
 def test_nothing_beyond_the_halo_is_seen(name, place, stirred):
     """Change one pixel, the first or last one of a position of the coarsest level."""
@@ -99,6 +124,22 @@ def test_nothing_beyond_the_halo_is_seen(name, place, stirred):
             assert distance[difference > 0].max() >= stride
             assert (distance > backbone.halo).any()
             assert float(difference[distance > backbone.halo].max()) <= 1e-6 * float(a.abs().max())
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_the_halo_of_efficientnet_lite2_is_no_larger_than_needed(axis):
+    """Equal positive weights and small values: nothing cancels or saturates, so the farthest pixels have a gradient."""
+    backbone = Backbone("efficientnet_lite2", 1).double()
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
+    long = 2 * 256 + 16
+    x = torch.full((1, 1, long, 32) if axis == 2 else (1, 1, 32, long), 0.501, dtype=torch.double, requires_grad=True)
+    level = backbone(x)[-1]
+    (gradient,) = torch.autograd.grad(level.select(axis, 16).sum(), x)
+    seen = gradient.any(dim=5 - axis).flatten().nonzero()
+    assert (256 - seen[0].item(), seen[-1].item() - (256 + 15)) == (222, 237)
+    assert backbone.halo == 240
 
 
 # The published backbone, with very small networks

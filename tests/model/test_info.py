@@ -21,7 +21,14 @@ def test_channels_of_scattering(n_channels):
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), [("scattering", 8.97), ("resnet18", 7), ("wide_resnet50_2", 28), ("mcait", 3.375)]
+    ("name", "values"),
+    [
+        ("scattering", 8.97),
+        ("efficientnet_lite2", 2.719),
+        ("resnet18", 7),
+        ("wide_resnet50_2", 28),
+        ("mcait", 3.375),
+    ],
 )
 @pytest.mark.parametrize("n_channels", [1, 3])
 def test_values_per_pixel(name, values, n_channels):
@@ -29,7 +36,7 @@ def test_values_per_pixel(name, values, n_channels):
     assert BACKBONES[name].values_per_pixel(n_channels) == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["scattering", "resnet18"])
+@pytest.mark.parametrize("name", ["scattering", "efficientnet_lite2", "resnet18"])
 @pytest.mark.parametrize("flow_steps", [1, 2, 3, 4])
 def test_the_halo_of_the_flow(name, flow_steps):
     network = UFlow(ModelConfig(backbone=name, flow_steps=flow_steps), 1)

@@ -43,9 +43,18 @@ def untrained(norm: str, n_channels: int = 1, seed: int = 0, **options) -> Train
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["channel", "whiten", "position"])
-def test_tiles_give_what_the_whole_image_gives(norm):
-    model = untrained(norm)
+@pytest.mark.parametrize(
+    ("backbone", "norm"),
+    [
+        ("scattering", "channel"),
+        ("scattering", "whiten"),
+        ("scattering", "position"),
+        ("efficientnet_lite2", "channel"),
+        ("efficientnet_lite2", "whiten"),
+    ],
+)
+def test_tiles_give_what_the_whole_image_gives(backbone, norm):
+    model = untrained(norm, backbone=backbone)
     network = model.network()
     assert network.is_size_free
     tile = 128

@@ -140,10 +140,18 @@ def test_the_icon_of_the_manifest_is_a_file_of_the_package():
 def test_oldest_versions_are_the_lower_bounds():
     oldest = load_tool("oldest_versions").oldest_versions
     assert oldest(
-        ["numpy>=1.26", "FrEIA>=0.2,<0.3", "napari[all]", "zarr >= 2.9", "Zarr>=2.18; python_version>'3'"]
+        [
+            "weights==0.1.0",
+            "numpy>=1.26",
+            "FrEIA>=0.2,<0.3",
+            "napari[all]",
+            "zarr >= 2.9",
+            "Zarr>=2.18; python_version>'3'",
+        ]
     ) == [
         "freia==0.2",
         "numpy==1.26",
+        "weights==0.1.0",
         "zarr==2.18",
     ]
 

@@ -5,7 +5,7 @@ Making a backbone never downloads anything; :mod:`napari_uflow.model.weights` fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import timm
@@ -20,8 +20,8 @@ from napari_uflow.progress import Chunks, run_chunks
 
 __all__ = ["Backbone"]
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+# Stages of efficientnet_lite2 whose output is used: the last ones of strides 4, 8 and 16.
+_LITE2_STAGES = (1, 2, 4)
 
 # Blocks of the two CaiT networks whose output is used, as published.
 _CAIT_BLOCKS = (41, 21)
@@ -33,7 +33,7 @@ class Backbone(nn.Module):
     Parameters
     ----------
     name : str
-        One of ``scattering``, ``resnet18``, ``wide_resnet50_2``, ``mcait``.
+        One of ``scattering``, ``efficientnet_lite2``, ``resnet18``, ``wide_resnet50_2``, ``mcait``.
     n_channels : int
         Channels of the images, 1 to 3. Networks that need three get one channel three times, or two channels and
         their mean.
@@ -56,6 +56,9 @@ class Backbone(nn.Module):
 
     References
     ----------
+    M. Tan, Q. V. Le (2019). EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks. ICML.
+    https://arxiv.org/abs/1905.11946, and its variants without squeeze-and-excitation,
+    https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite (``efficientnet_lite2``).
     K. He, X. Zhang, S. Ren, J. Sun (2016). Deep Residual Learning for Image Recognition. CVPR.
     https://doi.org/10.1109/CVPR.2016.90 (``resnet18``).
     S. Zagoruyko, N. Komodakis (2016). Wide Residual Networks. BMVC. https://doi.org/10.5244/C.30.87
@@ -83,11 +86,12 @@ class Backbone(nn.Module):
         elif name == "mcait":
             self.networks.extend(_CaitTrunk(*each) for each in zip(info.networks, _CAIT_BLOCKS, strict=True))
         else:
-            self.networks.append(
-                timm.create_model(info.networks[0], pretrained=False, features_only=True, out_indices=(1, 2, 3))
-            )
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None], persistent=False)
+            network = timm.create_model(info.networks[0], pretrained=False, features_only=True, out_indices=(1, 2, 3))
+            if name == "efficientnet_lite2":  # timm keeps the stages behind the last level
+                network.blocks = network.blocks[: _LITE2_STAGES[-1] + 1]
+            self.networks.append(network)
+        self.register_buffer("mean", torch.tensor(info.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(info.std)[:, None, None], persistent=False)
         # Channels innermost: convolutions are up to 2.5 times faster on a CPU, and faster on a GPU, too.
         self.networks.to(memory_format=torch.channels_last)
         self.freeze()
@@ -132,19 +136,33 @@ class Backbone(nn.Module):
             fine = yield from self.networks[0].chunks(x)  # type: ignore[operator]
             coarse = yield from self.networks[1].chunks(small)  # type: ignore[operator]
             return fine, coarse
-        return (yield from _levels_of(self.networks[0], x))
+        stages = _lite2_stages if self.name == "efficientnet_lite2" else _residual_stages
+        return (yield from _levels_of(stages(self.networks[0]), x))
 
 
-def _levels_of(network: Any, x: Tensor) -> Chunks[tuple[Tensor, ...]]:
-    """Compute the feature maps of a residual network of timm, block by block."""
+def _levels_of(stages: Iterable[tuple[Iterable[nn.Module], bool]], x: Tensor) -> Chunks[tuple[Tensor, ...]]:
+    """Compute the feature maps of the stages that are levels, block by block."""
     levels: list[Tensor] = []
-    for name, layer in network.items():
-        for block in layer if isinstance(layer, nn.Sequential) else (layer,):
+    for blocks, is_level in stages:
+        for block in blocks:
             x = block(x)
             yield
-        if name in network.return_layers:
+        if is_level:
             levels.append(x)
     return tuple(levels)
+
+
+def _residual_stages(network: Any) -> Iterator[tuple[Iterable[nn.Module], bool]]:
+    """Yield the blocks of each stage of a residual network of timm, and whether its output is a level."""
+    for name, layer in network.items():
+        yield (layer if isinstance(layer, nn.Sequential) else (layer,)), name in network.return_layers
+
+
+def _lite2_stages(network: Any) -> Iterator[tuple[Iterable[nn.Module], bool]]:
+    """Yield the blocks of each stage of timm's EfficientNet-Lite2, and whether its output is a level."""
+    yield (network.conv_stem, network.bn1), False
+    for number, blocks in enumerate(network.blocks):
+        yield blocks, number in _LITE2_STAGES
 
 
 class _CaitTrunk(nn.Module):

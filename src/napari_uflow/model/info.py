@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from napari_uflow.config import ModelConfig
 
-__all__ = ["BACKBONES", "BackboneInfo", "flow_kernels", "flow_reach"]
+__all__ = ["BACKBONES", "BackboneInfo", "flow_kernels", "flow_reach", "has_joint_levels"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,9 @@ class BackboneInfo:
         Noun phrase for a methods section.
     networks : tuple of str
         timm's names, with the tags of their weights; empty for a backbone without weights.
+    mean, std : tuple of float
+        Of red, green and blue: a network gets (x - mean) / std of pixels of about 0 to 1. ImageNet's unless stated.
+        Not used by a backbone without weights.
     channels, strides : tuple of int
         Channels of each level for an image of one channel, and pixels per position of each level; finest first.
     is_per_channel : bool
@@ -31,12 +34,15 @@ class BackboneInfo:
         Side in pixels of the only tile it accepts; None if it accepts any.
     feature_seconds, step_seconds, detection_seconds : float
         Seconds of one core per million pixels: of the features, of an optimiser step of the flow, and of a whole
-        detection. Measured on one core of a 2.1 GHz server with tiles of 256 pixels and 4 flow steps; guessed from its
-        size for ``mcait``.
+        detection. Measured on one core of a 2.1 GHz server with tiles of 256 pixels and 4 flow steps; for
+        ``efficientnet_lite2`` scaled from the times of ``resnet18`` in the same rounds on another machine, for
+        ``mcait`` guessed from its size.
     """
 
     description: str
     networks: tuple[str, ...] = ()
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     is_per_channel: bool = False
@@ -61,6 +67,11 @@ class BackboneInfo:
         return flow_reach(config) * sum(self.strides)
 
 
+def has_joint_levels(config: ModelConfig) -> bool:
+    """Return True if all levels of the backbone are joined on a grid of stride 8."""
+    return config.levels == "joint" and 8 in BACKBONES[config.backbone].strides
+
+
 def flow_kernels(config: ModelConfig) -> tuple[int, int]:
     """Return the kernels of the flow's steps, in turn.
 
@@ -72,7 +83,7 @@ def flow_kernels(config: ModelConfig) -> tuple[int, int]:
     P. Kirichenko, P. Izmailov, A. G. Wilson (2020). Why Normalizing Flows Fail to Detect Out-of-Distribution Data.
     NeurIPS. https://arxiv.org/abs/2006.08545
     """
-    return (1, 1) if config.levels == "joint" else (3, 1)
+    return (1, 1) if has_joint_levels(config) else (3, 1)
 
 
 def flow_reach(config: ModelConfig) -> int:
@@ -81,9 +92,10 @@ def flow_reach(config: ModelConfig) -> int:
     return sum(kernels[step % 2] - 1 for step in range(config.flow_steps))
 
 
-# Halos of the residual networks follow from their kernels: half the receptive field of the last layer used is 105
-# pixels for resnet18 (7, pool 3, then 4 convolutions of 3 per stage) and 133 for wide_resnet50_2. The farthest reach
-# measured of scattering is 75 pixels. Tests compare all of these facts with the networks.
+# Halos of the trained networks follow from their kernels: half the receptive field of the last layer used is 105 pixels
+# for resnet18 (7, pool 3, then 4 convolutions of 3 per stage) and 133 for wide_resnet50_2. efficientnet_lite2 pads as
+# TensorFlow does, so a position of its last level sees 222 pixels before its first and 237 after its last one. The
+# farthest reach measured of scattering is 75 pixels. Tests compare all of these facts with the networks.
 BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
     {
         "scattering": BackboneInfo(
@@ -95,6 +107,18 @@ BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
             feature_seconds=1.7,
             step_seconds=6.0,
             detection_seconds=2.3,
+        ),
+        "efficientnet_lite2": BackboneInfo(
+            description="an EfficientNet-Lite2 pre-trained on ImageNet",
+            networks=("tf_efficientnet_lite2.in1k",),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            channels=(24, 48, 120),
+            strides=(4, 8, 16),
+            halo=240,
+            feature_seconds=0.7,
+            step_seconds=0.4,
+            detection_seconds=1.4,
         ),
         "resnet18": BackboneInfo(
             description="a ResNet-18 pre-trained on ImageNet",

@@ -112,7 +112,7 @@ class TrainingRecord:
     versions : mapping of str to str
         Versions of this package, of Python, and of the packages it computes with.
     backbone_weights : str
-        File, or name at the model hub, of the backbone's weights; "" for a backbone without.
+        File or package, or name at the model hub, of the backbone's weights; "" for a backbone without.
     device : str
         torch's name of the device it was trained on; "" if not known.
     first_training : TrainingConfig or None

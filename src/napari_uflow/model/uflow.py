@@ -22,7 +22,7 @@ from napari_uflow.model.border import Border
 from napari_uflow.model.classes import ClassScale, border_classes
 from napari_uflow.model.energy import energy, joint_energy
 from napari_uflow.model.flow import Latents, UShapedFlow
-from napari_uflow.model.info import flow_kernels, flow_reach
+from napari_uflow.model.info import flow_kernels, flow_reach, has_joint_levels
 from napari_uflow.model.joint import JOINT_HALO, JOINT_STRIDE, join
 from napari_uflow.model.memory import Memory, key_of
 from napari_uflow.model.norm import FeatureNorm
@@ -37,7 +37,6 @@ __all__ = ["MARGIN", "TrainedModel", "UFlow"]
 MARGIN = 32
 """Pixels read by reflection beyond the image's border; a multiple of every stride."""
 
-_JOINT_BACKBONE_STRIDES = (4, 8, 16)
 _LIKELIHOOD, _DISTANCE = range(2)
 
 Sample: TypeAlias = tuple[Tensor, Tensor, Window | None, int]
@@ -81,8 +80,6 @@ class UFlow(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.backbone = Backbone(config.backbone, n_channels)
-            if self.is_joint and self.backbone.strides != _JOINT_BACKBONE_STRIDES:
-                raise ConfigError(f"levels must be 'pyramid' for {config.backbone}: it has no level of stride 8")
             self.norm = FeatureNorm(self.channels, config.feature_norm)
             self.flow = UShapedFlow(
                 self.channels,
@@ -106,7 +103,7 @@ class UFlow(nn.Module):
     @property
     def is_joint(self) -> bool:
         """All levels of the backbone are one level of the flow."""
-        return self.config.levels == "joint"
+        return has_joint_levels(self.config)
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Pre-trained weights of backbones: from a file, the weights folder, or through timm from the model hub."""
+"""Pre-trained weights of backbones: from a file, the weights folder, a package, or through timm from the model hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import pickle
 import socket
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from napari_uflow.errors import BackboneUnavailableError
 from napari_uflow.model.backbone import Backbone
+from napari_uflow.model.packaged import PACKAGED, WeightsPackage
 
 __all__ = ["WEIGHTS_FOLDER_VARIABLE", "load_pretrained", "weights_folder"]
 
@@ -52,18 +53,20 @@ def load_pretrained(backbone: Backbone, weights: str | Path | None = None) -> st
         Its weights are replaced.
     weights : path, optional
         A file of weights in timm's or torchvision's naming (``.safetensors``, ``.pth``), or a folder with one such
-        file per network. Without it the weights folder is searched, then timm asks the model hub.
+        file per network. Without it the weights folder is searched, then the packages with weights that are installed,
+        then timm asks the model hub.
 
     Returns
     -------
     str
-        Origin of the weights: the file's name, or the name at the hub; "" for a backbone without.
+        Origin of the weights: the file's name, name and version of the package, or the name at the hub; "" for a
+        backbone without.
 
     Raises
     ------
     BackboneUnavailableError
-        If there is no such file, if it does not fit the network, or if the hub cannot be reached; the message names
-        the file to download and the place for it.
+        If there is no such file, if it does not fit the network, if the file of a package is damaged, or if the hub
+        cannot be reached; the message names the file to download and the place for it.
     """
     sources = []
     parts = list(backbone.pretrained_parts())
@@ -72,6 +75,9 @@ def load_pretrained(backbone: Backbone, weights: str | Path | None = None) -> st
         if path is not None:
             _load_file(network, path, name)
             sources.append(path.name)
+        elif (package := PACKAGED.get(name)) is not None and (packaged := package.path()) is not None:
+            _load_package(network, package, packaged, name)
+            sources.append(package.origin)
         else:
             _load_hub(network, name)
             sources.append(name)
@@ -109,7 +115,20 @@ def _load_file(network: nn.Module, path: Path, name: str) -> None:
     try:
         state = _read_state(path)
     except _UNREADABLE as error:
-        raise BackboneUnavailableError(f"{path} cannot be read as weights of {name}: {_first_line(error)}") from error
+        raise _unreadable(path, name, error) from error
+    _fill(network, state, path, name)
+
+
+def _load_package(network: nn.Module, package: WeightsPackage, path: Path, name: str) -> None:
+    try:
+        state = package.read(path)
+    except _UNREADABLE as error:
+        raise _unreadable(path, name, error) from error
+    _fill(network, state, path, name)
+
+
+def _fill(network: nn.Module, state: Mapping[str, Any], path: Path, name: str) -> None:
+    """Set every weight of a network, by its name; the counters of batch norms may be missing."""
     wanted = network.state_dict()
     chosen = {key: state[key] for key in wanted if _shape(state.get(key)) == wanted[key].shape}
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
@@ -133,6 +152,10 @@ def _read_state(path: Path) -> dict[str, Any]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
+def _unreadable(path: Path, name: str, error: BaseException) -> BackboneUnavailableError:
+    return BackboneUnavailableError(f"{path} cannot be read as weights of {name}: {_first_line(error)}")
+
+
 def _shape(value: object) -> torch.Size | None:
     return value.shape if isinstance(value, Tensor) else None
 
@@ -141,15 +164,17 @@ def _load_hub(network: nn.Module, name: str) -> None:
     config: Any = timm.get_pretrained_cfg(name)
     if config is None:
         raise BackboneUnavailableError(f"timm {timm.__version__} knows no weights called {name}")
+    absent = f"the weights {name} are not on this computer"
+    if (package := PACKAGED.get(name)) is not None:
+        absent = f"the package {package.origin} with the weights {name} is not installed"
     if not _is_cached(config.hf_hub_id) and not _is_hub_near():
-        raise _to_download(name, f"the weights {name} are not on this computer and the model hub cannot be reached")
+        raise _to_download(name, f"{absent} and the model hub cannot be reached")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pretrained = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client raises whatever its transport raises
-        reason = f"the weights {name} are not on this computer and the model hub did not send them"
-        raise _to_download(name, f"{reason} ({_first_line(error)})") from error
+        raise _to_download(name, f"{absent} and the model hub did not send them ({_first_line(error)})") from error
     state = pretrained.state_dict()
     wanted = network.state_dict()
     network.load_state_dict({key: state[key] for key in wanted})

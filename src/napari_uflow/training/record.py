@@ -42,7 +42,7 @@ def record_of(
     outcome : TrainingOutcome
         How it ends.
     backbone_weights : str
-        File, or name at the model hub, of the backbone's weights.
+        File or package, or name at the model hub, of the backbone's weights.
     device : torch.device
         Device of the training.
     init_from : TrainedModel or None
