@@ -217,6 +217,14 @@ class ModelConfig(Config):
         "others must be downloaded.",
         advanced=False,
     )
+    contrast: float = _parameter(
+        0.35,
+        "Brightness range of the normal pixels as a pre-trained backbone sees it, over black to white. Low contrast "
+        "keeps the noise of the image small beside its objects.",
+        low=0.05,
+        high=1.0,
+        step=0.05,
+    )
     levels: LevelsName = _parameter(
         "joint",
         "Levels of the backbone: 'joint' (all levels together at each position, every 8 pixels) or 'pyramid' (one "
@@ -421,6 +429,14 @@ class DetectionConfig(Config):
         step=16,
         unit="pixels",
     )
+
+    @property
+    def heatmap_limits(self) -> tuple[float, float]:
+        """Heatmap values shown as black and as the brightest colour, the same for all images.
+
+        Black up to the rarest of a hundred normal positions, so that a clean image stays dark.
+        """
+        return (2.0, 7.0) if self.heatmap == "rarity" else (0.4, 1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,7 +40,7 @@ def detect_files_steps(
 ) -> Steps[BatchSummary]:
     """Detect in files and write the results to a folder.
 
-    For an image ``NAME`` it writes ``NAME_heatmap.tif`` (float32, 0 to 1), ``NAME_log10_nfa.tif`` (float32) and
+    For an image ``NAME`` it writes ``NAME_heatmap.tif`` (float32), ``NAME_log10_nfa.tif`` (float32) and
     ``NAME_labels.tif`` (0 is background) as calibrated TIFF with the axes of the image, and for all images
     ``regions.csv``, ``summary.csv`` (one row per file) and ``overview.png``. A failed file is listed in the summary and
     does not stop the batch.

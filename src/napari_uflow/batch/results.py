@@ -120,7 +120,8 @@ class Collected:
         tables = [table for result in done for table in result.tables]
         if done:
             write_regions(output / "regions.csv", tables)
-            figure = overview([row for _, row in self._rows], score_limits=(0, 1), title="Most anomalous images first")
+            limits = tables[0].config.heatmap_limits
+            figure = overview([row for _, row in self._rows], score_limits=limits, title="Most anomalous images first")
             save_figure(figure, output / "overview.png")
         n_regions = tuple(sum(len(table.regions) for table in result.tables) for result in done)
         return BatchSummary(

@@ -143,7 +143,8 @@ def _write_evaluation(run: EvaluationRun, folder: Path, name: str, n_rows: int =
         overview_row(item.image.plane, item.detection, item.image.mask(), kind=item.image.kind)
         for item in _of_all_kinds(run, n_rows)
     ]
-    save_figure(overview(rows, score_limits=(0, 1), title=name), folder / "overview.png")
+    limits = run.images[0].detection.config.heatmap_limits
+    save_figure(overview(rows, score_limits=limits, title=name), folder / "overview.png")
 
 
 def _of_all_kinds(run: EvaluationRun, n_rows: int) -> list[Any]:

@@ -33,7 +33,7 @@ class RegionTable:
     first_row, first_col, stop_row, stop_col : (n,) array, int64
         Bounding box, half-open, in pixels.
     peak_score, mean_score : (n,) array, float32
-        Highest and mean value of the heatmap in the region, 0 to 1.
+        Highest and mean value of the heatmap in the region.
     """
 
     label: NDArray[np.int32]

@@ -48,8 +48,8 @@ class Detection:
     name : str
         Name of the plane.
     score : (M, N) array, float32
-        Heatmap, 0 to 1: one minus the mean likelihood over the levels, as published; NaN in pixels that were not
-        measured.
+        Heatmap as `config.heatmap` says; NaN in pixels that were not measured. Rarity is in decades, 0 or more: 3
+        where one of 1000 normal positions scores as high. The published score is 0 to 1.
     log10_nfa : (M, N) array, float32
         log10 of the number of false alarms of the region that contains the pixel; above every threshold outside.
     labels : (M, N) array, int32

@@ -32,7 +32,7 @@ class Evaluation:
     n_normal, n_anomalous : int
         Number of normal and anomalous images.
     image_auroc, pixel_auroc, aupro : float
-        Ranking of images and pixels by score, 0 to 1, independent of the threshold; `aupro` up to 30 % false positives.
+        Ranking of images and pixels by the heatmap, independent of the threshold; `aupro` up to 30 % false positives.
     iou, mean_iou : float
         Intersection over union, 0 to 1, of the detected mask: pooled over all images, and averaged over anomalous ones.
     oracle_iou : float

@@ -140,7 +140,8 @@ def trust_report(model: TrainedModel) -> TrustReport:
             "specimens"
         )
     offset = calibration.offset
-    kinds = ["energy"] * (len(calibration.strides) // 2) + ["log-variance"] * (len(calibration.strides) // 2)
+    n_levels = len(calibration.strides) // 2
+    kinds = ["energy"] * n_levels + ["log-variance"] * n_levels or ["evidence"]
     names = [f"{kind}, stride {stride}" for kind, stride in zip(kinds, calibration.strides, strict=True)]
     return TrustReport(
         n_specimens=offset.n_specimens,

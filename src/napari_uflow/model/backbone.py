@@ -37,6 +37,8 @@ class Backbone(nn.Module):
     n_channels : int
         Channels of the images, 1 to 3. Networks that need three get one channel three times, or two channels and
         their mean.
+    contrast : float
+        Range, around middle grey, that a pre-trained network gets for pixels of 0 to 1.
 
     Attributes
     ----------
@@ -70,7 +72,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, n_channels: int):
+    def __init__(self, name: str, n_channels: int, contrast: float = 1.0):
         super().__init__()
         if name not in BACKBONES:
             raise ConfigError(f"backbone must be one of {', '.join(BACKBONES)}, not {name!r}")
@@ -78,6 +80,7 @@ class Backbone(nn.Module):
         self.name = name
         self.info = info
         self.n_channels = n_channels
+        self.contrast = contrast
         self.strides, self.halo, self.fixed_size = info.strides, info.halo, info.fixed_size
         self.channels = tuple(n * n_channels for n in info.channels) if info.is_per_channel else info.channels
         self.networks = nn.ModuleList()
@@ -130,7 +133,8 @@ class Backbone(nn.Module):
         if self.name == "scattering":
             features: tuple[Tensor, ...] = yield from self.networks[0].chunks(x)  # type: ignore[operator]
             return features
-        x = ((_three_channels(x) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = 0.5 + self.contrast * (_three_channels(x) - 0.5)
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         if self.name == "mcait":
             small = F.interpolate(x, size=(224, 224), mode="bicubic", align_corners=True)
             fine = yield from self.networks[0].chunks(x)  # type: ignore[operator]

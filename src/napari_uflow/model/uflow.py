@@ -79,7 +79,7 @@ class UFlow(nn.Module):
         self.border = Border.of(config.border)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.backbone = Backbone(config.backbone, n_channels)
+            self.backbone = Backbone(config.backbone, n_channels, config.contrast)
             self.norm = FeatureNorm(self.channels, config.feature_norm)
             self.flow = UShapedFlow(
                 self.channels,

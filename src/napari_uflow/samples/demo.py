@@ -82,7 +82,8 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any])
         shown[item.image.kind] = shown.get(item.image.kind, 0) + 1
         if shown[item.image.kind] <= 2:
             rows.append(overview_row(item.image.plane, item.detection, item.image.mask(), kind=item.image.kind))
-    save_figure(overview(rows, score_limits=(0, 1), title="napari-uflow demo"), output / "overview.png")
+    limits = DetectionConfig().heatmap_limits
+    save_figure(overview(rows, score_limits=limits, title="napari-uflow demo"), output / "overview.png")
 
     print(result.evaluation.as_table("built-in fibre sample"))
     print(f"{'image AUROC, ranked by NFA':<40}{result.image_auroc_nfa:>9.3f}")

@@ -21,7 +21,7 @@ from napari_uflow.model.record import EarlierTraining, OutcomeKind, TrainingOutc
 
 __all__ = ["CARD", "FORMAT", "NOT_AS_WRITTEN", "ModelCard", "damaged", "opened", "parse_card", "read_card"]
 
-FORMAT = 2
+FORMAT = 3
 """Number of the format that is written; files with a lower number are upgraded when read, higher ones refused."""
 
 CARD = "napari_uflow"
@@ -50,6 +50,8 @@ _OUTCOMES_OF_FORMAT_1 = (
     (r"stopped: .*", OutcomeKind.NOT_FINITE),
     (r"interrupted after step (\d+)", OutcomeKind.INTERRUPTED),
 )
+# Parameters of every model before format 3.
+_BEFORE_FORMAT_3 = {"levels": "pyramid", "contrast": 1.0}
 # First bytes of files that run programs when they are opened.
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 
@@ -114,8 +116,10 @@ class ModelCard:
             If an entry is missing, or has another type or value than any that is written.
         """
         number = int(values["format"])
-        if number < FORMAT:
+        if number < 2:
             values = _upgraded(values)
+        if number < 3:
+            values = {**values, "model": {**_BEFORE_FORMAT_3, **values["model"]}}
         points = [{k: math.nan if v is None else v for k, v in point.items()} for point in values["history"]]
         return cls(
             format=number,

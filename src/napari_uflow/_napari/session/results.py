@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["features_of", "relabel", "show_detections"]
 
-_HEATMAP_LIMITS = (0.4, 1.0)
-"""From the mean score of normal latents (0.39) to the highest score, the same for all images: with its own limits a
-clean image would look full of defects."""
-# Keeps held-out normal pixels, which reach 0.6, dark.
-_HEATMAP_GAMMA = 1.5
+# Keeps held-out normal pixels of the published score, which reach 0.6, dark.
+_GAMMA = {"rarity": 1.0, "published": 1.5}
 _OUTLINE = (0.0, 0.9, 1.0, 1.0)
 """Colour of the anomalies, found neither in grey images nor in the heatmap."""
 _NFA_LIMITS = (-6.0, 2.0)
@@ -150,6 +147,7 @@ def _added(
     score, log10_nfa, ids = (as_shown(data) for data in maps)
     is_multiscale = isinstance(score, list)
     end = {"view": " (view)", "slice": " (slice)"}.get(target.scope, "")
+    config = planes[0][1].config
 
     def common() -> dict[str, Any]:
         return {"metadata": {"napari_uflow": {}}, **target.transform}  # from the start, so that none counts as an image
@@ -159,10 +157,10 @@ def _added(
         multiscale=is_multiscale,
         name=f"{target.image_name} heatmap{end}",
         colormap="inferno",
-        contrast_limits=_HEATMAP_LIMITS,
+        contrast_limits=config.heatmap_limits,
         blending="additive",
         opacity=0.7,
-        gamma=_HEATMAP_GAMMA,
+        gamma=_GAMMA[config.heatmap],
         **common(),
     )
     nfa = viewer.add_image(
