@@ -225,6 +225,14 @@ class ModelConfig(Config):
         high=1.0,
         step=0.05,
     )
+    magnification: float = _parameter(
+        1.0,
+        "Pixels that the network sees per pixel of the training images: above 1 for thin or small objects, at the "
+        "square of the cost; below 1 for large ones. Images with pixels of another known size are brought to it.",
+        low=0.125,
+        high=8.0,
+        step=0.25,
+    )
     levels: LevelsName = _parameter(
         "joint",
         "Levels of the backbone: 'joint' (all levels together at each position, every 8 pixels) or 'pyramid' (one "

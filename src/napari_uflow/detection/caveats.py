@@ -21,8 +21,17 @@ _LARGER = 16
 _UNLIKELY = 1e-3
 
 
-def acquisition_caveats(model: TrainedModel, plane: Plane) -> list[tuple[Caveat, str]]:
+def acquisition_caveats(model: TrainedModel, plane: Plane, magnification: float) -> list[tuple[Caveat, str]]:
     """Compare the size and the pixel size of an image with those of the training images.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        Model with the pixel size of its training.
+    plane : Plane
+        Image.
+    magnification : float
+        Pixels that the network sees per pixel of the image.
 
     Returns
     -------
@@ -40,7 +49,8 @@ def acquisition_caveats(model: TrainedModel, plane: Plane) -> list[tuple[Caveat,
     if not trained or plane.pixel_size is None or plane.unit != model.record.unit:
         return caveats
     low, high = _SAME_PIXEL_SIZE
-    if not all(low < a / b < high for a, b in zip(plane.pixel_size, trained, strict=True)):
+    more = model.config.magnification / magnification
+    if not all(low < a / b * more < high for a, b in zip(plane.pixel_size, trained, strict=True)):
         text = (
             f"'{plane.title}' has pixels of {plane.pixel_size[0]:g} {plane.unit}, but the model was trained on pixels "
             f"of {trained[0]:g} {plane.unit}: structures appear at a different scale, so the guarantee does not apply"

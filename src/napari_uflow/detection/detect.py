@@ -13,12 +13,14 @@ from napari_uflow import __version__
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.caveats import acquisition_caveats, score_caveats
 from napari_uflow.detection.guarantee import Caveat, Guarantee
+from napari_uflow.detection.magnification import magnification_of
 from napari_uflow.detection.maps import heatmap_steps, label_steps, log10_nfa_steps, measure_steps
 from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection, Provenance
 from napari_uflow.detection.tiles import fitting_score_steps
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane
+from napari_uflow.image.scaled import scaled_plane
 from napari_uflow.model.inference import ScoreMaps
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa.labelling import label_mask
@@ -104,12 +106,14 @@ def detect_steps(
         If the job was asked to finish.
     """
     _check(model, plane)
-    caveats = acquisition_caveats(model, plane)
+    magnification = magnification_of(model, plane)
+    caveats = acquisition_caveats(model, plane, magnification)
     yield from _warn(caveats)
     if network is None:
         network = model.network(choose_device(device))
-    scores = yield from fitting_score_steps(network, model, plane, config)
+    scores = yield from fitting_score_steps(network, model, scaled_plane(plane, magnification), config)
     of_scores = score_caveats(model, plane, scores)
+    scores = scores.at(1 / magnification)
     yield from _warn(of_scores)
     has_large_maps = is_large(plane.shape, np.float32)
     if has_large_maps:

@@ -123,6 +123,10 @@ class Plane:
             return self.channels
         return tuple(range(math.prod(n for a, n in zip(self.axes, self.data.shape, strict=True) if a in "CS")))
 
+    def is_same_image(self, other: "Plane") -> bool:
+        """Return True if both are the same position of the same array."""
+        return self.data is other.data and self.index == other.index and self.shape == other.shape
+
     def read(self, window: Window | None = None) -> npt.NDArray[np.float32]:
         """Read the pixels of a window into a new array.
 

@@ -66,13 +66,7 @@ class NormalRegion:
 
     def without(self, others: "Iterable[NormalRegion]") -> "NormalRegion":
         """Return the region without the normal pixels of others in the same image; itself if there are none."""
-        masks = [
-            other.normal()
-            for other in others
-            if other.plane.data is self.plane.data
-            and other.plane.index == self.plane.index
-            and other.plane.shape == self.plane.shape
-        ]
+        masks = [other.normal() for other in others if other.plane.is_same_image(self.plane)]
         if not masks:
             return self
         taken: npt.NDArray[np.bool_] = np.logical_or.reduce(masks)

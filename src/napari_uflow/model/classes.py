@@ -22,6 +22,9 @@ _DEPTH = 3
 N_CLASSES = 2 * _DEPTH + 1
 """Edge and corner at distances 0, 1 and 2, and the inside, which is the last class."""
 
+# The width of a class is measured at the first quantile, which few positions suffice for; that of all classes together
+# then makes the second one 1.
+_QUANTILE = 0.9
 _TAIL = 0.99
 # A class of few positions is drawn towards the next one further in, as if it had this many more of that one's values.
 _PRIOR_POSITIONS = 100.0
@@ -61,7 +64,7 @@ def _distances(n: int, start: int, stop: int, stride: int) -> NDArray[np.int64]:
 
 
 class ClassScale(nn.Module):
-    """Median and .99 quantile of the normal positions of each class, for several kinds of score.
+    """Median and width of the scores of normal positions of each class, for several kinds of score.
 
     Parameters
     ----------
@@ -71,7 +74,7 @@ class ClassScale(nn.Module):
     Attributes
     ----------
     median, width : Tensor (n_kinds, N_CLASSES), float32
-        Median of each class, and the .99 quantile above it.
+        Median of each class; a multiple of its .9 quantile above that, such that the .99 quantile of all positions is 1.
     """
 
     median: Tensor
@@ -115,15 +118,31 @@ class ClassScale(nn.Module):
             # the next distance falls back on the edge, not on the corner
             median, width = float(self.median[kind, 2 * distance]), float(self.width[kind, 2 * distance])
 
+        scaled = (values - self.median[kind].numpy(force=True)[of]) / self.width[kind].numpy(force=True)[of]
+        self.width[kind] *= max(float(np.quantile(scaled, _TAIL)), 1e-3)
+
+    def widen(self, kind: int, scores: Sequence[NDArray[np.float32]]) -> None:
+        """Multiply the width of one kind of score so that the .99 quantile of other normal positions is 1.
+
+        Parameters
+        ----------
+        kind : int
+            Kind of score.
+        scores : sequence of arrays, float32
+            Scaled scores of positions that the network was not trained on.
+        """
+        values = np.concatenate([x.ravel() for x in scores])
+        self.width[kind] *= max(float(np.quantile(values[np.isfinite(values)], _TAIL)), 1e-3)
+
     def _set(self, kind: int, i: int, median: float, width: float) -> None:
         self.median[kind, i], self.width[kind, i] = median, width
 
     def apply(self, kind: int, score: Tensor, classes: NDArray[np.int64]) -> Tensor:  # type: ignore[override]
-        """Return scores (..., M, N) on the scale of their classes: 0 at the normal median, 1 at the .99 quantile."""
+        """Return scores (..., M, N) on the scale of their classes: 0 at the normal median, 1 at about the .99 quantile."""
         of = torch.from_numpy(classes).to(score.device)
         return (score - self.median[kind][of]) / self.width[kind][of]
 
 
 def _scale_of(values: NDArray[np.float64]) -> tuple[float, float]:
-    median, high = np.quantile(values, [0.5, _TAIL])
+    median, high = np.quantile(values, [0.5, _QUANTILE])
     return float(median), max(float(high - median), 1e-6 * max(1.0, abs(float(median))))

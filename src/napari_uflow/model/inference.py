@@ -51,8 +51,8 @@ class ScoreMaps:
         levels, none for a pyramid.
     n_channels : tuple of int
         Latent channels of each level.
-    strides : tuple of int
-        Pixels per position of each level.
+    strides : tuple of float
+        Pixels of the image per position of each level.
     outside : float
         Fraction, 0 to 1, of the measured pixels that are darker or brighter than the model's intensity range, in the
         channel with the highest fraction.
@@ -67,7 +67,7 @@ class ScoreMaps:
     log_variances: Maps
     candidates: Maps
     n_channels: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[float, ...]
     outside: float
     evidence: Maps = ()
     frame: Window | None = None
@@ -79,9 +79,15 @@ class ScoreMaps:
         return self.evidence or self.bounded + self.log_variances
 
     @property
-    def tested_strides(self) -> tuple[int, ...]:
+    def tested_strides(self) -> tuple[float, ...]:
         """Stride of each of these maps."""
         return self.strides if self.evidence else self.strides * 2
+
+    def at(self, magnification: float) -> ScoreMaps:
+        """Return the maps as those of an image at another magnification, whose positions cover as many pixels."""
+        if magnification == 1:
+            return self
+        return replace(self, strides=tuple(stride * magnification for stride in self.strides), frame=None)
 
     def only(self, is_normal: NDArray[np.bool_]) -> ScoreMaps:
         """Return the maps with NaN in every position that contains a pixel that is not normal.

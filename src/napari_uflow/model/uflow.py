@@ -266,7 +266,9 @@ class UFlow(nn.Module):
         return (yield from self.flow.chunks(self.norm(features), places))
 
     @torch.no_grad()
-    def fit_scale(self, samples: Callable[[], Iterable[Sample]], *, memory: bool = True) -> Chunks[None]:
+    def fit_scale(
+        self, samples: Callable[[], Iterable[Sample]], held_out: Callable[[], Iterable[Sample]] | None = None
+    ) -> Chunks[None]:
         """Fit the scale of each kind of evidence of joint levels, with pauses.
 
         Parameters
@@ -274,24 +276,39 @@ class UFlow(nn.Module):
         samples : callable
             Returns an iterable of raw joint features (1, C, M, N) float32, masks (M, N) of normal positions, the frame
             of the image in pixels of their window, and their key in the memory.
-        memory : bool
-            False leaves the scale of the distance as it is.
+        held_out : callable, optional
+            The same of tiles that the network was not trained on: scores of its own training tiles are lower, the more
+            so the more a part of it has learned.
         """
-        kinds: list[list[NDArray[np.float32]]] = [[], []]
+        scores, classes = yield from self._measured(samples())
+        for kind, of_kind in enumerate(scores):
+            self.scale.fit(kind, of_kind, classes)
+        if held_out is None:
+            return
+        scores, classes = yield from self._measured(held_out())
+        for kind, of_kind in enumerate(scores):
+            scaled = [
+                self.scale.apply(kind, torch.from_numpy(s).to(self.device), c).cpu().numpy()
+                for s, c in zip(of_kind, classes, strict=True)
+            ]
+            self.scale.widen(kind, scaled)
+
+    def _measured(
+        self, samples: Iterable[Sample]
+    ) -> Chunks[tuple[list[list[NDArray[np.float32]]], list[NDArray[np.int64]]]]:
+        """Return the scores of normal positions by kind and sample, and their classes by sample."""
+        scores: list[list[NDArray[np.float32]]] = [[], []]
         classes: list[NDArray[np.int64]] = []
-        for features, is_normal, frame, key in samples():
+        for features, is_normal, frame, key in samples:
             mask = is_normal.numpy()
             classes.append(border_classes(mask.shape, frame, JOINT_STRIDE)[mask])
             latents = yield from self.latents_in_chunks((features,))
             likelihood = joint_energy(latents.z[0], latents.ln_det[0])
-            kinds[_LIKELIHOOD].append(likelihood[0].cpu().numpy()[mask])
-            if memory and len(self.memory):
-                with self.memory.without(key):
-                    distance = yield from self.memory.distance_in_chunks(features)
-                kinds[_DISTANCE].append(distance[0].cpu().numpy()[mask])
-        for kind, scores in enumerate(kinds):
-            if scores:
-                self.scale.fit(kind, scores, classes)
+            scores[_LIKELIHOOD].append(likelihood[0].cpu().numpy()[mask])
+            with self.memory.without(key):
+                distance = yield from self.memory.distance_in_chunks(features)
+            scores[_DISTANCE].append(distance[0].cpu().numpy()[mask])
+        return scores, classes
 
     @torch.no_grad()
     def evidence_in_chunks(self, features: Tensor, latents: Latents, frame: Window | None) -> Chunks[Tensor]:

@@ -70,7 +70,9 @@ class Calibration:
     n_pixels: float = 0.0
 
     @classmethod
-    def fit_steps(cls, images: Sequence[CalibrationImage], strides: Sequence[int]) -> Steps[Self]:
+    def fit_steps(
+        cls, images: Sequence[CalibrationImage], strides: Sequence[int], *, subtracts_median: bool = True
+    ) -> Steps[Self]:
         """Fit to normal images held out of training, step by step.
 
         Every specimen is tested with tails fitted to other specimens; its regions determine the guarantee. The stored
@@ -82,13 +84,15 @@ class Calibration:
             Held-out images, at least one.
         strides : sequence of int
             Image pixels per position of each map.
+        subtracts_median : bool
+            Subtract the median of each image from its maps.
 
         Raises
         ------
         ValueError
             If a map has fewer than 50 values in all.
         """
-        maps = fit_maps(images)
+        maps = fit_maps(images, subtracts_median=subtracts_median)
         sizes = [image.maps[0].size * strides[0] ** 2 for image in images]
         full = cls(tuple(strides), maps, n_pixels=float(np.mean(sizes)))
         names = sorted({image.specimen for image in images})
@@ -198,7 +202,10 @@ class Calibration:
 
 
 def fit_maps(
-    images: Sequence[CalibrationImage], like: Sequence[MapCalibration] | None = None
+    images: Sequence[CalibrationImage],
+    like: Sequence[MapCalibration] | None = None,
+    *,
+    subtracts_median: bool = True,
 ) -> tuple[MapCalibration, ...]:
     """Fit the calibration of each map to images.
 
@@ -207,7 +214,9 @@ def fit_maps(
     images : sequence of CalibrationImage
         Images with the same number of maps.
     like : sequence of MapCalibration, optional
-        Fits to more images, whose kind of tail is used.
+        Fits to more images, whose kind of tail is used, and the median subtracted or not.
+    subtracts_median : bool
+        Without `like`: subtract the median of each image.
 
     Raises
     ------
@@ -216,6 +225,9 @@ def fit_maps(
     """
     specimens = [image.specimen for image in images]
     by_map = zip(*(image.maps for image in images), strict=True)
+    if like is None:
+        return tuple(MapCalibration.fit(maps, specimens, subtracts_median=subtracts_median) for maps in by_map)
     return tuple(
-        MapCalibration.fit(maps, specimens, None if like is None else like[i]) for i, maps in enumerate(by_map)
+        MapCalibration.fit(maps, specimens, other, subtracts_median=other.subtracts_median)
+        for maps, other in zip(by_map, like, strict=True)
     )

@@ -4,9 +4,10 @@ Under the model the latents are independent N(0, 1) and every statistic of them 
 do not follow it: their bulk is narrower and single positions explode (the exponential of a coupling evaluated outside
 its training support). The probability of a score is therefore measured on held-out images.
 
-Three things are fitted to each score map: the tail of the scores after subtraction of the image's median (a property of
-the whole image, such as brightness or focus, must not count against a part of it); the area over which neighbouring
-scores count as one observation; and the variation of the medians, which detects images out of distribution.
+Three things are fitted to each score map: the tail of the scores, of a pyramid after subtraction of the image's median
+(a property of the whole image, such as brightness or focus, must not count against a part of it); the area over which
+neighbouring scores count as one observation; and the variation of the medians, which detects images out of distribution.
+Joint levels keep the median: an object that fills half of a small image would be subtracted with it.
 """
 
 from __future__ import annotations
@@ -150,6 +151,8 @@ class MapCalibration:
         Standard deviation of the median of one image of a new specimen; 0 for a single specimen.
     n_specimens : int
         Number of independent specimens.
+    subtracts_median : bool
+        The tail is that of the values minus the median of their image; otherwise of the values themselves.
     """
 
     tail: Tail
@@ -157,6 +160,7 @@ class MapCalibration:
     median: float
     median_sd: float
     n_specimens: int
+    subtracts_median: bool = True
 
     @classmethod
     def fit(
@@ -164,6 +168,8 @@ class MapCalibration:
         maps: Sequence[NDArray[np.floating]],
         specimens: Sequence[str] | None = None,
         like: MapCalibration | None = None,
+        *,
+        subtracts_median: bool = True,
     ) -> Self:
         """Fit to maps of held-out normal images.
 
@@ -175,6 +181,8 @@ class MapCalibration:
             Specimen of each image; by default every image is a specimen.
         like : MapCalibration, optional
             Fit to more images, whose kind of tail is used.
+        subtracts_median : bool
+            Subtract the median of each image, here and from new images.
 
         Raises
         ------
@@ -189,7 +197,7 @@ class MapCalibration:
         for name, median in zip(names, medians, strict=True):
             by_specimen.setdefault(name, []).append(median)
         of_specimens = [float(np.mean(values)) for values in by_specimen.values()]
-        residuals = [m - median for m, median in zip(maps, medians, strict=True)]
+        residuals = [m - median for m, median in zip(maps, medians, strict=True)] if subtracts_median else maps
         values = np.concatenate([r[np.isfinite(r)] for r in residuals]) if residuals else np.empty(0)
         fewest = _FEWEST_EXCESSES
         if like is not None:
@@ -200,6 +208,7 @@ class MapCalibration:
             float(np.mean(of_specimens)),
             _sd_of_one(list(by_specimen.values())) if len(by_specimen) > 1 else 0.0,
             len(by_specimen),
+            subtracts_median,
         )
 
     def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -217,7 +226,7 @@ class MapCalibration:
         """
         if not np.isfinite(values).any():
             return np.zeros(values.shape)
-        median = float(np.nanmedian(values.astype(np.float64, copy=False)))
+        median = float(np.nanmedian(values.astype(np.float64, copy=False))) if self.subtracts_median else 0.0
         log10_p = np.empty(values.shape)
         for start in range(0, len(values), _ROWS_PER_CHUNK):
             rows = values[start : start + _ROWS_PER_CHUNK].astype(np.float64)
@@ -259,6 +268,7 @@ class MapCalibration:
             float(values["median"]),
             float(values["median_sd"]),
             int(values["n_specimens"]),
+            bool(values.get("subtracts_median", True)),
         )
 
 

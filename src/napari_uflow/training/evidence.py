@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_uflow.image.grid import Window
 from napari_uflow.model.memory import key_of
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
-from napari_uflow.training.cache import FeatureCache
+from napari_uflow.training.cache import FeatureCache, FeatureCaches
 
 __all__ = ["evidence_steps", "scale_steps"]
 
 # Tiles that the scale is fitted to.
 _MOST_MEASURED = 200
+# Held-out specimens from which the kinds of evidence are weighed.
+_FEWEST_HELD_OUT = 3
 # Largest part of the memory that comes from regions marked normal, and from images that are not there any more.
 _LARGEST_PART = 0.5
 
 
 def evidence_steps(
-    network: UFlow, cache: FeatureCache, rng: np.random.Generator, *, can_remember: bool = True
+    network: UFlow, caches: FeatureCaches, rng: np.random.Generator, *, can_remember: bool = True
 ) -> Steps[None]:
     """Choose the memory of a network with joint levels, then fit the scale of its evidence.
 
@@ -33,8 +37,8 @@ def evidence_steps(
     ----------
     network : UFlow
         Its memory and scale are replaced.
-    cache : FeatureCache
-        Features of the training tiles.
+    caches : FeatureCaches
+        Features of the tiles.
     rng : Generator
         Draws the positions.
     can_remember : bool
@@ -42,38 +46,42 @@ def evidence_steps(
     """
     if can_remember and network.config.evidence != "likelihood":
         yield from or_stop(Progress("Choosing the memory", 0, 1))
-        _choose(network, cache, rng)
+        _choose(network, caches.train, rng)
         yield from or_stop(Progress("Choosing the memory", 1, 1))
-    yield from scale_steps(network, cache, rng)
+    yield from scale_steps(network, caches, rng)
 
 
-def scale_steps(network: UFlow, cache: FeatureCache, rng: np.random.Generator, *, memory: bool = True) -> Steps[None]:
+def scale_steps(network: UFlow, caches: FeatureCaches, rng: np.random.Generator) -> Steps[None]:
     """Fit the scale of the evidence to training tiles, each compared with the memory of other specimens.
+
+    The weights of its kinds come from held-out tiles, of three specimens or more.
 
     Parameters
     ----------
     network : UFlow
         Its scale is fitted.
-    cache : FeatureCache
-        Features of the training tiles.
+    caches : FeatureCaches
+        Features of the tiles.
     rng : Generator
         Draws tiles if there are many.
-    memory : bool
-        False leaves the scale of the distance as it is.
     """
-    keys = _keys(cache)
-    chosen = np.sort(rng.permutation(len(cache))[:_MOST_MEASURED])
     progress = Progress("Measuring normal positions", 0, 1)
-
-    def samples() -> Iterator[tuple[Tensor, Tensor, Window | None, int]]:
-        for i in chosen:
-            tile = cache[int(i)]
-            features = tile.features[0][None].to(network.device).float()
-            yield features, tile.is_normal[0], tile.frame, keys[int(i)]
-
+    train, holdout = (
+        partial(_samples, network, cache, _keys(cache), np.sort(rng.permutation(len(cache))[:_MOST_MEASURED]))
+        for cache in (caches.train, caches.holdout)
+    )
+    n_held_out = len({caches.holdout[i].origin.specimen for i in range(len(caches.holdout))})
     yield from or_stop(progress)
-    yield from chunk_steps(network.fit_scale(samples, memory=memory), progress)
+    yield from chunk_steps(network.fit_scale(train, holdout if n_held_out >= _FEWEST_HELD_OUT else None), progress)
     yield from or_stop(Progress("Measuring normal positions", 1, 1))
+
+
+def _samples(
+    network: UFlow, cache: FeatureCache, keys: Sequence[int], chosen: NDArray[np.int64]
+) -> Iterator[tuple[Tensor, Tensor, Window | None, int]]:
+    for i in chosen:
+        tile = cache[int(i)]
+        yield tile.features[0][None].to(network.device).float(), tile.is_normal[0], tile.frame, keys[int(i)]
 
 
 def _keys(cache: FeatureCache) -> list[int]:

@@ -38,6 +38,8 @@ def rest_of_training(model: TrainedModel) -> TrainingConfig:
         learning rate that the next step would have had. Adam's moments are lost; they recover within about ten steps.
     """
     training = model.training
+    if not training.steps:
+        return training
     done = min(int(model.history[-1]["step"]) if model.history else 0, training.steps - 1)
     now = 1 + (training.final_learning_rate - 1) * done / training.steps
     return training.replace(
@@ -62,6 +64,8 @@ def refinement_of(model: TrainedModel) -> TrainingConfig:
         times the learning rate, of the first training of the model. Refining twice is not shorter than refining once.
     """
     training = model.record.first_training or model.training
+    if not training.steps:  # the memory alone takes up what is marked normal
+        return training
     steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
     return training.replace(
         steps=steps,

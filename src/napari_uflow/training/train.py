@@ -13,6 +13,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion, common_channels
+from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.record import TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.model.weights import load_pretrained
@@ -140,10 +141,10 @@ def train_steps(
             yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
         has_new = init_from is not None and any(region.is_marked_normal for region in regions)
         if network.is_joint:
-            yield from evidence_steps(network, caches.train, run.rng, can_remember=run.can_remember)
+            yield from evidence_steps(network, caches, run.rng, can_remember=run.can_remember)
         history, outcome = yield from optimise(network, caches, training, run.rng, run.model, has_new=has_new)
         if network.is_joint and history:  # of the flow as it is now; it takes a moment
-            yield from _to_the_end(scale_steps(network, caches.train, run.rng, memory=False))
+            yield from _to_the_end(scale_steps(network, caches, run.rng))
     # Not to be stopped: it takes a moment, and the model of a stopped training should be as good as any.
     calibration = (yield from _to_the_end(_calibrate(run))) if can_calibrate else None
     return replace(run.model(history, outcome), calibration=calibration)
@@ -217,7 +218,8 @@ def _prepare(
     else:
         source = init_from.record.backbone_weights
         network = init_from.network(torch_device, weights)
-    split = choose_tiles(regions, network.tile, network.align, training, rng, before)
+    working = scaled_regions(regions, model.magnification)
+    split = choose_tiles(working, network.tile, network.align, training, rng, before)
     for message in _messages_about(split, before):
         yield from or_stop(message)
     intensity = IntensityRange.fit(regions_of(split.train), rng=rng) if init_from is None else init_from.intensity

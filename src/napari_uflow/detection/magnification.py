@@ -1,0 +1,38 @@
+"""Magnification of an image: its structures must have the size, in pixels, that they had in training."""
+
+from __future__ import annotations
+
+import math
+
+from napari_uflow.image.plane import Plane
+from napari_uflow.model.uflow import TrainedModel
+
+__all__ = ["magnification_of"]
+
+# Ratios of pixel sizes, of new to training images, that count as the same.
+_SAME = 1.05
+# An image is brought to the pixel size of training from up to this ratio: beyond it the detail is not there, or is lost.
+_LARGEST_RATIO = 4.0
+
+
+def magnification_of(model: TrainedModel, plane: Plane) -> float:
+    """Return the pixels that the network sees per pixel of an image.
+
+    The magnification of the model, times the ratio of the image's pixel size to that of training if both are known in
+    the same unit, are square, and differ by more than 5 % and no more than 4 times.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        Model with the pixel size of its training.
+    plane : Plane
+        Image.
+    """
+    own: float = model.config.magnification
+    trained = model.record.pixel_size
+    if not trained or plane.pixel_size is None or plane.unit != model.record.unit:
+        return own
+    ratios = [new / old for new, old in zip(plane.pixel_size, trained, strict=True)]
+    ratio = math.sqrt(ratios[0] * ratios[1])
+    is_alike = max(ratios) / min(ratios) < _SAME
+    return own * ratio if is_alike and _SAME < max(ratio, 1 / ratio) <= _LARGEST_RATIO else own
