@@ -113,7 +113,7 @@ def detect_steps(
         network = model.network(choose_device(device))
     scores = yield from fitting_score_steps(network, model, scaled_plane(plane, magnification), config)
     of_scores = score_caveats(model, plane, scores)
-    scores = scores.at(1 / magnification)
+    scores = scores.of_magnified(magnification)
     yield from _warn(of_scores)
     has_large_maps = is_large(plane.shape, np.float32)
     if has_large_maps:

@@ -11,7 +11,7 @@ __all__ = ["magnification_of"]
 
 # Ratios of pixel sizes, of new to training images, that count as the same.
 _SAME = 1.05
-# An image is brought to the pixel size of training from up to this ratio: beyond it the detail is not there, or is lost.
+# Up to this ratio an image is brought to the pixel size of training: beyond it detail is missing, or is lost.
 _LARGEST_RATIO = 4.0
 
 

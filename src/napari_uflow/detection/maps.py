@@ -61,7 +61,7 @@ def heatmap_steps(
 
 def _heat(
     scores: ScoreMaps, calibration: Calibration | None, config: DetectionConfig
-) -> tuple[list[NDArray[np.float32]], tuple[int, ...]]:
+) -> tuple[list[NDArray[np.float32]], tuple[float, ...]]:
     """Return the maps whose mean is the heatmap, without gaps, and their strides."""
     if config.heatmap == "published":
         likelihood = [np.exp(-0.5 * np.nan_to_num(energy, nan=0.0)) for energy in scores.energies]
@@ -78,11 +78,12 @@ def _unmeasured(
     scores: ScoreMaps, shape: tuple[int, int], start: int = 0, stop: int | None = None
 ) -> NDArray[np.bool_]:
     """Return a mask (stop - start, N) of the pixels in positions of the finest level that were not measured."""
-    finest = scores.strides[0]
-    stop = shape[0] if stop is None else stop
-    first = start // finest
-    missing = ~np.isfinite(scores.energies[0][first : -(-stop // finest)])
-    return missing.repeat(finest, 0).repeat(finest, 1)[start - first * finest : stop - first * finest, : shape[1]]
+    rows, cols = (
+        ((np.arange(*part) + 0.5) / scores.strides[0]).astype(np.int64)
+        for part in ((start, shape[0] if stop is None else stop), (0, shape[1]))
+    )
+    missing: NDArray[np.bool_] = ~np.isfinite(scores.energies[0][rows])
+    return missing[:, cols]
 
 
 def log10_nfa_steps(
@@ -133,16 +134,23 @@ def _binomial(
     shape: tuple[int, int],
     log10_n_images: float,
 ) -> NDArray[np.float32]:
+    m = scores.magnification
     values = binomial_log10_nfa(
         scores.candidates,
         scores.n_channels,
-        scores.strides,
-        shape,
+        [round(stride * m) for stride in scores.strides],
+        (math.ceil(shape[0] * m - 1e-9), math.ceil(shape[1] * m - 1e-9)),
         window_size=config.window_size,
         probability_thr=config.binomial_probability_thr,
         high_precision=config.high_precision,
         published=config.as_published,
     )
+    if m != 1:  # the windows are those of the magnified image
+        rows, cols = (
+            np.minimum(((np.arange(n) + 0.5) * m).astype(np.int64), values.shape[axis] - 1)
+            for axis, n in enumerate(shape)
+        )
+        values = values[rows[:, None], cols]
     # A pixel without a test or a measurement gets the number of tests, which may be small: it must not be reported.
     log10_n_tests = math.log10(sum(e.size for e in scores.energies))
     nothing = (values > log10_n_tests - 1e-6) | _unmeasured(scores, shape)
@@ -152,7 +160,7 @@ def _binomial(
 
 def _level_regions(
     scores: ScoreMaps, model: TrainedModel, config: DetectionConfig, progress: Progress
-) -> Steps[tuple[list[LevelRegions], float, tuple[int, ...]]]:
+) -> Steps[tuple[list[LevelRegions], float, tuple[float, ...]]]:
     """Return the regions of each map, the log10 NFA of pixels in none of them, and the strides of the maps."""
     energies = scores.energies
     if config.nfa == "paper":

@@ -58,7 +58,7 @@ class Detection:
         Regions, one row per label.
     energies : tuple of arrays, each (ceil(M / stride), ceil(N / stride)), float32
         Mean of the squared latents, 0 or more, finest level first; NaN in positions that were not measured.
-    strides : tuple of int
+    strides : tuple of float
         Pixels between two positions of each level.
     config : DetectionConfig
         Parameters, with the number of false alarms that `labels` and `regions` were made for.
@@ -82,7 +82,7 @@ class Detection:
     labels: NDArray[np.int32] = field(repr=False)
     regions: RegionTable = field(repr=False)
     energies: tuple[NDArray[np.float32], ...] = field(repr=False)
-    strides: tuple[int, ...]
+    strides: tuple[float, ...]
     config: DetectionConfig
     guarantee: Guarantee
     n_planes: int = 1

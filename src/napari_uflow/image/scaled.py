@@ -23,8 +23,9 @@ _CUBIC = -0.5
 def scaled_plane(plane: Plane, magnification: float) -> Plane:
     """Return a plane at another magnification; itself at 1.
 
-    Pixel (i, j) of the result is centred on ((i + 0.5) / magnification - 0.5, ...) of the plane: interpolated by a cubic
-    kernel, or averaged with the weights of a triangle if the result is coarser. A window has the values of the whole.
+    Pixel (i, j) of the result is centred on ((i + 0.5) / magnification - 0.5, ...) of the plane: interpolated by a
+    cubic kernel, or averaged with the weights of a triangle if the result is coarser. A window has the values of the
+    whole.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ class _ScaledArray:
         window = Window(row, col, int(row_taps.max()) + 1, int(col_taps.max()) + 1)
         values = self._plane.read(window)[channels]
         down = sum(values[:, row_taps[:, k]] * row_weights[:, k, None] for k in range(row_taps.shape[1]))
-        across = sum(down[:, :, col_taps[:, k]] * col_weights[:, k] for k in range(col_taps.shape[1]))  # type: ignore[index]
+        across = sum(down[:, :, col_taps[:, k]] * col_weights[:, k] for k in range(col_taps.shape[1]))
         return np.asarray(across, dtype=np.float32)
 
 

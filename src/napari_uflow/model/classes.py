@@ -74,7 +74,8 @@ class ClassScale(nn.Module):
     Attributes
     ----------
     median, width : Tensor (n_kinds, N_CLASSES), float32
-        Median of each class; a multiple of its .9 quantile above that, such that the .99 quantile of all positions is 1.
+        Median of each class; and a multiple of its .9 quantile above that, such that the .99 quantile of all positions
+        is 1.
     """
 
     median: Tensor
@@ -138,7 +139,7 @@ class ClassScale(nn.Module):
         self.median[kind, i], self.width[kind, i] = median, width
 
     def apply(self, kind: int, score: Tensor, classes: NDArray[np.int64]) -> Tensor:  # type: ignore[override]
-        """Return scores (..., M, N) on the scale of their classes: 0 at the normal median, 1 at about the .99 quantile."""
+        """Return scores (..., M, N) on the scale of their classes: 0 at the normal median, 1 at the .99 quantile."""
         of = torch.from_numpy(classes).to(score.device)
         return (score - self.median[kind][of]) / self.width[kind][of]
 

@@ -60,6 +60,8 @@ class ScoreMaps:
         Image as seen from the maps, in pixels; None for a network without a treatment of the border.
     border : Border
         Treatment of the image border.
+    magnification : float
+        Pixels that the network saw per pixel of the image.
     """
 
     energies: Maps
@@ -72,6 +74,7 @@ class ScoreMaps:
     evidence: Maps = ()
     frame: Window | None = None
     border: Border = Border()
+    magnification: float = 1.0
 
     @property
     def tested(self) -> Maps:
@@ -83,11 +86,12 @@ class ScoreMaps:
         """Stride of each of these maps."""
         return self.strides if self.evidence else self.strides * 2
 
-    def at(self, magnification: float) -> ScoreMaps:
-        """Return the maps as those of an image at another magnification, whose positions cover as many pixels."""
+    def of_magnified(self, magnification: float) -> ScoreMaps:
+        """Return the maps of a magnified image as those of the image itself."""
         if magnification == 1:
             return self
-        return replace(self, strides=tuple(stride * magnification for stride in self.strides), frame=None)
+        strides = tuple(stride / magnification for stride in self.strides)
+        return replace(self, strides=strides, frame=None, magnification=magnification)
 
     def only(self, is_normal: NDArray[np.bool_]) -> ScoreMaps:
         """Return the maps with NaN in every position that contains a pixel that is not normal.
@@ -95,12 +99,13 @@ class ScoreMaps:
         Parameters
         ----------
         is_normal : (M, N) array, bool
-            True in pixels that are free of anomalies.
+            True in pixels that are free of anomalies, of the image as the network saw it.
         """
 
         def masked(maps: Maps) -> Maps:
             kept = []
-            for values, stride in zip(maps, self.strides, strict=False):
+            for values, own in zip(maps, self.strides, strict=False):
+                stride = int(own)
                 size = (values.shape[0] * stride, values.shape[1] * stride)
                 missing = [(0, n - m) for n, m in zip(size, is_normal.shape, strict=True)]
                 inside = all_in_cells(np.pad(is_normal, missing, mode="edge"), stride)

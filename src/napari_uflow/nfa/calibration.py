@@ -6,8 +6,8 @@ its training support). The probability of a score is therefore measured on held-
 
 Three things are fitted to each score map: the tail of the scores, of a pyramid after subtraction of the image's median
 (a property of the whole image, such as brightness or focus, must not count against a part of it); the area over which
-neighbouring scores count as one observation; and the variation of the medians, which detects images out of distribution.
-Joint levels keep the median: an object that fills half of a small image would be subtracted with it.
+neighbouring scores count as one observation; and the variation of the medians, which detects images out of
+distribution. Joint levels keep the median: an object that fills half of a small image would be subtracted with it.
 """
 
 from __future__ import annotations

@@ -15,12 +15,14 @@ __all__ = ["LevelCanvas", "combine_levels"]
 # 1/2 gives the smoothest outlines but leaves 61 % of the area of a region of one position, 1/4 gives plain blocks.
 # 0.4 leaves 85 %, moves no straight border, and rounds outer and inner corners alike (by 0.04 positions each).
 _KEEP_SHARE = 0.4
+# Error, in pixels, of a stride that is not whole, times the number of positions.
+_ROUNDING = 1e-6
 _LOWEST = float(np.finfo(np.float32).min)
 
 
 def combine_levels(
     levels: Sequence[LevelRegions],
-    strides: Sequence[int],
+    strides: Sequence[float],
     shape: tuple[int, int],
     *,
     background: float,
@@ -37,7 +39,7 @@ def combine_levels(
     ----------
     levels : sequence of LevelRegions
         Regions of each level.
-    strides : sequence of int
+    strides : sequence of float
         Image pixels per position of each level, at least 1.
     shape : (int, int)
         Rows and columns (M, N) of the image. A level may extend beyond it below and on the right (padding).
@@ -99,7 +101,7 @@ class LevelCanvas:
     def __init__(
         self,
         levels: Sequence[LevelRegions],
-        strides: Sequence[int],
+        strides: Sequence[float],
         shape: tuple[int, int],
         *,
         background: float,
@@ -111,12 +113,12 @@ class LevelCanvas:
             if stride < 1:
                 raise ValueError(f"strides must be at least 1, got {stride}")
             rows, cols = level.labels.shape
-            if rows * stride < shape[0] or cols * stride < shape[1]:
-                raise ValueError(f"a level of {rows} x {cols} positions of {stride} pixels does not cover {shape}")
+            if rows * stride < shape[0] - _ROUNDING or cols * stride < shape[1] - _ROUNDING:
+                raise ValueError(f"a level of {rows} x {cols} positions of {stride:g} pixels does not cover {shape}")
         self.image = np.empty(shape, dtype=np.float32) if out is None else out
         self._background = background
         self._levels = [
-            (np.ascontiguousarray(level.labels), np.maximum(level.log10_nfa, _LOWEST).astype(np.float32), stride)
+            (np.ascontiguousarray(level.labels), np.maximum(level.log10_nfa, _LOWEST).astype(np.float32), float(stride))
             for level, stride in zip(levels, strides, strict=True)
             if level.log10_nfa.size > 0
         ]
@@ -132,7 +134,7 @@ class LevelCanvas:
 
 @compiled
 def _draw_regions(
-    labels: NDArray[np.int32], values: NDArray[np.float32], stride: int, first_row: int, out: NDArray[np.float32]
+    labels: NDArray[np.int32], values: NDArray[np.float32], stride: float, first_row: int, out: NDArray[np.float32]
 ) -> None:
     """Lower `out`, rows of the image from `first_row` on, to the value of the label of each pixel."""
     rows, cols = labels.shape
@@ -144,10 +146,11 @@ def _draw_regions(
         low_weight = at_row - top
         row_0 = max(top, 0)
         row_1 = min(top + 1, rows - 1)
-        nearest_row = row // stride
+        nearest_row = min(int((row + 0.5) / stride), rows - 1)
         for left in range(-1, cols):  # between the centres of two columns of positions the four neighbours are the same
-            first_col = max(left * stride + stride // 2, 0)
-            stop_col = min((left + 1) * stride + stride // 2, out.shape[1])
+            # columns whose centres lie between those of two positions
+            first_col = max(int(np.ceil((left + 0.5) * stride - 0.5)), 0)
+            stop_col = min(int(np.ceil((left + 1.5) * stride - 0.5)), out.shape[1])
             col_0 = max(left, 0)
             col_1 = min(left + 1, cols - 1)
             around[0] = labels[row_0, col_0]
@@ -158,7 +161,7 @@ def _draw_regions(
             if is_uniform and around[0] == 0:
                 continue
             for col in range(first_col, stop_col):
-                label = labels[nearest_row, col // stride]
+                label = labels[nearest_row, min(int((col + 0.5) / stride), cols - 1)]
                 if not is_uniform:
                     right_weight = (col + 0.5) / stride - 0.5 - left
                     share[0] = (1.0 - low_weight) * (1.0 - right_weight)

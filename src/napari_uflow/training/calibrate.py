@@ -53,7 +53,7 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
         with network.remembering_others(region.specimen):
             scores = yield from score_steps(network, intensity, region.plane, window=window, tile=tile, phase=None)
         scores = scores.only(region.normal(window))
-        strides = scores.tested_strides
+        strides = tuple(int(stride) for stride in scores.tested_strides)
         images.append(CalibrationImage(region.specimen, scores.tested))
     yield Progress(phase, len(windows), len(windows))
     return (yield from Calibration.fit_steps(images, strides, subtracts_median=not network.is_joint))
