@@ -72,8 +72,8 @@ def example(n=60, **kwargs):
 def test_the_sentences():
     first, found, missed, last = example().sentences()
     assert first == "At 1 accepted false alarm per image, 17 of 60 planted defects of 4 to 58 px were found."
-    assert found.startswith("Found in 90 % of cases: blobs of ")
-    assert " px and 20 % contrast (with 95 % confidence: " in found
+    assert found.startswith("Estimated sizes found in 90 % of cases: blobs of ")
+    assert " px and 20 % contrast (95 % confidence: " in found
     assert "lines of " in found
     assert missed.startswith("Not found in 90 % of cases at any size planted: patches of another image (")
     assert "12 normal images of 3 specimens" in last

@@ -37,7 +37,7 @@ __all__ = ["Sensitivity", "found_labels", "regions_not_trained_on", "sensitivity
 
 _SIDE = 512
 """Largest side of a part of an image that defects are planted into, in pixels."""
-_LEAST_NORMAL = 0.1
+_LEAST_NORMAL = 0.01  # fraction of its pixels: a painted area may be small
 
 # Normal pixels per defect of one image, and pixels of all images together per defect: 60 defects need no more than 16
 # images of 512 x 512.
@@ -104,7 +104,7 @@ class Sensitivity:
             f"{counted(len(self.records), 'planted defect')} of {min(sizes):.0f} to {max(sizes):.0f} px were found."
         ]
         if found:
-            sentences.append(f"Found in 90 % of cases: {'; '.join(map(_size_text, found))}.")
+            sentences.append(f"Estimated sizes found in 90 % of cases: {'; '.join(map(_size_text, found))}.")
         if missed:
             sentences.append(f"Not found in 90 % of cases at any size planted: {'; '.join(map(_part_text, missed))}.")
         images = f"{counted(self.n_images, 'normal image')} of {counted(self.n_specimens, 'specimen')}"
@@ -159,9 +159,9 @@ class Sensitivity:
 
 def _size_text(curve: PodCurve) -> str:
     """Return the kind with its a90 and a90/95."""
-    limit = f"{curve.a90_95:.0f} px" if curve.a90_95 is not None else f"above {curve.largest:.0f} px"
+    limit = f"{curve.a90_95:.0f} px" if curve.a90_95 is not None else f"not shown up to {curve.largest:.0f} px"
     size = f"{_NOUNS.get(curve.kind, curve.kind)} of {curve.a90:.0f} px"
-    return f"{size}{_contrast_text(curve, ' and')} (with 95 % confidence: {limit})"
+    return f"{size}{_contrast_text(curve, ' and')} (95 % confidence: {limit})"
 
 
 def _part_text(curve: PodCurve) -> str:

@@ -147,7 +147,7 @@ class PlantedImage:
         like : Plane
             Plane whose name, pixel size and unit it gets; usually the normal image.
         """
-        is_small_integer = self.dtype.kind in "bui" and self.dtype.itemsize <= 2  # float32 holds others inexactly
+        is_small_integer = self.dtype.kind != "f" and self.dtype.itemsize <= 2  # float32 holds others inexactly
         return Plane(
             data=self.values.astype(self.dtype) if is_small_integer else self.values,
             axes="CYX",
@@ -316,7 +316,7 @@ class _Canvas:
         finite: Mask = np.asarray(np.isfinite(values).all(axis=0))
         self._free: Mask = finite.copy() if normal is None else np.asarray(finite & normal)
         self._shape = (int(values.shape[1]), int(values.shape[2]))
-        self._is_whole = dtype.kind in "bui"
+        self._is_whole = dtype.kind != "f"
         self._limits = (-math.inf, math.inf)
         if dtype.kind == "b":
             self._limits = (0.0, 1.0)
