@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from napari_uflow.evaluation.figures import DPI, FOUND_HEADING, QUIET_COLOUR, TEXT_COLOUR
 from napari_uflow.evaluation.pod import ALL_KINDS
@@ -121,9 +122,11 @@ def _detection(axes: Axes, sensitivity: Sensitivity) -> None:
         sizes_at = [record.size_px for record in sensitivity.records if record.is_found == is_found]
         axes.plot(sizes_at, np.full(len(sizes_at), height), "|", color=QUIET_COLOUR, markersize=6)
     accepted = counted(sensitivity.false_alarms, "accepted false alarm")
-    axes.set(xscale="log", ylim=(-0.08, 1.75), yticks=[0, 0.25, 0.5, 0.75, 0.9, 1])
+    axes.set(xscale="log", ylim=(-0.08, 1.15 + 0.125 * len(sensitivity.curves)), yticks=[0, 0.25, 0.5, 0.75, 0.9, 1])
     axes.set_title(f"Planted defects found at {accepted}")
+    octaves = np.round(np.log2([record.size_px for record in sensitivity.records]))
+    axes.set_xticks(2.0 ** np.arange(octaves.min(), octaves.max() + 1))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.set_xlabel("size, pixels (point: found in 90 %, bar: to its 95 % limit)", color=TEXT_COLOUR)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("size, pixels (dot: found in 90 %; bar: to 95 % limit)", color=TEXT_COLOUR)
     axes.set_ylabel("probability of detection", color=TEXT_COLOUR)
