@@ -251,7 +251,7 @@ def test_output_that_nobody_reads_to_its_end(here):
 
 def test_images_of_the_training_are_no_test_of_it(here, capsys):
     assert call(capsys, f"train data/train/good -o own.safetensors --steps 1 {FAST}")[0] == 0
-    _, _, err = call(capsys, "trust own.safetensors data/train/good --device cpu")
+    _, _, err = call(capsys, "trust own.safetensors data/train/good --planted 0 --device cpu")
     n = len(list(Path("data/train/good").iterdir()))
     assert f"warning: {n} of {n} images have the names of specimens of the training" in err
 
@@ -263,14 +263,23 @@ def test_trust(here, capsys):
     assert "no, needs 99 specimens" in out
     assert "new images" not in out
 
-    code, out, err = call(capsys, "trust model.safetensors data/test/good -o report --device cpu")
+    code, out, err = call(capsys, "trust model.safetensors data/test/good -o report --planted 4 --device cpu")
     assert code == 0
+    assert " of 4 planted defects of " in out
+    assert "real defects may be easier or harder to find" in out
     assert "0 held-out specimens, 2 new images" in out
     numbers = json.loads(Path("report/trust.json").read_text(), parse_constant=pytest.fail)
     assert numbers["n_new_images"] == 2
     assert len(numbers["new"]) == len(numbers["epsilon"])
+    assert len(numbers["sensitivity"]["records"]) == 4
     assert numbers["held_out"][0] is None  # a single held-out specimen tells nothing
     assert Path("report/trust.png").stat().st_size > 10_000
+
+
+def test_planted_defects_are_counted_from_0(capsys):
+    with pytest.raises(SystemExit):
+        main(["trust", "model.safetensors", "images", "--planted", "-1"])
+    assert "must be 0 or more, not -1" in capsys.readouterr().err
 
 
 def test_images_with_known_truth_are_no_stacks(capsys):

@@ -11,6 +11,8 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect, resegment
 from napari_uflow.detection.stack import detect_stack
 from napari_uflow.evaluation.methods import REFERENCE, methods_text, python_script
+from napari_uflow.evaluation.pod import PodRecord, fit_pod
+from napari_uflow.evaluation.sensitivity import Sensitivity
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.record import TrainingRecord
 from napari_uflow.store.images import read_planes
@@ -117,3 +119,13 @@ def test_the_paragraph_knows_other_ways_to_train_and_detect(tiny_model, odd_plan
     plane = Plane(data=np.asarray(odd_plane.data)[:64, :64], name="small")
     text = methods_text(tiny_model, detect(tiny_model, plane, DetectionConfig(nfa="binomial")))
     assert "by a binomial test." in text
+
+
+def test_the_paragraph_tells_what_was_found_of_planted_defects(tiny_model):
+    records = tuple(PodRecord("blob", float(size), 0.2, bool(size > 12)) for size in np.geomspace(4, 64, 30))
+    sensitivity = Sensitivity(
+        false_alarms=0.5, n_images=9, n_specimens=3, seed=0, records=records, curves=fit_pod(records)
+    )
+    text = methods_text(tiny_model, sensitivity=sensitivity)
+    assert " At 0.5 accepted false alarms per image, 18 of 30 planted defects of 4 to 64 px were found. " in text
+    assert "they are not real" in text

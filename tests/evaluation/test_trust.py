@@ -13,10 +13,13 @@ from napari_uflow.detection.detect import detect, detect_steps
 from napari_uflow.detection.guarantee import Caveat
 from napari_uflow.errors import ImageError, Stopped
 from napari_uflow.evaluation.figures import save_figure
+from napari_uflow.evaluation.pod import PodRecord, fit_pod
+from napari_uflow.evaluation.sensitivity import Sensitivity
 from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
 from napari_uflow.evaluation.trust_figure import trust_figure
+from napari_uflow.image.region import NormalRegion
 from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationImage
-from napari_uflow.progress import FINISH, drain
+from napari_uflow.progress import FINISH, Progress, drain
 
 DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
@@ -113,3 +116,61 @@ def test_it_can_be_stopped(model, normal_planes):
     next(steps)
     with pytest.raises(Stopped):
         steps.send(FINISH)
+
+
+def planted():
+    records = tuple(PodRecord("blob", float(size), 0.2, bool(size > 12)) for size in np.geomspace(4, 64, 30))
+    records += tuple(PodRecord("patch", float(size), None, False) for size in np.geomspace(4, 64, 30))
+    return Sensitivity(
+        false_alarms=1.0, n_images=9, n_specimens=3, seed=0, records=records, curves=fit_pod(records, contrast=0.2)
+    )
+
+
+def test_planted_defects_are_shown(model):
+    report = dataclasses.replace(trust_report(model), sensitivity=planted())
+    for upright in (False, True):
+        *_, pod = trust_figure(report, upright=upright).axes
+        assert pod.get_title() == "Planted defects found at 1 accepted false alarm"
+        labels = pod.get_legend_handles_labels()[1]
+        assert labels == ["all, 18 of 60", "blob, 18 of 30 (at 20 % contrast)", "patch, 0 of 30"]
+    assert report.as_table().endswith("\n".join(planted().sentences()))
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert Sensitivity.from_dict(values["sensitivity"]) == planted()
+    assert trust_report(model).to_dict()["sensitivity"] is None
+
+
+@pytest.mark.slow
+def test_defects_are_planted_into_images_not_trained_on(model, normal_planes, odd_plane):
+    regions = [NormalRegion(plane) for plane in (*normal_planes, odd_plane)]
+    report = drain(trust_steps(model, [], planted_into=regions, n_planted=3, device=DEVICE))
+    assert report.n_new == 0
+    assert len(report.sensitivity.records) == 3
+    assert report.sensitivity.n_specimens == 2  # the held-out one, and the odd one
+    assert drain(trust_steps(model, [], planted_into=regions, n_planted=0, device=DEVICE)).sensitivity is None
+
+
+def test_what_cannot_be_planted_leaves_the_rest_of_the_report(model, normal_planes):
+    trained = [NormalRegion(plane) for plane in normal_planes if plane.name in model.record.specimens]
+    events = []
+    report = drain(trust_steps(model, [], planted_into=trained, device=DEVICE), events.append)
+    assert report.sensitivity is None
+    assert events[-1].warning
+    assert "trained on all of these images" in events[-1].text
+
+    constant = NormalRegion(dataclasses.replace(normal_planes[0], data=np.zeros((16, 16), np.uint8), name="constant"))
+    report = drain(trust_steps(model, [], planted_into=[constant], n_planted=1, device=DEVICE), events.append)
+    assert report.n_specimens == 12
+
+
+@pytest.mark.slow
+def test_stopping_while_planting_keeps_the_rest_of_the_report(model, normal_planes, odd_plane):
+    phases = set()
+
+    def hear(event):
+        if isinstance(event, Progress):
+            phases.add(event.phase)
+
+    steps = trust_steps(model, [odd_plane], planted_into=[NormalRegion(odd_plane)], device=DEVICE)
+    report = drain(steps, hear, lambda: "Detecting planted defects" in phases)
+    assert report.n_new == 1
+    assert report.sensitivity is None

@@ -168,7 +168,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def trust(options: argparse.Namespace) -> int:
-    """Compare accepted with observed false alarms."""
+    """Compare accepted with observed false alarms, and plant defects."""
     if options.output is not None:
         _check_output(options.output, is_folder=True)
     from napari_uflow.evaluation.figures import save_figure
@@ -184,7 +184,16 @@ def trust(options: argparse.Namespace) -> int:
         seen = f"{n_seen} of {counted(len(regions), 'image')} have the names of specimens of the training"
         print(f"warning: {seen}; if they are the same, false alarms are underestimated", file=sys.stderr)
     planes = [region.plane for region in regions]
-    report = run_job(trust_steps(model, planes, device=options.device, weights=options.weights))
+    report = run_job(
+        trust_steps(
+            model,
+            planes,
+            planted_into=regions,
+            n_planted=options.planted,
+            device=options.device,
+            weights=options.weights,
+        )
+    )
     print(report.as_table())
     if options.output is not None:
         report.save(options.output / "trust.json")

@@ -23,7 +23,11 @@ def make_parser() -> argparse.ArgumentParser:
     _train(commands.add_parser("train", help="learn from normal images"))
     _detect(commands.add_parser("detect", help="find anomalies in images; write heatmaps, labels and tables"))
     _evaluate(commands.add_parser("evaluate", help="compare detections with known masks"))
-    _trust(commands.add_parser("trust", help="compare accepted with observed false alarms"))
+    _trust(
+        commands.add_parser(
+            "trust", help="compare accepted with observed false alarms, and plant defects to measure which are found"
+        )
+    )
     _show(commands.add_parser("show", help="describe a model file"))
     return parser
 
@@ -75,6 +79,13 @@ def _trust(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("images", nargs="*", help="files, folders or patterns of normal images not used in training")
     _add_output(parser, "folder for numbers (JSON) and plots (PNG); without it, nothing is written")
+    parser.add_argument(
+        "--planted",
+        type=_count,
+        default=60,
+        metavar="N",
+        help="defects to plant into these images, to measure which are found (%(default)s; 0: none)",
+    )
     add_common(parser)
     parser.set_defaults(run=run.trust)
 
@@ -83,6 +94,13 @@ def _show(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--json", action="store_true", help="print all entries as JSON")
     parser.set_defaults(run=run.show)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {number}")
+    return number
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from napari_uflow.model.info import BACKBONES
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
+    from napari_uflow.evaluation.sensitivity import Sensitivity
     from napari_uflow.model.uflow import TrainedModel
 
 __all__ = ["REFERENCE", "methods_text", "python_script"]
@@ -125,7 +126,9 @@ def _call(config: DetectionConfig) -> str:
     return f"DetectionConfig({', '.join(changed)})"
 
 
-def methods_text(model: TrainedModel, detection: Detection | None = None) -> str:
+def methods_text(
+    model: TrainedModel, detection: Detection | None = None, *, sensitivity: Sensitivity | None = None
+) -> str:
     """Return a paragraph on training and detection for the methods section of a paper.
 
     Parameters
@@ -134,6 +137,8 @@ def methods_text(model: TrainedModel, detection: Detection | None = None) -> str
         Model to describe.
     detection : Detection, optional
         Detection to describe too.
+    sensitivity : Sensitivity, optional
+        Planted defects that the model finds, if known.
     """
     sentences = [
         f"Anomalies were detected with napari-uflow {__version__}, an independent implementation of U-Flow "
@@ -144,6 +149,8 @@ def methods_text(model: TrainedModel, detection: Detection | None = None) -> str
     ]
     if detection is not None:
         sentences += _detection(detection)
+    if sensitivity is not None:
+        sentences += sensitivity.sentences()
     if model.record.versions:
         named = ", ".join(f"{name} {number}" for name, number in model.record.versions.items())
         sentences.append(f"The model was trained with {named}.")

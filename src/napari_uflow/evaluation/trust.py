@@ -1,4 +1,4 @@
-"""Trust report: accepted against observed false alarms, and the fit of the tails."""
+"""Trust report: accepted against observed false alarms, the fit of the tails, and the planted defects found."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import numpy as np
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect_steps
-from napari_uflow.errors import ImageError
+from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.evaluation.sensitivity import Sensitivity, regions_not_trained_on, sensitivity_steps
 from napari_uflow.image.plane import Plane
-from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.nfa.calibrated import QQ_LEVELS
 from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.nfa.labelling import label_mask
-from napari_uflow.progress import Progress, Steps, or_stop, within
+from napari_uflow.progress import Message, Progress, Steps, or_stop, within
 from napari_uflow.store.files import atomic_path
 from napari_uflow.system.devices import choose_device
 from napari_uflow.wording import counted
@@ -57,6 +59,8 @@ class TrustReport:
     observed : tuple of tuple of float
         For each map, log10 of the fraction of held-out positions with a log10 probability at or below each of
         `napari_uflow.nfa.calibrated.QQ_LEVELS`.
+    sensitivity : Sensitivity or None
+        Planted defects that the model finds at 1 accepted false alarm per image; None if none were planted.
     """
 
     n_specimens: int
@@ -68,6 +72,7 @@ class TrustReport:
     n_warned: int
     map_names: tuple[str, ...]
     observed: tuple[tuple[float, ...], ...]
+    sensitivity: Sensitivity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values by name, with None for values that are not finite, for JSON."""
@@ -83,6 +88,7 @@ class TrustReport:
             "n_warned": self.n_warned,
             "qq_expected_log10": list(QQ_LEVELS),
             "qq_observed_log10": {name: _plain(row) for name, row in zip(self.map_names, self.observed, strict=False)},
+            "sensitivity": None if self.sensitivity is None else self.sensitivity.to_dict(),
         }
 
     def save(self, path: str | Path) -> None:
@@ -101,7 +107,7 @@ class TrustReport:
         return self.n_specimens >= specimens_needed(false_alarms)
 
     def as_table(self) -> str:
-        """Return a plain-text table, one line per number of false alarms."""
+        """Return a plain-text table, one line per number of false alarms, and sentences on the planted defects."""
         columns = ["accepted per image", "held out", "tails alone"]
         if self.n_new:
             columns += ["new images", "with any"]
@@ -118,6 +124,8 @@ class TrustReport:
         if self.n_warned:
             differ = f"{self.n_warned} of the new images differ from the training images"
             lines.append(f"{differ}: the guarantee does not apply to them")
+        if self.sensitivity is not None:
+            lines += ["", *self.sensitivity.sentences()]
         return "\n".join(lines)
 
 
@@ -157,9 +165,15 @@ def trust_report(model: TrainedModel) -> TrustReport:
 
 
 def trust_steps(
-    model: TrainedModel, planes: Sequence[Plane], *, device: str = "auto", weights: str | Path | None = None
+    model: TrainedModel,
+    planes: Sequence[Plane],
+    *,
+    planted_into: Sequence[NormalRegion] = (),
+    n_planted: int = 60,
+    device: str = "auto",
+    weights: str | Path | None = None,
 ) -> Steps[TrustReport]:
-    """Report on held-out specimens and other normal images, step by step.
+    """Report on held-out specimens, other normal images and planted defects, step by step.
 
     Parameters
     ----------
@@ -167,20 +181,42 @@ def trust_steps(
         Calibrated model.
     planes : sequence of Plane
         Normal images that were not used in training; may be empty.
+    planted_into : sequence of NormalRegion
+        Normal areas to plant defects in; those of specimens that the model was trained on are left out. By default no
+        defects are planted.
+    n_planted : int
+        Defects to plant, 0 or more.
     device, weights
         As in :func:`~napari_uflow.evaluation.evaluate.evaluate_steps`.
+
+    Yields
+    ------
+    Message or Progress
+        The answer FINISH ends the planting of defects, and the report without a result before it.
 
     Raises
     ------
     ImageError
         If the model has no calibration.
     Stopped
-        If the job was asked to finish.
+        If the job was asked to finish before defects were planted.
     """
     report = trust_report(model)
-    if not planes:
+    planted_into = planted_into if n_planted > 0 else ()
+    if not planes and not planted_into:
         return report
     network = model.network(choose_device(device), weights)
+    if planes:
+        report = yield from _new_image_steps(report, model, planes, network)
+    if planted_into:
+        sensitivity = yield from _sensitivity_steps(model, planted_into, n_planted, network)
+        report = replace(report, sensitivity=sensitivity)
+    return report
+
+
+def _new_image_steps(
+    report: TrustReport, model: TrainedModel, planes: Sequence[Plane], network: UFlow
+) -> Steps[TrustReport]:
     counts: list[list[int]] = []
     n_warned = 0
     for done, plane in enumerate(planes):
@@ -197,3 +233,20 @@ def trust_steps(
         new_any=tuple(map(float, (table > 0).mean(axis=0))),
         n_warned=n_warned,
     )
+
+
+def _sensitivity_steps(
+    model: TrainedModel, regions: Sequence[NormalRegion], n_planted: int, network: UFlow
+) -> Steps[Sensitivity | None]:
+    """Plant defects, or tell why that is not possible; the rest of the report is kept."""
+    if not regions_not_trained_on(model, regions):
+        yield Message("no defects were planted: the model was trained on all of these images", warning=True)
+        return None
+    try:
+        steps = sensitivity_steps(model, regions, DetectionConfig(), n_defects=n_planted, network=network)
+        return (yield from steps)
+    except ImageError as error:
+        yield Message(str(error), warning=True)
+    except Stopped:
+        yield Message("stopped: the report contains no planted defects", warning=True)
+    return None

@@ -1,4 +1,4 @@
-"""Figure of a trust report: observed false alarms and tails."""
+"""Figure of a trust report: observed false alarms, tails, and the probability of detection of planted defects."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from napari_uflow.evaluation.figures import DPI, FOUND_HEADING, QUIET_COLOUR, TEXT_COLOUR
+from napari_uflow.evaluation.pod import ALL_KINDS
+from napari_uflow.evaluation.sensitivity import Sensitivity
 from napari_uflow.evaluation.trust import EPSILONS, TrustReport
 from napari_uflow.nfa.calibrated import QQ_LEVELS
 from napari_uflow.wording import counted
 
 __all__ = ["trust_figure"]
 
+_COLOURS = ("#0b6fa4", "#19a3a3", "#7a5cc0", "#d96b00", "#c23b5a", "#6b8e23", "#8c5a2b")
+
 
 def trust_figure(report: TrustReport, *, title: str = "", upright: bool = False) -> Figure:
-    """Draw a trust report: accepted and observed false alarms, and the tails of every map.
+    """Draw a trust report: accepted and observed false alarms, the tails of every map, and planted defects if any.
 
     Parameters
     ----------
@@ -25,7 +30,7 @@ def trust_figure(report: TrustReport, *, title: str = "", upright: bool = False)
     title : str
         Title, such as the name of the model.
     upright : bool
-        True stacks the two plots, for a narrow panel; False draws them side by side.
+        True stacks the plots, for a narrow panel; False draws them side by side.
 
     Returns
     -------
@@ -33,15 +38,18 @@ def trust_figure(report: TrustReport, *, title: str = "", upright: bool = False)
         Figure with an Agg canvas, for :func:`~napari_uflow.evaluation.figures.save_figure`,
         :func:`~napari_uflow.evaluation.figures.figure_pixels` or a Qt canvas.
     """
-    size = (4.4, 8.4) if upright else (11.0, 5.2)
+    n = 2 if report.sensitivity is None else 3
+    size = (4.4, 4.2 * n) if upright else (5.5 * n, 5.2)
     figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    alarms, tails = figure.subplots(2, 1) if upright else figure.subplots(1, 2)
+    panels = list(figure.subplots(n, 1) if upright else figure.subplots(1, n))
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold", color=TEXT_COLOUR, parse_math=False)
-    _false_alarms(alarms, report)
-    _tails(tails, report)
-    for axes in (alarms, tails):
+    _false_alarms(panels[0], report)
+    _tails(panels[1], report)
+    if report.sensitivity is not None:
+        _detection(panels[2], report.sensitivity)
+    for axes in panels:
         axes.title.set(fontsize=10.5, color=TEXT_COLOUR)
         axes.tick_params(colors=TEXT_COLOUR, labelsize=9)
         axes.spines[["top", "right"]].set_visible(False)
@@ -86,10 +94,39 @@ def _tails(axes: Axes, report: TrustReport) -> None:
     axes.plot([0, 5], [0, 5], color=QUIET_COLOUR, linewidth=1, label="expected = observed")
     for i, (name, row) in enumerate(zip(report.map_names, report.observed, strict=False)):
         known = np.isfinite(row)
-        colour = ("#0b6fa4", "#19a3a3", "#7a5cc0", "#d96b00", "#c23b5a", "#6b8e23")[i % 6]
+        colour = _COLOURS[i % len(_COLOURS)]
         axes.plot(expected[known], -np.array(row)[known], marker=".", linewidth=1.2, color=colour, label=name)
     if not report.observed:
         axes.text(2.5, 2.5, "needs two or more held-out specimens", ha="center", color=QUIET_COLOUR)
     axes.set(xlim=(0, 5), ylim=(0, 6), title="Tails: one position in 10 to the x has this score")
     axes.set_xlabel("expected x", color=TEXT_COLOUR)
     axes.set_ylabel("observed x (above the line: conservative)", color=TEXT_COLOUR)
+
+
+def _detection(axes: Axes, sensitivity: Sensitivity) -> None:
+    """Draw the probability of detection by size, with a90 and a line to a90/95, and the outcomes above and below."""
+    axes.axhline(0.9, color=QUIET_COLOUR, linewidth=1, linestyle=":")
+    for i, curve in enumerate(sensitivity.curves):
+        is_all = curve.kind == ALL_KINDS
+        colour = TEXT_COLOUR if is_all else _COLOURS[(i - 1) % len(_COLOURS)]
+        sizes = np.geomspace(curve.smallest, curve.largest, 100)
+        name = f"{curve.kind}, {curve.n_found} of {curve.n}"
+        if curve.contrast is not None:
+            name += f" (at {100 * curve.contrast:.0f} % contrast)"
+        axes.plot(sizes, curve.pod(sizes), "--" if is_all else "-", color=colour, linewidth=1.4, label=name)
+        if curve.a90 is not None:
+            limit = curve.largest if curve.a90_95 is None else curve.a90_95
+            axes.plot([curve.a90, limit], [0.9, 0.9], color=colour, linewidth=2.5, alpha=0.5)
+            axes.plot(curve.a90, 0.9, "o", color=colour, markersize=5)
+    for is_found, height in ((True, 1.04), (False, -0.04)):
+        sizes_at = [record.size_px for record in sensitivity.records if record.is_found == is_found]
+        axes.plot(sizes_at, np.full(len(sizes_at), height), "|", color=QUIET_COLOUR, markersize=6)
+    accepted = counted(sensitivity.false_alarms, "accepted false alarm")
+    axes.set(xscale="log", ylim=(-0.08, 1.15 + 0.125 * len(sensitivity.curves)), yticks=[0, 0.25, 0.5, 0.75, 0.9, 1])
+    axes.set_title(f"Planted defects found at {accepted}")
+    octaves = np.round(np.log2([record.size_px for record in sensitivity.records]))
+    axes.set_xticks(2.0 ** np.arange(octaves.min(), octaves.max() + 1))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("size, pixels (dot: found in 90 %; bar: to 95 % limit)", color=TEXT_COLOUR)
+    axes.set_ylabel("probability of detection", color=TEXT_COLOUR)

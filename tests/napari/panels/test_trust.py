@@ -24,6 +24,7 @@ WAIT = 60_000
 def widget(viewer, tiny_model, qtbot):
     session_of(viewer).set_model(tiny_model, "tiny")
     widget = TrustWidget(viewer)
+    widget.planting.setChecked(False)  # for the time it takes
     yield widget
     idle(widget, qtbot)
     if isalive(widget):
@@ -82,6 +83,17 @@ def test_other_images_are_counted_and_those_of_the_training_are_told(widget, vie
     idle(widget, qtbot)
     assert widget.report.n_new == 3
     assert "1 of the ticked images had a part in the training" in widget.job_bar.messages.text()
+
+
+@pytest.mark.slow
+def test_defects_are_planted_into_the_ticked_images(widget, viewer, qtbot):
+    image = viewer.add_image(fibre_field(21, shape=(128, 128)).image, name="new")
+    widget.images.set_layers([image])
+    widget.planting.setChecked(True)
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    assert widget.report.sensitivity.sentences()[0] in widget.text.text()
+    assert widget.report.n_new == 1
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
+from qtpy.QtWidgets import QCheckBox
 
 from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.layers.kinds import is_image_layer
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import napari.viewer
 
     from napari_uflow.evaluation.trust import TrustReport
-    from napari_uflow.image.plane import Plane
     from napari_uflow.image.region import NormalRegion
     from napari_uflow.model.uflow import TrainedModel
 
@@ -41,7 +41,8 @@ __all__ = ["TrustWidget"]
 
 _HINT = (
     "Compares the accepted number of false alarms with the number observed on normal images: on the specimens held out "
-    "of training, and on other normal images ticked above."
+    "of training, and on other normal images ticked above. Drawn defects are planted into these to measure how many of "
+    "them are found."
 )
 
 
@@ -67,6 +68,15 @@ class TrustWidget(Panel):
                 "alarm."
             )
         )
+        self.planting = QCheckBox("Plant defects in them")
+        self.planting.setChecked(True)
+        self.planting.setToolTip(
+            tooltip(
+                "Draws 60 defects of several kinds and sizes into copies of the ticked images and counts those that "
+                "are found. Images that the model was trained on are left out. It takes about a minute; Stop keeps "
+                "the rest of the report."
+            )
+        )
         self.job_bar = JobBar(self.session.runner, "Make report", self._start)
         self.images.changed.connect(self.job_bar.clear_refusal)
         self.model_bar.failed.connect(self.job_bar.warn)
@@ -76,7 +86,7 @@ class TrustWidget(Panel):
         self.save_button = push_button("Save report...", self._save, "Save the plots as PNG, or the numbers as JSON.")
         self.rows.addWidget(self.model_bar)
         self.rows.addWidget(heading("Other normal images"))
-        for widget in (self.images, self.job_bar, self.text, self.table, self.image, self.save_button):
+        for widget in (self.images, self.planting, self.job_bar, self.text, self.table, self.image, self.save_button):
             self.rows.addWidget(widget)
         self.rows.addStretch()
         self._model: TrainedModel | None = None
@@ -103,10 +113,10 @@ class TrustWidget(Panel):
         for layer in self.images.layers():
             regions += normal_regions(layer, channel_axis=axis, channels=channels)
         n_seen = len(regions_of_training(regions, model.record, model.training.specimen_pattern))
-        planes, device, weights = [region.plane for region in regions], read_settings().device, weights_folder()
-        title = self.session.model_name
+        device, weights, title = read_settings().device, weights_folder(), self.session.model_name
+        planted_into = regions if self.planting.isChecked() else []
         job = self.session.runner.start(
-            lambda: _report_steps(model, planes, device, weights, title), title="Trust report"
+            lambda: _report_steps(model, regions, planted_into, device, weights, title), title="Trust report"
         )
 
         def show(result: tuple[TrustReport, NDArray[np.uint8]]) -> None:
@@ -137,6 +147,8 @@ class TrustWidget(Panel):
             lines.append(
                 f"{report.n_warned} of them differ from the training images; the guarantee does not apply to these."
             )
+        if report.sensitivity is not None:
+            lines += report.sensitivity.sentences()
         self.text.setText(" ".join(lines))
         self.table.show_report(report)
         self.image.show_array(image)
@@ -161,14 +173,20 @@ class TrustWidget(Panel):
 
 
 def _report_steps(
-    model: TrainedModel, planes: Sequence[Plane], device: str, weights: Path | None, title: str
+    model: TrainedModel,
+    regions: Sequence[NormalRegion],
+    planted_into: Sequence[NormalRegion],
+    device: str,
+    weights: Path | None,
+    title: str,
 ) -> Steps[tuple[TrustReport, NDArray[np.uint8]]]:
     """Return the report and its figure, an (M, N, 4) uint8 array."""
     from napari_uflow.evaluation.trust import trust_steps
 
     yield from or_stop(Message("Preparing the report"))
-    report = yield from trust_steps(model, planes, device=device, weights=weights)
-    yield from or_stop(Message("Drawing the figure"))
+    planes = [region.plane for region in regions]
+    report = yield from trust_steps(model, planes, planted_into=planted_into, device=device, weights=weights)
+    yield Message("Drawing the figure")  # after a stop too: the report may be complete but for the planted defects
     from napari_uflow.evaluation.figures import figure_pixels
     from napari_uflow.evaluation.trust_figure import trust_figure
 
