@@ -244,7 +244,7 @@ class ModelConfig(Config):
         "(the distance from the nearest of many normal positions) or 'likelihood+memory' (their mean).",
     )
     memory_size: int = _parameter(
-        10_000, "Normal positions in the memory.", low=100, high=1_000_000, step=1000, unit="positions"
+        5_000, "Normal positions in the memory.", low=100, high=1_000_000, step=1000, unit="positions"
     )
     feature_norm: FeatureNormName = _parameter(
         "whiten",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_uflow.cli.flags import config_of
 from napari_uflow.cli.reporter import run_job
-from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
+from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Steps
 from napari_uflow.wording import counted
@@ -41,7 +41,8 @@ def _check_output(path: Path, *, is_folder: bool) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Train a model and write it to a file."""
-    model_config, training = config_of(ModelConfig, options), config_of(TrainingConfig, options)
+    model_config = config_of(ModelConfig, options)
+    training = config_of(TrainingConfig, options, training_preset(options.preset))
     _check_output(options.output, is_folder=False)
     from napari_uflow.store.checkpoint import load_model, save_model
     from napari_uflow.training.regions import read_regions

@@ -65,8 +65,17 @@ def _help(parameter: Parameter) -> str:
     return f"{parameter.help} ({notes})".replace("%", "%%") if notes else parameter.help.replace("%", "%%")
 
 
-def config_of(config: type[C], options: argparse.Namespace) -> C:
+def config_of(config: type[C], options: argparse.Namespace, base: C | None = None) -> C:
     """Return the configuration that the flags describe.
+
+    Parameters
+    ----------
+    config : type
+        Kind of configuration.
+    options : Namespace
+        Values of the flags; None for those that were not given.
+    base : Config, optional
+        Configuration whose values the others keep; the defaults by default.
 
     Raises
     ------
@@ -86,4 +95,4 @@ def config_of(config: type[C], options: argparse.Namespace) -> C:
                 raise ConfigError(f"{_flag(parameter)} must be a number ({allowed}), not {text!r}") from error
         else:
             values[parameter.name] = text
-    return config.from_dict(values)
+    return config.from_dict(values) if base is None else base.replace(**values)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from napari_uflow.cli import commands as run
 from napari_uflow.cli.flags import add_common, add_parameters
-from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
+from napari_uflow.config import DetectionConfig, ModelConfig, PresetName, TrainingConfig
 
 __all__ = ["make_parser"]
 
@@ -45,6 +46,13 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normal", type=Path, help="folder of masks named like the images; pixels above 0 are normal")
     parser.add_argument(
         "--init-from", type=Path, help="continue training this model; pass its original images plus new ones"
+    )
+    parser.add_argument(
+        "--preset",
+        choices=get_args(PresetName),
+        default="balanced",
+        help="values of the training parameters that are not given: instant (no training: a Gaussian and a memory of "
+        "normal positions, in seconds), fast, balanced (the defaults) or best (default %(default)s)",
     )
     add_common(parser)
     add_parameters(parser, ModelConfig)

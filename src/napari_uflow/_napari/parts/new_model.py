@@ -31,11 +31,12 @@ class NewModelForm(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.model_form = ConfigForm(ModelConfig, shown=lambda p: p.name in _SHOWN)
-        self.preset = ChoiceBox({"Fast": "fast", "Balanced": "balanced", "Best": "best"})
+        self.preset = ChoiceBox({"Instant": "instant", "Fast": "fast", "Balanced": "balanced", "Best": "best"})
         self.preset.set_value("fast")
         self.preset.setToolTip(
             tooltip(
-                "Fast: a minute or two, for a first look. Balanced: for a model to keep. Best: several times longer. "
+                "Instant: seconds, for a first look: a Gaussian and a memory of normal positions. Fast and Balanced "
+                "train the flow, in a minute or a few. Best: several times longer. "
                 "The preset sets the parameters under Advanced."
             )
         )
