@@ -38,8 +38,8 @@ def rest_of_training(model: TrainedModel) -> TrainingConfig:
         learning rate that the next step would have had. Adam's moments are lost; they recover within about ten steps.
     """
     training = model.training
-    done = min(int(model.history[-1]["step"]) if model.history else 0, training.steps - 1)
-    now = 1 + (training.final_learning_rate - 1) * done / training.steps
+    done = max(min(int(model.history[-1]["step"]) if model.history else 0, training.steps - 1), 0)
+    now = 1 + (training.final_learning_rate - 1) * done / max(training.steps, 1)
     return training.replace(
         steps=training.steps - done,
         learning_rate=max(training.learning_rate * now, 1e-7),
@@ -63,11 +63,12 @@ def refinement_of(model: TrainedModel) -> TrainingConfig:
     """
     training = model.record.first_training or model.training
     steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
+    most_tiles = 10 * steps or training.max_tiles  # without steps the memory alone is refined
     return training.replace(
         steps=steps,
         learning_rate=training.learning_rate * _REFINING_RATE,
         check_every=min(training.check_every, max(1, steps // 5)),
-        max_tiles=min(training.max_tiles, 10 * steps),
+        max_tiles=min(training.max_tiles, most_tiles),
     )
 
 
