@@ -128,37 +128,61 @@ def test_too_few_held_out_specimens_for_a_guarantee_are_told_before_training(n):
 
 
 @pytest.mark.parametrize(
-    ("side", "n", "holdout", "augmentations"), [(64, 2, 0.5, 1), (80, 1, 0.0, 4), (128, 2, 0.5, 1)]
+    ("levels", "side", "margin", "n", "holdout", "augmentations", "is_enough"),
+    [
+        ("joint", 48, 0, 2, 0.5, 1, False),
+        ("joint", 80, 16, 1, 0.0, 4, False),
+        ("joint", 64, 0, 2, 0.5, 1, True),
+        ("pyramid", 64, 0, 2, 0.5, 1, False),
+        ("pyramid", 80, 0, 1, 0.0, 4, False),
+        ("pyramid", 128, 0, 2, 0.5, 1, True),
+    ],
 )
-def test_too_few_positions_for_a_calibration_are_told_before_training(side, n, holdout, augmentations):
+def test_too_few_positions_for_a_calibration_are_told_before_training(
+    levels, side, margin, n, holdout, augmentations, is_enough
+):
     """Augmentations of a tile add no positions, and a position in two tiles is one."""
     events = []
+    mask = np.zeros((side, side), bool)
+    mask[margin : side - margin, margin : side - margin] = True
     model = run(
-        specimens(n, (side, side)),
-        training=TRAINING.replace(holdout=holdout, augmentations=augmentations),
+        [NormalRegion(region.plane, mask) for region in specimens(n, (side, side))],
+        MODEL.replace(levels=levels),
+        training=TRAINING.replace(holdout=holdout, augmentations=augmentations, min_normal=0.5),
         events=events,
     )
     warned = [i for i, event in enumerate(events) if isinstance(event, Message) and "too few normal" in event.text]
-    assert len(warned) == (side < 128)
-    assert (model.calibration is not None) == (side == 128)
+    assert len(warned) == (not is_enough)
+    assert (model.calibration is not None) == is_enough
     assert all(not isinstance(event, TrainingPoint) for i in warned for event in events[:i])
 
 
-def test_every_phase_counts_to_its_end():
+EVIDENCE = ["Choosing the memory", "Measuring normal positions"]
+
+
+@pytest.mark.parametrize(
+    ("options", "around"),
+    [
+        ({"border": "reflect", "levels": "pyramid"}, ([], [])),
+        ({}, (EVIDENCE, EVIDENCE[1:])),
+        ({"evidence": "likelihood"}, (EVIDENCE[1:], EVIDENCE[1:])),
+    ],
+    ids=["pyramid", "joint", "likelihood"],
+)
+def test_every_phase_counts_to_its_end(options, around):
     events = []
-    run(specimens(), events=events)
-    phases = {}
-    for event in events:
-        if isinstance(event, Progress):
-            phases.setdefault(event.phase, []).append(event)
-    phases.pop("Fitting the feature normalisation without the border", None)
-    assert list(phases) == [
+    run(specimens(), MODEL.replace(**options), events=events)
+    reported = [event for event in events if isinstance(event, Progress)]
+    phases = [(phase, list(reports)) for phase, reports in itertools.groupby(reported, lambda event: event.phase)]
+    assert [phase for phase, _ in phases][: 4 + len(around[0]) + len(around[1])] == [
         "Computing features",
         "Computing held-out features",
         "Fitting the feature normalisation",
+        *around[0],
         "Training",
+        *around[1],
     ]
-    for reports in phases.values():
+    for _, reports in phases:
         done = [event.done for event in reports]
         assert done == sorted(done)
         assert done[-1] == reports[-1].total
@@ -390,7 +414,7 @@ def test_a_wild_learning_rate_still_gives_a_finite_model():
 
 
 def test_what_is_not_normal_and_far_away_has_no_influence():
-    far = 160 + UFlow(MODEL, 1).backbone.halo
+    far = 160 + UFlow(MODEL, 1).feature_halo
     regions, spoiled = [], []
     for i in range(3):
         image = texture((64, far + 40), i)
@@ -425,11 +449,11 @@ def test_missing_pixels(where):
 
 
 def test_holes_everywhere_are_an_error_that_says_so():
-    """Every position of the coarsest level has a pixel that is not normal."""
+    """Every position has a pixel that is not normal."""
     regions = []
     for i in range(3):
         mask = np.ones((64, 128), bool)
-        mask[::12, ::12] = False
+        mask[::6, ::6] = False
         regions.append(NormalRegion(Plane(data=texture((64, 128), i), name=str(i)), mask))
     with pytest.raises(ImageError, match="normal"):
         run(regions)
@@ -439,7 +463,7 @@ def test_holes_everywhere_in_what_is_held_out():
     regions = specimens()
     held_out = run(regions).record.holdout_specimens[0]
     mask = np.ones((64, 128), bool)
-    mask[::12, ::12] = False
+    mask[::6, ::6] = False
     regions = [NormalRegion(r.plane, mask if r.specimen == held_out else None) for r in regions]
     check(run(regions))
 
@@ -654,6 +678,6 @@ def test_too_few_positions_are_told_if_the_border_is_replicated():
     training = TRAINING.replace(holdout=0.5, min_normal=0.1)
     for border in ("reflect", "replicate"):
         events = []
-        model = run(regions, MODEL.replace(border=border), training, events)
+        model = run(regions, MODEL.replace(border=border, levels="pyramid"), training, events)
         warned = any(isinstance(event, Message) and "too few normal" in event.text for event in events)
         assert (model.calibration is None) is warned is (border == "replicate")
