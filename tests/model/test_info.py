@@ -45,6 +45,16 @@ def test_the_halo_of_the_flow(name, flow_steps, levels):
     assert (BACKBONES[name].flow_halo(config) == 0) == (levels == "joint")
 
 
+@pytest.mark.parametrize("name", ["scattering", "efficientnet_lite2", "resnet18"])
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("levels", ["joint", "pyramid"])
+def test_values_of_the_flow(name, n_channels, levels):
+    config = ModelConfig(backbone=name, levels=levels, flow_steps=1)
+    network = UFlow(config, n_channels)
+    expected = sum(n / stride**2 for n, stride in zip(network.channels, network.strides, strict=True))
+    assert BACKBONES[name].values_of_flow(config, n_channels) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("levels", ["joint", "pyramid"])
 def test_levels_of_a_backbone_without_stride_8_stay_a_pyramid(levels):
     config = ModelConfig(backbone="mcait", levels=levels)
