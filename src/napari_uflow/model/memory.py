@@ -114,10 +114,9 @@ class Memory(nn.Module):
         return torch.cat(found).view(batch, m, n)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        """Take as many vectors as the state holds."""
-        for name in ("vectors", "keys"):
-            value = state_dict.get(prefix + name)
-            if isinstance(value, Tensor):
-                buffer: Tensor = getattr(self, name)
-                setattr(self, name, buffer.new_zeros(value.shape))
+        """Take as many vectors as the state holds, of the same length and with as many keys."""
+        value = state_dict.get(prefix + "vectors")
+        if isinstance(value, Tensor) and value.ndim:
+            self.vectors = self.vectors.new_zeros(len(value), self.channels)
+            self.keys = self.keys.new_zeros(len(value))
         super()._load_from_state_dict(state_dict, prefix, *args)

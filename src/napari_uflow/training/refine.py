@@ -38,8 +38,10 @@ def rest_of_training(model: TrainedModel) -> TrainingConfig:
         learning rate that the next step would have had. Adam's moments are lost; they recover within about ten steps.
     """
     training = model.training
-    done = max(min(int(model.history[-1]["step"]) if model.history else 0, training.steps - 1), 0)
-    now = 1 + (training.final_learning_rate - 1) * done / max(training.steps, 1)
+    if not training.steps:
+        return training
+    done = min(int(model.history[-1]["step"]) if model.history else 0, training.steps - 1)
+    now = 1 + (training.final_learning_rate - 1) * done / training.steps
     return training.replace(
         steps=training.steps - done,
         learning_rate=max(training.learning_rate * now, 1e-7),
@@ -62,13 +64,14 @@ def refinement_of(model: TrainedModel) -> TrainingConfig:
         times the learning rate, of the first training of the model. Refining twice is not shorter than refining once.
     """
     training = model.record.first_training or model.training
+    if not training.steps:  # the memory alone takes up what is marked normal
+        return training
     steps = min(training.steps, max(_FEWEST_STEPS, round(training.steps * _REFINING_STEPS)))
-    most_tiles = 10 * steps or training.max_tiles  # without steps the memory alone is refined
     return training.replace(
         steps=steps,
         learning_rate=training.learning_rate * _REFINING_RATE,
         check_every=min(training.check_every, max(1, steps // 5)),
-        max_tiles=min(training.max_tiles, most_tiles),
+        max_tiles=min(training.max_tiles, 10 * steps),
     )
 
 
