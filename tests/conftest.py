@@ -73,6 +73,23 @@ def tiny_model(normal_planes, tiny_model_config, tiny_training_config):
 
 
 @pytest.fixture(scope="session")
+def tiny_pyramid(normal_planes, tiny_model_config, tiny_training_config):
+    """The same with the levels as published: a pyramid of three."""
+    from napari_uflow.training.train import train
+
+    regions = [NormalRegion(plane) for plane in normal_planes]
+    model = train(regions, tiny_model_config.replace(levels="pyramid"), tiny_training_config, device=DEVICE)
+    assert model.calibration is not None
+    return model
+
+
+@pytest.fixture(params=["joint", "pyramid"])
+def either_model(request, tiny_model, tiny_pyramid):
+    """The tiny model with either kind of levels."""
+    return {"joint": tiny_model, "pyramid": tiny_pyramid}[request.param]
+
+
+@pytest.fixture(scope="session")
 def tiny_model_file(tiny_model, tmp_path_factory):
     from napari_uflow.store.checkpoint import save_model
 

@@ -89,7 +89,7 @@ def test_the_message_names_range_and_value():
         DetectionConfig(false_alarms=0)
     with pytest.raises(ConfigError, match=r"^augmentations must be a whole number \(1 to 8\), not 2.5$"):
         TrainingConfig(augmentations=2.5)
-    with pytest.raises(ConfigError, match=r"^backbone must be one of scattering, .*, not 'vgg'$"):
+    with pytest.raises(ConfigError, match=r"^backbone must be one of efficientnet_lite2, scattering, .*, not 'vgg'$"):
         ModelConfig(backbone="vgg")
     with pytest.raises(ConfigError, match=r"^permute_soft must be True or False, not 1$"):
         ModelConfig(permute_soft=1)

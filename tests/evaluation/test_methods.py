@@ -100,6 +100,34 @@ def test_the_paragraph_says_what_a_reader_asks(tiny_model, odd_plane):
     assert text.count("\n\n") == 1
 
 
+def test_the_paragraph_describes_either_kind_of_levels(tiny_model, tiny_pyramid):
+    joint, pyramid = methods_text(tiny_model), methods_text(tiny_pyramid)
+    n = len(tiny_model.state["memory.vectors"])
+    assert "joined over all of its scales every 8 pixels" in joint
+    assert "the mean of its likelihood under a normalizing flow" in joint
+    assert f", and its distance from the nearest of {n} normal positions," in joint
+    assert "Total Recall" in joint
+    assert "the flow had 2 steps." in joint
+    assert "U-shaped normalizing flow" not in joint
+    assert "a U-shaped normalizing flow" in pyramid
+    assert "the flow had 2 steps at each scale." in pyramid
+    assert "Total Recall" not in pyramid
+
+
+def test_the_paragraph_describes_the_evidence(tiny_model):
+    def text(evidence, **options):
+        return methods_text(replace(tiny_model, config=tiny_model.config.replace(evidence=evidence), **options))
+
+    assert "nearest of" not in text("likelihood")
+    assert "Total Recall" not in text("likelihood")
+    assert "likelihood" not in text("memory")
+    nothing = {**tiny_model.state, "memory.vectors": tiny_model.state["memory.vectors"][:0]}
+    assert "scored by its likelihood" in text("memory", state=nothing)
+    instant = {"training": tiny_model.training.replace(steps=0), "history": ()}
+    assert "was not trained: the likelihood is that of a Gaussian" in text("likelihood+memory", **instant)
+    assert "Gaussian" not in text("memory", **instant)
+
+
 def test_the_paragraph_describes_a_model_alone_and_one_of_unknown_origin(tiny_model):
     assert "false alarms" not in methods_text(tiny_model)
     bare = methods_text(replace(tiny_model, record=TrainingRecord(), history=()))

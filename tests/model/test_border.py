@@ -25,6 +25,7 @@ from napari_uflow.training.tiles import TrainingTile
 
 
 REPLICATE = Border("replicate")
+PYRAMID = ModelConfig(backbone="scattering", levels="pyramid", tile=64)
 
 
 def whole(*shape):
@@ -93,7 +94,7 @@ def stripes(shape=(160, 176)):
 
 def cached(region, window, is_replicated):
     """The features of one tile as training gets them."""
-    network = UFlow(ModelConfig(tile=64), 1)
+    network = UFlow(PYRAMID, 1)
     with FeatureCache(1e9) as cache:
         drain(
             fill_cache(cache, network, [TrainingTile(region, window)], IntensityRange((-1.0,), (1.0,)), 1, "features")
@@ -129,7 +130,7 @@ def test_a_position_is_normal_where_its_features_come_from_is(is_replicated):
 @pytest.mark.parametrize("height", [60, 64])
 @pytest.mark.parametrize("is_replicated", [True, False])
 def test_scores_are_omitted_if_their_features_come_from_something_else(is_replicated, height):
-    network = UFlow(ModelConfig(tile=64, border="replicate" if is_replicated else "reflect"), 1).eval()
+    network = UFlow(PYRAMID.replace(border="replicate" if is_replicated else "reflect"), 1).eval()
     plane = stripes((height, 64))
     scores = drain(score_steps(network, IntensityRange((-1.0,), (1.0,)), plane))
     mask = np.ones((height, 64), bool)
@@ -185,7 +186,8 @@ def trained(config, training, **options):
     from napari_uflow.training.train import train
 
     events = []
-    model = train(list(striped_images()), config.replace(tile=128, **options), training, on_event=events.append)
+    config = config.replace(tile=128, **{"levels": "pyramid", **options})
+    model = train(list(striped_images()), config, training, on_event=events.append)
     said = [e for e in events if isinstance(e, Message) and e.text.startswith("Corners of normal images score")]
     return model, said
 
@@ -210,8 +212,17 @@ def test_the_excess_decides(monkeypatch, tiny_model_config, tiny_training_config
 
 
 @pytest.mark.slow
+def test_joint_levels_need_no_decision(tiny_model_config, tiny_training_config):
+    """Their positions are judged by the class of their distance from the border."""
+    model, said = trained(tiny_model_config, tiny_training_config, levels="joint")
+    assert model.config.border == "reflect"
+    assert not said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("levels", ["joint", "pyramid"])
 @pytest.mark.parametrize("border", ["reflect", "replicate"])
-def test_what_was_asked_for_is_done(border, tiny_model_config, tiny_training_config):
-    model, said = trained(tiny_model_config, tiny_training_config, border=border)
+def test_what_was_asked_for_is_done(border, levels, tiny_model_config, tiny_training_config):
+    model, said = trained(tiny_model_config, tiny_training_config, border=border, levels=levels)
     assert model.config.border == border
     assert not said

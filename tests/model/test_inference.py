@@ -12,13 +12,18 @@ from napari_uflow.samples.fibres import fibre_field
 TILE = 128
 
 
-@pytest.fixture(scope="module")
-def network(tiny_model):
-    return tiny_model.network("cpu")
+@pytest.fixture(scope="module", params=["joint", "pyramid"])
+def model(request, tiny_model, tiny_pyramid):
+    return {"joint": tiny_model, "pyramid": tiny_pyramid}[request.param]
 
 
 @pytest.fixture(scope="module")
-def plane(network):
+def network(model):
+    return model.network("cpu")
+
+
+@pytest.fixture(scope="module")
+def plane():
     """Two rows and three columns of tiles; its sides are no multiples of a stride."""
     image = fibre_field(5, shape=(2 * TILE - 7, 3 * TILE - 21)).image.astype(np.float32)
     image[60:140, 130] = np.nan
@@ -30,36 +35,39 @@ def scores(network, model, plane, **options):
 
 
 def same(one, other):
-    for kind in ("energies", "bounded", "log_variances"):
+    for kind in ("energies", "bounded", "log_variances", "evidence"):
         for a, b in zip(getattr(one, kind), getattr(other, kind), strict=True):
             np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+            atol = 1e-3 if kind == "evidence" else 1e-4  # in units of a narrow distribution
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol)
     assert one.outside == pytest.approx(other.outside)
 
 
 @pytest.mark.slow
-def test_tiles_give_what_the_whole_gives_with_holes_too(network, tiny_model, plane):
-    whole = scores(network, tiny_model, plane, tile=4096)
-    tiled = scores(network, tiny_model, plane, tile=TILE)
+def test_tiles_give_what_the_whole_gives_with_holes_too(network, model, plane):
+    whole = scores(network, model, plane, tile=4096)
+    tiled = scores(network, model, plane, tile=TILE)
     assert np.isnan(whole.energies[0]).any()
+    assert len(whole.evidence) == network.is_joint
+    assert whole.tested == (whole.evidence or whole.bounded + whole.log_variances)
     same(tiled, whole)
 
 
-def test_a_window_in_tiles_gives_what_it_gives_at_once(network, tiny_model, plane):
+def test_a_window_in_tiles_gives_what_it_gives_at_once(network, model, plane):
     window = Window(32, 64, 200, 290)
-    whole = scores(network, tiny_model, plane, tile=4096, window=window)
-    tiled = scores(network, tiny_model, plane, tile=TILE, window=window)
-    assert whole.energies[0].shape == (50, 73)
+    whole = scores(network, model, plane, tile=4096, window=window)
+    tiled = scores(network, model, plane, tile=TILE, window=window)
+    assert whole.energies[0].shape == ((25, 37) if network.is_joint else (50, 73))
     same(tiled, whole)
 
 
-def test_the_backbone_sees_each_place_once(network, tiny_model, plane, monkeypatch):
+def test_the_backbone_sees_each_place_once(network, model, plane, monkeypatch):
     asked = []
     original = network.reading_window
     monkeypatch.setattr(
         network, "reading_window", lambda wanted, shape: asked.append(wanted) or original(wanted, shape)
     )
-    scores(network, tiny_model, plane, tile=TILE)
+    scores(network, model, plane, tile=TILE)
     assert len(asked) == 6
     seen = np.zeros((2 * TILE, 3 * TILE), int)
     for wanted in asked:
@@ -69,7 +77,7 @@ def test_the_backbone_sees_each_place_once(network, tiny_model, plane, monkeypat
     assert seen.sum() == n_rows * n_cols
 
 
-def test_a_band_of_features_is_kept_and_not_the_image(network, tiny_model):
+def test_a_band_of_features_is_kept_and_not_the_image(network, model):
     """The band is as high as the flow's windows, whatever the height of the image."""
     import napari_uflow.model.inference as module
 
@@ -77,19 +85,19 @@ def test_a_band_of_features_is_kept_and_not_the_image(network, tiny_model):
 
     class Band(module.FeatureBand):
         def features(self, outer):
-            heights.append(self._levels[0].features.shape[2] * 4)
+            heights.append(self._levels[0].features.shape[2] * network.strides[0])
             return super().features(outer)
 
     tall = Plane(data=np.zeros((6 * TILE, TILE), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FeatureBand", Band)
-        scores(network, tiny_model, tall, tile=TILE)
+        scores(network, model, tall, tile=TILE)
     assert max(heights) <= TILE + 2 * network.flow_halo + 32
 
 
-def test_progress_of_tiles(network, tiny_model, plane):
+def test_progress_of_tiles(network, model, plane):
     events = []
-    drain(score_steps(network, tiny_model.intensity, plane, tile=TILE), events.append)
+    drain(score_steps(network, model.intensity, plane, tile=TILE), events.append)
     counts = [event.done for event in events if isinstance(event, Progress)]
     assert counts == sorted(counts)
     assert set(counts) == set(range(7))

@@ -43,8 +43,10 @@ def rewritten(source: Path, target: Path, change) -> Path:
 # What comes back
 
 
-def test_latents_come_back_bit_by_bit(tiny_model, tiny_model_file):
-    loaded = load_model(tiny_model_file)
+def test_latents_come_back_bit_by_bit(either_model, tmp_path):
+    tiny_model = either_model
+    save_model(tmp_path / "a.safetensors", tiny_model)
+    loaded = load_model(tmp_path / "a.safetensors")
     x = torch.rand(2, 1, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         one, other = tiny_model.network()(x), loaded.network()(x)
@@ -65,8 +67,49 @@ def test_everything_else_comes_back_too(tiny_model, tiny_model_file):
     assert set(loaded.state) == set(tiny_model.state)
 
 
-def test_detection_is_the_same(tiny_model, tiny_model_file, odd_plane):
-    one, other = (detect(model, odd_plane, device=DEVICE) for model in (tiny_model, load_model(tiny_model_file)))
+def test_the_memory_and_the_scale_come_back(tiny_model, tiny_model_file):
+    one, other = tiny_model.network(), load_model(tiny_model_file).network()
+    assert one.uses_memory
+    assert len(one.memory) > 1000
+    assert torch.equal(one.memory.vectors, other.memory.vectors)
+    assert torch.equal(one.memory.keys, other.memory.keys)
+    assert torch.equal(one.scale.median, other.scale.median)
+    assert torch.equal(one.scale.width, other.scale.width)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_memory_of_few_vectors_comes_back(tiny_model, tmp_path, odd_plane, n):
+    state = {**tiny_model.state}
+    for key in ("memory.vectors", "memory.keys"):
+        state[key] = state[key][:n]
+    save_model(tmp_path / "a.safetensors", replace(tiny_model, state=state))
+    network = load_model(tmp_path / "a.safetensors").network()
+    assert len(network.memory) == n
+    assert network.uses_memory == bool(n)
+    assert np.isfinite(detect(tiny_model, odd_plane, network=network).score).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory.vectors": torch.zeros(5, 3), "memory.keys": torch.zeros(5, dtype=torch.int64)},
+        {"memory.keys": torch.zeros(5, dtype=torch.int64)},
+        {"memory.vectors": torch.zeros(()), "memory.keys": torch.zeros((), dtype=torch.int64)},
+        {"scale.median": torch.zeros(2, 3)},
+        {"scale.width": None},
+    ],
+)
+def test_a_memory_or_scale_that_does_not_fit_is_refused(tiny_model, tmp_path, change):
+    state = {key: value for key, value in {**tiny_model.state, **change}.items() if value is not None}
+    save_model(tmp_path / "a.safetensors", replace(tiny_model, state=state))
+    with pytest.raises(ModelFileError, match="do not belong to its configuration"):
+        load_model(tmp_path / "a.safetensors").network()
+
+
+def test_detection_is_the_same(either_model, tmp_path, odd_plane):
+    save_model(tmp_path / "a.safetensors", either_model)
+    loaded = load_model(tmp_path / "a.safetensors")
+    one, other = (detect(model, odd_plane, device=DEVICE) for model in (either_model, loaded))
     np.testing.assert_array_equal(one.score, other.score)
     np.testing.assert_array_equal(one.log10_nfa, other.log10_nfa)
 
@@ -209,6 +252,24 @@ def test_weights_that_are_missing_are_noticed(tiny_model_file, tmp_path):
         load_model(tmp_path / "less.safetensors").network()
 
 
+# Files of format 2, which knew pyramids alone
+
+
+def test_a_model_of_format_2_is_a_pyramid(tiny_pyramid, tmp_path, odd_plane):
+    def as_written(card):
+        card["format"] = 2
+        for name in ("levels", "contrast", "evidence", "memory_size"):
+            del card["model"][name]
+
+    save_model(tmp_path / "new.safetensors", tiny_pyramid)
+    old = load_model(rewritten(tmp_path / "new.safetensors", tmp_path / "old.safetensors", as_written))
+    assert old.config == tiny_pyramid.config.replace(contrast=1.0)
+    assert old.record == tiny_pyramid.record
+    one, other = (detect(model, odd_plane, device=DEVICE) for model in (tiny_pyramid, old))
+    np.testing.assert_array_equal(one.score, other.score)
+    np.testing.assert_array_equal(one.log10_nfa, other.log10_nfa)
+
+
 # Files of format 1: written, with the maps beside them, by the last version that wrote it
 
 OLD = Path(__file__).parents[1] / "data"
@@ -231,7 +292,7 @@ def test_an_old_model_detects_what_it_did(name, tmp_path):
             ("tails", DetectionConfig(calibration="tails")),
             ("paper", DetectionConfig(nfa="paper")),
         ):
-            found = detect(model, plane, config, device=DEVICE)
+            found = detect(model, plane, config.replace(heatmap="published"), device=DEVICE)
             np.testing.assert_allclose(found.score, expected["score"], rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(found.log10_nfa, expected[f"{label}_log10_nfa"], rtol=1e-3, atol=1e-3)
             np.testing.assert_array_equal(found.labels, expected[f"{label}_labels"])
@@ -240,6 +301,7 @@ def test_an_old_model_detects_what_it_did(name, tmp_path):
 def test_an_old_model_says_what_it_did(tmp_path):
     model = load_model(old_file("format_1_keep", tmp_path))
     assert (model.config.border, model.config.feature_norm, model.config.tile) == ("reflect", "whiten", 64)
+    assert (model.config.levels, model.config.contrast) == ("pyramid", 1.0)
     assert (model.training.augmentations, model.training.specimen_pattern) == (2, r"(wing \d+)")
     assert model.record == TrainingRecord(
         date="2026-11-27T02:25:31+00:00",

@@ -25,10 +25,17 @@ def test_the_largest_tile_that_fits_is_chosen(rows, cols, values, halo, flow_hal
         assert detection_bytes((rows, cols), tile + 128, *looks) > memory
 
 
-def test_a_wide_image_is_read_in_smaller_tiles():
-    network = UFlow(ModelConfig(), 1)
-    sides = [network.tile_that_fits((side, side), 0.7e9) for side in (512, 2048, 10_000)]
-    assert sides == [2048, 768, 512]
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (ModelConfig(), [2048, 768, 768]),
+        (ModelConfig(backbone="scattering"), [2048, 640, 512]),
+        (ModelConfig(backbone="scattering", levels="pyramid"), [2048, 768, 512]),
+    ],
+)
+def test_a_wide_image_is_read_in_smaller_tiles(config, expected):
+    network = UFlow(config, 1)
+    assert [network.tile_that_fits((side, side), 0.7e9) for side in (512, 2048, 10_000)] == expected
 
 
 def test_a_processor_gives_a_part_of_what_is_free(monkeypatch):

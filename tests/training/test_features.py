@@ -20,9 +20,9 @@ from napari_uflow.training.tiles import TrainingTile
 INTENSITY = IntensityRange((0.0,), (255.0,))
 
 
-@pytest.fixture(scope="module")
-def network():
-    return UFlow(ModelConfig(backbone="scattering", tile=64, flow_steps=1), 1)
+@pytest.fixture(scope="module", params=["joint", "pyramid"])
+def network(request):
+    return UFlow(ModelConfig(backbone="scattering", tile=64, flow_steps=1, levels=request.param), 1)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,14 @@ def test_missing_pixels_and_what_lies_outside_do_not_count(network):
     cache = filled(network, NormalRegion(Plane(data=image)), [Window(0, 0, 64, 80)])
     tile = cache[0]
     assert all(bool(torch.isfinite(x).all()) for x in tile.features)
+    if network.is_joint:
+        (middle,) = tile.is_normal
+        assert middle.shape == (8, 10)
+        assert not middle[1, 2]
+        assert not middle[7].any()
+        assert not middle[:, 8:].any()
+        assert middle[:7, :8].sum() == 7 * 8 - 1
+        return
     fine, middle, coarse = tile.is_normal
     assert fine.shape == (16, 20)
     assert not fine[2, 5]

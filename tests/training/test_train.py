@@ -128,37 +128,61 @@ def test_too_few_held_out_specimens_for_a_guarantee_are_told_before_training(n):
 
 
 @pytest.mark.parametrize(
-    ("side", "n", "holdout", "augmentations"), [(64, 2, 0.5, 1), (80, 1, 0.0, 4), (128, 2, 0.5, 1)]
+    ("levels", "side", "margin", "n", "holdout", "augmentations", "is_enough"),
+    [
+        ("joint", 48, 0, 2, 0.5, 1, False),
+        ("joint", 80, 16, 1, 0.0, 4, False),
+        ("joint", 64, 0, 2, 0.5, 1, True),
+        ("pyramid", 64, 0, 2, 0.5, 1, False),
+        ("pyramid", 80, 0, 1, 0.0, 4, False),
+        ("pyramid", 128, 0, 2, 0.5, 1, True),
+    ],
 )
-def test_too_few_positions_for_a_calibration_are_told_before_training(side, n, holdout, augmentations):
+def test_too_few_positions_for_a_calibration_are_told_before_training(
+    levels, side, margin, n, holdout, augmentations, is_enough
+):
     """Augmentations of a tile add no positions, and a position in two tiles is one."""
     events = []
+    mask = np.zeros((side, side), bool)
+    mask[margin : side - margin, margin : side - margin] = True
     model = run(
-        specimens(n, (side, side)),
-        training=TRAINING.replace(holdout=holdout, augmentations=augmentations),
+        [NormalRegion(region.plane, mask) for region in specimens(n, (side, side))],
+        MODEL.replace(levels=levels),
+        training=TRAINING.replace(holdout=holdout, augmentations=augmentations, min_normal=0.5),
         events=events,
     )
     warned = [i for i, event in enumerate(events) if isinstance(event, Message) and "too few normal" in event.text]
-    assert len(warned) == (side < 128)
-    assert (model.calibration is not None) == (side == 128)
+    assert len(warned) == (not is_enough)
+    assert (model.calibration is not None) == is_enough
     assert all(not isinstance(event, TrainingPoint) for i in warned for event in events[:i])
 
 
-def test_every_phase_counts_to_its_end():
+EVIDENCE = ["Choosing the memory", "Measuring normal positions"]
+
+
+@pytest.mark.parametrize(
+    ("options", "around"),
+    [
+        ({"border": "reflect", "levels": "pyramid"}, ([], [])),
+        ({}, (EVIDENCE, EVIDENCE[1:])),
+        ({"evidence": "likelihood"}, (EVIDENCE[1:], EVIDENCE[1:])),
+    ],
+    ids=["pyramid", "joint", "likelihood"],
+)
+def test_every_phase_counts_to_its_end(options, around):
     events = []
-    run(specimens(), events=events)
-    phases = {}
-    for event in events:
-        if isinstance(event, Progress):
-            phases.setdefault(event.phase, []).append(event)
-    phases.pop("Fitting the feature normalisation without the border", None)
-    assert list(phases) == [
+    run(specimens(), MODEL.replace(**options), events=events)
+    reported = [event for event in events if isinstance(event, Progress)]
+    phases = [(phase, list(reports)) for phase, reports in itertools.groupby(reported, lambda event: event.phase)]
+    assert [phase for phase, _ in phases][: 4 + len(around[0]) + len(around[1])] == [
         "Computing features",
         "Computing held-out features",
         "Fitting the feature normalisation",
+        *around[0],
         "Training",
+        *around[1],
     ]
-    for reports in phases.values():
+    for _, reports in phases:
         done = [event.done for event in reports]
         assert done == sorted(done)
         assert done[-1] == reports[-1].total
@@ -224,13 +248,17 @@ def test_patience_ends_training(monkeypatch):
 
 
 def small_run():
-    return train_steps(specimens(2, (64, 64)), MODEL, TRAINING.replace(steps=3, holdout=0.5), device=DEVICE)
+    return train_steps(specimens(2, (48, 48)), MODEL, TRAINING.replace(steps=3, holdout=0.5), device=DEVICE)
 
 
 def n_events() -> int:
     count = []
     drain(small_run(), count.append)
     return len(count)
+
+
+def is_measuring(event) -> bool:
+    return isinstance(event, Progress) and event.phase == "Measuring normal positions"
 
 
 @pytest.mark.slow
@@ -248,11 +276,13 @@ def test_finish_at_any_event():
             assert len(seen) == asked_at + 1
         else:
             check(model)
-            last = seen[-1].step if isinstance(seen[-1], TrainingPoint) else seen[-1].done
+            taken = [event for event in seen[: asked_at + 1] if not is_measuring(event)][-1]
+            last = taken.step if isinstance(taken, TrainingPoint) else taken.done
             outcomes.append(model.record.outcome)
             assert outcomes[-1] in (TrainingOutcome(OutcomeKind.STOPPED, last), TrainingOutcome(OutcomeKind.DONE))
             assert model.history[-1]["step"] == last
-            assert len(seen) == asked_at + 1  # it stops there: such a small image has nothing to calibrate
+            # it stops there but for the scale of what was learned: such a small image has nothing to calibrate
+            assert all(is_measuring(event) for event in seen[asked_at + 1 :])
     first = next(i for i, outcome in enumerate(outcomes) if outcome is not None)
     assert not any(outcomes[:first])
     assert {TrainingOutcome(OutcomeKind.STOPPED, step) for step in (1, 2)} <= set(outcomes[first:])
@@ -390,7 +420,7 @@ def test_a_wild_learning_rate_still_gives_a_finite_model():
 
 
 def test_what_is_not_normal_and_far_away_has_no_influence():
-    far = 160 + UFlow(MODEL, 1).backbone.halo
+    far = 160 + UFlow(MODEL, 1).feature_halo
     regions, spoiled = [], []
     for i in range(3):
         image = texture((64, far + 40), i)
@@ -425,11 +455,11 @@ def test_missing_pixels(where):
 
 
 def test_holes_everywhere_are_an_error_that_says_so():
-    """Every position of the coarsest level has a pixel that is not normal."""
+    """Every position has a pixel that is not normal."""
     regions = []
     for i in range(3):
         mask = np.ones((64, 128), bool)
-        mask[::12, ::12] = False
+        mask[::6, ::6] = False
         regions.append(NormalRegion(Plane(data=texture((64, 128), i), name=str(i)), mask))
     with pytest.raises(ImageError, match="normal"):
         run(regions)
@@ -439,7 +469,7 @@ def test_holes_everywhere_in_what_is_held_out():
     regions = specimens()
     held_out = run(regions).record.holdout_specimens[0]
     mask = np.ones((64, 128), bool)
-    mask[::12, ::12] = False
+    mask[::6, ::6] = False
     regions = [NormalRegion(r.plane, mask if r.specimen == held_out else None) for r in regions]
     check(run(regions))
 
@@ -654,6 +684,6 @@ def test_too_few_positions_are_told_if_the_border_is_replicated():
     training = TRAINING.replace(holdout=0.5, min_normal=0.1)
     for border in ("reflect", "replicate"):
         events = []
-        model = run(regions, MODEL.replace(border=border), training, events)
+        model = run(regions, MODEL.replace(border=border, levels="pyramid"), training, events)
         warned = any(isinstance(event, Message) and "too few normal" in event.text for event in events)
         assert (model.calibration is None) is warned is (border == "replicate")

@@ -11,7 +11,7 @@ from napari_uflow import __version__
 from napari_uflow.config import DetectionConfig, parameters_of
 from napari_uflow.detection.guarantee import GuaranteeKind
 from napari_uflow.detection.result import Detection
-from napari_uflow.model.info import BACKBONES
+from napari_uflow.model.info import BACKBONES, JOINT_STRIDE, has_joint_levels
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ REFERENCE = (
     "Unsupervised Threshold. Journal of Mathematical Imaging and Vision. https://doi.org/10.1007/s10851-024-01193-y"
 )
 """Paper of the method."""
+_REFERENCE_OF_MEMORY = (
+    "Roth K., Pemula L., Zepeda J., Schölkopf B., Brox T., Gehler P. (2022). Towards Total Recall in Industrial "
+    "Anomaly Detection. CVPR. https://doi.org/10.1109/CVPR52688.2022.01392"
+)
 
 _CALIBRATIONS = {
     GuaranteeKind.GUARANTEED: "calibrated so that the accepted number holds on specimens held out of training",
@@ -141,9 +145,7 @@ def methods_text(
         Planted defects that the model finds, if known.
     """
     sentences = [
-        f"Anomalies were detected with napari-uflow {__version__}, an independent implementation of U-Flow "
-        f"(Tailanian, Pardo and Musé 2024): a U-shaped normalizing flow learns the distribution of the features of a "
-        f"frozen network, at several scales, in normal images.",
+        _method(model),
         _features(model),
         *_training(model),
     ]
@@ -154,7 +156,38 @@ def methods_text(
     if model.record.versions:
         named = ", ".join(f"{name} {number}" for name, number in model.record.versions.items())
         sentences.append(f"The model was trained with {named}.")
-    return " ".join(sentences) + "\n\n" + REFERENCE + "\n"
+    references = [_REFERENCE_OF_MEMORY] * bool(_n_remembered(model)) + [REFERENCE]
+    return " ".join(sentences) + "\n\n" + "\n".join(references) + "\n"
+
+
+def _n_remembered(model: TrainedModel) -> int:
+    """Return the number of normal positions whose distance is part of the evidence."""
+    if not has_joint_levels(model.config) or model.config.evidence == "likelihood":
+        return 0
+    return len(model.state["memory.vectors"])
+
+
+def _uses_likelihood(model: TrainedModel) -> bool:
+    return model.config.evidence != "memory" or not _n_remembered(model)
+
+
+def _method(model: TrainedModel) -> str:
+    if not has_joint_levels(model.config):
+        return (
+            f"Anomalies were detected with napari-uflow {__version__}, an independent implementation of U-Flow "
+            f"(Tailanian, Pardo and Musé 2024): a U-shaped normalizing flow learns the distribution of the features of "
+            f"a frozen network, at several scales, in normal images."
+        )
+    n = _n_remembered(model)
+    scores = ["its likelihood under a normalizing flow that learns the features of normal images"]
+    scores = scores * _uses_likelihood(model) + [f"its distance from the nearest of {n} normal positions"] * bool(n)
+    joined = scores[0] if len(scores) == 1 else f"the mean of {scores[0]}, and {scores[1]}"
+    based = "U-Flow (Tailanian, Pardo and Musé 2024)" + " and PatchCore (Roth et al. 2022)" * bool(n)
+    return (
+        f"Anomalies were detected with napari-uflow {__version__}, which is based on {based}. The features of a frozen "
+        f"network were joined over all of its scales every {JOINT_STRIDE} pixels. Each position was scored by {joined},"
+        f" on the scale of normal positions as near the border of the image."
+    )
 
 
 def _features(model: TrainedModel) -> str:
@@ -162,7 +195,8 @@ def _features(model: TrainedModel) -> str:
     source = model.record.backbone_weights
     if source and BACKBONES[model.config.backbone].needs_weights:
         text += f" (weights: {os.path.basename(source)})"
-    return f"{text}; the flow had {model.config.flow_steps} steps at each scale."
+    text += f"; the flow had {counted(model.config.flow_steps, 'step')}"
+    return f"{text}." if has_joint_levels(model.config) else f"{text} at each scale."
 
 
 def _training(model: TrainedModel) -> list[str]:
@@ -203,6 +237,8 @@ def _training(model: TrainedModel) -> list[str]:
             f"{counted(model.training.batch_size, 'tile')} a step) for {counted(last, 'step')}; the weights of step "
             f"{best}, with the {chosen}, were kept."
         )
+    elif not model.training.steps and _uses_likelihood(model):
+        sentences.append("The flow was not trained: the likelihood is that of a Gaussian.")
     return sentences
 
 

@@ -8,7 +8,12 @@ from types import MappingProxyType
 
 from napari_uflow.config import ModelConfig
 
-__all__ = ["BACKBONES", "BackboneInfo", "flow_kernels", "flow_reach", "has_joint_levels"]
+__all__ = ["BACKBONES", "JOINT_STRIDE", "BackboneInfo", "flow_kernels", "flow_reach", "has_joint_levels"]
+
+JOINT_STRIDE = 8
+"""Pixels per position of joint features."""
+# Positions of the coarsest level around a position that can influence its joint features: mean and interpolation.
+_JOINT_HALO = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,7 @@ class BackboneInfo:
         Side in pixels of the only tile it accepts; None if it accepts any.
     feature_seconds, step_seconds, detection_seconds : float
         Seconds of one core per million pixels: of the features, of an optimiser step of the flow, and of a whole
-        detection. Measured on one core of a 2.1 GHz server with tiles of 256 pixels and 4 flow steps; for
+        detection. Measured on one core of a 2.1 GHz server with tiles of 256 pixels, 4 flow steps and a pyramid; for
         ``efficientnet_lite2`` scaled from the times of ``resnet18`` in the same rounds on another machine, for
         ``mcait`` guessed from its size.
     """
@@ -62,14 +67,24 @@ class BackboneInfo:
         values = sum(n / stride**2 for n, stride in zip(self.channels, self.strides, strict=True))
         return values * n_channels if self.is_per_channel else values
 
+    def values_of_flow(self, config: ModelConfig, n_channels: int = 1) -> float:
+        """Return the number of feature values per pixel of an image of `n_channels` channels that the flow gets."""
+        if not has_joint_levels(config):
+            return self.values_per_pixel(n_channels)
+        return sum(self.channels) * (n_channels if self.is_per_channel else 1) / JOINT_STRIDE**2
+
+    def feature_halo(self, config: ModelConfig) -> int:
+        """Return the pixels around a position that can influence its features, a multiple of the coarsest stride."""
+        return self.halo + (_JOINT_HALO * max(self.strides) if has_joint_levels(config) else 0)
+
     def flow_halo(self, config: ModelConfig) -> int:
         """Return the pixels around a position that can influence its latents through the flow alone."""
         return flow_reach(config) * sum(self.strides)
 
 
 def has_joint_levels(config: ModelConfig) -> bool:
-    """Return True if all levels of the backbone are joined on a grid of stride 8."""
-    return config.levels == "joint" and 8 in BACKBONES[config.backbone].strides
+    """Return True if all levels of the backbone are joined on one grid."""
+    return config.levels == "joint" and JOINT_STRIDE in BACKBONES[config.backbone].strides
 
 
 def flow_kernels(config: ModelConfig) -> tuple[int, int]:

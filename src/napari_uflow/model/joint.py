@@ -8,13 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["JOINT_HALO", "JOINT_STRIDE", "join"]
+from napari_uflow.model.info import JOINT_STRIDE
 
-JOINT_STRIDE = 8
-"""Pixels per position of joint features."""
-
-JOINT_HALO = 2
-"""Positions of the coarsest level around a position that can influence its joint features: mean and interpolation."""
+__all__ = ["join"]
 
 
 def join(features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:

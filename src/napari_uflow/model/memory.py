@@ -12,15 +12,24 @@ from torch import Tensor, nn
 
 from napari_uflow.progress import Chunks, run_chunks
 
-__all__ = ["Memory", "key_of"]
+__all__ = ["Memory", "key_of", "specimen_part"]
 
 # Distances computed together: 64 MB.
 _DISTANCES_TOGETHER = 16_000_000
 
 
-def key_of(name: str) -> int:
-    """Return the number that stands for a specimen in a memory."""
-    return zlib.crc32(name.encode())
+# Bits of a key that number the tile; those of the specimen's name are above them.
+_TILE_BITS = 31
+
+
+def key_of(specimen: str, tile: int | None = None) -> int:
+    """Return the number, 63 bits, that stands for a specimen, or for one tile of it, in a memory."""
+    return zlib.crc32(specimen.encode()) << _TILE_BITS | (0 if tile is None else tile + 1)
+
+
+def specimen_part(keys: Tensor) -> Tensor:
+    """Return the part of keys, int64, that is the same for a specimen and for all of its tiles."""
+    return keys >> _TILE_BITS
 
 
 class Memory(nn.Module):
@@ -36,7 +45,7 @@ class Memory(nn.Module):
     vectors : Tensor (K, C), float32
         Features of normal positions; K is 0 until they are chosen.
     keys : Tensor (K,), int64
-        :func:`key_of` the specimen of each.
+        :func:`key_of` the specimen, or the tile, of each.
 
     References
     ----------
@@ -58,14 +67,14 @@ class Memory(nn.Module):
         return len(self.vectors)
 
     def keep(self, vectors: Tensor, keys: Tensor) -> None:
-        """Replace the vectors (K, C), and the keys of their specimens (K,)."""
+        """Replace the vectors (K, C), and their keys (K,)."""
         device = self.vectors.device
         self.vectors = vectors.detach().to(device, torch.float32).contiguous()
         self.keys = keys.to(device, torch.int64)
 
     @contextmanager
     def without(self, key: int | None) -> Iterator[None]:
-        """Leave the vectors of one specimen out for a while: its own positions are in the memory otherwise."""
+        """Leave the vectors of one key out for a while: they hold the positions of its specimen or tile themselves."""
         self._key, before = key, self._key
         try:
             yield
@@ -105,10 +114,9 @@ class Memory(nn.Module):
         return torch.cat(found).view(batch, m, n)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        """Take as many vectors as the state holds."""
-        for name in ("vectors", "keys"):
-            value = state_dict.get(prefix + name)
-            if isinstance(value, Tensor):
-                buffer: Tensor = getattr(self, name)
-                setattr(self, name, buffer.new_zeros(value.shape))
+        """Take as many vectors as the state holds, of the same length and with as many keys."""
+        value = state_dict.get(prefix + "vectors")
+        if isinstance(value, Tensor) and value.ndim:
+            self.vectors = self.vectors.new_zeros(len(value), self.channels)
+            self.keys = self.keys.new_zeros(len(value))
         super()._load_from_state_dict(state_dict, prefix, *args)

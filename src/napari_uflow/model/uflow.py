@@ -22,8 +22,8 @@ from napari_uflow.model.border import Border
 from napari_uflow.model.classes import ClassScale, border_classes
 from napari_uflow.model.energy import energy, joint_energy
 from napari_uflow.model.flow import Latents, UShapedFlow
-from napari_uflow.model.info import flow_kernels, flow_reach, has_joint_levels
-from napari_uflow.model.joint import JOINT_HALO, JOINT_STRIDE, join
+from napari_uflow.model.info import JOINT_STRIDE, flow_kernels, flow_reach, has_joint_levels
+from napari_uflow.model.joint import join
 from napari_uflow.model.memory import Memory, key_of
 from napari_uflow.model.norm import FeatureNorm
 from napari_uflow.model.record import TrainingRecord
@@ -153,7 +153,7 @@ class UFlow(nn.Module):
     @property
     def feature_halo(self) -> int:
         """Pixels around a position that can influence its features, a multiple of the coarsest stride."""
-        return self.backbone.halo + (JOINT_HALO * self.align if self.is_joint else 0)
+        return self.backbone.info.feature_halo(self.config)
 
     @property
     def halo(self) -> int:

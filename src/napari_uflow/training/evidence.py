@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_uflow.image.grid import Window
-from napari_uflow.model.memory import key_of
+from napari_uflow.model.memory import key_of, specimen_part
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
 from napari_uflow.training.cache import FeatureCache, FeatureCaches
@@ -85,10 +85,14 @@ def _samples(
 
 
 def _keys(cache: FeatureCache) -> list[int]:
-    """Return the key of each tile in the memory: that of its specimen, or its own if all are of one specimen."""
+    """Return the key of each tile in the memory: that of its specimen, or its own if all are of one.
+
+    Regions marked normal do not count: a few of them, of another specimen, are nothing to compare the others with.
+    """
     origins = [cache[i].origin for i in range(len(cache))]
-    is_single = len({origin.specimen for origin in origins}) == 1
-    return [key_of(f"{o.specimen} tile {o.tile}" if is_single else o.specimen) for o in origins]
+    trained = {origin.specimen for origin in origins if not origin.is_marked_normal}
+    is_single = len(trained) == 1
+    return [key_of(o.specimen, o.tile if is_single and o.specimen in trained else None) for o in origins]
 
 
 def _choose(network: UFlow, cache: FeatureCache, rng: np.random.Generator) -> None:
@@ -96,7 +100,8 @@ def _choose(network: UFlow, cache: FeatureCache, rng: np.random.Generator) -> No
     keys = _keys(cache)
     size = network.config.memory_size
     old = network.memory
-    kept = np.flatnonzero(~np.isin(old.keys.cpu().numpy(), keys))
+    is_there = torch.isin(specimen_part(old.keys.cpu()), specimen_part(torch.tensor(keys)))
+    kept = np.flatnonzero(~is_there.numpy())
     kept = rng.permutation(kept)[: int(_LARGEST_PART * size)]
     is_marked = [cache[i].origin.is_marked_normal for i in range(len(cache))]
     marked = [i for i in range(len(cache)) if is_marked[i]]

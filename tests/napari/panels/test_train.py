@@ -24,7 +24,7 @@ from napari_uflow._napari.session.recipe import Recipe
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.worker import Outcome
-from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.detection.corrections import Correction
 from napari_uflow.errors import BackboneUnavailableError, Stopped, UFlowError
 from napari_uflow.image.plane import Plane
@@ -275,6 +275,35 @@ def test_the_advice_asks_for_as_many_images_as_a_guarantee_needs():
 def test_one_divided_image_is_not_two_images(shape, begin):
     regions = [NormalRegion(Plane(data=data, name=f"image {i}")) for i, data in enumerate(np.zeros(shape))]
     assert estimate_training(regions, ModelConfig(), TrainingConfig()).text().startswith(begin)
+
+
+def test_the_estimate_knows_the_cost_of_joint_levels():
+    from napari_uflow.training.evidence import _MOST_MEASURED
+
+    assert estimate._MOST_MEASURED == _MOST_MEASURED
+    regions = [NormalRegion(Plane(data=np.zeros((1024, 1024)), name=str(i))) for i in range(4)]
+
+    def seconds(training, **options):
+        return estimate_training(regions, ModelConfig.from_dict(options), training).seconds
+
+    long = TrainingConfig(steps=1000)
+    for backbone in ("scattering", "efficientnet_lite2"):
+        joint, pyramid = (seconds(long, backbone=backbone, levels=levels) for levels in ("joint", "pyramid"))
+        assert 0.4 * pyramid < joint < 0.8 * pyramid
+    instant = training_preset("instant")
+    assert seconds(instant) < 0.2 * seconds(TrainingConfig())
+    times = [seconds(instant, memory_size=size) for size in (100, 10_000, 1_000_000, 10**6 - 1)]
+    assert times[0] < times[1] < times[2] == times[3]  # no more vectors than positions
+    assert seconds(instant, evidence="likelihood") < times[0]
+    assert seconds(instant, levels="pyramid", memory_size=100) == seconds(instant, levels="pyramid")
+
+
+def test_the_estimate_of_a_detection_knows_the_memory():
+    def found(**options):
+        return estimate.estimate_detection([(2000, 2000)], ModelConfig.from_dict(options), 0)
+
+    assert found().seconds > found(memory_size=1000).seconds > found(evidence="likelihood").seconds
+    assert found(evidence="likelihood").seconds == found(levels="pyramid").seconds
 
 
 def test_an_estimate_reads_no_pixels():

@@ -14,7 +14,7 @@ from napari_uflow._napari.session.job import in_words
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.model.info import BACKBONES
+from napari_uflow.model.info import BACKBONES, JOINT_STRIDE, has_joint_levels
 from napari_uflow.system.memory import MOST_OF_PROCESSOR, detection_bytes, tile_that_fits
 from napari_uflow.training.regions import assign_specimens
 from napari_uflow.training.tiles import choose_tiles
@@ -28,6 +28,12 @@ __all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estim
 _BYTES_PER_VALUE = 150
 _BYTES_OF_PROGRAM = 1.0e9
 _SECONDS_PER_STEP = 0.1
+# Joint levels: a step over that of a pyramid (0.47 for scattering, 0.6 for efficientnet_lite2 and resnet18, in the same
+# rounds), and seconds of one core to compare a position with a vector of the memory, per channel.
+_JOINT_STEP = 0.5
+_SECONDS_PER_COMPARISON = 2.3e-11
+# Tiles that the scale of the evidence is fitted to, as in `training.evidence`; a test compares both.
+_MOST_MEASURED = 200
 # Three maps; disk-backed if they are large, but resident while they are computed.
 _MAP_BYTES_PER_PIXEL = 12
 _SECONDS_PER_PLANE = 0.05
@@ -124,6 +130,13 @@ class TrainingEstimate:
         )
 
 
+def _comparing(model: ModelConfig, n_pixels: float, n_vectors: float) -> float:
+    """Return the seconds of one core to compare the positions of `n_pixels` pixels with the memory."""
+    if not has_joint_levels(model) or model.evidence == "likelihood":
+        return 0.0
+    return _SECONDS_PER_COMPARISON * sum(BACKBONES[model.backbone].channels) * n_vectors * n_pixels / JOINT_STRIDE**2
+
+
 class _Unread:
     """Shape of an array whose pixels must not be read."""
 
@@ -175,13 +188,14 @@ def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, ti
     """
     cost = BACKBONES[model.backbone]
     pixels = [rows * cols for rows, cols in shapes]
-    needs = (cost.values_per_pixel(), cost.halo, cost.flow_halo(model))
+    needs = (cost.values_per_pixel(), cost.feature_halo(model), cost.flow_halo(model))
     needed = [
         detection_bytes(shape, tile or tile_that_fits(shape, *needs, MOST_OF_PROCESSOR), *needs)
         for shape in set(shapes)
     ]
     memory = max(needed, default=0.0) + max(pixels, default=0) * _MAP_BYTES_PER_PIXEL
-    seconds = cost.detection_seconds * sum(pixels) / 1e6 / max(1.0, (os.cpu_count() or 1) ** 0.7)
+    seconds = cost.detection_seconds * sum(pixels) / 1e6 + _comparing(model, sum(pixels), model.memory_size)
+    seconds /= max(1.0, (os.cpu_count() or 1) ** 0.7)
     return DetectionEstimate(len(shapes), memory, seconds + _SECONDS_PER_PLANE * len(shapes))
 
 
@@ -213,9 +227,9 @@ def estimate_training(
     split = choose_tiles(unread, tile, stride, training, np.random.default_rng(training.seed))
     chosen, held_out = split.train, split.holdout
     n_channels = regions[0].plane.n_channels
-    values = cost.values_per_pixel(n_channels)
-    more = values / cost.values_per_pixel()
-    effort = more * model.flow_steps / 4
+    values = cost.values_of_flow(model, n_channels)
+    more = cost.values_per_pixel(n_channels) / cost.values_per_pixel()
+    step_seconds = cost.step_seconds * more * model.flow_steps / 4 * (_JOINT_STEP if has_joint_levels(model) else 1)
     pixels = [sum(t.window.height * t.window.width for t in tiles) for tiles in (chosen, held_out)]
     features = 2 * values * (pixels[0] * training.augmentations + pixels[1])
     limit = training.cache_memory * 1.25e9
@@ -223,11 +237,14 @@ def estimate_training(
     batch = training.batch_size * rows * cols * values * _BYTES_PER_VALUE * model.flow_steps / 4
     overhead = _SECONDS_PER_STEP * training.steps
     n_checks = training.steps / training.check_every
-    megapixels = (
-        cost.feature_seconds * more * (pixels[0] * training.augmentations + 2 * pixels[1])
-        + cost.step_seconds * effort * training.steps * min(training.batch_size * tile * tile, pixels[0] * 1.0)
-        + cost.step_seconds * effort * n_checks * pixels[1] / 3
-    ) / 1e6
+    augmented = pixels[0] * training.augmentations
+    measured = augmented * min(1.0, _MOST_MEASURED / (len(chosen) * training.augmentations))
+    work = (
+        cost.feature_seconds * more * (augmented + 2 * pixels[1])
+        + step_seconds * training.steps * min(training.batch_size * tile * tile, pixels[0] * 1.0)
+        + step_seconds * n_checks * pixels[1] / 3
+        + step_seconds * (2 * measured if has_joint_levels(model) else 0) / 3
+    ) / 1e6 + more * _comparing(model, measured + pixels[1], min(model.memory_size, augmented / JOINT_STRIDE**2))
     specimens, holdout_specimens = ({tile.region.specimen for tile in tiles} for tiles in (chosen, held_out))
     return TrainingEstimate(
         n_planes=len(regions),
@@ -238,5 +255,5 @@ def estimate_training(
         is_divided=specimens == holdout_specimens,
         memory=_BYTES_OF_PROGRAM + batch + min(features, limit),
         disk=max(0.0, features - limit),
-        seconds=overhead + megapixels / max(1.0, (os.cpu_count() or 1) ** 0.7),
+        seconds=overhead + work / max(1.0, (os.cpu_count() or 1) ** 0.7),
     )

@@ -1,0 +1,335 @@
+"""The memory of normal positions and the scale of the evidence, from one tile to a resumed training."""
+
+import importlib
+import itertools
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
+from napari_uflow.detection.detect import detect
+from napari_uflow.image.grid import Window
+from napari_uflow.image.plane import Plane
+from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.classes import N_CLASSES
+from napari_uflow.model.memory import key_of, specimen_part
+from napari_uflow.model.packaged import PACKAGED
+from napari_uflow.model.record import OutcomeKind, TrainingOutcome
+from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.progress import Progress, TrainingPoint, run_chunks
+from napari_uflow.training.refine import refinement_of, repeated, rest_of_training
+from napari_uflow.training.train import train
+
+OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
+DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
+
+MODEL = ModelConfig(backbone="scattering", tile=64, flow_steps=1)
+INSTANT = training_preset("instant").replace(holdout=0.3)
+POSITIONS = 8 * 16
+"""Of an image of 64 x 128 pixels."""
+
+
+def region(name, seed, shape=(64, 128), **options):
+    """Smooth noise, uint8."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.5)
+    image = (128 + 40 * noise / noise.std()).clip(0, 255).astype(np.uint8)
+    return NormalRegion(Plane(data=image, name=name), **options)
+
+
+def specimens(n=3, **options):
+    return [region(f"specimen {i}", i, **options) for i in range(n)]
+
+
+def run(regions, model=None, training=INSTANT, **options) -> TrainedModel:
+    return train(regions, model or (None if "init_from" in options else MODEL), training, device=DEVICE, **options)
+
+
+def remembered(model) -> dict[int, int]:
+    """Number of vectors of each key in the memory."""
+    keys, counts = model.state["memory.keys"].unique(return_counts=True)
+    assert len(model.state["memory.vectors"]) == counts.sum()
+    return dict(zip(keys.tolist(), counts.tolist(), strict=True))
+
+
+def distances(model, plane, without=None):
+    """Distances of all positions of an image from the memory of a model."""
+    network = model.network()
+    with network.memory.without(without):
+        return network.memory.distance(features_of(network, model, plane))[0].numpy()
+
+
+def features_of(network, model, plane):
+    """Joint features of an image whose sides are multiples of 16, as training computes them."""
+    window = Window(0, 0, *plane.shape)
+    outer = network.reading_window(window, plane.shape)
+    (features,) = network.features(torch.from_numpy(model.intensity.apply(plane.read(outer)))[None])
+    rows, cols = window.shifted(-outer.row, -outer.col).scaled(8).slices()
+    return features[:, :, rows, cols]
+
+
+def farthest(some, others):
+    """Largest distance of vectors from the nearest one of others."""
+    return float(torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1).max())
+
+
+# What is remembered
+
+
+def test_every_position_trained_on_is_remembered_and_none_held_out():
+    model = run(specimens())
+    assert len(model.record.holdout_specimens) == 1
+    assert remembered(model) == {key_of(name): POSITIONS for name in model.record.specimens}
+
+
+def test_positions_that_are_not_normal_are_not_remembered():
+    mask = np.ones((64, 128), bool)
+    mask[9, 20] = mask[:, 64:] = False
+    mask[:, 72:] = True
+    regions = [replace_mask(one, mask) for one in specimens()]
+    model = run(regions)
+    assert set(remembered(model).values()) == {POSITIONS - 1 - 8}
+
+
+def replace_mask(one, mask):
+    return NormalRegion(one.plane, mask)
+
+
+def test_a_large_memory_is_drawn_from():
+    model = run(specimens(), MODEL.replace(memory_size=100))
+    assert sum(remembered(model).values()) == 100
+    assert all(30 < n < 70 for n in remembered(model).values())
+    everything = run(specimens()).state["memory.vectors"]
+    assert farthest(model.state["memory.vectors"], everything) == 0
+
+
+def test_a_specimen_of_the_memory_is_measured_without_itself():
+    regions = specimens(4)
+    model = run(regions)
+    median = model.state["scale.median"][1, N_CLASSES - 1]
+    (held_out,) = [one for one in regions if one.specimen in model.record.holdout_specimens]
+    trained = next(one for one in regions if one.specimen in model.record.specimens)
+    assert np.median(distances(model, trained.plane)) < 0.1 * median
+    of_others = np.median(distances(model, trained.plane, key_of(trained.specimen)))
+    assert of_others == pytest.approx(float(median), rel=0.3)
+    assert np.median(distances(model, held_out.plane)) == pytest.approx(float(median), rel=0.3)
+
+
+@pytest.mark.parametrize("evidence", ["likelihood", "memory", "likelihood+memory"])
+def test_kinds_of_evidence(evidence, odd_plane, normal_planes, tiny_model_config):
+    regions = [NormalRegion(plane) for plane in normal_planes]
+    model = run(regions, tiny_model_config.replace(evidence=evidence))
+    network = model.network()
+    assert network.uses_memory == ("memory" in evidence) == (len(network.memory) > 0)
+    assert network.uses_likelihood == ("likelihood" in evidence)
+    score = detect(model, odd_plane, device=DEVICE).score
+    assert score[40:80, 88:128].mean() > 2 * np.median(score)
+
+
+def test_evidence_is_the_mean_of_its_kinds(normal_planes, tiny_model_config, odd_plane):
+    network = run([NormalRegion(plane) for plane in normal_planes], tiny_model_config).network()
+    features = network.features(torch.from_numpy(odd_plane.read()[None] / np.float32(255)))
+    latents = network.latents(features)
+    found = {}
+    for kind in ("likelihood", "memory", "likelihood+memory"):
+        network.config = network.config.replace(evidence=kind)
+        found[kind] = run_chunks(network.evidence_in_chunks(features[0], latents, None))
+    expected = (found["likelihood"] + found["memory"]) / 2
+    torch.testing.assert_close(found["likelihood+memory"], expected)
+    assert not torch.allclose(found["likelihood"], found["memory"], atol=0.1)
+
+
+# Few images
+
+
+@pytest.mark.parametrize("evidence", ["memory", "likelihood+memory"])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_single_tile_remembers_nothing_and_is_judged_by_its_likelihood(evidence, steps):
+    model = run(specimens(1, shape=(64, 64)), MODEL.replace(evidence=evidence), INSTANT.replace(steps=steps))
+    assert remembered(model) == {}
+    network = model.network()
+    assert not network.uses_memory
+    assert network.uses_likelihood
+    assert network.scale.width[0].min() > 0
+    found = detect(model, region("other", 9).plane, device=DEVICE)
+    assert np.isfinite(found.score).all()
+    assert found.score.std() > 0
+
+
+def test_tiles_of_a_single_specimen_are_compared_with_each_other():
+    (one,) = specimens(1, shape=(128, 256))
+    model = run([one])
+    assert model.record.specimens == model.record.holdout_specimens
+    found = remembered(model)
+    assert len(found) == model.record.n_tiles > 1
+    assert set(specimen_part(torch.tensor(list(found))).tolist()) == {key_of(one.specimen) >> 31}
+    assert key_of(one.specimen) not in found
+    median = model.state["scale.median"][1, N_CLASSES - 1]
+    held_out = distances(model, Plane(data=one.plane.data[64:, 192:]))
+    assert np.median(held_out) == pytest.approx(float(median), rel=0.5)
+    assert model.calibration is not None
+
+
+@pytest.mark.parametrize(("n", "n_remembered"), [(1, 0), (2, 2)])
+def test_nothing_held_out(n, n_remembered):
+    """A single specimen cannot be compared with a memory of itself; two can with each other's."""
+    model = run(specimens(n), MODEL.replace(evidence="memory"), INSTANT.replace(holdout=0.0))
+    assert model.record.n_holdout_tiles == 0
+    assert len(remembered(model)) == n_remembered
+    assert model.calibration is not None
+    if n == 2:  # in the calibration, too: a memory of the image itself would find it far too normal
+        found = detect(model, region("new", 50).plane, device=DEVICE)
+        assert found.score.mean() < 1.5
+
+
+# Without training
+
+
+BACKBONES = ["scattering", pytest.param("efficientnet_lite2", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_instant_preset_trains_nothing_and_finds_the_square(backbone, normal_planes, odd_plane):
+    package = PACKAGED.get("tf_efficientnet_lite2.in1k")
+    if backbone == "efficientnet_lite2" and package.path() is None:
+        pytest.skip(f"{package.origin} is not installed")
+    events = []
+    regions = [NormalRegion(plane) for plane in normal_planes]
+    model = run(regions, MODEL.replace(backbone=backbone), training_preset("instant"), on_event=events.append)
+    assert not any(isinstance(event, TrainingPoint) for event in events)
+    assert not any(isinstance(event, Progress) and event.phase == "Training" for event in events)
+    assert model.history == ()
+    assert model.record.outcome == TrainingOutcome(OutcomeKind.DONE)
+    assert model.record.outcome.is_complete
+    x = torch.rand(1, 1, 64, 64)
+    network = model.network()
+    features = network.norm(network.features(x))
+    (z,) = network.latents(network.features(x)).z
+    torch.testing.assert_close(z.square().sum(dim=1), features[0].square().sum(dim=1), rtol=1e-3, atol=1e-2)
+    found = detect(model, odd_plane, device=DEVICE)
+    assert (found.labels[40:80, 88:128] > 0).mean() > 0.5
+    assert (found.labels > 0).sum() < 4 * 40 * 40
+    clean = detect(model, Plane(data=odd_plane.data[:, :80]), device=DEVICE)
+    assert (clean.labels > 0).mean() < 0.1
+
+
+def test_an_instant_model_is_refined_and_resumed_without_steps():
+    model = run(specimens())
+    assert rest_of_training(model) == model.training
+    training = refinement_of(model)
+    assert (training.steps, training.max_tiles) == (0, model.training.max_tiles)
+    marked = region("new", 77, is_marked_normal=True)
+    refined = run([*specimens(), *repeated([marked], 4)], training=training, init_from=model)
+    assert remembered(refined)[key_of("new")] == POSITIONS
+    for key, value in model.state.items():
+        if key.startswith(("flow.", "norm.")):
+            assert torch.equal(value, refined.state[key])
+
+
+# Going on
+
+
+def test_a_resumed_training_remembers_specimens_that_are_missing():
+    first = run(specimens(4))
+    missing, *others = first.record.specimens
+    old_key = key_of(missing)
+    regions = [one for one in specimens(4) if one.specimen != missing]
+    again = run([*regions, region("new", 99)], init_from=first)
+    keys = {key_of(name) for name in others} | {old_key}
+    assert keys <= set(remembered(again))
+    old, new = (model.state["memory.vectors"][model.state["memory.keys"] == old_key] for model in (first, again))
+    assert len(old) == len(new) == POSITIONS
+    assert farthest(old, new) == farthest(new, old) == 0
+
+
+def test_old_vectors_fill_half_of_the_memory_at_most():
+    first = run(specimens(4), MODEL.replace(memory_size=200))
+    gone = set(first.record.specimens)
+    again = run([region(f"new {i}", 60 + i) for i in range(4)], init_from=first)
+    found = remembered(again)
+    n_old = sum(found.get(key_of(name), 0) for name in gone)
+    assert n_old == 100
+    assert sum(found.values()) == 200
+
+
+def test_regions_marked_normal_are_remembered_first():
+    first = run(specimens(4), MODEL.replace(memory_size=200))
+    marked = region("marked", 77, is_marked_normal=True)
+    again = run([*specimens(4), marked], init_from=first)
+    found = remembered(again)
+    assert found[key_of("marked")] == 100  # half of the memory, of 128 positions
+    assert sum(found.values()) == 200
+    before, after = (np.median(distances(model, marked.plane)) for model in (first, again))
+    assert after < 0.5 * before
+
+
+def test_a_specimen_marked_normal_is_calibrated_without_its_marks():
+    """What was marked in a held-out image would otherwise make that image look more normal than new ones."""
+    first = run(specimens(2), training=INSTANT.replace(holdout=0.5))
+    (held_out,) = first.record.holdout_specimens
+    (one,) = [one for one in specimens(2) if one.specimen == held_out]
+    mask = np.zeros((64, 128), bool)
+    mask[:, :32] = True
+    marked = NormalRegion(one.plane, mask, held_out, is_marked_normal=True)
+    again = run([*specimens(2), marked], init_from=first)
+    assert again.record.holdout_specimens == (held_out,)
+    assert remembered(again)[key_of(held_out)] > 0
+
+
+def test_a_single_specimen_and_a_mark_in_another_image():
+    """The mark alone is nothing that the specimen's own tiles could be compared with."""
+    (one,) = specimens(1, shape=(128, 256))
+    first = run([one])
+    again = run([one, region("other", 5, (64, 64), is_marked_normal=True)], init_from=first)
+    for kind in ("median", "width"):
+        inside = [float(model.state[f"scale.{kind}"][1, N_CLASSES - 1]) for model in (first, again)]
+        assert inside[1] == pytest.approx(inside[0], rel=0.3)
+    assert key_of("other") in remembered(again)
+
+
+def test_a_specimen_that_was_single_is_not_remembered_twice():
+    """Its old vectors, by tile, would be compared with itself when it is one of several specimens."""
+    regions = specimens(3, shape=(128, 256))
+    first = run(regions[:1])
+    again = run(regions, training=INSTANT.replace(holdout=0.3), init_from=first)
+    assert set(remembered(again)) == {key_of(name) for name in again.record.specimens}
+    assert len(again.record.specimens) == 2
+
+
+def test_a_network_without_memory_has_no_old_vectors():
+    first = run(specimens(1, shape=(64, 64)))
+    again = run([*specimens(1, shape=(64, 64)), region("new", 3)], init_from=first)
+    assert set(remembered(again)) <= {key_of("specimen 0"), key_of("new"), key_of("specimen 0", 0)}
+
+
+def test_a_pyramid_has_neither_memory_nor_scale():
+    model = run(specimens(), MODEL.replace(levels="pyramid"))
+    assert not any(key.startswith(("memory.", "scale.")) for key in model.state)
+    assert replace(model, calibration=None).network().is_joint is False
+
+
+def test_the_flow_that_was_learned_is_on_the_scale(monkeypatch):
+    """The scale is fitted again after the training: evidence of normal positions has the same law."""
+    losses = itertools.count(0, -1)  # every check is better than the last
+    monkeypatch.setattr(OPTIMISE, "_held_out", lambda *args: (float(next(losses)), 1.0))
+    training = TrainingConfig(steps=20, batch_size=4, augmentations=1, check_every=5, learning_rate=1e-2, holdout=0.3)
+    regions = specimens(4)
+    model = run(regions, MODEL.replace(evidence="likelihood"), training)
+    instant = run(regions, MODEL.replace(evidence="likelihood"))
+    network = model.network()
+
+    def inside():
+        """Evidence of the positions trained on, far from the border."""
+        for one in regions:
+            if one.specimen in model.record.specimens:
+                features = features_of(network, model, one.plane)
+                frame = Window(0, 0, *one.plane.shape)
+                evidence = network.evidence_in_chunks(features, network.latents((features,)), frame)
+                yield run_chunks(evidence)[0, 3:-3, 3:-3].numpy()
+
+    assert np.median(list(inside())) == pytest.approx(0, abs=0.2)
+    network.scale = instant.network().scale  # as before the training
+    assert abs(np.median(list(inside()))) > 0.5
