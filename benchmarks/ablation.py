@@ -90,7 +90,7 @@ VARIANTS = {
 }
 
 
-def measured(root: Path, variant: Variant, seed: int, weights: Path | None) -> dict[str, float]:
+def measured(root: Path, variant: Variant, seed: int, weights: Path | None) -> dict[str, float | None]:
     """Train and evaluate once; return the numbers by key, and the seconds of the training."""
     model = ModelConfig(**variant.model)
     training = training_preset("instant").replace(**variant.training, seed=seed)

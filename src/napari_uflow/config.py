@@ -229,7 +229,7 @@ class ModelConfig(Config):
         1.0,
         "Pixels that the network sees per pixel of the training images: above 1 for thin or small objects, at the "
         "square of the cost; below 1 for large ones. Images with pixels of another known size are brought to it.",
-        low=0.125,
+        low=0.25,
         high=8.0,
         step=0.25,
     )
