@@ -14,9 +14,9 @@ __all__ = ["Contrast", "find_contrast"]
 _SMOOTHING = 0.8
 # A pixel differs from its normal surroundings if it is as many standard deviations away from them ...
 _LEAST_DEVIATIONS = 3.0
-# ... and has this fraction of the strongest contrast (.9 quantile) inside: the edge of a blurred object is at half of its
-# contrast, but a fine one consists of edges.
-_LEAST_FRACTION = 0.3
+# ... and has this fraction of the strongest contrast (.9 quantile) inside. The edge of a blurred object is at half of
+# its contrast; fine objects consist of edges.
+_LEAST_FRACTION = 0.4
 # Such pixels must be this many times more frequent inside than around.
 _LEAST_EXCESS = 2.0
 _FEWEST_DIFFERENT = 4
@@ -44,13 +44,11 @@ class Contrast:
     deviation: NDArray[np.float32]
 
 
-def find_contrast(
-    image: NDArray[np.float32], inside: NDArray[np.bool_], around: NDArray[np.bool_]
-) -> Contrast | None:
+def find_contrast(image: NDArray[np.float32], inside: NDArray[np.bool_], around: NDArray[np.bool_]) -> Contrast | None:
     """Find the pixels of a region that are brighter or darker than the normal pixels around it.
 
-    Each channel, and the mean of them, is compared with a plane fitted robustly to the surroundings; brighter and darker
-    pixels are judged separately. A kind of difference counts if it is more frequent inside than around.
+    Each channel, and the mean of them, is compared with a plane fitted robustly to the surroundings. Brighter and
+    darker pixels are judged separately. A kind of difference counts if it is more frequent inside than around.
 
     Parameters
     ----------
@@ -67,9 +65,9 @@ def find_contrast(
         None if the brightness does not decide: nothing differs (an anomaly of texture), or there is nothing to compare
         the region with.
     """
-    is_valid = np.isfinite(image).all(axis=0)
-    around = around & is_valid
-    inside = inside & is_valid
+    is_valid = np.asarray(np.isfinite(image).all(axis=0))
+    around = np.logical_and(around, is_valid)
+    inside = np.logical_and(inside, is_valid)
     if np.count_nonzero(around) < _FEWEST_AROUND or np.count_nonzero(inside) < _FEWEST_DIFFERENT:
         return None
     differs = np.zeros(inside.shape, dtype=np.bool_)
@@ -91,10 +89,11 @@ def find_contrast(
     return Contrast(differs, deviation) if differs.any() else None
 
 
-def _with_mean(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def _with_mean(image: NDArray[np.float32]) -> list[NDArray[np.floating]]:
     if len(image) == 1 or all(np.array_equal(image[0], channel, equal_nan=True) for channel in image[1:]):
         return [image[0]]
-    return [*image, image.mean(axis=0)]
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return [*image, image.mean(axis=0, dtype=np.float64)]
 
 
 def _threshold(values: NDArray[np.float32]) -> float | None:
@@ -106,9 +105,9 @@ def _threshold(values: NDArray[np.float32]) -> float | None:
 
 
 def _deviation(
-    channel: NDArray[np.float32], is_valid: NDArray[np.bool_], around: NDArray[np.bool_]
+    channel: NDArray[np.floating], is_valid: NDArray[np.bool_], around: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Return the signed deviation from the surroundings, in standard deviations of them; 0 in pixels without a value."""
+    """Return the deviation from the surroundings, in standard deviations of them; 0 in pixels without a value."""
     low, high = channel[is_valid].min(), channel[is_valid].max()
     # A large offset would cost the precision of float32; the values may span all of its range.
     values = np.where(is_valid, channel.astype(np.float64) - float(low), 0.0) / max(float(high) - float(low), 1e-30)
@@ -121,7 +120,7 @@ def _deviation(
     noise = max(_NORMAL_MAD * float(np.median(np.abs(known - np.median(known)))), _LEAST_NOISE)
     values /= noise
     values[~is_valid] = 0.0
-    return values.astype(np.float32)
+    return np.asarray(values, dtype=np.float32)
 
 
 def _plane(values: NDArray[np.float64], around: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from napari_uflow.detection.pieces import Pieces, cut_into_pieces
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.nfa.compiled import compiled
-from napari_uflow.nfa.growth import GrownRegions, highest_values
+from napari_uflow.nfa.growth import GrownRegions
 from napari_uflow.progress import Progress, Steps, or_stop
 from napari_uflow.system.scratch import allocate_map, release_pages, strips
 
@@ -24,7 +24,7 @@ __all__ = ["OutlineCanvas", "outline_steps"]
 
 # Pixels around a region that show its normal surroundings: between these two distances, in positions. The evidence of a
 # position depends on a field of view much wider than the position, so the nearest ones are left out.
-_NEAREST_AROUND = 1.5
+_NEAREST_AROUND = 1.0
 _FARTHEST_AROUND = 5.0
 # Largest height and width of a piece, in pixels and in positions.
 _PIECE_PIXELS = 768
@@ -33,8 +33,6 @@ _PIECE_POSITIONS = 64
 _LEAST_PART = 0.1
 # ... or if the way to the others through pixels that do not differ is longer than this many square roots of its area.
 _LONGEST_LINK = 4.0
-# Without contrast the outline is where the evidence falls to this fraction of the region's highest.
-_FALLBACK_FRACTION = 0.6
 _PIXELS_BETWEEN_RELEASES = 2**24
 
 
@@ -80,10 +78,10 @@ def outline_steps(
 class OutlineCanvas:
     """Image of the log10 NFA of regions, drawn piece by piece.
 
-    Position (i, j) covers rows i * stride to (i + 1) * stride of the image, and likewise columns; a pixel belongs to the
-    position of its centre. Pixels of a region are those that differ in brightness from the normal pixels around it; if
-    the image does not decide, the outline is where the interpolated evidence falls to 0.6 of the region's highest. A
-    region may extend beyond its positions by one stride, unless there is another one.
+    Position (i, j) covers rows i * stride to (i + 1) * stride of the image, and likewise columns; a pixel belongs to
+    the position of its centre. Pixels of a region are those that differ in brightness from the normal pixels around it.
+    If the image does not decide, they are those whose interpolated evidence reaches the level of the region's growth. A
+    region may extend beyond its positions by one stride, unless another region is there.
 
     As on the grid, the number of connected parts at or below a threshold is never higher than that of the original
     regions: every piece of a region is connected, and pieces that must remain together are joined by a thin path where
@@ -135,10 +133,9 @@ class OutlineCanvas:
         self._axes = tuple(_Axis(*sizes, stride) for sizes in zip(evidence.shape, plane.shape, strict=True))
         self._grown, self._evidence, self._plane, self._stride = grown, evidence, plane, stride
         self._values, self._background = values, np.float32(background)
-        span = max(4, min(_PIECE_POSITIONS, int(_PIECE_PIXELS / stride)))
+        span = max(1, min(_PIECE_POSITIONS, int(_PIECE_PIXELS / stride)))
         self._pieces = cut_into_pieces(grown, evidence, span)
         self._partners = _partners(self._pieces)
-        self._fallback = _FALLBACK_FRACTION * highest_values(grown.cores, evidence, len(values))
         self.image = allocate_map(plane.shape, np.float32) if out is None else out
 
     def clear(self, start: int, stop: int) -> None:
@@ -190,7 +187,7 @@ class OutlineCanvas:
             if (found & own).any():
                 return found, contrast.deviation
         core = np.min(view.evidence, where=view.is_core & own, initial=np.inf)
-        level = min(max(float(self._grown.levels[region - 1]), float(self._fallback[region - 1])), float(core))
+        level = min(float(self._grown.levels[region - 1]), float(core))
         return allowed & (view.evidence >= level), np.zeros(own.shape, dtype=np.float32)
 
     def _view(self, piece: int) -> _View:
@@ -254,7 +251,9 @@ def _interpolated(
             weight += share
             total += share * np.where(share > 0, values, 0.0)
     is_measured = weight > 0
-    return np.divide(total, weight, out=np.full(total.shape, -np.inf), where=is_measured).astype(np.float32), is_measured
+    return np.divide(total, weight, out=np.full(total.shape, -np.inf), where=is_measured).astype(
+        np.float32
+    ), is_measured
 
 
 def _within(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Division of grown regions into pieces whose outlines are found one at a time, and the links that keep them together."""
+"""Division of grown regions into pieces that are outlined one at a time, and the links that keep them together."""
 
 from __future__ import annotations
 
@@ -95,9 +95,7 @@ def _boxes(labels: NDArray[np.int32], n: int) -> NDArray[np.int64]:
 
 
 @compiled
-def _label_pieces(
-    regions: NDArray[np.int32], corner: NDArray[np.int64], span: int
-) -> tuple[NDArray[np.int32], int]:
+def _label_pieces(regions: NDArray[np.int32], corner: NDArray[np.int64], span: int) -> tuple[NDArray[np.int32], int]:
     """Label the parts, connected by sides, of each region in each square of its grid of `span` positions."""
     n_rows, n_cols = regions.shape
     labels = np.zeros((n_rows, n_cols), dtype=np.int32)

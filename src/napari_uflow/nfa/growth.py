@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from napari_uflow.nfa.compiled import compiled
 from napari_uflow.nfa.segment import LevelRegions
 
-__all__ = ["HALF_MAXIMUM", "GrownRegions", "grow_regions", "highest_values"]
+__all__ = ["HALF_MAXIMUM", "GrownRegions", "grow_regions"]
 
 HALF_MAXIMUM = 0.5
 """Fraction of a region's own strength at which its growth ends: a blurred edge is where the signal falls to half."""
@@ -99,7 +99,7 @@ def grow_regions(
     cores = np.ascontiguousarray(regions.labels, dtype=np.int32)
     values = np.ascontiguousarray(values)
     n_regions = regions.log10_nfa.size
-    peaks = highest_values(cores, values, n_regions)
+    peaks = _highest(cores, values, n_regions)
     is_measured = np.isfinite(peaks)  # a region without a measured position does not grow
     half = normal_median + fraction * (np.where(is_measured, peaks, normal_median) - normal_median)
     levels = np.where(is_measured, np.maximum(normal_level, half), np.inf)
@@ -109,7 +109,7 @@ def grow_regions(
 
 
 @compiled
-def highest_values(labels: NDArray[np.int32], values: NDArray[np.floating], n: int) -> NDArray[np.float64]:
+def _highest(labels: NDArray[np.int32], values: NDArray[np.floating], n: int) -> NDArray[np.float64]:
     """Return the highest value in each of n regions, -inf without a measured one."""
     highest = np.full(n, -np.inf)
     for row in range(labels.shape[0]):
