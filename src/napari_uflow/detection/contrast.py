@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["Contrast", "find_contrast"]
+__all__ = ["FEWEST_AROUND", "Contrast", "find_contrast"]
 
 # Smoothing against pixel noise, in pixels; a line 2 pixels wide keeps 80 % of its contrast.
 _SMOOTHING = 0.8
@@ -20,9 +20,10 @@ _LEAST_FRACTION = 0.4
 # Such pixels must be this many times more frequent inside than around.
 _LEAST_EXCESS = 2.0
 _FEWEST_DIFFERENT = 4
-# Pixels of the surroundings required for their statistics, and used for the fit of their trend.
-_FEWEST_AROUND = 100
-_MOST_FITTED = 4000
+FEWEST_AROUND = 100
+"""Pixels of the surroundings that a comparison requires."""
+# Pixels of the surroundings to which their trend is fitted.
+_MOST_FITTED = 1500
 # The noise is assumed to be no less than this fraction of the range of the values.
 _LEAST_NOISE = 0.005
 _NORMAL_MAD = 1.4826
@@ -68,7 +69,7 @@ def find_contrast(image: NDArray[np.float32], inside: NDArray[np.bool_], around:
     is_valid = np.asarray(np.isfinite(image).all(axis=0))
     around = np.logical_and(around, is_valid)
     inside = np.logical_and(inside, is_valid)
-    if np.count_nonzero(around) < _FEWEST_AROUND or np.count_nonzero(inside) < _FEWEST_DIFFERENT:
+    if np.count_nonzero(around) < FEWEST_AROUND or np.count_nonzero(inside) < _FEWEST_DIFFERENT:
         return None
     differs = np.zeros(inside.shape, dtype=np.bool_)
     deviation = np.zeros(inside.shape, dtype=np.float32)

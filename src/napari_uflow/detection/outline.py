@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_uflow.detection.contrast import find_contrast
+from napari_uflow.detection.contrast import FEWEST_AROUND, find_contrast
 from napari_uflow.detection.pieces import Pieces, cut_into_pieces
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
@@ -180,7 +180,9 @@ class OutlineCanvas:
         is_region = view.pieces > 0
         free = view.is_measured & _within(own, _FARTHEST_AROUND * self._stride) & ~is_region
         around = free & ~_within(is_region, _NEAREST_AROUND * self._stride)
-        contrast = find_contrast(self._plane.read(view.window), own, around)
+        contrast = None
+        if np.count_nonzero(around) >= FEWEST_AROUND:  # otherwise nothing is read
+            contrast = find_contrast(self._plane.read(view.window), own, around)
         if contrast is not None:
             found = ndimage.binary_closing(np.pad(contrast.differs & allowed, 2), np.ones((3, 3)))[2:-2, 2:-2]
             found = ndimage.binary_fill_holes(found & allowed) & allowed
