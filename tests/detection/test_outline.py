@@ -62,7 +62,8 @@ def scenes(draw):
     return grown, evidence, image, stride, draw(st.sampled_from([2, 3, 64]))
 
 
-@settings(max_examples=150)
+@pytest.mark.slow
+@settings(max_examples=100)
 @given(scenes())
 def test_outlines_keep_the_number_of_false_alarms(scene):
     grown, evidence, image, stride, span = scene

@@ -19,7 +19,7 @@ def count(mask):
     return ndimage.label(mask, np.ones((3, 3)))[1]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(MAPS, st.sampled_from([0.0, 0.5, 0.9]), st.sampled_from([0.0, 1.0, 3.0]))
 def test_growth_keeps_the_number_of_false_alarms(evidence, fraction, normal_level):
     regions = significant_regions(np.nan_to_num(-evidence), 3.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,8 @@ _PIECE_PIXELS = 768
 _PIECE_POSITIONS = 64
 # A part of the found pixels is dropped if it is smaller than this fraction of the largest one ...
 _LEAST_PART = 0.1
-# ... or if the way to the others through pixels that do not differ is longer than this many square roots of its area.
-_LONGEST_LINK = 4.0
+# ... or if the way to the others, through pixels that do not differ, is longer than this many square roots of its area.
+_LONGEST_LINK = 1.0
 _PIXELS_BETWEEN_RELEASES = 2**24
 
 
@@ -52,7 +52,7 @@ def outline_steps(
     grown, evidence, plane, stride, background
         As for :class:`OutlineCanvas`.
     progress : Progress
-        Event to yield between pieces of regions.
+        Event to yield between pieces of regions, with the drawn fraction as its `part`.
 
     Returns
     -------
@@ -70,8 +70,8 @@ def outline_steps(
     for start, stop in strips(plane.shape):
         canvas.clear(start, stop)
         yield from or_stop(progress)
-    for _ in canvas.draw():
-        yield from or_stop(progress)
+    for part in canvas.draw():
+        yield from or_stop(replace(progress, part=part))
     return canvas.image
 
 
@@ -143,15 +143,15 @@ class OutlineCanvas:
         self.image[start:stop] = self._background
         release_pages(self.image)
 
-    def draw(self) -> Iterator[int]:
-        """Draw one piece after another, the most significant first, and yield the number of drawn ones."""
-        n_pixels = 0
-        for i in range(len(self._pieces.region)):
-            n_pixels += self._draw_piece(i + 1)
+    def draw(self) -> Iterator[float]:
+        """Draw one piece after another, the most significant first, and yield the drawn fraction, 0 to 1."""
+        n_pieces, n_pixels = len(self._pieces.region), 0
+        for piece in range(1, n_pieces + 1):
+            n_pixels += self._draw_piece(piece)
             if n_pixels > _PIXELS_BETWEEN_RELEASES:
                 release_pages(self.image)
                 n_pixels = 0
-            yield i + 1
+            yield piece / n_pieces
         release_pages(self.image)
 
     def _draw_piece(self, piece: int) -> int:
@@ -253,9 +253,8 @@ def _interpolated(
             weight += share
             total += share * np.where(share > 0, values, 0.0)
     is_measured = weight > 0
-    return np.divide(total, weight, out=np.full(total.shape, -np.inf), where=is_measured).astype(
-        np.float32
-    ), is_measured
+    mean = np.divide(total, weight, out=np.full(total.shape, -np.inf), where=is_measured)
+    return mean.astype(np.float32), is_measured
 
 
 def _within(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
