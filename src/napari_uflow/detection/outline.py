@@ -29,6 +29,8 @@ _FARTHEST_AROUND = 5.0
 # Largest height and width of a piece, in pixels and in positions.
 _PIECE_PIXELS = 768
 _PIECE_POSITIONS = 64
+# The image does not decide if the largest part of the found pixels is no larger than this fraction of the positions.
+_LEAST_FOUND = 0.01
 # A part of the found pixels is dropped if it is smaller than this fraction of the largest one ...
 _LEAST_PART = 0.1
 # ... or if the way to the others, through pixels that do not differ, is longer than this many square roots of its area.
@@ -186,7 +188,7 @@ class OutlineCanvas:
         if contrast is not None:
             found = ndimage.binary_closing(np.pad(contrast.differs & allowed, 2), np.ones((3, 3)))[2:-2, 2:-2]
             found = ndimage.binary_fill_holes(found & allowed) & allowed
-            if (found & own).any():
+            if _largest_part(found, own) > _LEAST_FOUND * np.count_nonzero(own):
                 return found, contrast.deviation
         core = np.min(view.evidence, where=view.is_core & own, initial=np.inf)
         level = min(float(self._grown.levels[region - 1]), float(core))
@@ -304,6 +306,12 @@ def _connected_shape(
         numbers[others > 0] = np.arange(1, np.count_nonzero(others) + 1)
         _join(shape, allowed, cost, numbers[parts], _LONGEST_LINK * np.sqrt(others[others > 0]), True)
     return shape
+
+
+def _largest_part(found: NDArray[np.bool_], own: NDArray[np.bool_]) -> int:
+    """Return the number of pixels of the largest part of `found` that has a pixel in `own`."""
+    parts, _ = ndimage.label(found, np.ones((3, 3)))
+    return int(np.bincount(parts.ravel())[parts[found & own]].max(initial=0))
 
 
 def _link(shape: NDArray[np.bool_], own: NDArray[np.bool_], cost: NDArray[np.float32], goal: NDArray[np.bool_]) -> None:
