@@ -162,7 +162,7 @@ def _map_steps(
     score = yield from heatmap_steps(scores, model.calibration, config, plane.shape)
     steps = [Progress("Finding regions", i, 3) for i in range(4)]
     yield from or_stop(steps[0])
-    log10_nfa = yield from log10_nfa_steps(scores, model, config, plane.shape, config.n_sharing(n_planes), steps[0])
+    log10_nfa = yield from log10_nfa_steps(scores, plane, model, config, config.n_sharing(n_planes), steps[0])
     yield from or_stop(steps[1])
     labels = yield from label_steps(log10_nfa, config.false_alarms, steps[1])
     yield from or_stop(steps[2])

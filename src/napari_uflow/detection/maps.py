@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.interpolation import interpolated
+from napari_uflow.detection.outline import outline_steps
 from napari_uflow.detection.regions import RegionMeasure, RegionTable
+from napari_uflow.image.plane import Plane
 from napari_uflow.model.inference import ScoreMaps
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.binomial import binomial_log10_nfa
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.nfa.counts import log10_tests_for_any_size, log10_tests_published
 from napari_uflow.nfa.drawing import LevelCanvas
+from napari_uflow.nfa.growth import grow_regions
 from napari_uflow.nfa.labelling import StripLabels
 from napari_uflow.nfa.segment import LevelRegions, RegionTest, published_regions
 from napari_uflow.nfa.significance import chi2_log10_tail
@@ -25,6 +28,8 @@ from napari_uflow.system.scratch import allocate_map, release_pages, strips
 
 __all__ = ["LEAST_BACKGROUND", "heatmap_steps", "label_steps", "log10_nfa_steps", "measure_steps"]
 
+# log10 of the part of normal positions that regions do not grow into.
+_LOG10_NORMAL = -2.0
 LEAST_BACKGROUND = 2.0
 """Lowest log10 NFA of pixels in no region, above the log10 of the largest number of false alarms that can be accepted.
 
@@ -88,44 +93,55 @@ def _unmeasured(
 
 def log10_nfa_steps(
     scores: ScoreMaps,
+    plane: Plane,
     model: TrainedModel,
     config: DetectionConfig,
-    shape: tuple[int, int],
     n_images: int,
     progress: Progress,
 ) -> Steps[NDArray[np.float32]]:
     """Compute log10 NFA of every pixel (M, N), expected in `n_images` images, by the method of the configuration.
 
+    Regions of evidence grow to the objects that they are the core of, whose outlines follow the image. The others are
+    drawn as they are.
+
     Parameters
     ----------
     scores : ScoreMaps
         Score maps of the image.
+    plane : Plane
+        The image.
     model : TrainedModel
         Model with the calibration to use.
     config : DetectionConfig
         Method and calibration.
-    shape : (int, int)
-        Rows and columns (M, N) of the image.
     n_images : int
         Images that share the accepted false alarms: each of them multiplies the number of tests, correlated or not.
     progress : Progress
         Event to yield between chunks.
     """
-    log10_n_images = math.log10(n_images)
+    log10_n_images, shape = math.log10(n_images), plane.shape
     if config.nfa == "binomial":
         return _binomial(scores, config, shape, log10_n_images)
     levels, background, strides = yield from _level_regions(scores, model, config, progress)
-    canvas = LevelCanvas(
-        [LevelRegions(level.labels, level.log10_nfa + log10_n_images) for level in levels],
-        strides,
-        shape,
-        background=max(background + log10_n_images, LEAST_BACKGROUND),
-        out=allocate_map(shape, np.float32),
-    )
+    levels = [LevelRegions(level.labels, level.log10_nfa + log10_n_images) for level in levels]
+    background = max(background + log10_n_images, LEAST_BACKGROUND)
+    is_of_evidence = config.nfa == "size-conditional" and config.calibration != "none" and bool(scores.evidence)
+    if is_of_evidence and model.calibration is not None:
+        (evidence,), (level,), (of,) = scores.evidence, levels, model.calibration.maps
+        grown = grow_regions(_reportable(level), evidence, normal_level=of.tail.value_at(_LOG10_NORMAL))
+        return (yield from outline_steps(grown, evidence, plane, strides[0], background=background, progress=progress))
+    canvas = LevelCanvas(levels, strides, shape, background=background, out=allocate_map(shape, np.float32))
     for start, stop in strips(shape):
         canvas.draw(start, stop)
         yield from or_stop(progress)
     return canvas.image
+
+
+def _reportable(level: LevelRegions) -> LevelRegions:
+    """Return the regions that are below the background, and so may be reported at some number of false alarms."""
+    n = int(np.searchsorted(level.log10_nfa, LEAST_BACKGROUND))
+    labels = np.where(level.labels <= n, level.labels, 0).astype(np.int32)
+    return LevelRegions(labels, level.log10_nfa[:n])
 
 
 def _binomial(

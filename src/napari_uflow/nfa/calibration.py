@@ -123,6 +123,15 @@ class Tail:
             beyond = -excess / self.scale
         return np.where(np.isnan(values), 0.0, inside + beyond / np.log(10))
 
+    def value_at(self, log10_p: float) -> float:
+        """Return the value that is reached with a probability, 1 at most, given as its log10."""
+        if log10_p >= self.log10_p[-1]:
+            return float(np.interp(-log10_p, -np.array(self.log10_p), self.values))
+        excess = (self.log10_p[-1] - log10_p) * np.log(10)
+        if self.shape > 1e-6:
+            excess = np.expm1(self.shape * excess) / self.shape
+        return float(self.values[-1] + self.scale * excess)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the tail from its attributes by name."""

@@ -120,6 +120,7 @@ class ModelCard:
             values = _upgraded(values)
         if number < 3:
             values = {**values, "model": {**_BEFORE_FORMAT_3, **values["model"]}}
+            values["calibration"] = _with_median_subtracted(values["calibration"])
         points = [{k: math.nan if v is None else v for k, v in point.items()} for point in values["history"]]
         return cls(
             format=number,
@@ -267,6 +268,13 @@ def _upgraded(card: Mapping[str, Any]) -> dict[str, Any]:
         "calibration": calibration,
         "record": _upgraded_record(card["provenance"]),
     }
+
+
+def _with_median_subtracted(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Say of the maps of a file before format 3 what all of them had in common."""
+    if calibration is None:
+        return None
+    return {**calibration, "maps": [{**item, "subtracts_median": True} for item in calibration["maps"]]}
 
 
 def _upgraded_record(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ LABELS: Mapping[str, str] = {
     "holdout": "Held-out fraction",
     "learning_rate": "Learning rate",
     "levels": "Levels",
+    "magnification": "Magnification",
     "max_tiles": "Maximum tiles",
     "memory_size": "Memory size",
     "min_normal": "Minimum normal fraction",
