@@ -10,8 +10,9 @@ underscore, and every third specimen by name, from the second on, is for testing
 
 The methods of anomalib (PatchCore, PaDiM, U-Flow) run in an environment of their own, see quality_peers.py; all scores
 are evaluated here, by the code of this package. Each result (data set, method, seed) is written to the folder RESULTS
-and not computed again. The tables contain means over seeds and 95 % intervals of a bootstrap over test images, normal
-and anomalous ones apart; the same resamples are used for all methods, so that differences are paired.
+and not computed again. Times are CPU times, summed over cores. The tables contain means over seeds and 95 % intervals
+of a bootstrap over test images, normal and anomalous ones apart; the same resamples are used for all methods, so that
+differences are paired.
 """
 
 from __future__ import annotations
@@ -115,12 +116,12 @@ def run_ours(data: DataSet, name: str, seed: int, options: argparse.Namespace) -
     training = TrainingConfig(**{"seed": seed, "specimen_pattern": data.specimen_pattern, **values.get("training", {})})
     detection = DetectionConfig(**values.get("detection", {}))
     weights = options.weights if config.backbone == "resnet18" else None
-    began = time.perf_counter()
+    began = time.process_time()
     model = train(read_regions(data.train), config, training, weights=weights)
-    trained = time.perf_counter()
+    trained = time.process_time()
     network = model.network(choose_device("auto"))
     results = [detect(model, image.plane, detection, network=network) for image in data.test]
-    ended = time.perf_counter()
+    ended = time.process_time()
     maps = [np.nan_to_num(result.score) for result in results]
     return Outcome(
         [float(heatmap.max()) for heatmap in maps],
@@ -135,16 +136,16 @@ def run_ours(data: DataSet, name: str, seed: int, options: argparse.Namespace) -
 
 def run_nearest_neighbour(data: DataSet, seed: int, options: argparse.Namespace) -> Outcome:
     """Test the baseline of nearest_neighbour.py with its defaults."""
-    began = time.perf_counter()
+    began = time.process_time()
     network = nearest_neighbour.load_network(options.weights)
     patches = partial(nearest_neighbour.patches_of, network, margin=32, unit_length=False)
     memory = nearest_neighbour.memory_of(patches, data.train, 4000, seed)
-    trained = time.perf_counter()
+    trained = time.process_time()
     maps = []
     for path in data.test_files:
         image = nearest_neighbour.read_image(path)
         maps.append(nearest_neighbour.score_map(patches(image), memory, tuple(image.shape[1:]), 4.0))
-    image_s = (time.perf_counter() - trained) / len(maps)
+    image_s = (time.process_time() - trained) / len(maps)
     return Outcome([float(heatmap.max()) for heatmap in maps], trained - began, image_s, maps)
 
 

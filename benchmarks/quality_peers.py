@@ -5,12 +5,12 @@
 The job has the keys ``method`` (patchcore, padim or uflow), ``seed``, ``weights`` (safetensors file of timm's
 ``resnet18``, stem to layer 3), ``train`` and ``test`` (lists of files), ``steps`` (of uflow), ``maps`` (whether to
 write them) and ``output``, an npz file: ``scores`` (one per test image), ``map_0`` ... (float32, at the size of the
-image), ``training_s`` and ``image_s``.
+image), ``training_s`` and ``image_s`` (CPU time).
 
 The methods are anomalib's own classes with its defaults of input (256 x 256 pixels, ImageNet normalisation) except for:
 ``resnet18`` for all; a coreset of 4 % instead of 10 % (PatchCore); 256 instead of 448 pixels, as in the paper for this
 network, and batches of 8 instead of 32 (U-Flow). PatchCore's coreset is chosen with |a|^2 - 2ab + |b|^2 for |a - b|^2,
-which is the same and several times faster on a CPU.
+and U-Flow's frozen backbone sees each image once: the results are the same, in less time.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def update_distances(self: KCenterGreedy, cluster_center: Tensor) -> None:
     self.min_distances = distances if self.min_distances is None else torch.minimum(self.min_distances, distances)
 
 
-def batches(inputs: Tensor, steps: int) -> Iterator[Tensor]:
-    """Yield shuffled batches, epoch by epoch."""
+def batches(n: int, steps: int) -> Iterator[Tensor]:
+    """Yield the indices of shuffled batches, epoch by epoch."""
     done = 0
     while True:
-        for batch in inputs[torch.randperm(len(inputs))].split(BATCH):
-            yield batch
+        for chosen in torch.randperm(n).split(BATCH):
+            yield chosen
             done += 1
             if done == steps:
                 return
@@ -90,10 +90,14 @@ def train(method: str, inputs: Tensor, steps: int) -> nn.Module:
     if method == "uflow":
         model = UflowModel(input_size=(SIDE, SIDE), backbone="resnet18").train()
         optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
-        loss_of = UFlowLoss()
-        for batch in batches(inputs, steps):
+        loss_of, extractor = UFlowLoss(), model.feature_extractor
+        with torch.no_grad():
+            parts = [extractor.extract_features(batch) for batch in inputs.split(BATCH)]
+        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
+        for chosen in batches(len(inputs), steps):
             optimiser.zero_grad()
-            loss_of(*model(batch)).backward()
+            latents = model.encode(extractor.normalize_features([level[chosen] for level in levels]))
+            loss_of(*latents).backward()
             optimiser.step()
         return model.eval()
     if method == "patchcore":
@@ -116,9 +120,9 @@ def main() -> None:
     np.random.seed(job["seed"])  # noqa: NPY002 - of scikit-learn's projection, too
     torch.manual_seed(job["seed"])
     use_weights(job["weights"])
-    began = time.perf_counter()
+    began = time.process_time()
     model = train(job["method"], torch.cat([read(path)[0] for path in job["train"]]), job["steps"])
-    trained = time.perf_counter()
+    trained = time.process_time()
     scores, maps = [], {}
     with torch.inference_mode():
         for i, path in enumerate(job["test"]):
@@ -128,7 +132,7 @@ def main() -> None:
             heatmap = F.interpolate(found.anomaly_map.view(1, 1, SIDE, SIDE), size=shape, mode="bilinear")[0, 0]
             if job["maps"]:
                 maps[f"map_{i}"] = heatmap.numpy()
-    ended = time.perf_counter()
+    ended = time.process_time()
     times = {"training_s": trained - began, "image_s": (ended - trained) / len(scores)}
     np.savez(job["output"], scores=scores, **times, **maps)
 
