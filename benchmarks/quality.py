@@ -300,9 +300,8 @@ def print_tables(work: Path, names: Sequence[str]) -> None:
         first = next(iter(files.values()))[0]
         is_anomalous = np.load(first.with_suffix(".npz"))["is_anomalous"]
         n_train = json.loads(first.read_text())["n_train"]
-        n_anomalous = np.count_nonzero(is_anomalous)
-        print(f"\n**{folder.name}**: {n_train} images to train on, {is_anomalous.size - n_anomalous} normal and")
-        print(f"{n_anomalous} anomalous to test.\n")
+        n_normal, n_anomalous = np.bincount(is_anomalous, minlength=2)
+        print(f"\n**{folder.name}**: {n_train} images to train on; test: {n_normal} normal, {n_anomalous} anomalous.\n")
         ranks = [name for name in RANKS if any(name in summary.mean for summary in summaries)]
         _print_table(
             ["method", "seeds", *ranks, "training", "detection"],
