@@ -134,7 +134,10 @@ def main() -> None:
                 maps[f"map_{i}"] = heatmap.numpy()
     ended = time.process_time()
     times = {"training_s": trained - began, "image_s": (ended - trained) / len(scores)}
-    np.savez(job["output"], scores=scores, **times, **maps)
+    output = Path(job["output"])
+    draft = output.with_suffix(".part.npz")
+    np.savez(draft, scores=scores, **times, **maps)
+    draft.replace(output)
 
 
 if __name__ == "__main__":
