@@ -19,6 +19,7 @@ kind ``good`` is normal and has no masks. The weights are the state dict of timm
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -96,6 +97,22 @@ def score_map(patches: Tensor, memory: Tensor, shape: tuple[int, ...], sigma: fl
     return ndimage.gaussian_filter(values, sigma) if sigma > 0 else values
 
 
+def memory_of(patches: Callable[[Tensor], Tensor], paths: Iterable[Path], n_patches: int, seed: int) -> Tensor:
+    """Return patches (n_patches, channels) drawn at random from those of normal images.
+
+    Parameters
+    ----------
+    patches : callable
+        Returns the patches (channels, m, n) of an image, such as :func:`patches_of` with its options.
+    paths : iterable of path
+        Normal images.
+    n_patches, seed : int
+        Largest number of patches, and seed of the draw.
+    """
+    memory = torch.cat([patches(read_image(path)).flatten(1).T for path in paths])
+    return memory[torch.randperm(len(memory), generator=torch.Generator().manual_seed(seed))[:n_patches]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("root", type=Path, help="folder with train/good, test/<kind> and ground_truth/<kind>")
@@ -113,10 +130,8 @@ def main() -> None:
 
     network = load_network(args.weights)
     patches = partial(patches_of, network, margin=args.margin, unit_length=args.unit_length)
-    normal = [patches(read_image(path)).flatten(1).T for path in images(args.root / "train" / "good")]
-    memory = torch.cat(normal)
-    chosen = torch.randperm(len(memory), generator=torch.Generator().manual_seed(args.seed))[: args.patches]
-    memory = memory[chosen]
+    normal = images(args.root / "train" / "good")
+    memory = memory_of(patches, normal, args.patches, args.seed)
 
     scores, masks, anomalous = [], [], []
     for folder in sorted(path for path in (args.root / "test").iterdir() if path.is_dir()):

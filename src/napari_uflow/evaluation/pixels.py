@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from napari_uflow.errors import ImageError
 
-__all__ = ["EIGHT_NEIGHBOURS", "Arrays", "Pixels", "check_pairs", "curve_area"]
+__all__ = ["EIGHT_NEIGHBOURS", "Arrays", "Pixels", "check_pairs", "curve_area", "ramp_area"]
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -131,6 +131,29 @@ def curve_area(
         return math.nan
     start = 1.0 - np.searchsorted(normal, anomalous, side="right") / normal.size
     end = 1.0 - np.searchsorted(normal, anomalous, side="left") / normal.size
+    return ramp_area(start, end, weights, max_fpr)
+
+
+def ramp_area(
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+    max_fpr: float = 1.0,
+) -> float:
+    """Return the normalised area under a sum of ramps, each the share of one anomalous item in a ROC curve.
+
+    Parameters
+    ----------
+    start, end : (m,) arrays, float
+        False positive rates between which the ramp rises; equal for a step.
+    weights, max_fpr
+        As for :func:`curve_area`.
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
     width = end - start
     on_ramp = np.clip(max_fpr, start, end) - start
     area = np.divide(on_ramp**2, 2.0 * width, out=np.zeros_like(width), where=width > 0.0)
