@@ -11,17 +11,18 @@ from napari_uflow.detection.detect import detect, resegment
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import sample_windows
+from napari_uflow.samples.fibres import fibre_field
 
 DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
 
 @pytest.fixture(scope="module")
 def plane():
-    """Noise in two corners of a grey image."""
-    image = np.full((160, 192), 100, np.uint8)
+    """Noise in two places of a large field of fibres, far enough apart for the blur of the features."""
+    image = fibre_field(11, shape=(384, 448)).image.copy()
     rng = np.random.default_rng(0)
     image[:48, :48] = rng.integers(0, 256, (48, 48))
-    image[96:144, 128:176] = rng.integers(0, 256, (48, 48))
+    image[288:336, 352:400] = rng.integers(0, 256, (48, 48))
     return Plane(data=image, name="two odd squares")
 
 
