@@ -49,7 +49,10 @@ from resampling import Tally, count_pixels, image_metrics, interval, pixel_metri
 
 OURS: dict[str, dict[str, Any]] = {
     "default": {},
+    "instant": {"training": {"steps": 0, "augmentations": 1}},
     "resnet18": {"model": {"backbone": "resnet18"}},
+    "instant-x2": {"model": {"magnification": 2.0}, "training": {"steps": 0, "augmentations": 1}},
+    "pyramid": {"model": {"levels": "pyramid", "contrast": 1.0}, "detection": {"heatmap": "published"}},
 }
 """Configurations of this package: values of ModelConfig ("model"), TrainingConfig and DetectionConfig, by name."""
 
