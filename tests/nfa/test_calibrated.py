@@ -165,3 +165,24 @@ def test_thresholds_at_which_parts_appear():
     assert count_thresholds(values, 0.4) == [-3, -2]
     assert count_thresholds(values, 1.0, most=1) == [-3]
     assert count_thresholds(np.full((2, 2), np.nan), 1.0) == []
+
+
+def noise_images(shift, n=8):
+    rng = np.random.default_rng(0)
+    return [CalibrationImage(f"s{i}", (rng.normal(size=(40, 40)) + shift * rng.normal(),)) for i in range(n)]
+
+
+@pytest.mark.parametrize(("shift", "n", "expected"), [(0.05, 8, False), (2.0, 8, True), (0.05, 2, True)])
+def test_the_median_is_subtracted_where_images_differ_as_a_whole(shift, n, expected):
+    fitted = drain(Calibration.fit_steps(noise_images(shift, n), (8,), subtracts_median=None))
+    assert fitted.maps[0].subtracts_median is expected
+    assert Calibration.from_dict(fitted.to_dict()).maps[0].subtracts_median is expected
+
+
+def test_without_subtraction_a_shifted_image_is_anomalous_as_a_whole():
+    fitted = drain(Calibration.fit_steps(noise_images(0.05), (8,), subtracts_median=None))
+    image = np.random.default_rng(1).normal(size=(40, 40))
+    (at_home,) = fitted.log10_p([image])
+    (shifted,) = fitted.log10_p([image + 4])
+    assert np.median(at_home) == pytest.approx(np.log10(0.5), abs=0.1)
+    assert np.median(shifted) < -3

@@ -128,7 +128,9 @@ def log10_nfa_steps(
     is_of_evidence = config.nfa == "size-conditional" and config.calibration != "none" and bool(scores.evidence)
     if is_of_evidence and model.calibration is not None:
         (evidence,), (level,), (of,) = scores.evidence, levels, model.calibration.maps
-        grown = grow_regions(_reportable(level), evidence, normal_level=of.tail.value_at(_LOG10_NORMAL))
+        median = float(np.nanmedian(evidence)) if of.subtracts_median and np.isfinite(evidence).any() else 0.0
+        normal_level = median + of.tail.value_at(_LOG10_NORMAL)
+        grown = grow_regions(_reportable(level), evidence, normal_level=normal_level, normal_median=median)
         return (yield from outline_steps(grown, evidence, plane, strides[0], background=background, progress=progress))
     canvas = LevelCanvas(levels, strides, shape, background=background, out=allocate_map(shape, np.float32))
     for start, stop in strips(shape):

@@ -17,10 +17,13 @@ from napari_uflow.nfa.labelling import count_thresholds
 from napari_uflow.nfa.segment import LevelRegions, RegionTest
 from napari_uflow.progress import Progress, Steps, or_stop
 
-__all__ = ["Calibration", "CalibrationImage", "QQ_LEVELS"]
+__all__ = ["QQ_LEVELS", "Calibration", "CalibrationImage", "needs_median"]
 
 # Groups of specimens; each group is tested with tails fitted to the others.
 _N_FOLDS = 5
+# Specimens that show how much normal images differ as a whole, and the largest difference that needs no subtraction.
+_FEWEST_COMPARED = 3
+_LARGEST_VARIATION = 0.3
 QQ_LEVELS = tuple(round(-0.25 * i, 2) for i in range(1, 21))
 """Expected log10 probabilities at which the observed ones are stored."""
 
@@ -71,7 +74,7 @@ class Calibration:
 
     @classmethod
     def fit_steps(
-        cls, images: Sequence[CalibrationImage], strides: Sequence[int], *, subtracts_median: bool = True
+        cls, images: Sequence[CalibrationImage], strides: Sequence[int], *, subtracts_median: bool | None = True
     ) -> Steps[Self]:
         """Fit to normal images held out of training, step by step.
 
@@ -84,15 +87,17 @@ class Calibration:
             Held-out images, at least one.
         strides : sequence of int
             Image pixels per position of each map.
-        subtracts_median : bool
-            Subtract the median of each image from its maps.
+        subtracts_median : bool or None
+            Subtract the median of each image from its maps; None decides it, see :func:`needs_median`.
 
         Raises
         ------
         ValueError
             If a map has fewer than 50 values in all.
         """
-        maps = fit_maps(images, subtracts_median=subtracts_median)
+        maps = fit_maps(images, subtracts_median=bool(subtracts_median))
+        if subtracts_median is None and any(needs_median(fitted) for fitted in maps):
+            maps = fit_maps(images, subtracts_median=True)
         sizes = [image.maps[0].size * strides[0] ** 2 for image in images]
         full = cls(tuple(strides), maps, n_pixels=float(np.mean(sizes)))
         names = sorted({image.specimen for image in images})
@@ -199,6 +204,25 @@ class Calibration:
             tuple(tuple(-np.inf if x is None else x for x in row) for row in values["observed"]),
             float(values["n_pixels"]),
         )
+
+
+def needs_median(fitted: MapCalibration) -> bool:
+    """Return True if the median of an image must be subtracted from its map.
+
+    Parameters
+    ----------
+    fitted : MapCalibration
+        Fitted to the map without subtraction.
+
+    Returns
+    -------
+    bool
+        True if normal images as a whole differ too much, by more than 0.3 of the distance from the typical position to
+        the rarest of a hundred (standard deviation of their medians), or if fewer than three specimens show how much
+        they differ. Otherwise an object that fills half of a small image would be subtracted with its median.
+    """
+    width = fitted.tail.value_at(-2.0) - fitted.tail.value_at(-0.30103)
+    return fitted.n_specimens < _FEWEST_COMPARED or fitted.median_sd > _LARGEST_VARIATION * width
 
 
 def fit_maps(

@@ -4,10 +4,9 @@ Under the model the latents are independent N(0, 1) and every statistic of them 
 do not follow it: their bulk is narrower and single positions explode (the exponential of a coupling evaluated outside
 its training support). The probability of a score is therefore measured on held-out images.
 
-Three things are fitted to each score map: the tail of the scores, of a pyramid after subtraction of the image's median
-(a property of the whole image, such as brightness or focus, must not count against a part of it); the area over which
-neighbouring scores count as one observation; and the variation of the medians, which detects images out of
-distribution. Joint levels keep the median: an object that fills half of a small image would be subtracted with it.
+Three things are fitted to each score map. The tail of the scores, after subtraction of the image's median where a
+property of the whole image, such as brightness or focus, must not count against a part of it. The area over which
+neighbouring scores count as one observation. And the variation of the medians, which detects images out of distribution.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
         strides = tuple(int(stride) for stride in scores.tested_strides)
         images.append(CalibrationImage(region.specimen, scores.tested))
     yield Progress(phase, len(windows), len(windows))
-    return (yield from Calibration.fit_steps(images, strides, subtracts_median=not network.is_joint))
+    return (yield from Calibration.fit_steps(images, strides, subtracts_median=None if network.is_joint else True))
 
 
 def has_enough_positions(network: UFlow, tiles: Sequence[TrainingTile]) -> bool:
