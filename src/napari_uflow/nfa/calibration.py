@@ -6,7 +6,8 @@ its training support). The probability of a score is therefore measured on held-
 
 Three things are fitted to each score map. The tail of the scores, after subtraction of the image's median where a
 property of the whole image, such as brightness or focus, must not count against a part of it. The area over which
-neighbouring scores count as one observation. And the variation of the medians, which detects images out of distribution.
+neighbouring scores count as one observation. And the variation of the medians, which detects images out of
+distribution.
 """
 
 from __future__ import annotations
