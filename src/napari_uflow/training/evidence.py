@@ -16,7 +16,7 @@ from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
 from napari_uflow.training.cache import FeatureCache, FeatureCaches
 
-__all__ = ["evidence_steps", "scale_steps"]
+__all__ = ["evidence_steps", "memory_keys", "scale_steps"]
 
 # Tiles that the scale is fitted to.
 _MOST_MEASURED = 200
@@ -84,11 +84,21 @@ def _samples(
         yield tile.features[0][None].to(network.device).float(), tile.is_normal[0], tile.frame, keys[int(i)]
 
 
+def memory_keys(origins: Sequence[tuple[str, int]]) -> list[int]:
+    """Return the key of each tile in the memory: that of its specimen, or its own if all are of one specimen.
+
+    Parameters
+    ----------
+    origins : sequence of (str, int)
+        Specimen and number of each tile.
+    """
+    is_single = len({specimen for specimen, _ in origins}) == 1
+    return [key_of(f"{specimen} tile {tile}" if is_single else specimen) for specimen, tile in origins]
+
+
 def _keys(cache: FeatureCache) -> list[int]:
-    """Return the key of each tile in the memory: that of its specimen, or its own if all are of one specimen."""
     origins = [cache[i].origin for i in range(len(cache))]
-    is_single = len({origin.specimen for origin in origins}) == 1
-    return [key_of(f"{o.specimen} tile {o.tile}" if is_single else o.specimen) for o in origins]
+    return memory_keys([(origin.specimen, origin.tile) for origin in origins])
 
 
 def _choose(network: UFlow, cache: FeatureCache, rng: np.random.Generator) -> None:
