@@ -121,10 +121,10 @@ class PlantedOutcome:
     def text(self) -> str:
         """Return the outcome in words, without a capital letter or a full stop."""
         error = "" if self.error is None else f" +- {self.error:.3f}"
-        difference = f"figure of merit {self.merit:.3f}, {self.merit - self.merit_untrained:+.3f}{error} by training"
+        gain = f"{self.merit - self.merit_untrained:+.3f}{error}"
         return (
-            f"{self.n_found} of {self.n_defects} found at one false alarm in ten images, {self.n_found_untrained} without "
-            f"training ({difference})"
+            f"{self.n_found} of {self.n_defects} found at one false alarm in ten images, {self.n_found_untrained} "
+            f"before training (figure of merit {self.merit:.3f}, {gain} by training)"
         )
 
 

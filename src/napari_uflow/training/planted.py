@@ -57,8 +57,8 @@ _MOST_SOURCES = 24
 _MOST_DEFECTS = 84  # twelve of each kind
 # A merit of fewer says nothing.
 _FEWEST_SOURCES, _FEWEST_DEFECTS = 4, 12
-# Held-out specimens from which no training tile is needed.
-_FEWEST_HELD_OUT = 3
+# Held-out specimens, and parts of their images, from which no training tile is needed.
+_FEWEST_HELD_OUT, _FEWEST_PARTS = 3, 8
 # Normal pixels per defect of one image, and pixels between two defects.
 _PIXELS_PER_DEFECT, _BETWEEN = 16_000, 32
 # Largest area of a defect, as a fraction of its image: a larger one would change the background it is compared with.
@@ -169,7 +169,8 @@ def sources_of(
 ) -> list[Source]:
     """Choose parts of normal images to plant defects into: held-out ones, of the specimens in turn.
 
-    With fewer than three held-out specimens, tiles that the network is trained on join them.
+    With fewer than three held-out specimens, or eight parts of their images, tiles that the network is trained on join
+    them.
 
     Parameters
     ----------
@@ -204,7 +205,7 @@ def sources_of(
             windows = sample_windows(region, PLANTED_SIDE, **options)  # type: ignore[arg-type]
             candidates += [(region, window, None) for window in windows]
     candidates = _in_turn(candidates, rng)
-    if len(split.holdout_specimens) < _FEWEST_HELD_OUT:
+    if len(split.holdout_specimens) < _FEWEST_HELD_OUT or len(candidates) < _FEWEST_PARTS:
         ordered = in_reading_order(split.train, network)
         keys = memory_keys([(tile.region.specimen, i) for i, tile in enumerate(ordered)])
         places = _in_images(ordered, regions, working)
