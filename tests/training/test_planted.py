@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from napari_uflow.cli import main
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.intensity import IntensityRange
@@ -243,6 +244,14 @@ def test_small_losses_of_detection_do_not_add_up():
     assert steps.best.step < 10
 
 
+def test_the_highest_merit_is_kept_beside_many_steps_of_lower_loss():
+    steps = BestStep()
+    for step in range(60):
+        steps.add(step, -step, {}, maxima_of(STRONG - 0.0001 * step))
+    assert steps.add(60, -60, {}, maxima_of(STRONG))
+    assert not steps.add(61, -61, {}, maxima_of(WEAK))
+
+
 def test_without_planted_defects_the_loss_decides():
     steps = BestStep()
     assert [steps.add(i, loss, {}) for i, loss in enumerate([3.0, 1.0, 2.0, 1.0])] == [True, True, False, False]
@@ -299,7 +308,7 @@ def plants(monkeypatch):
 
 
 @pytest.mark.usefixtures("plants")
-def test_a_training_tells_what_it_brought(tmp_path):
+def test_a_training_tells_what_it_brought(tmp_path, capsys):
     events = []
     model = train(specimens(), MODEL, TRAINING, on_event=events.append)
     found = model.record.planted
@@ -316,6 +325,8 @@ def test_a_training_tells_what_it_brought(tmp_path):
     loaded = load_model(tmp_path / "model.safetensors")
     assert loaded.record == model.record
     assert loaded.history == model.history
+    main(["show", str(tmp_path / "model.safetensors")])
+    assert f"planted defects:        {found.text()}" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("plants")
@@ -377,19 +388,19 @@ def test_the_chosen_magnification_is_stored_and_told(monkeypatch):
     assert model.config.magnification == 2
     told = [event.text for event in events if isinstance(event, Message) and "at magnification 2" in event.text]
     assert len(told) == 1
-    assert "2 x 2 pixels" in told[0]
-    assert "0.5" not in told[0]  # these images are small
+    assert told[0].endswith("the network sees the images at magnification 2")
+    assert "at magnification 0.5" not in told[0]  # these images are small
     again = train(specimens(), MODEL.replace(magnification=0), TRAINING.replace(steps=0), init_from=model)
     assert again.config.magnification == 2
 
 
 def test_the_magnification_stays_where_no_other_is_clearly_better(monkeypatch):
-    script_magnification(monkeypatch, at_1=WEAK, at_2=WEAK, at_0_5=WEAK + 1e-4)
+    script_magnification(monkeypatch, at_1=WEAK, at_2=np.r_[WEAK[:-1], WEAK[-1] + 1], at_0_5=WEAK)
     network = UFlow(MODEL, 1).eval()
     events = []
     steps = magnification_steps(network, specimens(8, (256, 256)), MODEL.replace(magnification=0), TRAINING)
     assert drain(steps, events.append) == 1
-    assert "The images keep their magnification" in events[-1].text
+    assert "the images keep magnification 1, as no other is clearly better" in events[-1].text
     assert "at magnification 0.5" in events[-1].text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -55,38 +56,41 @@ def magnification_steps(
     float
         1 unless another one is clearly better, or if there are too few images to tell.
     """
-    planted, span = _planted(network, regions, training)
+    intensity, planted = _planted(network, regions, training)
     smallest = min(min(region.plane.shape) for region in regions)
+    candidates = [z for z in _CANDIDATES if z >= 1 or smallest >= PLANTED_SIDE]
     measured: dict[float, Maxima] = {}
     if planted is not None:
-        for candidate in _CANDIDATES:
-            if candidate < 1 and smallest < PLANTED_SIDE:
-                continue
-            own = model.replace(magnification=candidate)
-            maxima = yield from _measured(network, regions, own, training, planted, span)
-            if maxima is None and candidate == 1:
-                break
-            if maxima is not None:
+        for candidate in candidates:
+            config = model.replace(magnification=candidate)
+            maxima = yield from _measured(network, regions, config, training, planted, intensity)
+            if maxima is not None and maxima.has_same_defects(measured.get(1.0, maxima)):
                 measured[candidate] = maxima
-    if len(measured) < 2:
-        yield from or_stop(
-            Message("there are too few normal images to choose a magnification by planted defects; it is 1")
-        )
+    if 1.0 not in measured or len(measured) < 2:
+        text = "there are too few normal images to choose a magnification by planted defects; it is 1"
+        yield from or_stop(Message(text))
         return 1.0
     chosen = chosen_magnification(measured)
-    n_defects = len(measured[1.0].of_defects)
-    found = ", ".join(f"{maxima.n_found} at magnification {z:g}" for z, maxima in measured.items())
-    reason = "" if chosen != 1 or max(measured, key=lambda z: measured[z].merit) == 1 else ", as none is clearly better"
-    yield from or_stop(
-        Message(
-            f"Of {counted(n_defects, 'planted defect')}, the untrained model finds at one false alarm in ten images: "
-            f"{found}. The network sees {chosen:g} x {chosen:g} pixels per pixel of the images{reason}."
-            if chosen != 1
-            else f"Of {counted(n_defects, 'planted defect')}, the untrained model finds at one false alarm in ten "
-            f"images: {found}. The images keep their magnification{reason}."
-        )
-    )
+    yield from or_stop(Message(_text(measured, chosen)))
     return chosen
+
+
+def _text(measured: dict[float, Maxima], chosen: float) -> str:
+    """Return what was found at each magnification, and the consequence."""
+    n_defects = len(measured[1.0].of_defects)
+    found = ", ".join(
+        f"{m.n_found} at magnification {z:g} (figure of merit {m.merit:.3f})" for z, m in measured.items()
+    )
+    if chosen != 1:
+        consequence = f"the network sees the images at magnification {chosen:g}"
+    elif max(measured, key=lambda z: measured[z].merit) == 1:
+        consequence = "the images keep magnification 1"
+    else:
+        consequence = "the images keep magnification 1, as no other is clearly better"
+    return (
+        f"Of {counted(n_defects, 'planted defect')}, the untrained model finds at one false alarm in ten images: "
+        f"{found}; {consequence}"
+    )
 
 
 def chosen_magnification(measured: dict[float, Maxima]) -> float:
@@ -103,34 +107,20 @@ def chosen_magnification(measured: dict[float, Maxima]) -> float:
 
 def _planted(
     network: UFlow, regions: Sequence[NormalRegion], training: TrainingConfig
-) -> tuple[PlantedSet | None, IntensityRange | None]:
+) -> tuple[IntensityRange, PlantedSet | None]:
     """Plant defects into held-out images, or into at most half of the training tiles besides."""
     rng = np.random.default_rng((training.seed, 1))
-    try:
-        split = choose_tiles(regions, network.tile, network.align, training, rng)
-    except ImageError:
-        return None, None
+    split = choose_tiles(regions, network.tile, network.align, training, rng)
+    intensity = IntensityRange.fit(regions_of(split.train), rng=rng)
     sources = sources_of(
         regions, regions, split, network, rng, min_normal=training.min_normal, most_pixels=_MOST_PIXELS / 2
     )
     held_out = [source for source in sources if source.key is None]
-    others = [source for source in sources if source.key is not None]
-    kept = [*held_out, *others[: len(split.train) // 2]]
-    intensity = IntensityRange.fit(regions_of(split.train), rng=rng)
+    others = [source for source in sources if source.key is not None][: len(split.train) // 2]
+    # The memories of this choice know no part of any source.
+    kept = [replace(source, key=None) for source in held_out + others]
     span = [high - low for low, high in zip(intensity.low, intensity.high, strict=True)]
-    kept = [_without_key(source) for source in kept]  # the memories know no other part of them
-    return planted_set(kept, span, training.seed, most_pixels=_MOST_PIXELS), intensity
-
-
-def _without_key(source: Source) -> Source:
-    return Source(
-        values=source.values,
-        normal=source.normal,
-        dtype=source.dtype,
-        plane=source.plane,
-        window=source.window,
-        specimen=source.specimen,
-    )
+    return intensity, planted_set(kept, span, training.seed, most_pixels=_MOST_PIXELS)
 
 
 def _measured(
@@ -139,10 +129,9 @@ def _measured(
     model: ModelConfig,
     training: TrainingConfig,
     planted: PlantedSet,
-    intensity: IntensityRange | None,
+    intensity: IntensityRange,
 ) -> Steps[Maxima | None]:
     """Fit an untrained model at one magnification and judge it; None if no tile is left to fit it to."""
-    assert intensity is not None
     z = model.magnification
     rng = np.random.default_rng((training.seed, 2))
     working = scaled_regions(regions, z)

@@ -83,6 +83,10 @@ class Maxima:
         """
         return float(np.average(self._found, weights=self._weights))
 
+    def has_same_defects(self, other: Maxima) -> bool:
+        """Return True if both are of the same number of normal tiles, with as many defects in each."""
+        return len(self.of_tiles) == len(other.of_tiles) and np.array_equal(self.tiles, other.tiles)
+
     def versus(self, other: Maxima) -> Difference:
         """Return the difference of two merits, with a standard error that pairs the same defects and tiles.
 

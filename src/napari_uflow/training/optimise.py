@@ -177,7 +177,10 @@ class BestStep:
         candidates = [*self._kept, new]
         highest = max(candidates, key=lambda candidate: candidate.merit)
         good = [candidate for candidate in candidates if candidate is highest or candidate.is_as_good_as(highest)]
-        self._kept = sorted(good, key=lambda candidate: candidate.loss)[:_MOST_STATES]
+        good.sort(key=lambda candidate: candidate.loss)
+        others = [candidate for candidate in good if candidate is not highest][: _MOST_STATES - 1]
+        # The highest merit stays: otherwise steps could be chosen that are each a little worse than the one before.
+        self._kept = [candidate for candidate in good if candidate is highest or candidate in others]
         return self._kept[0] is new
 
     @property
