@@ -17,6 +17,7 @@ from napari_uflow.errors import ConfigError
 
 __all__ = [
     "SMALLEST_DETECTION_TILE",
+    "SMALLEST_MAGNIFICATION",
     "Config",
     "DetectionConfig",
     "ModelConfig",
