@@ -342,7 +342,11 @@ class TrainingConfig(Config):
     )
     check_every: int = _parameter(25, "Steps between two checks of the model.", low=1, high=10_000, step=5)
     patience: int = _parameter(
-        6, "Checks without a better model after which training stops.", low=1, high=10_000, step=1
+        6,
+        "Checks without a better model or a lower held-out loss after which training stops.",
+        low=1,
+        high=10_000,
+        step=1,
     )
     cache_memory: float = _parameter(
         4.0, "Memory for computed features; the others are kept on disk.", low=0.01, high=1024.0, step=0.5, unit="GB"

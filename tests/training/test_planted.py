@@ -14,6 +14,7 @@ from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.image.scaled import scaled_regions
+from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, TrainingPoint, drain
 from napari_uflow.store.card import ModelCard
@@ -346,6 +347,19 @@ def test_evidence_that_is_clearly_better_alone_is_chosen_and_told(monkeypatch, n
     assert any(isinstance(event, Message) and f"The {name} alone" in event.text for event in events)
     given = train(specimens(), MODEL.replace(evidence="likelihood+memory"), TRAINING)
     assert given.config.evidence == "likelihood+memory"
+
+
+@pytest.mark.usefixtures("plants")
+def test_patience_lasts_as_long_as_the_loss_falls(monkeypatch):
+    """The first step finds most; the loss falls up to the fifth check."""
+    losses = iter([9.0, 8.0, 7.0, 6.0, 5.0, 5.5, 5.5, 5.5, 5.5])
+    shifts = iter([0.0, 0.5, *[0.0] * 9])
+    optimise = importlib.import_module("napari_uflow.training.optimise")
+    monkeypatch.setattr(optimise, "_held_out", lambda *args: (next(losses), 1.0))
+    monkeypatch.setattr(optimise._Optimisation, "_maxima", lambda self: maxima_of(WEAK + next(shifts)))
+    model = train(specimens(), MODEL, TRAINING.replace(steps=20, patience=2))
+    assert [point["is_best"] for point in model.history] == [True, False, False, False, False, False]
+    assert model.record.outcome == TrainingOutcome(OutcomeKind.CONVERGED, 1)
 
 
 def test_too_few_pixels_for_planted_defects_leave_the_choice_to_the_loss():

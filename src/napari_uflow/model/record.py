@@ -17,7 +17,7 @@ class OutcomeKind(Enum):
     DONE = "done"
     """Every step was done."""
     CONVERGED = "converged"
-    """The model had not improved for `patience` checks."""
+    """Neither the model nor its held-out loss had improved for `patience` checks."""
     NOTHING_LEARNED = "nothing learned"
     """No step improved the model; it is the one that the training began with."""
     STOPPED = "stopped"

@@ -229,7 +229,8 @@ class _Optimisation:
         self._n_together = training.batch_size  # tiles that pass the flow together
         self._losses: list[float] = []  # of the steps since the last check
         self._n_bad_steps = 0
-        self._n_checks_since_best = 0
+        self._n_checks_in_vain = 0
+        self._lowest_loss = math.inf
         self.history: History = ()
         self._initial_loss, _ = _held_out(network, caches.holdout, self._n_together)
         self._initial_state = self._state()
@@ -238,6 +239,7 @@ class _Optimisation:
         if keep_initial and (planted is not None or math.isfinite(self._initial_loss)):
             loss = self._initial_loss if math.isfinite(self._initial_loss) else math.inf
             self._steps.add(0, loss, self._initial_state, self._maxima())
+            self._lowest_loss = loss
 
     @property
     def has_failed(self) -> bool:
@@ -311,7 +313,10 @@ class _Optimisation:
         watched = holdout_loss if len(self._caches.holdout) else train_loss
         maxima = self._maxima()
         is_best = math.isfinite(watched) and self._steps.add(step, watched, self._state(), maxima)
-        self._n_checks_since_best = 0 if is_best else self._n_checks_since_best + 1
+        # A loss that still falls may lead to a better model: a figure of merit varies by chance.
+        is_better = is_best or watched < self._lowest_loss
+        self._lowest_loss = min(self._lowest_loss, watched) if math.isfinite(watched) else self._lowest_loss
+        self._n_checks_in_vain = 0 if is_better else self._n_checks_in_vain + 1
         merit = math.nan if maxima is None else maxima.merit
         point = TrainingPoint(step, train_loss, holdout_loss, holdout_energy, is_best, merit)
         self.history += (asdict(point),)
@@ -323,7 +328,7 @@ class _Optimisation:
             return TrainingOutcome(OutcomeKind.NOT_FINITE)
         if answer is FINISH:
             return TrainingOutcome(OutcomeKind.STOPPED, step)
-        if self._n_checks_since_best >= self._training.patience:
+        if self._n_checks_in_vain >= self._training.patience:
             best = self._steps.best
             return TrainingOutcome(OutcomeKind.CONVERGED, 0 if best is None else best.step)
         return None
