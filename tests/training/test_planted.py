@@ -198,6 +198,7 @@ def test_every_defect_and_every_tile_has_a_maximum(evidence):
     assert 0 <= maxima.merit <= 1
 
 
+@pytest.mark.slow
 def test_the_same_defects_are_measured_at_another_magnification():
     regions = specimens(5)
     at_1, at_2 = (features_of(regions, *network_for(regions, z)) for z in (1.0, 2.0))
@@ -330,6 +331,7 @@ def test_a_training_tells_what_it_brought(tmp_path, capsys):
     assert f"planted defects:        {found.text()}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plants")
 def test_a_seed_decides_about_the_choice():
     one, same = (train(specimens(), MODEL, TRAINING) for _ in range(2))
@@ -337,6 +339,7 @@ def test_a_seed_decides_about_the_choice():
     assert one.history == same.history
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plants")
 @pytest.mark.parametrize("name", ["likelihood", "memory"])
 def test_evidence_that_is_clearly_better_alone_is_chosen_and_told(monkeypatch, name):
@@ -349,6 +352,7 @@ def test_evidence_that_is_clearly_better_alone_is_chosen_and_told(monkeypatch, n
     assert given.config.evidence == "likelihood+memory"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plants")
 def test_patience_lasts_as_long_as_the_loss_falls(monkeypatch):
     """The first step finds most; the loss falls up to the fifth check."""
@@ -395,6 +399,7 @@ def script_magnification(monkeypatch, **by_magnification):
     monkeypatch.setattr(MAGNIFICATION, "_measured", measured)
 
 
+@pytest.mark.slow
 def test_the_chosen_magnification_is_stored_and_told(monkeypatch):
     script_magnification(monkeypatch, at_1=WEAK, at_2=STRONG)
     events = []
