@@ -16,7 +16,7 @@ from napari_uflow.image.region import NormalRegion
 from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import UFlow
-from napari_uflow.progress import Message, TrainingPoint, drain
+from napari_uflow.progress import Message, Progress, TrainingPoint, drain
 from napari_uflow.store.card import ModelCard
 from napari_uflow.store.checkpoint import load_model, save_model
 from napari_uflow.training.magnification import chosen_magnification, magnification_steps
@@ -318,6 +318,8 @@ def test_a_training_tells_what_it_brought(tmp_path, capsys):
     assert 12 <= found.n_defects <= 21
     assert found.merit >= found.merit_untrained - (found.error or 0)
     assert [e.text for e in events if isinstance(e, Message) and e.text.startswith("Planted defects: ")] != []
+    ends = [event for event in events if isinstance(event, Progress) and event.phase.endswith("planted defects")]
+    assert [event.done == event.total for event in ends].count(True) == 1
     points = [event for event in events if isinstance(event, TrainingPoint)]
     assert len(points) == 2
     assert all(0 <= point.planted <= 1 for point in points)

@@ -32,7 +32,7 @@ from napari_uflow.model.classes import ClassScale, border_classes
 from napari_uflow.model.energy import joint_energy
 from napari_uflow.model.joint import JOINT_STRIDE
 from napari_uflow.model.uflow import MARGIN, UFlow
-from napari_uflow.progress import Chunks, Progress, Steps, chunk_steps, run_chunks
+from napari_uflow.progress import Chunks, Steps, run_chunks
 from napari_uflow.training.cache import CachedTile, FeatureCache
 from napari_uflow.training.evidence import memory_keys
 from napari_uflow.training.features import fill_cache, in_reading_order
@@ -448,8 +448,7 @@ class PlantedFeatures:
                     owner = owner - 1 + len(of_defect)
                     of_defect += [source] * copy.n_defects
                     target = defects
-                steps = _kept(network, cache[i], at, owner, key)
-                target.append((yield from chunk_steps(steps, Progress(phase, len(cache), len(cache)))))
+                target.append(run_chunks(_kept(network, cache[i], at, owner, key)))
         has_memory = len(network.memory) > 0
         return cls._complete(_Positions.joined(normal), _Positions.joined(defects), of_defect, has_memory=has_memory)
 
