@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from napari_uflow.config import (
     SMALLEST_DETECTION_TILE,
+    SMALLEST_MAGNIFICATION,
     DetectionConfig,
     ModelConfig,
     TrainingConfig,
@@ -41,6 +42,8 @@ def configs():
         values = {parameter.name: allowed(parameter) for parameter in parameters_of(config)}
         if config is DetectionConfig:
             values["tile"] = st.just(0) | st.integers(SMALLEST_DETECTION_TILE, 8192)
+        if config is ModelConfig:
+            values["magnification"] = st.just(0.0) | st.floats(SMALLEST_MAGNIFICATION, 8)
         return st.builds(config, **values)
 
     return st.sampled_from(CONFIGS).flatmap(built)

@@ -17,6 +17,7 @@ from napari_uflow.errors import ConfigError
 
 __all__ = [
     "SMALLEST_DETECTION_TILE",
+    "SMALLEST_MAGNIFICATION",
     "Config",
     "DetectionConfig",
     "ModelConfig",
@@ -201,9 +202,13 @@ def parameter_table(config: type[Config]) -> str:
 
 BackboneName = Literal["efficientnet_lite2", "scattering", "resnet18", "wide_resnet50_2", "mcait"]
 LevelsName = Literal["joint", "pyramid"]
-EvidenceName = Literal["likelihood+memory", "likelihood", "memory"]
+EvidenceName = Literal["auto", "likelihood+memory", "likelihood", "memory"]
 FeatureNormName = Literal["channel", "whiten", "position", "map"]
 BorderName = Literal["auto", "reflect", "replicate"]
+
+
+SMALLEST_MAGNIFICATION = 0.125
+"""Pixels that the network sees per pixel of an image, at least."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +233,9 @@ class ModelConfig(Config):
     magnification: float = _parameter(
         1.0,
         "Pixels that the network sees per pixel of the training images: above 1 for thin or small objects, at the "
-        "square of the cost; below 1 for large ones. Images with pixels of another known size are brought to it.",
-        low=0.25,
+        "square of the cost; below 1 for large ones. Images with pixels of another known size are brought to it. 0: "
+        "training chooses 1, 2 or 0.5 by planted defects.",
+        low=0.0,
         high=8.0,
         step=0.25,
     )
@@ -239,9 +245,10 @@ class ModelConfig(Config):
         "position for each 4, 8 and 16 pixels, as published; always for 'mcait').",
     )
     evidence: EvidenceName = _parameter(
-        "likelihood+memory",
+        "auto",
         "What makes a position of joint levels anomalous: 'likelihood' (the flow's whole log-likelihood), 'memory' "
-        "(the distance from the nearest of many normal positions) or 'likelihood+memory' (their mean).",
+        "(the distance from the nearest of many normal positions), 'likelihood+memory' (their mean) or 'auto' (their "
+        "mean, unless one of them alone is clearly better on planted defects).",
     )
     memory_size: int = _parameter(
         5_000, "Normal positions in the memory.", low=100, high=1_000_000, step=1000, unit="positions"
@@ -267,6 +274,14 @@ class ModelConfig(Config):
         1.0, "Hidden channels of the subnet of each flow step, over its input channels.", low=0.1, high=4.0, step=0.1
     )
     permute_soft: bool = _parameter(False, "Mix channels with random rotations instead of permutations.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.magnification < SMALLEST_MAGNIFICATION:
+            raise ConfigError(
+                f"magnification must be 0 (chosen in training) or {SMALLEST_MAGNIFICATION} or more, not "
+                f"{self.magnification}"
+            )
 
 
 @dataclass(frozen=True)
@@ -325,9 +340,13 @@ class TrainingConfig(Config):
         "Regular expression with one group that matches the specimen in the name of an image; images of one specimen "
         "are held out together. Empty: the name without a tile coordinate such as _x000_y128.",
     )
-    check_every: int = _parameter(25, "Steps between two checks of the held-out loss.", low=1, high=10_000, step=5)
+    check_every: int = _parameter(25, "Steps between two checks of the model.", low=1, high=10_000, step=5)
     patience: int = _parameter(
-        6, "Checks without a lower held-out loss after which training stops.", low=1, high=10_000, step=1
+        6,
+        "Checks without a better model or a lower held-out loss after which training stops.",
+        low=1,
+        high=10_000,
+        step=1,
     )
     cache_memory: float = _parameter(
         4.0, "Memory for computed features; the others are kept on disk.", low=0.01, high=1024.0, step=0.5, unit="GB"

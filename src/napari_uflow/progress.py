@@ -7,6 +7,7 @@ the generator directly, napari in a worker.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -107,6 +108,9 @@ class TrainingPoint:
         99.9 % quantile of the held-out energies of the worst level (the mean of a perfect model is 1).
     is_best : bool
         True for the best model so far, which is kept.
+    planted : float
+        Figure of merit of the evidence on planted defects, 0 to 1, see :class:`~napari_uflow.training.merit.Maxima`;
+        NaN where it was not measured.
     """
 
     step: int
@@ -114,6 +118,7 @@ class TrainingPoint:
     holdout_loss: float
     holdout_energy: float
     is_best: bool
+    planted: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from napari_uflow.model.record import OutcomeKind, TrainingOutcome, TrainingRecord
+from napari_uflow.model.record import OutcomeKind, PlantedOutcome, TrainingOutcome, TrainingRecord
 
 
 @pytest.mark.parametrize(
     ("outcome", "text", "remark"),
     [
         (TrainingOutcome(), "done", ""),
-        (TrainingOutcome(OutcomeKind.CONVERGED, 4), "done: no better held-out loss after step 4", None),
+        (TrainingOutcome(OutcomeKind.CONVERGED, 4), "done: no better model after step 4", None),
         (TrainingOutcome(OutcomeKind.STOPPED, 3), "stopped at step 3", "stopped at step 3"),
         (TrainingOutcome(OutcomeKind.INTERRUPTED, 2), "interrupted after step 2", "interrupted after step 2"),
     ],
@@ -31,3 +31,20 @@ def test_a_specimen_that_is_divided_by_place():
     record = TrainingRecord(specimens=("a", "b"), holdout_specimens=("c",))
     assert not record.is_divided_by_place
     assert record.all_specimens == {"a", "b", "c"}
+
+
+def planted_outcome(**changes):
+    values = {"n_defects": 96, "n_tiles": 24, "n_found": 74, "n_found_untrained": 69}
+    return PlantedOutcome(**{**values, "merit": 0.75, "merit_untrained": 0.7, "error": 0.01, **changes})
+
+
+def test_what_a_training_brought_in_words():
+    text = planted_outcome().text()
+    assert text.startswith("74 of 96 found at one false alarm in ten images, 69 before training")
+    assert "+0.050 +- 0.010 by training" in text
+    assert "+-" not in planted_outcome(error=None).text()
+
+
+@pytest.mark.parametrize(("error", "is_better"), [(0.02, True), (0.03, False), (None, False)])
+def test_a_gain_within_two_standard_errors_is_not_clear(error, is_better):
+    assert planted_outcome(error=error).is_better == is_better

@@ -205,6 +205,7 @@ def trust(options: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """Print the contents of a model file."""
+    from napari_uflow.model.info import has_joint_levels
     from napari_uflow.store.card import read_card
 
     card = read_card(options.model)
@@ -219,6 +220,8 @@ def show(options: argparse.Namespace) -> int:
         "backbone": f"{card.model.backbone} ({record.backbone_weights or 'no weights to load'})",
         "weights included": "yes" if card.has_backbone else "no, required: --weights",
         "feature normalisation": card.model.feature_norm,
+        "evidence": card.model.evidence if has_joint_levels(card.model) else "energies of a pyramid",
+        "magnification": f"{card.model.magnification:g}",
         "tile": f"{card.model.tile} pixels",
         "trained": f"{record.date or 'unknown'}, {record.outcome.text()}",
         "resumed from": f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}" if earlier else "nothing",
@@ -231,6 +234,7 @@ def show(options: argparse.Namespace) -> int:
         "last losses": f"train {_number(history[-1]['train_loss'])}, held out {_number(history[-1]['holdout_loss'])}"
         if history
         else "none",
+        "planted defects": record.planted.text() if record.planted else "not measured",
         "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
     for name, text in lines.items():

@@ -8,7 +8,7 @@ from enum import Enum
 
 from napari_uflow.config import TrainingConfig
 
-__all__ = ["EarlierTraining", "OutcomeKind", "TrainingOutcome", "TrainingRecord"]
+__all__ = ["EarlierTraining", "OutcomeKind", "PlantedOutcome", "TrainingOutcome", "TrainingRecord"]
 
 
 class OutcomeKind(Enum):
@@ -17,9 +17,9 @@ class OutcomeKind(Enum):
     DONE = "done"
     """Every step was done."""
     CONVERGED = "converged"
-    """The held-out loss had not improved for `patience` checks."""
+    """Neither the model nor its held-out loss had improved for `patience` checks."""
     NOTHING_LEARNED = "nothing learned"
-    """No step improved the held-out loss; the model is the one that the training began with."""
+    """No step improved the model; it is the one that the training began with."""
     STOPPED = "stopped"
     """The user stopped it; the model is the best one so far."""
     NOT_FINITE = "not finite"
@@ -56,8 +56,8 @@ class TrainingOutcome:
         """Return the part of the text that says more than that the training is done; "" after the last step."""
         return {
             OutcomeKind.DONE: "",
-            OutcomeKind.CONVERGED: f"no better held-out loss after step {self.step}",
-            OutcomeKind.NOTHING_LEARNED: "training did not improve the held-out loss",
+            OutcomeKind.CONVERGED: f"no better model after step {self.step}",
+            OutcomeKind.NOTHING_LEARNED: "training did not improve the model",
             OutcomeKind.STOPPED: f"stopped at step {self.step}",
             OutcomeKind.NOT_FINITE: "stopped: the loss was no longer finite",
             OutcomeKind.INTERRUPTED: f"interrupted after step {self.step}",
@@ -81,6 +81,51 @@ class EarlierTraining:
     date: str | None
     n_steps: int
     resumed_from: EarlierTraining | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantedOutcome:
+    """Planted defects that a model finds, with and without training of its flow.
+
+    The defects were drawn; the parts of normal images that they were planted into chose the model, too, so that the
+    numbers compare models rather than promise a detection rate.
+
+    Attributes
+    ----------
+    n_defects : int
+        Planted defects.
+    n_tiles : int
+        Parts of normal images, of 256 pixels a side at most.
+    n_found, n_found_untrained : int
+        Defects found at one false alarm in ten of these parts: by the model, and by the model that the training began
+        with.
+    merit, merit_untrained : float
+        Figures of merit of both, 0 to 1: the mean fraction of defects found at 0 to 1 false alarms per part.
+    error : float or None
+        Standard error of the difference of the merits; None if it is not known.
+    """
+
+    n_defects: int
+    n_tiles: int
+    n_found: int
+    n_found_untrained: int
+    merit: float
+    merit_untrained: float
+    error: float | None = None
+
+    @property
+    def is_better(self) -> bool:
+        """The training improved the merit by more than two standard errors."""
+        return self.error is not None and self.merit - self.merit_untrained > 2 * self.error
+
+    def text(self) -> str:
+        """Return the outcome in words, without a capital letter or a full stop."""
+        error = "" if self.error is None else f" +- {self.error:.3f}"
+        gain = f"{self.merit - self.merit_untrained:+.3f}{error}"
+        return (
+            f"{self.n_found} of {self.n_defects} found at one false alarm in ten images, {self.n_found_untrained} "
+            f"before training (figure of merit {self.merit:.3f}, {gain} by training)"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +164,8 @@ class TrainingRecord:
         Parameters of the first training of this network if this one was resumed: those of a refinement follow from it.
     resumed_from : EarlierTraining or None
         The model that the training was resumed from.
+    planted : PlantedOutcome or None
+        Planted defects that it finds; None if it was not measured.
     """
 
     date: str | None = None
@@ -137,6 +184,7 @@ class TrainingRecord:
     device: str = ""
     first_training: TrainingConfig | None = None
     resumed_from: EarlierTraining | None = None
+    planted: PlantedOutcome | None = None
 
     @property
     def all_specimens(self) -> frozenset[str]:

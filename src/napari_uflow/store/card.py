@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ModelFileError
 from napari_uflow.image.intensity import IntensityRange
-from napari_uflow.model.record import EarlierTraining, OutcomeKind, TrainingOutcome, TrainingRecord
+from napari_uflow.model.record import EarlierTraining, OutcomeKind, PlantedOutcome, TrainingOutcome, TrainingRecord
 
 __all__ = ["CARD", "FORMAT", "NOT_AS_WRITTEN", "ModelCard", "damaged", "opened", "parse_card", "read_card"]
 
@@ -243,6 +243,8 @@ def _record(values: Mapping[str, Any]) -> TrainingRecord:
     if given.get("first_training") is not None:
         given["first_training"] = TrainingConfig.from_dict(given["first_training"])
     given["resumed_from"] = _earlier(given.get("resumed_from"))
+    if given.get("planted") is not None:
+        given["planted"] = PlantedOutcome(**given["planted"])
     return TrainingRecord(**given)
 
 

@@ -14,9 +14,9 @@ from napari_uflow.image.grid import Window
 from napari_uflow.model.memory import key_of, specimen_part
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
-from napari_uflow.training.cache import FeatureCache, FeatureCaches
+from napari_uflow.training.cache import FeatureCache, FeatureCaches, Origin
 
-__all__ = ["evidence_steps", "scale_steps"]
+__all__ = ["evidence_steps", "memory_keys", "scale_steps"]
 
 # Tiles that the scale is fitted to.
 _MOST_MEASURED = 200
@@ -84,15 +84,23 @@ def _samples(
         yield tile.features[0][None].to(network.device).float(), tile.is_normal[0], tile.frame, keys[int(i)]
 
 
-def _keys(cache: FeatureCache) -> list[int]:
+def memory_keys(origins: Sequence[Origin]) -> list[int]:
     """Return the key of each tile in the memory: that of its specimen, or its own if all are of one.
 
     Regions marked normal do not count: a few of them, of another specimen, are nothing to compare the others with.
+
+    Parameters
+    ----------
+    origins : sequence of Origin
+        Where each tile comes from.
     """
-    origins = [cache[i].origin for i in range(len(cache))]
     trained = {origin.specimen for origin in origins if not origin.is_marked_normal}
     is_single = len(trained) == 1
     return [key_of(o.specimen, o.tile if is_single and o.specimen in trained else None) for o in origins]
+
+
+def _keys(cache: FeatureCache) -> list[int]:
+    return memory_keys([cache[i].origin for i in range(len(cache))])
 
 
 def _choose(network: UFlow, cache: FeatureCache, rng: np.random.Generator) -> None:

@@ -15,7 +15,7 @@ from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
 from napari_uflow.training.cache import FeatureCache, Origin
 from napari_uflow.training.tiles import TrainingTile
 
-__all__ = ["augmented", "augmented_window", "fill_cache"]
+__all__ = ["augmented", "augmented_window", "fill_cache", "in_reading_order"]
 
 # Tiles of one image are read together up to this many pixels a side.
 _LARGEST_TOGETHER = 1536
@@ -104,6 +104,11 @@ def fill_cache(
             done += len(windows)
         n_tiles += len(windows)
     yield from or_stop(Progress(phase, total, total))
+
+
+def in_reading_order(tiles: Sequence[TrainingTile], network: UFlow) -> list[TrainingTile]:
+    """Return tiles in the order in which :func:`fill_cache` numbers them."""
+    return [TrainingTile(region, window) for region, windows in _read_together(tiles, network) for window in windows]
 
 
 def _add(

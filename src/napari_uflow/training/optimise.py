@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -20,9 +20,11 @@ from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Finish, Message, Progress, Snapshot, Steps, TrainingPoint
 from napari_uflow.system.devices import free_memory, is_out_of_memory
 from napari_uflow.training.cache import FeatureCache, FeatureCaches
+from napari_uflow.training.merit import Maxima
+from napari_uflow.training.planted import PlantedFeatures
 from napari_uflow.wording import counted
 
-__all__ = ["History", "optimise"]
+__all__ = ["BestStep", "History", "optimise"]
 
 History: TypeAlias = "tuple[dict[str, float], ...]"
 """The losses of a training, one dictionary of a TrainingPoint's values per check."""
@@ -36,9 +38,16 @@ _LARGEST_RISE = 0.02
 # A shorter training can be repeated.
 _SECONDS_BETWEEN_SNAPSHOTS = 60.0
 
+# States in memory from which the best is chosen.
+_MOST_STATES = 8
+
 _NOTHING_LEARNED = (
     "training did not improve the held-out loss; the initial model was kept: add normal images, or mark larger areas "
     "as normal"
+)
+_NOTHING_FOUND = (
+    "training did not improve the detection of planted defects; the initial model was kept, which is the better one "
+    "for some images"
 )
 
 
@@ -50,11 +59,13 @@ def optimise(
     model_so_far: Callable[[History, TrainingOutcome], TrainedModel],
     *,
     has_new: bool = False,
+    planted: PlantedFeatures | None = None,
 ) -> Steps[tuple[History, TrainingOutcome]]:
     """Train the flow on cached features; leave the network with its best weights.
 
     Without steps the flow stays as it is. The initial weights are candidates, too: an untrained flow on whitened
-    features is a Gaussian model, the best that few images allow.
+    features is a Gaussian model, the best that few images allow. The best weights are those of the lowest held-out
+    loss; with planted defects, of the lowest held-out loss among those that find them best, see :class:`BestStep`.
 
     Parameters
     ----------
@@ -71,6 +82,8 @@ def optimise(
     has_new : bool
         True for a resumed training with newly marked regions: these are learned even if the held-out loss rises a
         little.
+    planted : PlantedFeatures, optional
+        Features of planted defects, for joint levels.
 
     Raises
     ------
@@ -79,18 +92,18 @@ def optimise(
     """
     if not training.steps:
         return (), TrainingOutcome(OutcomeKind.DONE)
-    run = _Optimisation(network, caches, training, rng, keep_initial=not has_new)
+    run = _Optimisation(network, caches, training, rng, keep_initial=not has_new, planted=planted)
     outcome = yield from _run(run, training, model_so_far)
     if run.restore_best() and outcome.is_complete:
         outcome = TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
-        yield Message(_NOTHING_LEARNED, warning=True)
+        yield Message(_NOTHING_LEARNED, warning=True) if planted is None else Message(_NOTHING_FOUND)
     return run.history, outcome
 
 
 def _run(
     run: _Optimisation, training: TrainingConfig, model_so_far: Callable[[History, TrainingOutcome], TrainedModel]
 ) -> Steps[TrainingOutcome]:
-    """Do the steps of an optimisation, with a check of the held-out loss now and then, until it ends."""
+    """Do the steps of an optimisation, with a check of the model now and then, until it ends."""
     last_snapshot = time.monotonic()
     for step in range(1, training.steps + 1):
         yield from run.step()
@@ -115,6 +128,67 @@ def _run(
     return TrainingOutcome(OutcomeKind.DONE)
 
 
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """Weights of a step, with their loss and the maxima of their evidence on planted defects."""
+
+    step: int
+    loss: float
+    maxima: Maxima | None
+    state: dict[str, Tensor]
+
+    @property
+    def merit(self) -> float:
+        """Figure of merit; 0 without planted defects."""
+        return 0.0 if self.maxima is None else self.maxima.merit
+
+    def is_as_good_as(self, other: _Candidate) -> bool:
+        """Return True if it is worse on planted defects by no more than one standard error of the difference."""
+        if self.maxima is None or other.maxima is None:
+            return True
+        return self.maxima.versus(other.maxima).is_within_error
+
+
+class BestStep:
+    """Choice among the steps of a training.
+
+    The best one has the lowest loss among those within one standard error of the highest figure of merit on planted
+    defects; without planted defects, the lowest loss.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[_Candidate] = []
+
+    def add(self, step: int, loss: float, state: dict[str, Tensor], maxima: Maxima | None = None) -> bool:
+        """Add a candidate, return True if it is the best so far.
+
+        Parameters
+        ----------
+        step : int
+            Completed steps.
+        loss : float
+            Held-out loss; infinite if it is not known.
+        state : dict of str to Tensor
+            Weights, kept as they are.
+        maxima : Maxima, optional
+            Maxima of its evidence on planted defects.
+        """
+        new = _Candidate(step, loss, maxima, state)
+        candidates = [*self._kept, new]
+        highest = max(candidates, key=lambda candidate: candidate.merit)
+        good = [candidate for candidate in candidates if candidate is highest or candidate.is_as_good_as(highest)]
+        good.sort(key=lambda candidate: candidate.loss)
+        others = [candidate for candidate in good if candidate is not highest][: _MOST_STATES - 1]
+        # The highest merit stays: otherwise steps could be chosen that are each a little worse than the one before.
+        self._kept = [candidate for candidate in good if candidate is highest or candidate in others]
+        return self._kept[0] is new
+
+    @property
+    def best(self) -> _Candidate | None:
+        """The best candidate so far; None without any."""
+        return self._kept[0] if self._kept else None
+
+
 class _Optimisation:
     """Adam on cached features, with the best weights so far.
 
@@ -123,7 +197,9 @@ class _Optimisation:
     network, caches, training, rng
         As for :func:`optimise`.
     keep_initial : bool
-        A step is better only if it improves on the held-out loss of the initial weights.
+        The initial weights are a candidate, too.
+    planted : PlantedFeatures or None
+        As for :func:`optimise`.
 
     Attributes
     ----------
@@ -139,6 +215,7 @@ class _Optimisation:
         rng: np.random.Generator,
         *,
         keep_initial: bool,
+        planted: PlantedFeatures | None = None,
     ):
         self._network, self._caches, self._training = network, caches, training
         self._parameters = [p for p in network.flow.parameters() if p.requires_grad]
@@ -152,14 +229,17 @@ class _Optimisation:
         self._n_together = training.batch_size  # tiles that pass the flow together
         self._losses: list[float] = []  # of the steps since the last check
         self._n_bad_steps = 0
-        self._n_checks_since_best = 0
+        self._n_checks_in_vain = 0
+        self._lowest_loss = math.inf
         self.history: History = ()
         self._initial_loss, _ = _held_out(network, caches.holdout, self._n_together)
         self._initial_state = self._state()
-        self._best_loss = math.inf
-        self._best_state: dict[str, Tensor] | None = None
-        if keep_initial and math.isfinite(self._initial_loss):
-            self._best_loss, self._best_state = self._initial_loss, self._initial_state
+        self._planted, self._is_initial_kept = planted, keep_initial
+        self._steps = BestStep()
+        if keep_initial and (planted is not None or math.isfinite(self._initial_loss)):
+            loss = self._initial_loss if math.isfinite(self._initial_loss) else math.inf
+            self._steps.add(0, loss, self._initial_state, self._maxima())
+            self._lowest_loss = loss
 
     @property
     def has_failed(self) -> bool:
@@ -223,20 +303,22 @@ class _Optimisation:
         return total
 
     def check(self, step: int) -> TrainingPoint:
-        """Compute the held-out loss and keep the weights if they are the best so far.
+        """Compute the held-out loss, and the maxima on planted defects; keep the weights if they may be the best.
 
-        Without held-out tiles, the mean loss of the steps since the last check decides.
+        Without held-out tiles, the mean loss of the steps since the last check takes the place of the held-out loss.
         """
         holdout_loss, holdout_energy = _held_out(self._network, self._caches.holdout, self._n_together)
         train_loss = float(np.mean(self._losses)) if self._losses else math.nan
         self._losses.clear()
         watched = holdout_loss if len(self._caches.holdout) else train_loss
-        is_best = watched < self._best_loss
-        if is_best:
-            self._best_loss, self._best_state, self._n_checks_since_best = watched, self._state(), 0
-        else:
-            self._n_checks_since_best += 1
-        point = TrainingPoint(step, train_loss, holdout_loss, holdout_energy, is_best)
+        maxima = self._maxima()
+        is_best = math.isfinite(watched) and self._steps.add(step, watched, self._state(), maxima)
+        # A loss that still falls may lead to a better model: a figure of merit varies by chance.
+        is_better = is_best or watched < self._lowest_loss
+        self._lowest_loss = min(self._lowest_loss, watched) if math.isfinite(watched) else self._lowest_loss
+        self._n_checks_in_vain = 0 if is_better else self._n_checks_in_vain + 1
+        merit = math.nan if maxima is None else maxima.merit
+        point = TrainingPoint(step, train_loss, holdout_loss, holdout_energy, is_best, merit)
         self.history += (asdict(point),)
         return point
 
@@ -246,9 +328,9 @@ class _Optimisation:
             return TrainingOutcome(OutcomeKind.NOT_FINITE)
         if answer is FINISH:
             return TrainingOutcome(OutcomeKind.STOPPED, step)
-        if self._n_checks_since_best >= self._training.patience:
-            best_step = step - self._n_checks_since_best * self._training.check_every
-            return TrainingOutcome(OutcomeKind.CONVERGED, best_step)
+        if self._n_checks_in_vain >= self._training.patience:
+            best = self._steps.best
+            return TrainingOutcome(OutcomeKind.CONVERGED, 0 if best is None else best.step)
         return None
 
     def restore_best(self) -> bool:
@@ -259,15 +341,22 @@ class _Optimisation:
         ImageError
             If the loss was never finite.
         """
-        if self._best_state is None:
+        best = self._steps.best
+        if best is None:
             raise ImageError(
                 "training failed: the loss was never finite; lower the learning rate, or check that the normal areas "
                 "contain no corrupt pixels"
             )
-        if self._best_loss > self._initial_loss + _LARGEST_RISE:
-            self._best_state = self._initial_state
-        self._network.flow.load_state_dict(self._best_state)
-        return self._best_state is self._initial_state
+        state = best.state
+        if not self._is_initial_kept and best.loss > self._initial_loss + _LARGEST_RISE:
+            state = self._initial_state
+        self._network.flow.load_state_dict(state)
+        return state is self._initial_state
+
+    def _maxima(self) -> Maxima | None:
+        if self._planted is None:
+            return None
+        return self._planted.maxima(self._planted.likelihoods(self._network), self._network.config.evidence)
 
     def _state(self) -> dict[str, Tensor]:
         return {key: value.detach().clone() for key, value in self._network.flow.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion, common_channels
 from napari_uflow.image.scaled import scaled_regions
-from napari_uflow.model.record import TrainingOutcome, TrainingRecord
-from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.model.record import PlantedOutcome, TrainingOutcome, TrainingRecord
+from napari_uflow.model.uflow import MARGIN, TrainedModel, UFlow
 from napari_uflow.model.weights import load_pretrained
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.nfa.calibration import TooFewPositionsError
@@ -26,8 +27,10 @@ from napari_uflow.training.cache import FeatureCaches
 from napari_uflow.training.calibrate import calibrate_steps, has_enough_positions
 from napari_uflow.training.evidence import evidence_steps, scale_steps
 from napari_uflow.training.features import fill_cache
+from napari_uflow.training.magnification import magnification_steps
 from napari_uflow.training.normalise import normalise_steps
 from napari_uflow.training.optimise import History, optimise
+from napari_uflow.training.planted import Likelihoods, PlantedFeatures, best_evidence, planted_set, sources_of
 from napari_uflow.training.record import record_of
 from napari_uflow.training.regions import assign_specimens
 from napari_uflow.training.tiles import Split, choose_tiles, regions_of
@@ -36,6 +39,9 @@ from napari_uflow.wording import counted
 __all__ = ["train", "train_steps"]
 
 T = TypeVar("T")
+
+# Pixels of the images with and without planted defects, over those of all tiles and augmentations.
+_PLANTED_PART = 0.4
 
 _TOO_FEW_POSITIONS = "too few normal pixels to calibrate the false-alarm rate; add normal images"
 
@@ -115,7 +121,8 @@ def train_steps(
     Returns
     -------
     TrainedModel
-        With the weights of the lowest held-out loss.
+        With the weights that find planted defects best, or of the lowest held-out loss; see
+        :class:`~napari_uflow.training.optimise.BestStep`.
 
     Raises
     ------
@@ -140,14 +147,26 @@ def train_steps(
         if not can_calibrate:
             yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
         has_new = init_from is not None and any(region.is_marked_normal for region in regions)
+        judge = None
         if network.is_joint:
             yield from evidence_steps(network, caches, run.rng, can_remember=run.can_remember)
-        history, outcome = yield from optimise(network, caches, training, run.rng, run.model, has_new=has_new)
+            judge = yield from _judge(run)
+        history, outcome = yield from optimise(
+            network,
+            caches,
+            training,
+            run.rng,
+            run.model,
+            has_new=has_new,
+            planted=None if judge is None else judge.features,
+        )
+        planted = None if judge is None else (yield from _to_the_end(judge.decide_steps(network)))
         if network.is_joint and history:  # of the flow as it is now; it takes a moment
             yield from _to_the_end(scale_steps(network, caches, run.rng))
     # Not to be stopped: it takes a moment, and the model of a stopped training should be as good as any.
     calibration = (yield from _to_the_end(_calibrate(run))) if can_calibrate else None
-    return replace(run.model(history, outcome), calibration=calibration)
+    model_so_far = run.model(history, outcome)
+    return replace(model_so_far, calibration=calibration, record=replace(model_so_far.record, planted=planted))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +176,7 @@ class _Run:
     network: UFlow
     training: TrainingConfig
     regions: Sequence[NormalRegion]
+    working: Sequence[NormalRegion]
     split: Split
     intensity: IntensityRange
     backbone_weights: str
@@ -218,7 +238,10 @@ def _prepare(
     else:
         source = init_from.record.backbone_weights
         network = init_from.network(torch_device, weights)
-    working = scaled_regions(regions, model.magnification)
+    if not network.config.magnification:
+        magnification = (yield from magnification_steps(network, regions, model, training)) if network.is_joint else 1.0
+        network.config = network.config.replace(magnification=magnification)
+    working = scaled_regions(regions, network.config.magnification)
     split = choose_tiles(working, network.tile, network.align, training, rng, before)
     for message in _messages_about(split, before):
         yield from or_stop(message)
@@ -227,6 +250,7 @@ def _prepare(
         network=network,
         training=training,
         regions=regions,
+        working=working,
         split=split,
         intensity=intensity,
         backbone_weights=source,
@@ -236,7 +260,7 @@ def _prepare(
 
 
 def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: int) -> None:
-    """Refuse to resume a model with other channels or other parts; a border left open is that of the model."""
+    """Refuse to resume a model with other channels or other parts; what is left open is that of the model."""
     if n_channels != init_from.n_channels:
         raise ImageError(
             f"the images have {n_channels} channels, but the model was trained on {init_from.n_channels}; choose the "
@@ -244,6 +268,10 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
         )
     if model.border == "auto":
         model = model.replace(border=init_from.config.border)
+    if model.evidence == "auto":
+        model = model.replace(evidence=init_from.config.evidence)
+    if not model.magnification:
+        model = model.replace(magnification=init_from.config.magnification)
     if model != init_from.config:
         mine, its = model.to_dict(), init_from.config.to_dict()
         other = ", ".join(f"{key} {its[key]} (not {mine[key]})" for key in mine if mine[key] != its[key])
@@ -303,6 +331,69 @@ def _fill(run: _Run, caches: FeatureCaches) -> Steps[None]:
     if caches.train.n_bytes_on_disk:
         yield from or_stop(Message(f"{caches.train.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
     caches.apply_border(network.border, network.strides)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Planted defects, and the evidence of the untrained flow on them; it chooses the kinds of evidence if asked to."""
+
+    features: PlantedFeatures
+    untrained: Likelihoods
+    chooses_evidence: bool
+
+    def decide_steps(self, network: UFlow) -> Steps[PlantedOutcome]:
+        """Choose the evidence of a trained network, and tell what it finds."""
+        trained = self.features.likelihoods(network)
+        if self.chooses_evidence:
+            evidence = best_evidence(self.features, trained)
+            if evidence != network.config.evidence:
+                network.config = network.config.replace(evidence=evidence)
+                yield Message(f"The {evidence} alone finds planted defects clearly better than with the other evidence")
+        evidence = network.config.evidence
+        after, before = (self.features.maxima(x, evidence) for x in (trained, self.untrained))
+        difference = after.versus(before)
+        found = PlantedOutcome(
+            n_defects=self.features.n_defects,
+            n_tiles=self.features.n_tiles,
+            n_found=after.n_found,
+            n_found_untrained=before.n_found,
+            merit=after.merit,
+            merit_untrained=before.merit,
+            error=difference.error if math.isfinite(difference.error) else None,
+        )
+        is_without_gain = not found.is_better and not np.array_equal(trained.planted, self.untrained.planted)
+        yield Message(f"Planted defects: {found.text()}" + "; training brought no clear gain" * is_without_gain)
+        return found
+
+
+def _judge(run: _Run) -> Steps[_Judge | None]:
+    """Plant defects and compute their features; None if there are too few images or pixels for it."""
+    network, training = run.network, run.training
+    chooses_evidence = network.config.evidence == "auto"
+    if chooses_evidence:
+        network.config = network.config.replace(evidence="likelihood+memory")
+    rng = np.random.default_rng((training.seed, 3))
+    tile_pixels = (network.tile + 2 * MARGIN) ** 2
+    n_tiles = len(run.split.train) * training.augmentations + len(run.split.holdout)
+    most = _PLANTED_PART * n_tiles * tile_pixels / max(1.0, network.config.magnification) ** 2
+    sources = sources_of(
+        run.regions,
+        run.working,
+        run.split,
+        network,
+        rng,
+        min_normal=training.min_normal,
+        most_pixels=most / 2,
+    )
+    span = [high - low for low, high in zip(run.intensity.low, run.intensity.high, strict=True)]
+    planted = planted_set(sources, span, training.seed, most_pixels=most)
+    if planted is None:
+        return None
+    phase = "Computing features of planted defects"
+    features = yield from PlantedFeatures.compute_steps(network, planted, run.intensity, phase)
+    if features is None:
+        return None
+    return _Judge(features, features.likelihoods(network), chooses_evidence)
 
 
 def _calibrate(run: _Run) -> Steps[Calibration | None]:
