@@ -30,7 +30,7 @@ from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.classes import ClassScale, border_classes
 from napari_uflow.model.energy import joint_energy
-from napari_uflow.model.joint import JOINT_STRIDE
+from napari_uflow.model.info import JOINT_STRIDE
 from napari_uflow.model.uflow import MARGIN, UFlow
 from napari_uflow.progress import Chunks, Steps, run_chunks
 from napari_uflow.training.cache import CachedTile, FeatureCache, Origin
