@@ -48,3 +48,15 @@ def test_what_a_training_brought_in_words():
 @pytest.mark.parametrize(("error", "is_better"), [(0.02, True), (0.03, False), (None, False)])
 def test_a_gain_within_two_standard_errors_is_not_clear(error, is_better):
     assert planted_outcome(error=error).is_better == is_better
+
+
+@pytest.mark.parametrize(
+    ("n_found", "error", "expected"),
+    [
+        (74, 0.001, "It finds 74 of 96 planted defects, 5 more than without training."),
+        (66, 0.5, "It finds 66 of 96 planted defects, 3 fewer than without training, no clear gain."),
+        (69, None, "It finds 69 of 96 planted defects, as many as without training, no clear gain."),
+    ],
+)
+def test_what_training_brought_in_a_sentence(n_found, error, expected):
+    assert planted_outcome(n_found=n_found, error=error).sentence() == expected

@@ -149,8 +149,12 @@ class TrainWidget(Panel):
         self.plot.add(point.step, point.train_loss, point.holdout_loss, point.is_best)
 
     def _trained(self, model: Any) -> None:
-        how = trainings.how_it_ended(model)
-        self.job_bar.say(f"Training finished{how}; the best step was kept. Next: find anomalies with Detect.")
+        parts = [f"Training finished{trainings.how_it_ended(model)}; the best step was kept."]
+        if not model.training.steps:
+            parts = ["The model is ready; nothing was trained."]
+        elif model.record.planted is not None:
+            parts.append(model.record.planted.sentence())
+        self.job_bar.say(" ".join([*parts, "Next: find anomalies with Detect."]))
 
     # ---- an interrupted training
 
