@@ -48,16 +48,6 @@ class TrainingOutcome:
         """The training ended by itself; its model is the result."""
         return self.kind in (OutcomeKind.DONE, OutcomeKind.CONVERGED, OutcomeKind.NOTHING_LEARNED)
 
-    def sentence(self) -> str:
-        """Return in a sentence what training brought."""
-        more = self.n_found - self.n_found_untrained
-        if not more:
-            gain = "as many as without training"
-        else:
-            gain = f"{abs(more)} {'more' if more > 0 else 'fewer'} than without training"
-        doubt = "" if self.is_better else ", no clear gain"
-        return f"It finds {self.n_found} of {self.n_defects} planted defects, {gain}{doubt}."
-
     def text(self) -> str:
         """Return the outcome in words, without a capital letter or a full stop."""
         return f"done: {self.remark()}" if self.is_complete and self.remark() else self.remark() or "done"
