@@ -196,7 +196,7 @@ def test_train_detect_evaluate_show(here, capsys):
 
     code, out, err = call(capsys, "show new/model.safetensors")
     assert (code, err) == (0, "")
-    assert out.startswith("new/model.safetensors: U-Flow model, format 2")
+    assert out.startswith("new/model.safetensors: U-Flow model, format 3")
     assert "backbone:               scattering" in out
     code, out, err = call(capsys, "show new/model.safetensors --json")
     assert (code, err) == (0, "")

@@ -366,7 +366,7 @@ def test_no_grad_mode_leaks_to_the_caller(tiny_model, odd_plane, network, is_ena
     [
         ((0.5, 0.5), "um", False),
         ((0.55, 0.45), "um", False),
-        ((1.0, 1.0), "um", False),  # brought to the pixel size of training
+        ((1.0, 1.0), "um", True),  # brought to the pixel size of training
         ((2.5, 2.5), "um", True),
         ((0.1, 0.1), "um", True),
         ((0.5, 0.2), "um", True),

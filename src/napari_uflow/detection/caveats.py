@@ -39,7 +39,7 @@ def acquisition_caveats(model: TrainedModel, plane: Plane, magnification: float)
         Each with the warning for the user.
     """
     caveats = []
-    if min(plane.shape) < _SMALLEST_SIDE:
+    if min(plane.shape) * magnification < _SMALLEST_SIDE:
         text = (
             f"'{plane.title}' has only {plane.shape[0]} x {plane.shape[1]} pixels: the network sees more reflection "
             f"than image, so the guarantee does not apply"
@@ -49,11 +49,14 @@ def acquisition_caveats(model: TrainedModel, plane: Plane, magnification: float)
     if not trained or plane.pixel_size is None or plane.unit != model.record.unit:
         return caveats
     low, high = _SAME_PIXEL_SIZE
-    more = model.config.magnification / magnification
-    if not all(low < a / b * more < high for a, b in zip(plane.pixel_size, trained, strict=True)):
+    if not all(low < a / b < high for a, b in zip(plane.pixel_size, trained, strict=True)):
+        is_resampled = magnification != model.config.magnification
+        effect = (
+            "it is resampled, with other noise and detail" if is_resampled else "structures appear at another scale"
+        )
         text = (
             f"'{plane.title}' has pixels of {plane.pixel_size[0]:g} {plane.unit}, but the model was trained on pixels "
-            f"of {trained[0]:g} {plane.unit}: structures appear at a different scale, so the guarantee does not apply"
+            f"of {trained[0]:g} {plane.unit}: {effect}, so the guarantee does not apply"
         )
         caveats.append((Caveat.PIXEL_SIZE, text))
     return caveats
@@ -76,7 +79,8 @@ def score_caveats(model: TrainedModel, plane: Plane, scores: ScoreMaps) -> list[
         caveats.append((Caveat.BRIGHTNESS, text))
     if model.calibration is None:
         return caveats
-    times = plane.shape[0] * plane.shape[1] / max(model.calibration.n_pixels, 1.0)
+    n_pixels = scores.energies[0].size * scores.strides[0] ** 2  # of the image as the network saw it
+    times = n_pixels / max(model.calibration.n_pixels, 1.0)
     if times > _LARGER:
         text = (
             f"'{plane.title}' is {times:.0f} times as large as the held-out images: the guarantee is extended to it "
@@ -84,9 +88,13 @@ def score_caveats(model: TrainedModel, plane: Plane, scores: ScoreMaps) -> list[
         )
         caveats.append((Caveat.LARGER, text))
     if model.calibration.median_p_value(scores.tested) < _UNLIKELY:
+        is_subtracted = all(of.subtracts_median for of in model.calibration.maps)
+        effect = (
+            "regions are compared with its own background, and" if is_subtracted else "much of it may be reported, and"
+        )
         text = (
             f"'{plane.title}' as a whole differs from the normal images (focus, magnification, contrast or material): "
-            f"regions are compared with its own background, and the guarantee does not apply"
+            f"{effect} the guarantee does not apply"
         )
         caveats.append((Caveat.DISTRIBUTION, text))
     return caveats

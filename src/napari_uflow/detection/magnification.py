@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from napari_uflow.image.plane import Plane
+from napari_uflow.model.info import BACKBONES, JOINT_STRIDE, has_joint_levels
 from napari_uflow.model.uflow import TrainedModel
 
 __all__ = ["magnification_of"]
@@ -19,7 +20,8 @@ def magnification_of(model: TrainedModel, plane: Plane) -> float:
     """Return the pixels that the network sees per pixel of an image.
 
     The magnification of the model, times the ratio of the image's pixel size to that of training if both are known in
-    the same unit, are square, and differ by more than 5 % and no more than 4 times.
+    the same unit, are square, and differ by more than 5 % and no more than 4 times; a position of the finest level
+    never covers less than a pixel.
 
     Parameters
     ----------
@@ -29,10 +31,12 @@ def magnification_of(model: TrainedModel, plane: Plane) -> float:
         Image.
     """
     own: float = model.config.magnification
+    largest = JOINT_STRIDE if has_joint_levels(model.config) else min(BACKBONES[model.config.backbone].strides)
     trained = model.record.pixel_size
     if not trained or plane.pixel_size is None or plane.unit != model.record.unit:
         return own
     ratios = [new / old for new, old in zip(plane.pixel_size, trained, strict=True)]
     ratio = math.sqrt(ratios[0] * ratios[1])
     is_alike = max(ratios) / min(ratios) < _SAME
-    return own * ratio if is_alike and _SAME < max(ratio, 1 / ratio) <= _LARGEST_RATIO else own
+    is_other = _SAME < max(ratio, 1 / ratio) <= _LARGEST_RATIO
+    return own * ratio if is_alike and is_other and own * ratio <= largest else own

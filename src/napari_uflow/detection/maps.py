@@ -141,7 +141,7 @@ def log10_nfa_steps(
 
 def _reportable(level: LevelRegions) -> LevelRegions:
     """Return the regions that are below the background, and so may be reported at some number of false alarms."""
-    n = int(np.searchsorted(level.log10_nfa, LEAST_BACKGROUND))
+    n = int(np.searchsorted(level.log10_nfa.astype(np.float32), LEAST_BACKGROUND))
     labels = np.where(level.labels <= n, level.labels, 0).astype(np.int32)
     return LevelRegions(labels, level.log10_nfa[:n])
 

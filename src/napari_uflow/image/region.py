@@ -66,10 +66,12 @@ class NormalRegion:
 
     def without(self, others: "Iterable[NormalRegion]") -> "NormalRegion":
         """Return the region without the normal pixels of others in the same image; itself if there are none."""
-        masks = [other.normal() for other in others if other.plane.is_same_image(self.plane)]
-        if not masks:
+        taken: npt.NDArray[np.bool_] | None = None
+        for other in dict.fromkeys(others):  # a region may be given several times
+            if other.plane.is_same_image(self.plane):
+                taken = other.normal() if taken is None else np.logical_or(taken, other.normal(), out=taken)
+        if taken is None:
             return self
-        taken: npt.NDArray[np.bool_] = np.logical_or.reduce(masks)
         mask = self.masked(Window(0, 0, *self.plane.shape)) & ~taken
         return NormalRegion(self.plane, mask, self.specimen, is_marked_normal=self.is_marked_normal)
 

@@ -82,6 +82,7 @@ class _ScaledArray:
         col, col_taps, col_weights = _taps(first_col, stop_col, self._magnification)
         window = Window(row, col, int(row_taps.max()) + 1, int(col_taps.max()) + 1)
         values = self._plane.read(window)[channels]
+        values[~np.isfinite(values)] = np.nan  # infinite pixels count as missing ones
         down = sum(values[:, row_taps[:, k]] * row_weights[:, k, None] for k in range(row_taps.shape[1]))
         across = sum(down[:, :, col_taps[:, k]] * col_weights[:, k] for k in range(col_taps.shape[1]))
         return np.asarray(across, dtype=np.float32)

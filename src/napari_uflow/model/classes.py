@@ -133,7 +133,9 @@ class ClassScale(nn.Module):
             Scaled scores of positions that the network was not trained on.
         """
         values = np.concatenate([x.ravel() for x in scores])
-        self.width[kind] *= max(float(np.quantile(values[np.isfinite(values)], _TAIL)), 1e-3)
+        values = values[np.isfinite(values)]
+        if len(values):
+            self.width[kind] *= max(float(np.quantile(values, _TAIL)), 1e-3)
 
     def _set(self, kind: int, i: int, median: float, width: float) -> None:
         self.median[kind, i], self.width[kind, i] = median, width

@@ -63,7 +63,7 @@ class Calibration:
         or below it, each specimen tested with tails fitted to the others; -inf for a fraction of 0. Empty for a single
         specimen.
     n_pixels : float
-        Mean size of the held-out images, in pixels.
+        Mean size of the held-out images, in pixels that the network saw.
     """
 
     strides: tuple[int, ...]

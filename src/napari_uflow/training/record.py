@@ -56,6 +56,10 @@ def record_of(
         first_training = init_from.record.first_training or init_from.training
         n_steps = int(max((point["step"] for point in init_from.history), default=0))
         resumed_from = EarlierTraining(init_from.record.date, n_steps, init_from.record.resumed_from)
+    calibrated = next((plane for plane in planes if plane.pixel_size), None)
+    pixel_size, unit = (None, None) if calibrated is None else (calibrated.pixel_size, calibrated.unit)
+    if init_from is not None and init_from.record.pixel_size:  # its features are of that size
+        pixel_size, unit = init_from.record.pixel_size, init_from.record.unit
     return TrainingRecord(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         outcome=outcome,
@@ -66,8 +70,8 @@ def record_of(
         n_tiles=len(split.train),
         n_holdout_tiles=len(split.holdout),
         n_marked_normal=sum(region.is_marked_normal for region in distinct),
-        pixel_size=next((plane.pixel_size for plane in planes if plane.pixel_size), None),
-        unit=next((plane.unit for plane in planes if plane.unit), None),
+        pixel_size=pixel_size,
+        unit=unit,
         versions=_versions(),
         backbone_weights=backbone_weights,
         device=str(device),

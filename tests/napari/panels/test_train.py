@@ -84,7 +84,8 @@ def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path)
         assert widget.job_bar.button.text() == "Stop"
     idle(qtbot, widget)
     assert session.runner.job.outcome is Outcome.DONE
-    asked = tiny_model_config.replace(border=session.model.config.border)  # training may decide about the border
+    decided = session.model.config  # training decides what is left open
+    asked = tiny_model_config.replace(border=decided.border, evidence=decided.evidence)
     assert session.model.config == asked
     assert session.model_name == "fibres"
     assert len(session.model.record.specimens) + len(session.model.record.holdout_specimens) == 3

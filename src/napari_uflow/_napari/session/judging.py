@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_uflow.detection.result import Detection
+    from napari_uflow.image.plane import Plane
+    from napari_uflow.model.uflow import TrainedModel
 
 __all__ = ["mark_normal", "undo_mark_normal"]
 
@@ -54,11 +56,18 @@ def mark_normal(session: Session, viewer: Viewer, result: LayerDetection, index:
         dict(result.planes)[index],
         number - first,
         place.plane,
-        side=_TILE if session.model is None else session.model.config.tile,
+        side=_TILE if session.model is None else _side_for(session.model, place.plane),
         specimen=place.specimen,
     )
     _replace_plane(session, result, index, found)
     marked_normal_of(session).add(result.labels, index, correction)
+
+
+def _side_for(model: TrainedModel, plane: Plane) -> int:
+    """Return the pixels of an image that are as wide as a training tile, as the network sees it."""
+    from napari_uflow.detection.magnification import magnification_of
+
+    return max(1, int(model.config.tile / magnification_of(model, plane)))
 
 
 def undo_mark_normal(session: Session, result: LayerDetection) -> int | None:
