@@ -197,7 +197,7 @@ def test_train_detect_evaluate_show(here, capsys):
     code, out, err = call(capsys, "show new/model.safetensors")
     assert (code, err) == (0, "")
     assert out.startswith("new/model.safetensors: U-Flow model, format 3")
-    assert "backbone:               scattering" in out
+    assert "backbone:               efficientnet_lite2" in out
     code, out, err = call(capsys, "show new/model.safetensors --json")
     assert (code, err) == (0, "")
     assert json.loads(out) == read_card("new/model.safetensors").to_dict()
