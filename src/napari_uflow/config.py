@@ -207,7 +207,6 @@ FeatureNormName = Literal["channel", "whiten", "position", "map"]
 BorderName = Literal["auto", "reflect", "replicate"]
 
 
-_LARGEST_OF_PYRAMID = 4
 SMALLEST_MAGNIFICATION = 0.125
 """Pixels that the network sees per pixel of an image, at least."""
 
@@ -278,11 +277,6 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.levels == "pyramid" and self.magnification > _LARGEST_OF_PYRAMID:
-            raise ConfigError(
-                f"magnification must be {_LARGEST_OF_PYRAMID} or less with a pyramid, not {self.magnification}: a "
-                f"position of its finest level would be less than a pixel"
-            )
         if 0 < self.magnification < SMALLEST_MAGNIFICATION:
             raise ConfigError(
                 f"magnification must be 0 (chosen in training) or {SMALLEST_MAGNIFICATION} or more, not "

@@ -244,3 +244,9 @@ def test_gradients_are_off_in_the_chunks_and_on_between_them():
     next(latents)
     assert torch.is_grad_enabled()
     assert not any(z.requires_grad for z in run_chunks(latents).z)
+
+
+def test_a_position_is_not_smaller_than_a_pixel():
+    with pytest.raises(ConfigError, match="magnification must be 4 or less for these levels, not 6"):
+        UFlow(ModelConfig(backbone="scattering", levels="pyramid", magnification=6), 1)
+    UFlow(ModelConfig(backbone="scattering", magnification=8), 1)

@@ -92,6 +92,11 @@ class UFlow(nn.Module):
             if self.is_joint:
                 self.memory = Memory(sum(self.channels))
                 self.scale = ClassScale(2)
+        if config.magnification > min(self.strides):
+            raise ConfigError(
+                f"magnification must be {min(self.strides)} or less for these levels, not {config.magnification:g}: a "
+                f"position would be less than a pixel"
+            )
         if config.tile % self.align:
             raise ConfigError(f"tile must be a multiple of {self.align} for {config.backbone}, not {config.tile}")
 
