@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from napari_uflow.detection.guarantee import Caveat
+from napari_uflow.detection.magnification import pixel_size_ratios
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.inference import ScoreMaps
 from napari_uflow.model.uflow import TrainedModel
@@ -45,11 +46,9 @@ def acquisition_caveats(model: TrainedModel, plane: Plane, magnification: float)
             f"than image, so the guarantee does not apply"
         )
         caveats.append((Caveat.TOO_SMALL, text))
-    trained = model.record.pixel_size
-    if not trained or plane.pixel_size is None or plane.unit != model.record.unit:
-        return caveats
+    trained, ratios = model.record.pixel_size, pixel_size_ratios(model, plane)
     low, high = _SAME_PIXEL_SIZE
-    if not all(low < a / b < high for a, b in zip(plane.pixel_size, trained, strict=True)):
+    if trained and plane.pixel_size and ratios and not all(low < ratio < high for ratio in ratios):
         is_resampled = magnification != model.config.magnification
         effect = (
             "it is resampled, with other noise and detail" if is_resampled else "structures appear at another scale"

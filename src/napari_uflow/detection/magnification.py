@@ -8,12 +8,20 @@ from napari_uflow.image.plane import Plane
 from napari_uflow.model.info import BACKBONES, JOINT_STRIDE, has_joint_levels
 from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["magnification_of"]
+__all__ = ["magnification_of", "pixel_size_ratios"]
 
 # Ratios of pixel sizes, of new to training images, that count as the same.
 _SAME = 1.05
 # Up to this ratio an image is brought to the pixel size of training: beyond it detail is missing, or is lost.
 _LARGEST_RATIO = 4.0
+
+
+def pixel_size_ratios(model: TrainedModel, plane: Plane) -> tuple[float, float] | None:
+    """Return height and width of an image's pixel over those of training; None if not known in the same unit."""
+    trained = model.record.pixel_size
+    if not trained or plane.pixel_size is None or plane.unit != model.record.unit:
+        return None
+    return plane.pixel_size[0] / trained[0], plane.pixel_size[1] / trained[1]
 
 
 def magnification_of(model: TrainedModel, plane: Plane) -> float:
@@ -32,10 +40,9 @@ def magnification_of(model: TrainedModel, plane: Plane) -> float:
     """
     own: float = model.config.magnification
     largest = JOINT_STRIDE if has_joint_levels(model.config) else min(BACKBONES[model.config.backbone].strides)
-    trained = model.record.pixel_size
-    if not trained or plane.pixel_size is None or plane.unit != model.record.unit:
+    ratios = pixel_size_ratios(model, plane)
+    if ratios is None:
         return own
-    ratios = [new / old for new, old in zip(plane.pixel_size, trained, strict=True)]
     ratio = math.sqrt(ratios[0] * ratios[1])
     is_alike = max(ratios) / min(ratios) < _SAME
     is_other = _SAME < max(ratio, 1 / ratio) <= _LARGEST_RATIO

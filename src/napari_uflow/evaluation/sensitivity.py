@@ -8,7 +8,6 @@ already are not used, so that a false alarm finds nothing. See :mod:`~napari_ufl
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
@@ -25,7 +24,7 @@ from napari_uflow.detection.result import Detection
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.evaluation.pod import ALL_KINDS, PodCurve, PodRecord, fit_pod
 from napari_uflow.image.plane import Plane
-from napari_uflow.image.planting import PLANTED_KINDS, DefectPlan, PlantedKind, draw_plans, plant
+from napari_uflow.image.planting import PLANTED_KINDS, DefectPlan, DefectQueue, PlantedKind, draw_plans
 from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import Event, Finish, Message, Progress, Steps, or_stop, within
@@ -42,9 +41,6 @@ _LEAST_NORMAL = 0.01  # fraction of its pixels: a painted area may be small
 # Normal pixels per defect of one image, and pixels of all images together per defect: 60 defects need no more than 16
 # images of 512 x 512.
 _PIXELS_PER_DEFECT, _BUDGET_PER_DEFECT = 52_000, 70_000
-# Largest area of a defect, as a fraction of the image: a larger one would change the background it is compared with.
-_LARGEST_DEFECT = 0.1
-_TRIES = 3
 
 # Largest area of a region that finds a defect: times the defect's, positions of the coarsest map, part of the image.
 _TIMES_DEFECT, _COARSE_POSITIONS, _PART_OF_IMAGE = 25, 9, 0.25
@@ -369,15 +365,6 @@ class _Part:
         """Defects to plant at a time."""
         return max(1, round(np.count_nonzero(self.free) / _PIXELS_PER_DEFECT))
 
-    def fitted(self, plan: DefectPlan, sizes: tuple[float, float]) -> DefectPlan:
-        """Return a plan with its size moved from the range of all plans into that of this image."""
-        low, high = sizes
-        largest = max(low, math.sqrt(4 / math.pi * _LARGEST_DEFECT * self.free.size))
-        if high <= largest or high <= low:
-            return plan
-        part = math.log(plan.size_px / low) / math.log(high / low)
-        return replace(plan, size_px=low * (largest / low) ** part)
-
 
 def _parts(
     regions: Sequence[NormalRegion], n_images: int, align: int, rng: np.random.Generator, pattern: str
@@ -454,31 +441,19 @@ def _record_steps(
 ) -> Steps[list[PodRecord]]:
     """Plant and detect, image after image, until all plans are done or given up."""
     phase = "Detecting planted defects"
-    span = [high - low for low, high in zip(model.intensity.low, model.intensity.high, strict=True)]
-    sizes = (min(plan.size_px for plan in plans), max(plan.size_px for plan in plans))
     records: list[PodRecord] = []
-    pending, tries = deque(plans), Counter[DefectPlan]()
-    n_pixels = turn = 0
-    while pending and parts and n_pixels < _BUDGET_PER_DEFECT * len(plans):
-        part = parts[turn % len(parts)]
-        taken = [pending.popleft() for _ in range(min(part.n_defects, len(pending)))]
-        fitted = [part.fitted(plan, sizes) for plan in taken]
-        planted = plant(
+    queue = DefectQueue(plans, seed)
+    n_pixels = 0
+    while queue and parts and n_pixels < _BUDGET_PER_DEFECT * len(plans):
+        part = parts[queue.turn % len(parts)]
+        planted = queue.plant(
             part.values,
-            fitted,
-            seed=int(np.random.SeedSequence((seed, turn)).generate_state(1)[0]),
-            span=span,
+            part.n_defects,
+            span=model.intensity.span,
             donors=[other.values for other in parts if other is not part],
             normal=part.free,
             dtype=part.dtype,
             margin=2 * strides[1],
-        )
-        turn += 1
-        tries.update(taken)
-        pending.extend(
-            plan
-            for plan, drawn in zip(taken, fitted, strict=True)
-            if drawn in planted.left_out and tries[plan] < _TRIES
         )
         if not planted.defects:
             yield from or_stop(Progress(phase, len(records), len(plans)))

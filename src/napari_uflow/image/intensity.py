@@ -49,6 +49,11 @@ class IntensityRange:
         """Number of channels C."""
         return len(self.low)
 
+    @property
+    def span(self) -> tuple[float, ...]:
+        """High minus low of each channel, above 0."""
+        return tuple(high - low for low, high in zip(self.low, self.high, strict=True))
+
     @classmethod
     def fit(
         cls,

@@ -7,6 +7,7 @@ CutPaste, doi 10.1109/CVPR46437.2021.00954).
 """
 
 import math
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -20,12 +21,25 @@ from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 
-__all__ = ["PLANTED_KINDS", "DefectPlan", "PlantedDefect", "PlantedImage", "PlantedKind", "draw_plans", "plant"]
+__all__ = [
+    "PLANTED_KINDS",
+    "DefectPlan",
+    "DefectQueue",
+    "PlantedDefect",
+    "PlantedImage",
+    "PlantedKind",
+    "draw_plans",
+    "plant",
+]
 
 PlantedKind = Literal["patch", "blurred", "shifted", "brightened", "darkened", "line", "blob"]
 
 PLANTED_KINDS: tuple[PlantedKind, ...] = get_args(PlantedKind)
 """All kinds of planted defects."""
+
+# Largest area of a defect, as a fraction of its image: a larger one would change the background it is compared with.
+_LARGEST_DEFECT = 0.1
+_TRIES = 3
 
 _WITHOUT_CONTRAST = frozenset({"patch", "blurred", "shifted"})
 
@@ -281,6 +295,77 @@ def plant(
     for number, plan in sorted(enumerate(plans), key=lambda item: (-item[1].size_px, item[0])):
         canvas.add(plan, np.random.default_rng((seed, number)), margin)
     return PlantedImage(canvas.values, canvas.labels, tuple(canvas.defects), tuple(canvas.left_out), np.dtype(dtype))
+
+
+class DefectQueue:
+    """Plans of defects that are planted into one image after another, each until it finds a place or was tried thrice.
+
+    Parameters
+    ----------
+    plans : sequence of DefectPlan
+        Defects to plant.
+    seed : int
+        Seed, 0 or more.
+
+    Attributes
+    ----------
+    turn : int
+        Images so far.
+    """
+
+    def __init__(self, plans: Sequence[DefectPlan], seed: int):
+        self._seed = seed
+        self._pending, self._tries = deque(plans), Counter[DefectPlan]()
+        self._sizes = (min(plan.size_px for plan in plans), max(plan.size_px for plan in plans))
+        self.turn = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def plant(
+        self,
+        values: Float32,
+        n_defects: int,
+        *,
+        span: Sequence[float],
+        donors: Sequence[Float32],
+        normal: Mask,
+        dtype: npt.DTypeLike,
+        margin: int,
+    ) -> PlantedImage:
+        """Plant the next `n_defects` plans into an image; those that find no place are put back.
+
+        The sizes are moved from the range of all plans into one whose largest defect is a tenth of the image. The other
+        parameters are those of :func:`plant`.
+        """
+        taken = [self._pending.popleft() for _ in range(min(n_defects, len(self._pending)))]
+        fitted = [self._fitted(plan, normal.size) for plan in taken]
+        planted = plant(
+            values,
+            fitted,
+            seed=int(np.random.SeedSequence((self._seed, self.turn)).generate_state(1)[0]),
+            span=span,
+            donors=donors,
+            normal=normal,
+            dtype=dtype,
+            margin=margin,
+        )
+        self.turn += 1
+        self._tries.update(taken)
+        self._pending.extend(
+            plan
+            for plan, drawn in zip(taken, fitted, strict=True)
+            if drawn in planted.left_out and self._tries[plan] < _TRIES
+        )
+        return planted
+
+    def _fitted(self, plan: DefectPlan, n_pixels: int) -> DefectPlan:
+        low, high = self._sizes
+        largest = max(low, math.sqrt(4 / math.pi * _LARGEST_DEFECT * n_pixels))
+        if high <= largest or high <= low:
+            return plan
+        part = math.log(plan.size_px / low) / math.log(high / low)
+        return DefectPlan(plan.kind, low * (largest / low) ** part, plan.contrast)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,8 +119,7 @@ def _planted(
     others = [source for source in sources if source.key is not None][: len(split.train) // 2]
     # The memories of this choice know no part of any source.
     kept = [replace(source, key=None) for source in held_out + others]
-    span = [high - low for low, high in zip(intensity.low, intensity.high, strict=True)]
-    return intensity, planted_set(kept, span, training.seed, most_pixels=_MOST_PIXELS)
+    return intensity, planted_set(kept, intensity.span, training.seed, most_pixels=_MOST_PIXELS)
 
 
 def _measured(

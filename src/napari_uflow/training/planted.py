@@ -9,7 +9,6 @@ positions, so that only those of whole normal tiles and those of the defects are
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -25,7 +24,7 @@ from napari_uflow.config import EvidenceName
 from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
-from napari_uflow.image.planting import DefectPlan, draw_plans, plant
+from napari_uflow.image.planting import DefectQueue, draw_plans
 from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.classes import ClassScale, border_classes
@@ -61,15 +60,11 @@ _FEWEST_SOURCES, _FEWEST_DEFECTS = 4, 12
 _FEWEST_HELD_OUT, _FEWEST_PARTS = 3, 8
 # Normal pixels per defect of one image, and pixels between two defects.
 _PIXELS_PER_DEFECT, _BETWEEN = 16_000, 32
-# Largest area of a defect, as a fraction of its image: a larger one would change the background it is compared with.
-_LARGEST_DEFECT = 0.1
-_TRIES = 3
 # Pixels around a defect in which evidence belongs to it, as for a detection.
 _AROUND = 8
 # Positions that pass the flow together.
 _TOGETHER = 16_384
 _LARGEST_EVIDENCE = 1e6
-_LIKELIHOOD, _DISTANCE = range(2)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -111,15 +106,6 @@ class Source:
     def n_defects(self) -> int:
         """Defects to plant at a time."""
         return max(1, round(np.count_nonzero(self.normal) / _PIXELS_PER_DEFECT))
-
-    def fitted(self, plan: DefectPlan, sizes: tuple[float, float]) -> DefectPlan:
-        """Return a plan with its size moved from the range of all plans into that of this image."""
-        low, high = sizes
-        largest = max(low, math.sqrt(4 / math.pi * _LARGEST_DEFECT * self.normal.size))
-        if high <= largest or high <= low:
-            return plan
-        part = math.log(plan.size_px / low) / math.log(high / low)
-        return DefectPlan(plan.kind, low * (largest / low) ** part, plan.contrast)
 
     def region(self, values: NDArray[np.float32]) -> NormalRegion:
         """Return an image with these pixels, as large as the part."""
@@ -306,37 +292,27 @@ def planted_set(
     if (most_pixels - n_pixels) / mean_cost * mean_defects < _FEWEST_DEFECTS:
         return None
     plans = draw_plans(_MOST_DEFECTS, seed=seed)
-    sizes = (min(plan.size_px for plan in plans), max(plan.size_px for plan in plans))
-    pending, tries = deque(plans), Counter[DefectPlan]()
+    queue = DefectQueue(plans, seed)
     copies: list[_Copy] = []
-    turn = n_idle = 0
-    while pending and n_idle < len(sources):
-        source = sources[turn % len(sources)]
+    n_idle = 0
+    while queue and n_idle < len(sources):
+        turn = queue.turn % len(sources)
+        source = sources[turn]
         n_pixels += source.cost
         if n_pixels > most_pixels:
             break
-        taken = [pending.popleft() for _ in range(min(source.n_defects, len(pending)))]
-        fitted = [source.fitted(plan, sizes) for plan in taken]
-        planted = plant(
+        planted = queue.plant(
             source.values,
-            fitted,
-            seed=int(np.random.SeedSequence((seed, turn)).generate_state(1)[0]),
+            source.n_defects,
             span=span,
             donors=[other.values for other in sources if other is not source],
             normal=source.normal,
             dtype=source.dtype,
             margin=_BETWEEN,
         )
-        tries.update(taken)
-        pending.extend(
-            plan
-            for plan, drawn in zip(taken, fitted, strict=True)
-            if drawn in planted.left_out and tries[plan] < _TRIES
-        )
         n_idle = 0 if planted.defects else n_idle + 1
         if planted.defects:
-            copies.append(_Copy(turn % len(sources), planted.values, planted.labels, len(planted.defects)))
-        turn += 1
+            copies.append(_Copy(turn, planted.values, planted.labels, len(planted.defects)))
     found = PlantedSet(tuple(sources), tuple(copies))
     return found if found.n_defects >= _FEWEST_DEFECTS else None
 
@@ -392,7 +368,7 @@ class PlantedFeatures:
 
     def __init__(self, normal: _Positions, planted: _Positions, tiles: NDArray[np.int64], *, has_memory: bool):
         self._normal, self._planted, self._tiles, self._has_memory = normal, planted, tiles, has_memory
-        self._scaled_distances = self._scaled(normal.distances, planted.distances, _DISTANCE)
+        self._scaled_distances = self._scaled(normal.distances, planted.distances)
 
     @property
     def n_defects(self) -> int:
@@ -487,7 +463,7 @@ class PlantedFeatures:
         """
         kinds = []
         if evidence != "memory" or not self._has_memory:
-            kinds.append(self._scaled(likelihoods.normal, likelihoods.planted, _LIKELIHOOD))
+            kinds.append(self._scaled(likelihoods.normal, likelihoods.planted))
         if evidence != "likelihood" and self._has_memory:
             kinds.append(self._scaled_distances)
         normal, planted = (
@@ -501,13 +477,13 @@ class PlantedFeatures:
         )
 
     def _scaled(
-        self, normal: NDArray[np.float64], planted: NDArray[np.float64], kind: int
+        self, normal: NDArray[np.float64], planted: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        scale = ClassScale(2)
-        scale.fit(kind, [normal.astype(np.float32)], [self._normal.classes])
+        scale = ClassScale(1)
+        scale.fit(0, [normal.astype(np.float32)], [self._normal.classes])
         scaled = []
         for values, positions in ((normal, self._normal), (planted, self._planted)):
-            median, width = (x[kind].numpy(force=True)[positions.classes] for x in (scale.median, scale.width))
+            median, width = (x[0].numpy(force=True)[positions.classes] for x in (scale.median, scale.width))
             scaled.append((values - median) / width)
         return scaled[0], scaled[1]
 

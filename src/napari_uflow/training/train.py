@@ -385,8 +385,7 @@ def _judge(run: _Run) -> Steps[_Judge | None]:
         min_normal=training.min_normal,
         most_pixels=most / 2,
     )
-    span = [high - low for low, high in zip(run.intensity.low, run.intensity.high, strict=True)]
-    planted = planted_set(sources, span, training.seed, most_pixels=most)
+    planted = planted_set(sources, run.intensity.span, training.seed, most_pixels=most)
     if planted is None:
         return None
     phase = "Computing features of planted defects"
