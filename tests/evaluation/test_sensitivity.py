@@ -19,6 +19,7 @@ from napari_uflow.evaluation.sensitivity import (
     regions_not_trained_on,
     sensitivity_steps,
 )
+from napari_uflow.image import planting
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.nfa.conformal import ConformalOffset, HeldOutSpecimen
@@ -140,9 +141,9 @@ def test_end_to_end_on_fibres(tiny_model, normal_planes):
 def test_places_with_false_alarms_are_not_used(tiny_model, odd_plane, monkeypatch):
     """The square that no normal image has is reported in the image without defects: nothing is planted there."""
     used = []
-    plant = module.plant
+    plant = planting.plant
     monkeypatch.setattr(
-        module, "plant", lambda *args, **kwargs: used.append(kwargs["normal"]) or plant(*args, **kwargs)
+        planting, "plant", lambda *args, **kwargs: used.append(kwargs["normal"]) or plant(*args, **kwargs)
     )
     clean = drain(detect_steps(tiny_model, odd_plane, DetectionConfig(), device=DEVICE))
     assert clean.labels.any()
