@@ -10,14 +10,17 @@ from torch import Tensor
 
 from napari_uflow.model.info import JOINT_STRIDE
 
-__all__ = ["join"]
+__all__ = ["APERTURES", "join"]
+
+APERTURES = 2
+"""Joint features of a position: its own, and the mean over it and its neighbours."""
 
 
 def join(features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    """Join the features of all levels on one grid.
+    """Join the features of all levels on one grid, sharp and wide.
 
-    Each level is averaged over 3 x 3 positions; finer levels are averaged over the positions of the grid, coarser ones
-    are interpolated bilinearly.
+    Finer levels are averaged over the positions of the grid, coarser ones are interpolated bilinearly. These sharp
+    features locate thin structures; their means over 3 x 3 positions, the wide ones, are less noisy.
 
     Parameters
     ----------
@@ -28,22 +31,24 @@ def join(features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
 
     Returns
     -------
-    Tensor (B, sum of C_l, M, N), float32
-        One position for each 8 x 8 pixels.
+    Tensor (B, 2 C, M, N), float32
+        One position for each 8 x 8 pixels: C = sum of C_l sharp features, then as many wide ones.
 
     References
     ----------
     K. Roth, L. Pemula, J. Zepeda, B. Schölkopf, T. Brox, P. Gehler (2022). Towards Total Recall in Industrial Anomaly
-    Detection. CVPR. https://doi.org/10.1109/CVPR52688.2022.01392 (locally aware patch features).
+    Detection. CVPR. https://doi.org/10.1109/CVPR52688.2022.01392 (locally aware patch features: the wide ones).
     """
     stride = strides[0]
     size = (features[0].shape[-2] * stride // JOINT_STRIDE, features[0].shape[-1] * stride // JOINT_STRIDE)
     joined = []
     for x, own in zip(features, strides, strict=True):
-        mean = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         if own < JOINT_STRIDE:
-            mean = F.avg_pool2d(mean, JOINT_STRIDE // own)
+            joined.append(F.avg_pool2d(x, JOINT_STRIDE // own))
         elif own > JOINT_STRIDE:
-            mean = F.interpolate(mean, size=size, mode="bilinear", align_corners=False)
-        joined.append(mean)
-    return torch.cat(joined, dim=1)
+            joined.append(F.interpolate(x, size=size, mode="bilinear", align_corners=False))
+        else:
+            joined.append(x)
+    sharp = torch.cat(joined, dim=1)
+    wide = F.avg_pool2d(sharp, 3, stride=1, padding=1, count_include_pad=False)
+    return torch.cat([sharp, wide], dim=1)

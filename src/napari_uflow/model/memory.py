@@ -1,4 +1,4 @@
-"""Memory of normal positions: the distance of a position from the nearest of them."""
+"""Memory of normal positions: the distances of a position from the nearest of them."""
 
 from __future__ import annotations
 
@@ -38,11 +38,13 @@ class Memory(nn.Module):
     Parameters
     ----------
     channels : int
-        Length of a vector.
+        Length of a vector: of all of its parts together.
+    n_parts : int
+        Parts of a vector, of equal length C, each compared on its own.
 
     Attributes
     ----------
-    vectors : Tensor (K, C), float32
+    vectors : Tensor (K, n_parts * C), float32
         Features of normal positions; K is 0 until they are chosen.
     keys : Tensor (K,), int64
         :func:`key_of` the specimen, or the tile, of each.
@@ -56,9 +58,9 @@ class Memory(nn.Module):
     vectors: Tensor
     keys: Tensor
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, n_parts: int = 1):
         super().__init__()
-        self.channels = channels
+        self.channels, self.n_parts = channels, n_parts
         self.register_buffer("vectors", torch.zeros(0, channels))
         self.register_buffer("keys", torch.zeros(0, dtype=torch.int64))
         self._key: int | None = None
@@ -67,7 +69,7 @@ class Memory(nn.Module):
         return len(self.vectors)
 
     def keep(self, vectors: Tensor, keys: Tensor) -> None:
-        """Replace the vectors (K, C), and their keys (K,)."""
+        """Replace the vectors (K, n_parts * C), and their keys (K,)."""
         device = self.vectors.device
         self.vectors = vectors.detach().to(device, torch.float32).contiguous()
         self.keys = keys.to(device, torch.int64)
@@ -87,21 +89,29 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def distance_in_chunks(self, x: Tensor) -> Chunks[Tensor]:
-        """Compute the distance of each position from the nearest vector, with pauses.
+        """Compute the distances of each position from the nearest vector, of each part for itself, with pauses.
 
         Parameters
         ----------
-        x : Tensor (B, C, M, N), float32
+        x : Tensor (B, n_parts * C, M, N), float32
 
         Returns
         -------
-        Tensor (B, M, N), float32
-            Euclidean distance over the square root of C; 0 for an empty memory.
+        Tensor (B, n_parts, M, N), float32
+            Euclidean distances over the square root of C; 0 for an empty memory.
         """
-        batch, channels, m, n = x.shape
         vectors = self.vectors if self._key is None else self.vectors[self.keys != self._key]
         if not len(vectors):
-            return x.new_zeros(batch, m, n)
+            return x.new_zeros(len(x), self.n_parts, *x.shape[2:])
+        found = []
+        for part, of_memory in zip(x.chunk(self.n_parts, dim=1), vectors.chunk(self.n_parts, dim=1), strict=True):
+            found.append((yield from self._nearest(part, of_memory)))
+        return torch.stack(found, dim=1)
+
+    @staticmethod
+    def _nearest(x: Tensor, vectors: Tensor) -> Chunks[Tensor]:
+        """Compute the distances (B, M, N) of features (B, C, M, N) from the nearest of vectors (K, C)."""
+        batch, channels, m, n = x.shape
         rows = x.movedim(1, -1).reshape(-1, channels)
         # |x - v|^2 = |x|^2 + (|v|^2 - 2 x v): one product of matrices
         doubled = (-2 * vectors).T.contiguous()

@@ -23,7 +23,7 @@ from napari_uflow.model.classes import ClassScale, border_classes
 from napari_uflow.model.energy import energy, joint_energy
 from napari_uflow.model.flow import Latents, UShapedFlow
 from napari_uflow.model.info import JOINT_STRIDE, flow_kernels, flow_reach, has_joint_levels
-from napari_uflow.model.joint import join
+from napari_uflow.model.joint import APERTURES, join
 from napari_uflow.model.memory import Memory, key_of
 from napari_uflow.model.norm import FeatureNorm
 from napari_uflow.model.record import TrainingRecord
@@ -37,7 +37,8 @@ __all__ = ["MARGIN", "TrainedModel", "UFlow"]
 MARGIN = 32
 """Pixels read by reflection beyond the image's border; a multiple of every stride."""
 
-_LIKELIHOOD, _DISTANCE = range(2)
+# Kinds of evidence: the likelihood, then the distance of each aperture.
+_LIKELIHOOD, _DISTANCE = 0, 1
 
 Sample: TypeAlias = tuple[Tensor, Tensor, Window | None, int]
 
@@ -90,8 +91,8 @@ class UFlow(nn.Module):
                 permute_soft=config.permute_soft,
             )
             if self.is_joint:
-                self.memory = Memory(sum(self.channels))
-                self.scale = ClassScale(2)
+                self.memory = Memory(APERTURES * sum(self.channels), APERTURES)
+                self.scale = ClassScale(1 + APERTURES)
         if config.magnification > min(self.strides):
             raise ConfigError(
                 f"magnification must be {min(self.strides)} or less for these levels, not {config.magnification:g}: a "
@@ -234,6 +235,8 @@ class UFlow(nn.Module):
     def features_in_chunks(self, x: Tensor) -> Chunks[tuple[Tensor, ...]]:
         """Compute raw features, with pauses; gradients are off in the chunks only.
 
+        Joint features are sharp and wide ones, see :func:`~napari_uflow.model.joint.join`.
+
         On a CUDA GPU a pre-trained network computes in float16, the precision of the feature cache. Scattering does
         not: the squares of its small amplitudes are below the range of float16.
 
@@ -256,9 +259,13 @@ class UFlow(nn.Module):
             features = tuple(level.float().clamp(-largest, largest) for level in features)
         return (join(features, self.backbone.strides),) if self.is_joint else features
 
+    def of_flow(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the part of raw features (..., C_l, M_l, N_l) that the flow gets: of joint ones the sharp ones."""
+        return tuple(x[..., :n, :, :] for x, n in zip(features, self.channels, strict=True))
+
     def latents(self, features: Sequence[Tensor]) -> Latents:
         """Compute the latents of raw features, each (B, C_l, M_l, N_l) float32, finest level first."""
-        return self.flow(self.norm(features))  # type: ignore[no-any-return]
+        return self.flow(self.norm(self.of_flow(features)))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def latents_in_chunks(
@@ -268,7 +275,7 @@ class UFlow(nn.Module):
 
         Parameters are those of :meth:`~napari_uflow.model.flow.UShapedFlow.chunks`.
         """
-        return (yield from self.flow.chunks(self.norm(features), places))
+        return (yield from self.flow.chunks(self.norm(self.of_flow(features)), places))
 
     @torch.no_grad()
     def fit_scale(
@@ -302,7 +309,7 @@ class UFlow(nn.Module):
         self, samples: Iterable[Sample]
     ) -> Chunks[tuple[list[list[NDArray[np.float32]]], list[NDArray[np.int64]]]]:
         """Return the scores of normal positions by kind and sample, and their classes by sample."""
-        scores: list[list[NDArray[np.float32]]] = [[], []]
+        scores: list[list[NDArray[np.float32]]] = [[] for _ in range(1 + APERTURES)]
         classes: list[NDArray[np.int64]] = []
         for features, is_normal, frame, key in samples:
             mask = is_normal.numpy()
@@ -312,7 +319,8 @@ class UFlow(nn.Module):
             scores[_LIKELIHOOD].append(likelihood[0].cpu().numpy()[mask])
             with self.memory.without(key):
                 distance = yield from self.memory.distance_in_chunks(features)
-            scores[_DISTANCE].append(distance[0].cpu().numpy()[mask])
+            for kind, of_aperture in enumerate(distance[0].cpu().numpy(), start=_DISTANCE):
+                scores[kind].append(of_aperture[mask])
         return scores, classes
 
     @torch.no_grad()
@@ -340,7 +348,8 @@ class UFlow(nn.Module):
             parts.append(self.scale.apply(_LIKELIHOOD, joint_energy(latents.z[0], latents.ln_det[0]), classes))
         if self.uses_memory:
             distance = yield from self.memory.distance_in_chunks(features)
-            parts.append(self.scale.apply(_DISTANCE, distance, classes))
+            for kind, of_aperture in enumerate(distance.unbind(dim=1), start=_DISTANCE):
+                parts.append(self.scale.apply(kind, of_aperture, classes))
         return torch.stack(parts).mean(dim=0)
 
     @contextmanager

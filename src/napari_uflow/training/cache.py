@@ -28,7 +28,7 @@ _TRAIN_PART_OF_GPU = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a tile comes from; the same for all its augmentations.
+    """Where a tile comes from.
 
     Attributes
     ----------
@@ -38,11 +38,14 @@ class Origin:
         Its number among the tiles of the cache.
     is_marked_normal : bool
         It holds a reported region that the user marked normal.
+    is_augmented : bool
+        It is mirrored or transposed.
     """
 
     specimen: str = ""
     tile: int = 0
     is_marked_normal: bool = False
+    is_augmented: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from napari_uflow.image.grid import Window
 from napari_uflow.model.memory import key_of, specimen_part
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
-from napari_uflow.training.cache import FeatureCache, FeatureCaches, Origin
+from napari_uflow.training.cache import CachedTile, FeatureCache, FeatureCaches, Origin
 
 __all__ = ["evidence_steps", "memory_keys", "scale_steps"]
 
@@ -27,11 +28,16 @@ _LARGEST_PART = 0.5
 
 
 def evidence_steps(
-    network: UFlow, caches: FeatureCaches, rng: np.random.Generator, *, can_remember: bool = True
+    network: UFlow,
+    caches: FeatureCaches,
+    rng: np.random.Generator,
+    *,
+    can_remember: bool = True,
+    remembers_held_out: bool = False,
 ) -> Steps[None]:
     """Choose the memory of a network with joint levels, then fit the scale of its evidence.
 
-    Vectors of a resumed model stay in the memory if their specimens are not in the cache.
+    Vectors of a resumed model stay in the memory if their specimens are not in the caches.
 
     Parameters
     ----------
@@ -43,10 +49,14 @@ def evidence_steps(
         Draws the positions.
     can_remember : bool
         False leaves the memory as it is: normal images could not be compared with it.
+    remembers_held_out : bool
+        Held-out tiles are remembered, too. Their specimens must be held out whole: each is then calibrated on without
+        its own positions, and a new image, with one specimen more to compare with, has no larger distances.
     """
+    held_out = caches.holdout if remembers_held_out else None
     if can_remember and network.config.evidence != "likelihood":
         yield from or_stop(Progress("Choosing the memory", 0, 1))
-        _choose(network, caches.train, rng)
+        _choose(network, caches.train, held_out, rng)
         yield from or_stop(Progress("Choosing the memory", 1, 1))
     yield from scale_steps(network, caches, rng)
 
@@ -67,8 +77,8 @@ def scale_steps(network: UFlow, caches: FeatureCaches, rng: np.random.Generator)
     """
     progress = Progress("Measuring normal positions", 0, 1)
     train, holdout = (
-        partial(_samples, network, cache, _keys(cache), np.sort(rng.permutation(len(cache))[:_MOST_MEASURED]))
-        for cache in (caches.train, caches.holdout)
+        partial(_samples, network, [tiles[int(i)] for i in np.sort(rng.permutation(len(tiles))[:_MOST_MEASURED])])
+        for tiles in _remembered(caches.train, caches.holdout)
     )
     n_held_out = len({caches.holdout[i].origin.specimen for i in range(len(caches.holdout))})
     yield from or_stop(progress)
@@ -76,15 +86,13 @@ def scale_steps(network: UFlow, caches: FeatureCaches, rng: np.random.Generator)
     yield from or_stop(Progress("Measuring normal positions", 1, 1))
 
 
-def _samples(
-    network: UFlow, cache: FeatureCache, keys: Sequence[int], chosen: NDArray[np.int64]
-) -> Iterator[tuple[Tensor, Tensor, Window | None, int]]:
-    for i in chosen:
-        tile = cache[int(i)]
-        yield tile.features[0][None].to(network.device).float(), tile.is_normal[0], tile.frame, keys[int(i)]
+def _samples(network: UFlow, tiles: Sequence[_Tile]) -> Iterator[tuple[Tensor, Tensor, Window | None, int]]:
+    for tile in tiles:
+        cached = tile.cached
+        yield cached.features[0][None].to(network.device).float(), cached.is_normal[0], cached.frame, tile.key
 
 
-def memory_keys(origins: Sequence[Origin]) -> list[int]:
+def memory_keys(origins: Sequence[Origin], held_out: Collection[str] = ()) -> list[int]:
     """Return the key of each tile in the memory: that of its specimen, or its own if all are of one.
 
     Regions marked normal do not count: a few of them, of another specimen, are nothing to compare the others with.
@@ -93,54 +101,75 @@ def memory_keys(origins: Sequence[Origin]) -> list[int]:
     ----------
     origins : sequence of Origin
         Where each tile comes from.
+    held_out : collection of str
+        Specimens held out.
     """
     trained = {origin.specimen for origin in origins if not origin.is_marked_normal}
-    is_single = len(trained) == 1
+    is_single = len(trained.union(held_out)) == 1
     return [key_of(o.specimen, o.tile if is_single and o.specimen in trained else None) for o in origins]
 
 
-def _keys(cache: FeatureCache) -> list[int]:
-    return memory_keys([cache[i].origin for i in range(len(cache))])
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """A tile of a cache, not an augmentation, and its key in the memory."""
+
+    cache: FeatureCache
+    index: int
+    key: int
+
+    @property
+    def cached(self) -> CachedTile:
+        return self.cache[self.index]
+
+    @property
+    def n_positions(self) -> int:
+        return int(self.cached.is_normal[0].sum())
 
 
-def _choose(network: UFlow, cache: FeatureCache, rng: np.random.Generator) -> None:
+def _remembered(train: FeatureCache, holdout: FeatureCache | None) -> tuple[list[_Tile], list[_Tile]]:
+    """Return the tiles trained on and those held out, without augmentations, which a new image does not have."""
+    caches = [train] if holdout is None else [train, holdout]
+    held_out = set[str]() if holdout is None else {holdout[i].origin.specimen for i in range(len(holdout))}
+    found: list[list[_Tile]] = [[], []]
+    for tiles, cache in zip(found, caches, strict=False):
+        indices = [i for i in range(len(cache)) if not cache[i].origin.is_augmented]
+        keys = memory_keys([cache[i].origin for i in indices], held_out)
+        tiles += [_Tile(cache, i, key) for i, key in zip(indices, keys, strict=True)]
+    return found[0], found[1]
+
+
+def _choose(network: UFlow, train: FeatureCache, holdout: FeatureCache | None, rng: np.random.Generator) -> None:
     """Draw normal positions of all tiles at random; those marked normal first."""
-    keys = _keys(cache)
+    tiles = [tile for of_cache in _remembered(train, holdout) for tile in of_cache]
+    keys = torch.tensor([tile.key for tile in tiles])
     size = network.config.memory_size
     old = network.memory
-    is_there = torch.isin(specimen_part(old.keys.cpu()), specimen_part(torch.tensor(keys)))
+    is_there = torch.isin(specimen_part(old.keys.cpu()), specimen_part(keys))
     kept = np.flatnonzero(~is_there.numpy())
     kept = rng.permutation(kept)[: int(_LARGEST_PART * size)]
-    is_marked = [cache[i].origin.is_marked_normal for i in range(len(cache))]
-    marked = [i for i in range(len(cache)) if is_marked[i]]
-    others = [i for i in range(len(cache)) if not is_marked[i]]
     room = size - len(kept)
-    of_marked = _drawn(cache, marked, keys, int(_LARGEST_PART * room), rng)
-    of_others = _drawn(cache, others, keys, room - len(of_marked[0]), rng)
-    if len(set(keys)) + len(kept) < 2:  # a single tile cannot be compared with others
+    of_marked = _drawn([t for t in tiles if t.cached.origin.is_marked_normal], int(_LARGEST_PART * room), rng)
+    n_marked = sum(len(vectors) for vectors, _ in of_marked)
+    of_others = _drawn([t for t in tiles if not t.cached.origin.is_marked_normal], room - n_marked, rng)
+    if len(keys.unique()) + len(kept) < 2:  # a single tile cannot be compared with others
         return
     at = torch.from_numpy(kept)
-    old_vectors, old_keys = old.vectors.cpu()[at], old.keys.cpu()[at]
-    network.memory.keep(
-        torch.cat([old_vectors, of_marked[0], of_others[0]]), torch.cat([old_keys, of_marked[1], of_others[1]])
-    )
+    vectors, of = zip((old.vectors.cpu()[at], old.keys.cpu()[at]), *of_marked, *of_others, strict=True)
+    network.memory.keep(torch.cat(vectors), torch.cat(of))
 
 
-def _drawn(
-    cache: FeatureCache, tiles: list[int], keys: list[int], most: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Draw at most `most` normal positions of some tiles: vectors (n, C) and keys (n,)."""
-    counts = np.array([int(cache[i].is_normal[0].sum()) for i in tiles], dtype=np.int64)
+def _drawn(tiles: Sequence[_Tile], most: int, rng: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Draw at most `most` normal positions of some tiles: vectors (n, C) and keys (n,) of each."""
+    counts = np.array([tile.n_positions for tile in tiles], dtype=np.int64)
     ends = np.cumsum(counts)
     n = int(ends[-1]) if len(ends) else 0
     picked = np.sort(rng.choice(n, min(n, max(most, 0)), replace=False)) if n else np.empty(0, np.int64)
-    channels = cache[0].features[0].shape[0]
-    vectors, of = [torch.zeros(0, channels)], [torch.zeros(0, dtype=torch.int64)]
-    for i, end, count in zip(tiles, ends, counts, strict=True):
+    found = []
+    for tile, end, count in zip(tiles, ends, counts, strict=True):
         own = picked[(picked >= end - count) & (picked < end)] - (end - count)
         if len(own):
-            tile = cache[i]
-            at = tile.is_normal[0].flatten().nonzero()[:, 0][torch.from_numpy(own)]
-            vectors.append(tile.features[0].flatten(1)[:, at.to(tile.features[0].device)].T.float().cpu())
-            of.append(torch.full((len(own),), keys[i], dtype=torch.int64))
-    return torch.cat(vectors), torch.cat(of)
+            features, is_normal = tile.cached.features[0], tile.cached.is_normal[0]
+            at = is_normal.flatten().nonzero()[:, 0][torch.from_numpy(own)]
+            vectors = features.flatten(1)[:, at.to(features.device)].T.float().cpu()
+            found.append((vectors, torch.full((len(own),), tile.key, dtype=torch.int64)))
+    return found

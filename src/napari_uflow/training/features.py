@@ -93,13 +93,15 @@ def fill_cache(
             yield from or_stop(Progress(phase, done, total))
             computed = network.features_in_chunks(augmented(image, augmentation)[None].to(network.device))
             levels = yield from chunk_steps(computed, Progress(phase, done, total))
+            if augmentation:  # only the flow is trained on it
+                levels = network.of_flow(levels)
             mask = augmented(normal, augmentation)
             for i, window in enumerate(windows):
                 inner = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, augmentation)
                 frame = network.frame(window, region.plane.shape)
                 if frame is not None:
                     frame = augmented_window(frame, window.shape, augmentation)
-                origin = Origin(region.specimen, n_tiles + i, region.is_marked_normal)
+                origin = Origin(region.specimen, n_tiles + i, region.is_marked_normal, augmentation > 0)
                 _add(cache, levels, mask, inner, frame, network.strides, origin)
             done += len(windows)
         n_tiles += len(windows)

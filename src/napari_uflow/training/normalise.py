@@ -59,7 +59,7 @@ def _fit(network: UFlow, cache: FeatureCache, phase: str) -> Steps[None]:
     for level, stride in enumerate(network.strides):
         yield from or_stop(Progress(phase, level, len(network.strides)))
         try:
-            network.norm.fit(level, lambda level=level: _samples(cache, level))  # type: ignore[misc]
+            network.norm.fit(level, lambda level=level: _samples(network, cache, level))  # type: ignore[misc]
         except ValueError as error:
             raise ImageError(
                 f"no cell of {stride} x {stride} pixels is entirely normal: mark larger areas as normal, without "
@@ -68,10 +68,10 @@ def _fit(network: UFlow, cache: FeatureCache, phase: str) -> Steps[None]:
     yield from or_stop(Progress(phase, len(network.strides), len(network.strides)))
 
 
-def _samples(cache: FeatureCache, level: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _samples(network: UFlow, cache: FeatureCache, level: int) -> Iterator[tuple[Tensor, Tensor]]:
     for i in range(len(cache)):
         tile = cache[i]
-        yield tile.features[level][None].float(), tile.is_normal[level][None]
+        yield network.of_flow(tile.features)[level][None].float(), tile.is_normal[level][None]
 
 
 @torch.no_grad()

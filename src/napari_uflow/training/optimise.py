@@ -294,7 +294,7 @@ class _Optimisation:
             for normal, n in zip(cache[index].is_normal, channels, strict=True)
         )
         total = 0.0
-        for features, normal in _batches(cache, indices, self._network.device, self._n_together):
+        for features, normal in _batches(self._network, cache, indices, self._n_together):
             with torch.enable_grad():
                 latents = self._network.latents(features)
                 loss, _ = negative_log_likelihood(latents.z, latents.ln_det, normal)
@@ -368,18 +368,19 @@ def _endless_order(n: int, rng: np.random.Generator) -> Iterator[int]:
 
 
 def _batches(
-    cache: FeatureCache, indices: Iterable[int], device: torch.device, batch_size: int
+    network: UFlow, cache: FeatureCache, indices: Iterable[int], batch_size: int
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Yield features and masks of tiles, stacked by shape, each stack of at most `batch_size` tiles."""
+    """Yield features for the flow, and masks, of tiles, stacked by shape, each stack of at most `batch_size` tiles."""
+    device = network.device
     by_shape: dict[tuple[int, int], list[int]] = {}
     for index in indices:
         by_shape.setdefault(cache[index].shape, []).append(index)
     for group in by_shape.values():
         for first in range(0, len(group), batch_size):
             tiles = [cache[index] for index in group[first : first + batch_size]]
-            n_levels = len(tiles[0].features)
-            features = [_stacked([t.features[i] for t in tiles], device).float() for i in range(n_levels)]
-            normal = [_stacked([t.is_normal[i] for t in tiles], device) for i in range(n_levels)]
+            levels = zip(*(network.of_flow(tile.features) for tile in tiles), strict=True)
+            features = [_stacked(of_level, device).float() for of_level in levels]
+            normal = [_stacked(of_level, device) for of_level in zip(*(tile.is_normal for tile in tiles), strict=True)]
             yield features, normal
 
 
@@ -402,7 +403,7 @@ def _held_out(network: UFlow, cache: FeatureCache, batch_size: int) -> tuple[flo
         return math.nan, math.nan
     total, n_dims = 0.0, 0
     energies: list[list[Tensor]] = [[] for _ in network.strides]
-    for features, normal in _batches(cache, range(len(cache)), network.device, batch_size):
+    for features, normal in _batches(network, cache, range(len(cache)), batch_size):
         latents = network.latents(features)
         loss, n = negative_log_likelihood(latents.z, latents.ln_det, normal)
         total += float(loss)

@@ -30,6 +30,7 @@ from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.classes import ClassScale, border_classes
 from napari_uflow.model.energy import joint_energy
 from napari_uflow.model.info import JOINT_STRIDE
+from napari_uflow.model.memory import key_of
 from napari_uflow.model.uflow import MARGIN, UFlow
 from napari_uflow.progress import Chunks, Steps, run_chunks
 from napari_uflow.training.cache import CachedTile, FeatureCache, Origin
@@ -189,12 +190,12 @@ def sources_of(
         for region in held:
             options = {"align": 1, "min_normal": min_normal, "max_windows": most, "rng": rng}
             windows = sample_windows(region, PLANTED_SIDE, **options)  # type: ignore[arg-type]
-            candidates += [(region, window, None) for window in windows]
+            candidates += [(region, window, key_of(region.specimen)) for window in windows]
     candidates = _in_turn(candidates, rng)
     if len(split.holdout_specimens) < _FEWEST_HELD_OUT or len(candidates) < _FEWEST_PARTS:
         ordered = in_reading_order(split.train, network)
         origins = [Origin(t.region.specimen, i, t.region.is_marked_normal) for i, t in enumerate(ordered)]
-        keys = memory_keys(origins)
+        keys = memory_keys(origins, split.holdout_specimens)
         places = _in_images(ordered, regions, working)
         of_train = zip(ordered, places, keys, strict=True)
         candidates += _in_turn([(*at, key) for tile, at, key in of_train if not tile.region.is_marked_normal], rng)
@@ -333,7 +334,7 @@ class _Positions:
     ----------
     features : Tensor (N, C), float16
         Normalised features.
-    distances : (N,) array
+    distances : (N, APERTURES) array, float64
         Distances from the memory.
     classes : (N,) array, int64
         Border classes.
@@ -368,7 +369,8 @@ class PlantedFeatures:
 
     def __init__(self, normal: _Positions, planted: _Positions, tiles: NDArray[np.int64], *, has_memory: bool):
         self._normal, self._planted, self._tiles, self._has_memory = normal, planted, tiles, has_memory
-        self._scaled_distances = self._scaled(normal.distances, planted.distances)
+        of_apertures = zip(normal.distances.T, planted.distances.T, strict=True)
+        self._scaled_distances = [self._scaled(*distances) for distances in of_apertures]
 
     @property
     def n_defects(self) -> int:
@@ -465,7 +467,7 @@ class PlantedFeatures:
         if evidence != "memory" or not self._has_memory:
             kinds.append(self._scaled(likelihoods.normal, likelihoods.planted))
         if evidence != "likelihood" and self._has_memory:
-            kinds.append(self._scaled_distances)
+            kinds += self._scaled_distances
         normal, planted = (
             np.nan_to_num(np.mean([kind[i] for kind in kinds], axis=0), nan=_LARGEST_EVIDENCE, posinf=_LARGEST_EVIDENCE)
             for i in range(2)
@@ -534,12 +536,12 @@ def _kept(
     raw = tile.features[0][None].to(network.device).float()
     index = torch.from_numpy(at).to(network.device)
     largest = torch.finfo(torch.float16).max
-    normalised = network.norm.level(0, raw)[0].flatten(1)[:, index].T.clamp(-largest, largest)
+    normalised = network.norm.level(0, network.of_flow((raw,))[0])[0].flatten(1)[:, index].T.clamp(-largest, largest)
     with network.memory.without(key):
         distances = yield from network.memory.distance_in_chunks(raw[0].flatten(1)[:, index][None, :, :, None])
     return _Positions(
         features=normalised.to(torch.float16).contiguous(),
-        distances=distances.flatten().cpu().numpy().astype(np.float64),
+        distances=distances[0, :, :, 0].T.cpu().numpy().astype(np.float64),
         classes=border_classes(tile.shape, tile.frame, JOINT_STRIDE).ravel()[at],
         owner=owner,
     )

@@ -149,7 +149,13 @@ def train_steps(
         has_new = init_from is not None and any(region.is_marked_normal for region in regions)
         judge = None
         if network.is_joint:
-            yield from evidence_steps(network, caches, run.rng, can_remember=run.can_remember)
+            yield from evidence_steps(
+                network,
+                caches,
+                run.rng,
+                can_remember=run.can_remember,
+                remembers_held_out=not split.is_divided_by_place,
+            )
             judge = yield from _judge(run)
         history, outcome = yield from optimise(
             network,
