@@ -17,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ModelFileError
 from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.model.info import has_joint_levels
 from napari_uflow.model.record import EarlierTraining, OutcomeKind, PlantedOutcome, TrainingOutcome, TrainingRecord
 
 __all__ = ["CARD", "FORMAT", "NOT_AS_WRITTEN", "ModelCard", "damaged", "opened", "parse_card", "read_card"]
 
-FORMAT = 3
+FORMAT = 4
 """Number of the format that is written; files with a lower number are upgraded when read, higher ones refused."""
 
 CARD = "napari_uflow"
@@ -193,7 +194,7 @@ def parse_card(path: Path, metadata: Mapping[str, str] | None) -> ModelCard:
     Raises
     ------
     ModelFileError
-        If it is not a model of this package, or its format is newer than this version.
+        If it is not a model of this package, its format is newer than this version, or a development version made it.
     """
     text = (metadata or {}).get(CARD)
     if text is None:
@@ -209,9 +210,15 @@ def parse_card(path: Path, metadata: Mapping[str, str] | None) -> ModelCard:
             f"update with pip install --upgrade napari-uflow"
         )
     try:
-        return ModelCard.from_dict(values)
+        card = ModelCard.from_dict(values)
     except NOT_AS_WRITTEN as error:
         raise damaged(path, error) from error
+    if card.format == 3 and has_joint_levels(card.model):
+        raise ModelFileError(
+            f"'{path}' was made by a development version of napari-uflow, whose joint features were others: train it "
+            f"again"
+        )
+    return card
 
 
 def damaged(path: Path, error: Exception) -> ModelFileError:
