@@ -16,15 +16,18 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.model.classes import N_CLASSES
+from napari_uflow.model.inference import score_steps
+from napari_uflow.model.joint import APERTURES
 from napari_uflow.model.memory import key_of, specimen_part
 from napari_uflow.model.packaged import PACKAGED
 from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import TrainedModel
-from napari_uflow.progress import Progress, TrainingPoint, run_chunks
+from napari_uflow.progress import Progress, TrainingPoint, drain, run_chunks
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.training.refine import refinement_of, repeated, rest_of_training
 from napari_uflow.training.train import train
 
+CALIBRATE = importlib.import_module("napari_uflow.training.calibrate")
 OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
 DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
@@ -57,7 +60,7 @@ def remembered(model) -> dict[int, int]:
 
 
 def distances(model, plane, without=None):
-    """Distances of all positions of an image from the memory of a model."""
+    """Distances of all positions of an image from the memory of a model, of each aperture."""
     network = model.network()
     with network.memory.without(without):
         return network.memory.distance(features_of(network, model, plane))[0].numpy()
@@ -72,6 +75,16 @@ def features_of(network, model, plane):
     return features[:, :, rows, cols]
 
 
+def inside(model, statistic="median"):
+    """Median, or width, of the distances of normal positions inside of an image, of each aperture."""
+    return model.state[f"scale.{statistic}"][1:, N_CLASSES - 1].numpy()
+
+
+def median_of(distances):
+    """Median of the distances of each aperture."""
+    return np.median(distances.reshape(APERTURES, -1), axis=1)
+
+
 def farthest(some, others):
     """Largest distance of vectors from the nearest one of others."""
     return float(torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1).max())
@@ -80,10 +93,28 @@ def farthest(some, others):
 # What is remembered
 
 
-def test_every_position_trained_on_is_remembered_and_none_held_out():
+def test_every_position_trained_on_or_held_out_is_remembered():
     model = run(specimens())
+    assert len(model.record.specimens) == 2
     assert len(model.record.holdout_specimens) == 1
-    assert remembered(model) == {key_of(name): POSITIONS for name in model.record.specimens}
+    assert remembered(model) == {key_of(one.specimen): POSITIONS for one in specimens()}
+
+
+def test_positions_are_remembered_sharp_and_wide():
+    model = run(specimens())
+    network = model.network()
+    vectors = model.state["memory.vectors"]
+    assert vectors.shape[1] == APERTURES * network.channels[0]
+    for one in specimens():
+        own = features_of(network, model, one.plane).flatten(2)[0].T
+        assert farthest(own, vectors) < 0.01 * vectors.norm(dim=1).median()  # kept in float16
+
+
+def test_augmented_tiles_are_not_remembered():
+    once, augmented = (run(specimens(), training=INSTANT.replace(augmentations=n)) for n in (1, 8))
+    assert remembered(augmented) == remembered(once)
+    vectors = [model.state["memory.vectors"] for model in (once, augmented)]
+    assert farthest(*vectors) == farthest(*vectors[::-1]) == 0
 
 
 def test_positions_that_are_not_normal_are_not_remembered():
@@ -102,21 +133,60 @@ def replace_mask(one, mask):
 def test_a_large_memory_is_drawn_from():
     model = run(specimens(), MODEL.replace(memory_size=100))
     assert sum(remembered(model).values()) == 100
-    assert all(30 < n < 70 for n in remembered(model).values())
+    assert len(remembered(model)) == 3
+    assert all(15 < n < 55 for n in remembered(model).values())
     everything = run(specimens()).state["memory.vectors"]
     assert farthest(model.state["memory.vectors"], everything) == 0
 
 
 def test_a_specimen_of_the_memory_is_measured_without_itself():
-    regions = specimens(4)
-    model = run(regions)
-    median = model.state["scale.median"][1, N_CLASSES - 1]
-    (held_out,) = [one for one in regions if one.specimen in model.record.holdout_specimens]
-    trained = next(one for one in regions if one.specimen in model.record.specimens)
-    assert np.median(distances(model, trained.plane)) < 0.1 * median
-    of_others = np.median(distances(model, trained.plane, key_of(trained.specimen)))
-    assert of_others == pytest.approx(float(median), rel=0.3)
-    assert np.median(distances(model, held_out.plane)) == pytest.approx(float(median), rel=0.3)
+    """Trained on or held out, it is at distance 0 of itself, and as far from the others as a new one."""
+    model = run(specimens(4))
+    for one in specimens(4):
+        assert (median_of(distances(model, one.plane)) < 0.1 * inside(model)).all()
+        of_others = distances(model, one.plane, key_of(one.specimen))
+        assert median_of(of_others) == pytest.approx(inside(model), rel=0.3)
+    assert median_of(distances(model, region("new", 50).plane)) == pytest.approx(inside(model), rel=0.3)
+
+
+@pytest.mark.parametrize(("n", "n_held_out"), [(3, 1), (8, 3)])
+def test_a_held_out_image_is_calibrated_on_as_if_its_specimen_were_not_remembered(monkeypatch, n, n_held_out):
+    seen = {}
+
+    def fit_steps(images, *args, **options):
+        seen.update({image.specimen: image.maps[0] for image in images})
+        return fit(images, *args, **options)
+
+    fit = CALIBRATE.Calibration.fit_steps
+    monkeypatch.setattr(CALIBRATE.Calibration, "fit_steps", fit_steps)
+    model = run(specimens(n), MODEL.replace(evidence="memory"))
+    assert len(seen) == n_held_out
+    assert set(seen) == set(model.record.holdout_specimens)
+    network = model.network()
+    vectors, keys = network.memory.vectors, network.memory.keys
+    for one in specimens(n):
+        if one.specimen in seen:
+            others = keys != key_of(one.specimen)
+            assert others.sum() == (n - 1) * POSITIONS
+            network.memory.keep(vectors[others], keys[others])
+            expected = drain(score_steps(network, model.intensity, one.plane)).evidence[0]
+            np.testing.assert_allclose(seen[one.specimen], expected, rtol=1e-3, atol=1e-3)
+            network.memory.keep(vectors, keys)
+            with_own = drain(score_steps(network, model.intensity, one.plane)).evidence[0]
+            assert (with_own <= seen[one.specimen] + 1e-3).all()
+            assert np.median(with_own) < np.median(seen[one.specimen]) - 0.5
+
+
+def test_the_evidence_of_a_new_image_is_not_larger_than_in_the_calibration():
+    """It is compared with one specimen more than each image calibrated on, so false alarms are not more."""
+    model = run(specimens(4), MODEL.replace(evidence="memory"))
+    network, plane = model.network(), region("new", 50).plane
+    with_all = drain(score_steps(network, model.intensity, plane)).evidence[0]
+    for name in model.record.holdout_specimens:
+        with network.remembering_others(name):
+            as_calibrated = drain(score_steps(network, model.intensity, plane)).evidence[0]
+        assert (with_all <= as_calibrated).all()
+        assert (with_all < as_calibrated).any()
 
 
 @pytest.mark.parametrize("evidence", ["likelihood", "memory", "likelihood+memory"])
@@ -138,9 +208,13 @@ def test_evidence_is_the_mean_of_its_kinds(normal_planes, tiny_model_config, odd
     for kind in ("likelihood", "memory", "likelihood+memory"):
         network.config = network.config.replace(evidence=kind)
         found[kind] = run_chunks(network.evidence_in_chunks(features[0], latents, None))
-    expected = (found["likelihood"] + found["memory"]) / 2
+    expected = (found["likelihood"] + APERTURES * found["memory"]) / (1 + APERTURES)
     torch.testing.assert_close(found["likelihood+memory"], expected)
     assert not torch.allclose(found["likelihood"], found["memory"], atol=0.1)
+    classes = np.full(features[0].shape[-2:], N_CLASSES - 1)
+    sharp, wide = network.memory.distance(features[0]).unbind(dim=1)
+    of_apertures = (network.scale.apply(1, sharp, classes) + network.scale.apply(2, wide, classes)) / 2
+    torch.testing.assert_close(found["memory"], of_apertures)
 
 
 # Few images
@@ -168,10 +242,21 @@ def test_tiles_of_a_single_specimen_are_compared_with_each_other():
     assert len(found) == model.record.n_tiles > 1
     assert set(specimen_part(torch.tensor(list(found))).tolist()) == {key_of(one.specimen) >> 31}
     assert key_of(one.specimen) not in found
-    median = model.state["scale.median"][1, N_CLASSES - 1]
     held_out = distances(model, Plane(data=one.plane.data[64:, 192:]))
-    assert np.median(held_out) == pytest.approx(float(median), rel=0.5)
+    assert median_of(held_out) == pytest.approx(inside(model), rel=0.5)
     assert model.calibration is not None
+
+
+def test_the_held_out_part_of_a_single_specimen_is_not_remembered():
+    """New images are as far from the memory as that part is, which the false alarms are calibrated on."""
+    (one,) = specimens(1, shape=(128, 256))
+    model = run([one])
+    n_remembered = model.record.n_tiles * 64
+    assert model.record.n_holdout_tiles > 0
+    assert sum(remembered(model).values()) == n_remembered < 16 * 32
+    for of_aperture, median in zip(distances(model, one.plane), inside(model), strict=True):
+        assert (of_aperture < 0.1 * median).sum() == n_remembered
+        assert (of_aperture[:, -8:] > 0.1 * median).all()  # the last tiles along the longer side are held out
 
 
 @pytest.mark.parametrize(("n", "n_remembered"), [(1, 0), (2, 2)])
@@ -208,7 +293,7 @@ def test_the_instant_preset_trains_nothing_and_finds_the_square(backbone, odd_pl
     assert model.record.outcome.is_complete
     x = torch.rand(1, 1, 64, 64)
     network = model.network()
-    features = network.norm(network.features(x))
+    features = network.norm(network.of_flow(network.features(x)))
     (z,) = network.latents(network.features(x)).z
     torch.testing.assert_close(z.square().sum(dim=1), features[0].square().sum(dim=1), rtol=1e-3, atol=1e-2)
     found = detect(model, odd_plane, device=DEVICE)
@@ -236,12 +321,11 @@ def test_an_instant_model_is_refined_and_resumed_without_steps():
 
 def test_a_resumed_training_remembers_specimens_that_are_missing():
     first = run(specimens(4))
-    missing, *others = first.record.specimens
+    missing = first.record.specimens[0]
     old_key = key_of(missing)
     regions = [one for one in specimens(4) if one.specimen != missing]
     again = run([*regions, region("new", 99)], init_from=first)
-    keys = {key_of(name) for name in others} | {old_key}
-    assert keys <= set(remembered(again))
+    assert set(remembered(again)) == {key_of(one.specimen) for one in specimens(4)} | {key_of("new")}
     old, new = (model.state["memory.vectors"][model.state["memory.keys"] == old_key] for model in (first, again))
     assert len(old) == len(new) == POSITIONS
     assert farthest(old, new) == farthest(new, old) == 0
@@ -249,7 +333,7 @@ def test_a_resumed_training_remembers_specimens_that_are_missing():
 
 def test_old_vectors_fill_half_of_the_memory_at_most():
     first = run(specimens(4), MODEL.replace(memory_size=200))
-    gone = set(first.record.specimens)
+    gone = first.record.all_specimens
     again = run([region(f"new {i}", 60 + i) for i in range(4)], init_from=first)
     found = remembered(again)
     n_old = sum(found.get(key_of(name), 0) for name in gone)
@@ -268,17 +352,18 @@ def test_regions_marked_normal_are_remembered_first():
     assert after < 0.5 * before
 
 
-def test_a_specimen_marked_normal_is_calibrated_without_its_marks():
-    """What was marked in a held-out image would otherwise make that image look more normal than new ones."""
-    first = run(specimens(2), training=INSTANT.replace(holdout=0.5))
+def test_marks_in_a_held_out_image_are_remembered_with_it():
+    """By one key, so that the image is calibrated on without either; each position once."""
+    regions = specimens(2)
+    first = run(regions, training=INSTANT.replace(holdout=0.5))
     (held_out,) = first.record.holdout_specimens
-    (one,) = [one for one in specimens(2) if one.specimen == held_out]
+    (one,) = [one for one in regions if one.specimen == held_out]
     mask = np.zeros((64, 128), bool)
     mask[:, :32] = True
     marked = NormalRegion(one.plane, mask, held_out, is_marked_normal=True)
-    again = run([*specimens(2), marked], init_from=first)
+    again = run([*regions, marked], init_from=first)
     assert again.record.holdout_specimens == (held_out,)
-    assert remembered(again)[key_of(held_out)] > 0
+    assert remembered(again) == {key_of(one.specimen): POSITIONS for one in regions}
 
 
 def test_a_single_specimen_and_a_mark_in_another_image():
@@ -286,9 +371,8 @@ def test_a_single_specimen_and_a_mark_in_another_image():
     (one,) = specimens(1, shape=(128, 256))
     first = run([one])
     again = run([one, region("other", 5, (64, 64), is_marked_normal=True)], init_from=first)
-    for kind in ("median", "width"):
-        inside = [float(model.state[f"scale.{kind}"][1, N_CLASSES - 1]) for model in (first, again)]
-        assert inside[1] == pytest.approx(inside[0], rel=0.3)
+    for statistic in ("median", "width"):
+        assert inside(again, statistic) == pytest.approx(inside(first, statistic), rel=0.3)
     assert key_of("other") in remembered(again)
 
 
@@ -297,7 +381,7 @@ def test_a_specimen_that_was_single_is_not_remembered_twice():
     regions = specimens(3, shape=(128, 256))
     first = run(regions[:1])
     again = run(regions, training=INSTANT.replace(holdout=0.3), init_from=first)
-    assert set(remembered(again)) == {key_of(name) for name in again.record.specimens}
+    assert set(remembered(again)) == {key_of(one.specimen) for one in regions}
     assert len(again.record.specimens) == 2
 
 
@@ -323,7 +407,7 @@ def test_the_flow_that_was_learned_is_on_the_scale(monkeypatch):
     instant = run(regions, MODEL.replace(evidence="likelihood"))
     network = model.network()
 
-    def inside():
+    def of_trained():
         """Evidence of the positions trained on, far from the border."""
         for one in regions:
             if one.specimen in model.record.specimens:
@@ -332,6 +416,6 @@ def test_the_flow_that_was_learned_is_on_the_scale(monkeypatch):
                 evidence = network.evidence_in_chunks(features, network.latents((features,)), frame)
                 yield run_chunks(evidence)[0, 3:-3, 3:-3].numpy()
 
-    assert np.median(list(inside())) == pytest.approx(0, abs=0.2)
+    assert np.median(list(of_trained())) == pytest.approx(0, abs=0.2)
     network.scale = instant.network().scale  # as before the training
-    assert abs(np.median(list(inside()))) > 0.5
+    assert abs(np.median(list(of_trained()))) > 0.5

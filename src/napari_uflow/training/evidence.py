@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_uflow.image.grid import Window
@@ -133,7 +132,8 @@ def _remembered(train: FeatureCache, holdout: FeatureCache | None) -> tuple[list
     found: list[list[_Tile]] = [[], []]
     for tiles, cache in zip(found, caches, strict=False):
         indices = [i for i in range(len(cache)) if not cache[i].origin.is_augmented]
-        keys = memory_keys([cache[i].origin for i in indices], held_out)
+        origins = [cache[i].origin for i in indices]
+        keys = memory_keys(origins, held_out) if cache is train else [key_of(origin.specimen) for origin in origins]
         tiles += [_Tile(cache, i, key) for i, key in zip(indices, keys, strict=True)]
     return found[0], found[1]
 
