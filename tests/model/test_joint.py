@@ -6,22 +6,46 @@ import torch
 
 from napari_uflow.image.grid import Window
 from napari_uflow.model.classes import N_CLASSES, ClassScale, border_classes
-from napari_uflow.model.joint import join
+from napari_uflow.model.joint import APERTURES, join
 from napari_uflow.model.memory import Memory, key_of
 
 
 def test_levels_are_joined_on_the_grid_of_stride_8():
     levels = [torch.full((1, c, 64 // s, 96 // s), float(s)) for c, s in ((2, 4), (3, 8), (4, 16))]
     joined = join(levels, (4, 8, 16))
-    assert joined.shape == (1, 9, 8, 12)
-    assert torch.equal(joined[0, :, 0, 0], torch.tensor([4.0] * 2 + [8.0] * 3 + [16.0] * 4))
+    assert joined.shape == (1, APERTURES * 9, 8, 12)
+    of_levels = torch.tensor([4.0] * 2 + [8.0] * 3 + [16.0] * 4)
+    assert torch.allclose(joined[0, :, 0, 0], of_levels.repeat(APERTURES))
 
 
 def test_a_position_of_joint_features_is_centred_on_its_cell():
     ramps = [(torch.arange(96 // s).float() * s + s / 2).expand(1, 1, 64 // s, -1) for s in (4, 8, 16)]
     joined = join(ramps, (4, 8, 16))
     centres = torch.arange(12).float() * 8 + 4
-    assert torch.allclose(joined[0, :, 4, 3:-3], centres[3:-3].expand(3, -1))
+    assert torch.allclose(joined[0, :, 4, 3:-3], centres[3:-3].expand(APERTURES * 3, -1))
+
+
+def random_levels():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, c, 64 // s, 96 // s, generator=generator) for c, s in ((2, 4), (3, 8), (4, 16))]
+
+
+def test_sharp_features_are_not_averaged_beyond_their_cell():
+    levels = random_levels()
+    sharp = join(levels, (4, 8, 16))[:, :9]
+    cells = levels[0].unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-2, -1))
+    assert torch.allclose(sharp[:, :2], cells, atol=1e-6)
+    assert torch.equal(sharp[:, 2:5], levels[1])
+
+
+def test_wide_features_are_the_mean_of_the_sharp_ones_of_a_position_and_its_neighbours():
+    sharp, wide = join(random_levels(), (4, 8, 16)).chunk(2, dim=1)
+    assert sharp.shape == wide.shape == (2, 9, 8, 12)
+    for row in range(8):
+        for col in range(12):  # at the border of those neighbours that there are
+            around = sharp[:, :, max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2]
+            assert torch.allclose(wide[:, :, row, col], around.mean(dim=(2, 3)), atol=1e-6)
+    assert wide.std() < 0.6 * sharp.std()
 
 
 def test_classes_of_an_image():
@@ -69,18 +93,31 @@ def test_the_scale_ignores_what_was_not_measured():
     assert float(scale.median[0, -1]) == pytest.approx(0.5)
 
 
-def memory_of(n=500, channels=6):
+def memory_of(n=500, channels=6, n_parts=1):
     generator = torch.Generator().manual_seed(0)
-    memory = Memory(channels)
+    memory = Memory(channels, n_parts)
     memory.keep(torch.randn(n, channels, generator=generator), torch.tensor([key_of("a"), key_of("b")]).repeat(n // 2))
     return memory
 
 
-def test_the_distance_is_that_of_the_nearest_vector():
-    memory = memory_of()
+@pytest.mark.parametrize("n_parts", [1, 2, 3])
+def test_the_distance_of_each_part_is_that_of_the_nearest_vector(n_parts):
+    memory = memory_of(n_parts=n_parts)
     x = torch.randn(2, 6, 5, 7)
-    nearest = torch.cdist(x.movedim(1, -1).reshape(-1, 6), memory.vectors).amin(dim=1).view(2, 5, 7)
-    assert torch.allclose(memory.distance(x), nearest / 6**0.5, atol=1e-4)
+    found = memory.distance(x)
+    assert found.shape == (2, n_parts, 5, 7)
+    length = 6 // n_parts
+    for part, distance in enumerate(found.unbind(dim=1)):
+        own = slice(part * length, (part + 1) * length)
+        rows = x[:, own].movedim(1, -1).reshape(-1, length)
+        nearest = torch.cdist(rows, memory.vectors[:, own]).amin(dim=1).view(2, 5, 7)
+        assert torch.allclose(distance, nearest / length**0.5, atol=1e-3)
+
+
+def test_parts_may_be_nearest_to_different_vectors():
+    memory = Memory(2, 2)
+    memory.keep(torch.tensor([[0.0, 5.0], [5.0, 0.0]]), torch.zeros(2))
+    assert torch.equal(memory.distance(torch.zeros(1, 2, 1, 1)), torch.zeros(1, 2, 1, 1))
 
 
 def test_a_specimen_can_be_left_out():
@@ -93,12 +130,24 @@ def test_a_specimen_can_be_left_out():
     assert memory.distance(own).max() < 1e-2
 
 
+@pytest.mark.parametrize("key", [key_of("a"), key_of("b"), key_of("never seen")])
+def test_distances_are_never_smaller_with_a_specimen_left_out(key):
+    """So normal images score no lower in a calibration, each without its own specimen, than new ones do."""
+    memory = memory_of(n_parts=2)
+    x = torch.randn(1, 6, 20, 20, generator=torch.Generator().manual_seed(1))
+    everything = memory.distance(x)
+    with memory.without(key):
+        others = memory.distance(x)
+    assert bool((others >= everything).all())
+    assert bool((others > everything).any()) == (key in memory.keys.tolist())
+
+
 def test_an_empty_memory_knows_no_distance():
-    assert torch.equal(Memory(6).distance(torch.randn(1, 6, 3, 4)), torch.zeros(1, 3, 4))
+    assert torch.equal(Memory(6, 2).distance(torch.randn(1, 6, 3, 4)), torch.zeros(1, 2, 3, 4))
 
 
 def test_a_memory_takes_as_many_vectors_as_its_file_holds():
-    memory, loaded = memory_of(), Memory(6)
+    memory, loaded = memory_of(n_parts=2), Memory(6, 2)
     loaded.load_state_dict(memory.state_dict())
     assert torch.equal(loaded.vectors, memory.vectors)
     assert torch.equal(loaded.keys, memory.keys)

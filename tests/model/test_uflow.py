@@ -33,7 +33,7 @@ def untrained(norm: str, n_channels: int = 1, seed: int = 0, **options) -> Train
                 parameter += 0.03 * torch.randn(parameter.shape, generator=generator)
     image = torch.from_numpy(fibre_field(3, shape=(128, 128)).image / np.float32(255))
     features = network.features(image.expand(1, n_channels, -1, -1))
-    for level, x in enumerate(features):
+    for level, x in enumerate(network.of_flow(features)):
         everywhere = torch.ones(1, *x.shape[2:], dtype=torch.bool)
         network.norm.fit(level, lambda x=x, everywhere=everywhere: [(x, everywhere)])
     if network.is_joint:
@@ -205,6 +205,9 @@ class StubNetwork(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.flow = UShapedFlow((6, 8), flow_steps=2)
+
+    def of_flow(self, features):
+        return features
 
     def latents(self, features):
         return self.flow(features)
