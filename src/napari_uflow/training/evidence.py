@@ -151,7 +151,7 @@ def _choose(network: UFlow, train: FeatureCache, holdout: FeatureCache | None, r
     of_marked = _drawn([t for t in tiles if t.cached.origin.is_marked_normal], int(_LARGEST_PART * room), rng)
     n_marked = sum(len(vectors) for vectors, _ in of_marked)
     of_others = _drawn([t for t in tiles if not t.cached.origin.is_marked_normal], room - n_marked, rng)
-    if len(keys.unique()) + len(kept) < 2:  # a single tile cannot be compared with others
+    if len({tile.key for tile in tiles}) + len(kept) < 2:  # a single tile cannot be compared with others
         return
     at = torch.from_numpy(kept)
     vectors, of = zip((old.vectors.cpu()[at], old.keys.cpu()[at]), *of_marked, *of_others, strict=True)
