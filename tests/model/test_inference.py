@@ -6,6 +6,7 @@ import pytest
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.inference import score_steps
+from napari_uflow.model.joint import APERTURES
 from napari_uflow.progress import Progress, drain
 from napari_uflow.samples.fibres import fibre_field
 
@@ -59,6 +60,17 @@ def test_a_window_in_tiles_gives_what_it_gives_at_once(network, model, plane):
     tiled = scores(network, model, plane, tile=TILE, window=window)
     assert whole.energies[0].shape == ((25, 37) if network.is_joint else (50, 73))
     same(tiled, whole)
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "sharp", "wide"])
+def test_each_kind_of_evidence_in_tiles_is_that_of_the_whole(tiny_model, plane, kind):
+    """Wide features at the side of a tile are means over neighbours in another one."""
+    network = tiny_model.network("cpu")
+    others = [i for i in range(1 + APERTURES) if i != ["likelihood", "sharp", "wide"].index(kind)]
+    network.scale.median[others], network.scale.width[others] = 0, 1e9
+    whole = scores(network, tiny_model, plane, tile=4096)
+    assert np.nanstd(whole.evidence[0]) > 0.05  # far above the tolerance
+    same(scores(network, tiny_model, plane, tile=TILE), whole)
 
 
 def test_the_backbone_sees_each_place_once(network, model, plane, monkeypatch):

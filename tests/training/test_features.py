@@ -10,6 +10,7 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.joint import APERTURES
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Progress, drain
 from napari_uflow.samples.fibres import fibre_field
@@ -77,6 +78,8 @@ def test_a_window_is_found_again_after_augmentation(k):
 def test_tiles_have_the_features_of_the_whole_image(network, plane):
     windows = [Window(0, 0, 64, 64), Window(64, 48, 64, 64), Window(144, 96, 64, 64)]
     whole = whole_features(network, plane)
+    if network.is_joint:  # wide features, too, whose neighbours are in other tiles
+        assert whole[0].shape[0] == APERTURES * network.channels[0]
     for together in (True, False):
         cache = (
             filled(network, NormalRegion(plane), windows)
@@ -100,8 +103,21 @@ def test_augmentations_have_the_features_of_the_augmented_image(network, plane):
         turned = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, k)
         assert turned.shape == ((96, 64) if k & 4 else (64, 96))
         levels = network.features(augmented(image, k)[None])
+        if k:
+            levels = network.of_flow(levels)
         for x, kept, stride in zip(levels, cache[k].features, network.strides, strict=True):
             torch.testing.assert_close(kept, x[0][:, *turned.scaled(stride).slices()].half())
+
+
+def test_augmented_tiles_are_told_from_others_and_have_the_features_of_the_flow_alone(network, plane):
+    cache = filled(network, NormalRegion(plane), [Window(0, 0, 64, 64), Window(64, 32, 64, 64)], n_augmentations=3)
+    tiles = [cache[i] for i in range(6)]
+    assert [tile.origin.is_augmented for tile in tiles] == [False, False, True, True, True, True]
+    assert [tile.origin.tile for tile in tiles] == [0, 1] * 3
+    for tile in tiles:
+        channels = [n if tile.origin.is_augmented or not network.is_joint else APERTURES * n for n in network.channels]
+        assert [len(x) for x in tile.features] == channels
+        assert [len(x) for x in network.of_flow(tile.features)] == list(network.channels)
 
 
 def test_only_cells_that_are_normal_throughout_count(network, plane):

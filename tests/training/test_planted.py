@@ -14,6 +14,8 @@ from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.image.scaled import scaled_regions
+from napari_uflow.model.joint import APERTURES
+from napari_uflow.model.memory import key_of
 from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, Progress, TrainingPoint, drain
@@ -67,16 +69,16 @@ def test_held_out_specimens_are_used_if_there_are_three():
     assert len(split.holdout_specimens) == 3
     assert len(found) == 9
     assert {source.specimen for source in found} == split.holdout_specimens
-    assert all(source.key is None for source in found)
+    assert all(source.key == key_of(source.specimen) for source in found)  # its own positions are remembered
 
 
 @pytest.mark.parametrize("magnification", [1.0, 2.0, 0.5])
-def test_training_tiles_join_fewer_held_out_specimens_and_are_not_compared_with_themselves(magnification):
+def test_training_tiles_join_fewer_held_out_specimens_and_none_is_compared_with_itself(magnification):
     regions = specimens(4, (192, 192))
     found, split = sources(regions, magnification)
     assert len(split.holdout_specimens) < 3
     assert {source.specimen for source in found} == {region.specimen for region in regions}
-    assert all((source.key is None) == (source.specimen in split.holdout_specimens) for source in found)
+    assert all(source.key == key_of(source.specimen) for source in found)
     for source in found:
         assert np.array_equal(source.values, source.plane.read(source.window))
         assert max(source.window.shape) <= 256
@@ -86,6 +88,7 @@ def test_training_tiles_join_fewer_held_out_specimens_and_are_not_compared_with_
 def test_parts_of_a_single_specimen_have_keys_of_their_own(magnification):
     found, split = sources(specimens(1, (96, 480)), magnification)
     assert split.is_divided_by_place
+    assert sum(source.key is None for source in found) == len(split.holdout) > 0  # not remembered
     keys = [source.key for source in found if source.key is not None]
     assert len(set(keys)) == len(keys) == len(split.train)
     assert len(found) == len(split.train) + len(split.holdout)
@@ -158,7 +161,7 @@ def network_for(regions, magnification=1.0) -> tuple[UFlow, IntensityRange]:
     network = UFlow(MODEL.replace(magnification=magnification), 1).eval()
     generator = torch.Generator().manual_seed(0)
     features = network.features(torch.rand(1, 1, 96, 96, generator=generator))[0]
-    network.norm.fit(0, lambda: [(features, torch.ones(1, 12, 12, dtype=torch.bool))])
+    network.norm.fit(0, lambda: [(network.of_flow([features])[0], torch.ones(1, 12, 12, dtype=torch.bool))])
     network.memory.keep(features[0].flatten(1).T[:50], torch.arange(50))
     for parameter in network.flow.parameters():
         if parameter.requires_grad:
@@ -179,9 +182,51 @@ def test_evidence_of_positions_is_that_of_whole_images():
     image = torch.from_numpy(np.pad(intensity.apply(source.values), ((0, 0), (32, 32), (32, 32)), mode="symmetric"))
     raw = network.features(image[None])[0][:, :, 4:-4, 4:-4]
     latents = network.latents((raw,))
-    energy = (latents.z[0].square().sum(dim=1) - 2 * latents.ln_det[0]) / raw.shape[1]
+    energy = (latents.z[0].square().sum(dim=1) - 2 * latents.ln_det[0]) / latents.z[0].shape[1]
     whole = energy.detach().numpy().ravel()
     assert likelihoods.normal[:144] == pytest.approx(whole, rel=0.02, abs=0.02)
+    distances = network.memory.distance(raw)[0].flatten(1).T.numpy()
+    assert features._normal.distances[:144] == pytest.approx(distances, rel=0.02, abs=1e-3)
+    assert features._normal.distances.shape[1] == features._planted.distances.shape[1] == APERTURES
+
+
+def test_a_held_out_image_is_not_compared_with_its_own_positions():
+    regions = specimens(5)
+    network, intensity = network_for(regions)
+    found = planted_in(regions)
+    source = found.sources[0]
+    assert source.key == key_of(source.specimen)
+    image = torch.from_numpy(np.pad(intensity.apply(source.values), ((0, 0), (32, 32), (32, 32)), mode="symmetric"))
+    own = network.features(image[None])[0][0, :, 4:-4, 4:-4].flatten(1).T
+    others, keys = network.memory.vectors, network.memory.keys
+    without = features_of(regions, network, intensity)
+    network.memory.keep(torch.cat([others, own]), torch.cat([keys, torch.full((len(own),), source.key)]))
+    beside = features_of(regions, network, intensity)
+    of_defects = without._tiles[without._planted.owner] == 0
+    assert of_defects.any()
+    np.testing.assert_array_equal(beside._normal.distances[:144], without._normal.distances[:144])
+    np.testing.assert_array_equal(beside._planted.distances[of_defects], without._planted.distances[of_defects])
+    network.memory.keep(network.memory.vectors, torch.zeros_like(network.memory.keys))  # as if of another specimen
+    compared = features_of(regions, network, intensity)
+    assert compared._normal.distances[:144].max() < 0.1 * without._normal.distances[:144].min()
+
+
+def test_sharp_and_wide_distances_are_kinds_of_evidence_of_their_own():
+    regions = specimens(5)
+    network, intensity = network_for(regions)
+    features = features_of(regions, network, intensity)
+    likelihoods = features.likelihoods(network)
+    kinds = [
+        features._scaled(likelihoods.normal, likelihoods.planted),
+        *(
+            features._scaled(features._normal.distances[:, i], features._planted.distances[:, i])
+            for i in range(APERTURES)
+        ),
+    ]
+    for evidence, parts in (("likelihood", kinds[:1]), ("memory", kinds[1:]), ("likelihood+memory", kinds)):
+        highest = np.full(features.n_tiles, -np.inf)
+        np.maximum.at(highest, features._normal.owner, np.mean([normal for normal, _ in parts], axis=0))
+        assert features.maxima(likelihoods, evidence).of_tiles == pytest.approx(highest)
 
 
 @pytest.mark.parametrize("evidence", ["likelihood", "memory", "likelihood+memory"])
