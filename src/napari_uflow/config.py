@@ -239,6 +239,14 @@ class ModelConfig(Config):
         high=8.0,
         step=0.25,
     )
+    octaves: int = _parameter(
+        0,
+        "Sizes at which an image is looked at: 1 as it is; 2 at half the size, too, where large objects are found; 3 "
+        "at a quarter as well. A position is as anomalous as at the size where it is most. 0: by the size of the "
+        "training images; always 1 for a pyramid.",
+        low=0,
+        high=4,
+    )
     levels: LevelsName = _parameter(
         "joint",
         "Levels of the backbone: 'joint' (all levels together at each position, every 8 pixels) or 'pyramid' (one "

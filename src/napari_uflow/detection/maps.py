@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.interpolation import interpolated
 from napari_uflow.detection.outline import outline_steps
 from napari_uflow.detection.regions import RegionMeasure, RegionTable
+from napari_uflow.image.interpolation import interpolated
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.inference import ScoreMaps
 from napari_uflow.model.uflow import TrainedModel

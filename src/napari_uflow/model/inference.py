@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from napari_uflow.image.grid import Mosaic, Tile, TileGrid, Window
 from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.interpolation import interpolated
 from napari_uflow.image.plane import Plane
+from napari_uflow.image.scaled import scaled_plane
 from napari_uflow.model.border import Border
 from napari_uflow.model.energy import bounded_energy, energy, log_variance
 from napari_uflow.model.feature_band import FeatureBand, LevelView, all_in_cells
@@ -134,7 +136,9 @@ def score_steps(
     candidate_threshold: float | None = None,
     phase: str | None = "Detecting",
 ) -> Steps[ScoreMaps]:
-    """Run the network over a plane, tile by tile.
+    """Run the network over a plane, tile by tile, in all of its octaves.
+
+    The evidence of a position is the largest of all octaves, interpolated between the positions of the coarser ones.
 
     Parameters
     ----------
@@ -188,18 +192,54 @@ def score_steps(
         name: tuple(mosaic.values for mosaic in kind)
         for name, kind in zip(kinds, zip(*mosaics, strict=True), strict=True)
     }
+    evidence = by_kind.get("evidence", ())
+    if network.coarser is not None:
+        coarse = yield from _coarser_steps(network, intensity, plane, window, tile=tile, halo=halo, phase=phase)
+        evidence = (np.where(np.isnan(evidence[0]), np.float32(np.nan), np.fmax(evidence[0], coarse)),)
     return ScoreMaps(
         energies=by_kind["energies"],
         bounded=by_kind["bounded"],
         log_variances=by_kind["log_variances"],
         candidates=by_kind.get("candidates", ()),
-        evidence=by_kind.get("evidence", ()),
+        evidence=evidence,
         n_channels=network.flow.latent_channels,
         strides=network.strides,
         outside=band.outside,
         frame=network.frame(window, plane.shape),
         border=network.border,
     )
+
+
+def _coarser_steps(
+    network: UFlow,
+    intensity: IntensityRange,
+    plane: Plane,
+    window: Window,
+    *,
+    tile: int,
+    halo: int,
+    phase: str | None,
+) -> Steps[NDArray[np.float32]]:
+    """Return the evidence of the coarser octaves at the positions of a window."""
+    assert network.coarser is not None
+    small, align = scaled_plane(plane, 0.5), network.coarser.align
+    # its positions around those of the window, between which is interpolated
+    first = [max(0, (at // 2 - align) // align * align) for at in (window.row, window.col)]
+    stop = [min(n, -(-at // 2) + align) for n, at in zip(small.shape, (window.stop_row, window.stop_col), strict=True)]
+    part = Window(first[0], first[1], stop[0] - first[0], stop[1] - first[1])
+    scores = yield from score_steps(
+        network.coarser,
+        intensity,
+        small,
+        window=part,
+        tile=tile,
+        halo=halo,
+        phase=phase and f"{phase} at half size",
+    )
+    (values,), (stride,) = scores.evidence, network.strides
+    row, col = (at // stride for at in (window.row - 2 * part.row, window.col - 2 * part.col))
+    rows, cols = (-(-n // stride) for n in window.shape)
+    return interpolated(values, 2.0, row, row + rows, col + cols)[:, col:]
 
 
 def _grid(network: UFlow, shape: tuple[int, int], tile: int, halo: int) -> TileGrid:

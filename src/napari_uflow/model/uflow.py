@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.config import EvidenceName, ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ModelFileError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
@@ -61,6 +61,8 @@ class UFlow(nn.Module):
         As given.
     border : Border
         Treatment of the image's border. Training decides it if `config.border` is ``auto``.
+    coarser : UFlow or None
+        The network for the image at half the size, which has the same backbone; None for the last octave.
 
     Raises
     ------
@@ -73,14 +75,17 @@ class UFlow(nn.Module):
     Threshold. Journal of Mathematical Imaging and Vision. https://doi.org/10.1007/s10851-024-01193-y
     """
 
-    def __init__(self, config: ModelConfig, n_channels: int, seed: int = 0):
+    def __init__(self, config: ModelConfig, n_channels: int, seed: int = 0, *, backbone: Backbone | None = None):
         super().__init__()
         self.config = config
         self.n_channels = n_channels
         self.border = Border.of(config.border)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.backbone = Backbone(config.backbone, n_channels, config.contrast)
+            if backbone is None:
+                self.backbone = Backbone(config.backbone, n_channels, config.contrast)
+            else:  # that of another octave, whose weights are its own
+                object.__setattr__(self, "backbone", backbone)
             self.norm = FeatureNorm(self.channels, config.feature_norm)
             self.flow = UShapedFlow(
                 self.channels,
@@ -100,6 +105,27 @@ class UFlow(nn.Module):
             )
         if config.tile % self.align:
             raise ConfigError(f"tile must be a multiple of {self.align} for {config.backbone}, not {config.tile}")
+        self._seed = seed
+        self.coarser: UFlow | None = None
+        self.set_octaves(max(config.octaves, 1))
+
+    def set_octaves(self, n: int) -> None:
+        """Look at images at `n` sizes, each half of the one before: 1 for a pyramid, whatever is asked."""
+        n = n if self.is_joint else 1
+        if n > 1:
+            coarser = self.config.replace(octaves=n - 1)
+            self.coarser = UFlow(coarser, self.n_channels, self._seed, backbone=self.backbone).to(self.device)
+            self.coarser.train(self.training)
+        else:
+            self.coarser = None
+        if self.config.octaves:
+            self.config = self.config.replace(octaves=n)
+
+    def set_evidence(self, evidence: EvidenceName) -> None:
+        """Use another kind of evidence, in all octaves."""
+        self.config = self.config.replace(evidence=evidence)
+        if self.coarser is not None:
+            self.coarser.set_evidence(evidence)
 
     @property
     def device(self) -> torch.device:
@@ -358,7 +384,8 @@ class UFlow(nn.Module):
         if not self.is_joint:
             yield
             return
-        with self.memory.without(key_of(specimen)):
+        coarser = nullcontext() if self.coarser is None else self.coarser.remembering_others(specimen)
+        with self.memory.without(key_of(specimen)), coarser:
             yield
 
     @property

@@ -52,7 +52,7 @@ _OUTCOMES_OF_FORMAT_1 = (
     (r"interrupted after step (\d+)", OutcomeKind.INTERRUPTED),
 )
 # Parameters of every model before format 3.
-_BEFORE_FORMAT_3 = {"levels": "pyramid", "contrast": 1.0, "magnification": 1.0}
+_BEFORE_FORMAT_3 = {"levels": "pyramid", "contrast": 1.0, "magnification": 1.0, "octaves": 1}
 # First bytes of files that run programs when they are opened.
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 

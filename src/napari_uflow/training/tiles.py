@@ -16,10 +16,10 @@ from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.specimen import hold_out_specimens
 from napari_uflow.model.record import TrainingRecord
 
-__all__ = ["Split", "TrainingTile", "choose_tiles", "regions_of"]
+__all__ = ["LEAST_MARKED", "Split", "TrainingTile", "choose_tiles", "regions_of"]
 
-# Normal pixels required of the tile around a region marked normal, which is small.
-_LEAST_MARKED = 0.01
+LEAST_MARKED = 0.01
+"""Fraction of normal pixels required of the tile around a region marked normal, which is small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def choose_tiles(
     marked = [region for region in regions if region.is_marked_normal]
     others = [region for region in regions if not region.is_marked_normal]
     tiles = _tiles_of(others, tile, align, training)
-    marked_tiles = _tiles_of(marked, tile, align, training.replace(min_normal=_LEAST_MARKED))
+    marked_tiles = _tiles_of(marked, tile, align, training.replace(min_normal=LEAST_MARKED))
     if not tiles and not marked_tiles:
         raise ImageError(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "

@@ -29,6 +29,7 @@ from napari_uflow.training.evidence import evidence_steps, scale_steps
 from napari_uflow.training.features import fill_cache
 from napari_uflow.training.magnification import magnification_steps
 from napari_uflow.training.normalise import normalise_steps
+from napari_uflow.training.octaves import coarser_steps, octaves_for
 from napari_uflow.training.optimise import History, optimise
 from napari_uflow.training.planted import Likelihoods, PlantedFeatures, best_evidence, planted_set, sources_of
 from napari_uflow.training.record import record_of
@@ -156,6 +157,9 @@ def train_steps(
                 can_remember=run.can_remember,
                 remembers_held_out=not split.is_divided_by_place,
             )
+            yield from coarser_steps(
+                network, run.working, split, training, run.intensity, run.rng, is_new=init_from is None
+            )
             judge = yield from _judge(run)
         history, outcome = yield from optimise(
             network,
@@ -248,6 +252,10 @@ def _prepare(
         magnification = (yield from magnification_steps(network, regions, model, training)) if network.is_joint else 1.0
         network.config = network.config.replace(magnification=magnification)
     working = scaled_regions(regions, network.config.magnification)
+    if not network.config.octaves:
+        n_octaves = octaves_for(working, network.config)
+        network.config = network.config.replace(octaves=n_octaves)
+        network.set_octaves(n_octaves)
     split = choose_tiles(working, network.tile, network.align, training, rng, before)
     for message in _messages_about(split, before):
         yield from or_stop(message)
@@ -278,6 +286,8 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
         model = model.replace(evidence=init_from.config.evidence)
     if not model.magnification:
         model = model.replace(magnification=init_from.config.magnification)
+    if not model.octaves:
+        model = model.replace(octaves=init_from.config.octaves)
     if model != init_from.config:
         mine, its = model.to_dict(), init_from.config.to_dict()
         other = ", ".join(f"{key} {its[key]} (not {mine[key]})" for key in mine if mine[key] != its[key])
@@ -353,7 +363,7 @@ class _Judge:
         if self.chooses_evidence:
             evidence = best_evidence(self.features, trained)
             if evidence != network.config.evidence:
-                network.config = network.config.replace(evidence=evidence)
+                network.set_evidence(evidence)
                 yield Message(f"The {evidence} alone finds planted defects clearly better than with the other evidence")
         evidence = network.config.evidence
         after, before = (self.features.maxima(x, evidence) for x in (trained, self.untrained))
@@ -377,7 +387,7 @@ def _judge(run: _Run) -> Steps[_Judge | None]:
     network, training = run.network, run.training
     chooses_evidence = network.config.evidence == "auto"
     if chooses_evidence:
-        network.config = network.config.replace(evidence="likelihood+memory")
+        network.set_evidence("likelihood+memory")
     rng = np.random.default_rng((training.seed, 3))
     tile_pixels = (network.tile + 2 * MARGIN) ** 2
     n_tiles = len(run.split.train) * training.augmentations + len(run.split.holdout)

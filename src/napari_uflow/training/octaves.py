@@ -1,0 +1,148 @@
+"""The coarser octaves of a model: a Gaussian and a memory of normal positions at half the size, a quarter and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.errors import ImageError
+from napari_uflow.image.grid import Window
+from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.region import NormalRegion, sample_windows
+from napari_uflow.image.scaled import scaled_regions
+from napari_uflow.model.info import has_joint_levels
+from napari_uflow.model.uflow import UFlow
+from napari_uflow.progress import Steps
+from napari_uflow.training.cache import FeatureCaches
+from napari_uflow.training.evidence import evidence_steps
+from napari_uflow.training.features import fill_cache
+from napari_uflow.training.normalise import normalise_steps
+from napari_uflow.training.tiles import LEAST_MARKED, Split, TrainingTile
+
+__all__ = ["coarser_steps", "octaves_for"]
+
+# Least shorter side of an image in the coarsest octave, in pixels, and octaves at most.
+_LEAST_SIDE, _MOST_OCTAVES = 160, 3
+
+
+def octaves_for(regions: Sequence[NormalRegion], model: ModelConfig) -> int:
+    """Return the number of octaves for training images: as many as leave half of them large enough in the coarsest.
+
+    What is large in a large image, as one looks at it, is hardly seen by a network that sees 100 pixels at a time.
+
+    Parameters
+    ----------
+    regions : sequence of NormalRegion
+        Normal regions, as the network sees them in the finest octave.
+    model : ModelConfig
+        Its `octaves` if they are given; 1 for a pyramid.
+    """
+    if model.octaves or not has_joint_levels(model):
+        return model.octaves if has_joint_levels(model) else 1
+    side = float(np.median([min(region.plane.shape) for region in regions]))
+    n = 1
+    while n < _MOST_OCTAVES and side / 2**n >= _LEAST_SIDE:
+        n += 1
+    return n
+
+
+def coarser_steps(
+    network: UFlow,
+    working: Sequence[NormalRegion],
+    split: Split,
+    training: TrainingConfig,
+    intensity: IntensityRange,
+    rng: np.random.Generator,
+    *,
+    is_new: bool,
+    depth: int = 1,
+) -> Steps[None]:
+    """Fit the coarser octaves of a network; those with too few normal positions are left out.
+
+    Parameters
+    ----------
+    network : UFlow
+        Its coarser octaves are fitted: normalisation, memory and scale. Their flows are not trained.
+    working : sequence of NormalRegion
+        Regions as `network` sees them.
+    split : Split
+        Its tiles; places and specimens held out are held out in all octaves.
+    training : TrainingConfig
+        Parameters of the training.
+    intensity : IntensityRange
+        Brightness range of the model.
+    rng : Generator
+        Draws tiles and positions.
+    is_new : bool
+        The normalisation is fitted, too; it stays that of a resumed model.
+    depth : int
+        Halvings of the size.
+    """
+    coarser = network.coarser
+    if coarser is None:
+        return
+    regions = scaled_regions(working, 0.5)
+    half = _half_of(coarser, working, regions, split, training, rng)
+    if half is None:
+        network.set_octaves(1)
+        return
+    phase = f"Computing features at 1/{2**depth} of the size"
+    with FeatureCaches.open(training.cache_memory * 1e9, coarser.device) as caches:
+        yield from fill_cache(caches.train, coarser, half.train, intensity, 1, phase)
+        yield from fill_cache(caches.holdout, coarser, half.holdout, intensity, 1, phase)
+        try:
+            if is_new:
+                yield from normalise_steps(coarser, caches)
+        except ImageError:  # no cell is normal throughout
+            network.set_octaves(1)
+            return
+        yield from evidence_steps(coarser, caches, rng, remembers_held_out=not split.is_divided_by_place)
+    yield from coarser_steps(coarser, regions, half, training, intensity, rng, is_new=is_new, depth=depth + 1)
+    network.config = network.config.replace(octaves=1 + coarser.config.octaves)
+
+
+def _half_of(
+    coarser: UFlow,
+    working: Sequence[NormalRegion],
+    regions: Sequence[NormalRegion],
+    split: Split,
+    training: TrainingConfig,
+    rng: np.random.Generator,
+) -> Split | None:
+    """Return the tiles of the regions at half the size; None if none is left to train on."""
+    train: list[TrainingTile] = []
+    holdout: list[TrainingTile] = []
+    trained = {tile.region.specimen for tile in split.train}
+    by_place = split.is_divided_by_place
+    pairs = {id(region): (fine, region) for fine, region in zip(working, regions, strict=True)}
+    for fine, region in pairs.values():
+        least = LEAST_MARKED if region.is_marked_normal else training.min_normal
+        for window in sample_windows(region, coarser.tile, align=coarser.align, min_normal=least):
+            is_held_out = region.specimen in split.holdout_specimens and not region.is_marked_normal
+            if is_held_out and by_place:
+                is_held_out = any(_overlap(window, fine, tile) for tile in split.holdout)
+            if is_held_out:
+                holdout.append(TrainingTile(region, window))
+            elif region.specimen in trained:
+                train.append(TrainingTile(region, window))
+    if not train or len(train) + len(holdout) < 2:
+        return None
+    chosen = (np.sort(rng.permutation(len(tiles))[: training.max_tiles]) for tiles in (train, holdout))
+    of_train, of_holdout = (
+        tuple(tiles[int(i)] for i in order) for tiles, order in zip((train, holdout), chosen, strict=True)
+    )
+    return Split(of_train, of_holdout)
+
+
+def _overlap(window: Window, fine: NormalRegion, tile: TrainingTile) -> bool:
+    """Return True if a window at half the size overlaps a tile of the same image at full size."""
+    other = tile.window
+    return (
+        fine.plane is tile.region.plane
+        and 2 * window.row < other.stop_row
+        and other.row < 2 * window.stop_row
+        and 2 * window.col < other.stop_col
+        and other.col < 2 * window.stop_col
+    )
