@@ -93,11 +93,13 @@ def farthest(some, others):
 # What is remembered
 
 
-def test_every_position_trained_on_or_held_out_is_remembered():
-    model = run(specimens())
-    assert len(model.record.specimens) == 2
-    assert len(model.record.holdout_specimens) == 1
-    assert remembered(model) == {key_of(one.specimen): POSITIONS for one in specimens()}
+@pytest.mark.parametrize(("n", "n_held_out"), [(2, 1), (3, 1), (8, 3)])
+def test_every_position_trained_on_or_held_out_is_remembered(n, n_held_out):
+    """By its specimen, if only one of them is trained on or held out, too."""
+    model = run(specimens(n))
+    assert len(model.record.holdout_specimens) == n_held_out
+    assert len(model.record.specimens) == n - n_held_out
+    assert remembered(model) == {key_of(one.specimen): POSITIONS for one in specimens(n)}
 
 
 def test_positions_are_remembered_sharp_and_wide():

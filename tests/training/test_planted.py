@@ -84,6 +84,13 @@ def test_training_tiles_join_fewer_held_out_specimens_and_none_is_compared_with_
         assert max(source.window.shape) <= 256
 
 
+def test_parts_of_the_only_specimen_trained_on_have_its_key_beside_a_held_out_one():
+    """The memory knows both by specimen: they are compared with each other."""
+    found, split = sources(specimens(2, (192, 192)))
+    assert len(split.specimens) == len(split.holdout_specimens) == 1
+    assert {source.key for source in found} == {key_of(f"specimen {i}") for i in range(2)}
+
+
 @pytest.mark.parametrize("magnification", [1.0, 2.0])
 def test_parts_of_a_single_specimen_have_keys_of_their_own(magnification):
     found, split = sources(specimens(1, (96, 480)), magnification)
