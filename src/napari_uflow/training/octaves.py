@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from napari_uflow.config import ModelConfig, TrainingConfig
-from napari_uflow.errors import ImageError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion, sample_windows
@@ -25,6 +24,8 @@ __all__ = ["coarser_steps", "octaves_for"]
 
 # Least shorter side of an image in the coarsest octave, in pixels, and octaves at most.
 _LEAST_SIDE, _MOST_OCTAVES = 160, 3
+# Normal positions per channel, at least: a Gaussian of fewer does not fit new images.
+_LEAST_PER_CHANNEL = 10
 
 
 def octaves_for(regions: Sequence[NormalRegion], model: ModelConfig) -> int:
@@ -92,12 +93,12 @@ def coarser_steps(
     with FeatureCaches.open(training.cache_memory * 1e9, coarser.device) as caches:
         yield from fill_cache(caches.train, coarser, half.train, intensity, 1, phase)
         yield from fill_cache(caches.holdout, coarser, half.holdout, intensity, 1, phase)
-        try:
-            if is_new:
-                yield from normalise_steps(coarser, caches)
-        except ImageError:  # no cell is normal throughout
+        n_positions = sum(int(caches.train[i].is_normal[0].sum()) for i in range(len(caches.train)))
+        if n_positions < _LEAST_PER_CHANNEL * coarser.channels[0]:
             network.set_octaves(1)
             return
+        if is_new:
+            yield from normalise_steps(coarser, caches)
         yield from evidence_steps(coarser, caches, rng, remembers_held_out=not split.is_divided_by_place)
     yield from coarser_steps(coarser, regions, half, training, intensity, rng, is_new=is_new, depth=depth + 1)
     network.config = network.config.replace(octaves=1 + coarser.config.octaves)
