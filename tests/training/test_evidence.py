@@ -343,6 +343,18 @@ def test_old_vectors_fill_half_of_the_memory_at_most():
     assert sum(found.values()) == 200
 
 
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_a_region_given_several_times_is_remembered_once(is_marked):
+    one, *others = specimens(3)
+    often = region(one.specimen, 0, is_marked_normal=is_marked)
+    for regions in ([often], [*others, often]):
+        once, repeated_often = (run([*regions, *[often] * n], training=INSTANT.replace(holdout=0.0)) for n in (0, 5))
+        assert remembered(repeated_often) == remembered(once)
+        vectors = repeated_often.state["memory.vectors"]
+        assert len(vectors.unique(dim=0)) == len(vectors)
+        assert repeated_often.record.n_tiles == once.record.n_tiles + 2 * 5
+
+
 def test_regions_marked_normal_are_remembered_first():
     first = run(specimens(4), MODEL.replace(memory_size=200))
     marked = region("marked", 77, is_marked_normal=True)

@@ -158,6 +158,12 @@ def test_missing_pixels_and_what_lies_outside_do_not_count(network):
     assert coarse[:3, :4].sum() == 3 * 4 - 1
 
 
+def test_a_tile_that_is_given_twice_has_one_number(network, plane):
+    windows = [Window(0, 64 * i, 64, 64) for i in (1, 0, 1)]
+    cache = filled(network, NormalRegion(plane), windows, 2)
+    assert [cache[i].origin.tile for i in range(6)] == [0, 1, 0, 0, 1, 0]
+
+
 def test_progress_comes_before_each_augmentation_and_at_the_end(network, plane):
     region = NormalRegion(plane)
     tiles = [TrainingTile(region, Window(0, 64 * i, 64, 64)) for i in range(2)]

@@ -126,12 +126,16 @@ class _Tile:
 
 
 def _remembered(train: FeatureCache, holdout: FeatureCache | None) -> tuple[list[_Tile], list[_Tile]]:
-    """Return the tiles trained on and those held out, without augmentations, which a new image does not have."""
+    """Return the tiles trained on and those held out, each once.
+
+    Augmentations are left out, which a new image does not have, and repetitions, which say nothing new.
+    """
     caches = [train] if holdout is None else [train, holdout]
     held_out = set[str]() if holdout is None else {holdout[i].origin.specimen for i in range(len(holdout))}
     found: list[list[_Tile]] = [[], []]
     for tiles, cache in zip(found, caches, strict=False):
-        indices = [i for i in range(len(cache)) if not cache[i].origin.is_augmented]
+        first = {cache[i].origin: i for i in reversed(range(len(cache))) if not cache[i].origin.is_augmented}
+        indices = sorted(first.values())
         origins = [cache[i].origin for i in indices]
         keys = memory_keys(origins, held_out) if cache is train else [key_of(origin.specimen) for origin in origins]
         tiles += [_Tile(cache, i, key) for i, key in zip(indices, keys, strict=True)]

@@ -71,7 +71,7 @@ def fill_cache(
     Parameters
     ----------
     cache : FeatureCache
-        Gets one entry for each tile and augmentation.
+        Gets one entry for each tile and augmentation; one that is given several times keeps its number.
     network : UFlow
         Its backbone computes the features.
     tiles : sequence of TrainingTile
@@ -83,7 +83,8 @@ def fill_cache(
     phase : str
         Name of the phase in the progress events.
     """
-    done, n_tiles, total = 0, 0, len(tiles) * n_augmentations
+    number_of = {tile: i for i, tile in enumerate(in_reading_order(tiles, network))}
+    done, total = 0, len(tiles) * n_augmentations
     for region, windows in _read_together(tiles, network):
         outer = Window.around([network.reading_window(window, region.plane.shape) for window in windows])
         values, is_normal = region.read(outer)
@@ -96,21 +97,22 @@ def fill_cache(
             if augmentation:  # only the flow is trained on it
                 levels = network.of_flow(levels)
             mask = augmented(normal, augmentation)
-            for i, window in enumerate(windows):
+            for window in windows:
                 inner = augmented_window(window.shifted(-outer.row, -outer.col), outer.shape, augmentation)
                 frame = network.frame(window, region.plane.shape)
                 if frame is not None:
                     frame = augmented_window(frame, window.shape, augmentation)
-                origin = Origin(region.specimen, n_tiles + i, region.is_marked_normal, augmentation > 0)
+                number = number_of[TrainingTile(region, window)]
+                origin = Origin(region.specimen, number, region.is_marked_normal, augmentation > 0)
                 _add(cache, levels, mask, inner, frame, network.strides, origin)
             done += len(windows)
-        n_tiles += len(windows)
     yield from or_stop(Progress(phase, total, total))
 
 
 def in_reading_order(tiles: Sequence[TrainingTile], network: UFlow) -> list[TrainingTile]:
-    """Return tiles in the order in which :func:`fill_cache` numbers them."""
-    return [TrainingTile(region, window) for region, windows in _read_together(tiles, network) for window in windows]
+    """Return tiles, each once, in the order in which :func:`fill_cache` numbers them."""
+    ordered = (TrainingTile(region, window) for region, windows in _read_together(tiles, network) for window in windows)
+    return list(dict.fromkeys(ordered))
 
 
 def _add(
