@@ -22,10 +22,10 @@ from napari_uflow.model.memory import key_of, specimen_part
 from napari_uflow.model.packaged import PACKAGED
 from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import TrainedModel
-from napari_uflow.progress import Progress, TrainingPoint, drain, run_chunks
+from napari_uflow.progress import Progress, Snapshot, TrainingPoint, drain, run_chunks
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.training.refine import refinement_of, repeated, rest_of_training
-from napari_uflow.training.train import train
+from napari_uflow.training.train import train, train_steps
 
 CALIBRATE = importlib.import_module("napari_uflow.training.calibrate")
 OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
@@ -433,3 +433,48 @@ def test_the_flow_that_was_learned_is_on_the_scale(monkeypatch):
     assert np.median(list(of_trained())) == pytest.approx(0, abs=0.2)
     network.scale = instant.network().scale  # as before the training
     assert abs(np.median(list(of_trained()))) > 0.5
+
+
+@pytest.fixture
+def learns(monkeypatch):
+    """Let each check be better than the last, and give a snapshot."""
+    losses = itertools.count(0, -1)
+    monkeypatch.setattr(OPTIMISE, "_held_out", lambda *args: (float(next(losses)), 1.0))
+    monkeypatch.setattr(OPTIMISE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
+
+
+@pytest.mark.usefixtures("learns")
+def test_a_snapshot_has_the_scale_of_its_weights_and_changes_nothing(monkeypatch):
+    training = TrainingConfig(steps=6, batch_size=2, augmentations=1, check_every=1, holdout=0.3, learning_rate=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(OPTIMISE, "_SECONDS_BETWEEN_SNAPSHOTS", 1e9)
+        expected = run(specimens(), training=training)
+    job = train_steps(specimens(), MODEL, training, device=DEVICE)
+    taken = []
+    try:
+        while True:
+            event = next(job)
+            taken += [event.result] if isinstance(event, Snapshot) else []
+    except StopIteration as stop:
+        model = stop.value
+    assert len(taken) == 6
+    assert model.record.outcome == TrainingOutcome(OutcomeKind.DONE)
+    assert any(not torch.equal(model.state[key], taken[0].state[key]) for key in model.state if "flow." in key)
+    # the last snapshot has the weights of the model, and so has its scale those of the model's
+    for key, value in model.state.items():
+        assert torch.equal(value, expected.state[key])
+        assert torch.equal(value, taken[-1].state[key])
+    scales = [snapshot.state["scale.width"] for snapshot in taken]
+    assert len({float(width[0, -1]) for width in scales}) == len(scales)
+    assert all(torch.equal(width[1:], scales[0][1:]) for width in scales)
+
+
+@pytest.mark.usefixtures("learns")
+def test_a_snapshot_leaves_the_kind_of_evidence_open():
+    training = TrainingConfig(steps=2, batch_size=2, augmentations=1, check_every=1, holdout=0.3, learning_rate=0.01)
+    for asked, decided in (("auto", "likelihood+memory"), ("memory", "memory")):
+        job = train_steps(specimens(), MODEL.replace(evidence=asked), training, device=DEVICE)
+        snapshot = next(event.result for event in job if isinstance(event, Snapshot))
+        assert snapshot.config.evidence == asked
+        again = run(specimens(), snapshot.config, rest_of_training(snapshot), init_from=snapshot)
+        assert again.config.evidence == decided

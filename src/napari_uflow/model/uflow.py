@@ -305,7 +305,11 @@ class UFlow(nn.Module):
 
     @torch.no_grad()
     def fit_scale(
-        self, samples: Callable[[], Iterable[Sample]], held_out: Callable[[], Iterable[Sample]] | None = None
+        self,
+        samples: Callable[[], Iterable[Sample]],
+        held_out: Callable[[], Iterable[Sample]] | None = None,
+        *,
+        only_likelihood: bool = False,
     ) -> Chunks[None]:
         """Fit the scale of each kind of evidence of joint levels, with pauses.
 
@@ -317,13 +321,15 @@ class UFlow(nn.Module):
         held_out : callable, optional
             The same of tiles that the network was not trained on: scores of its own training tiles are lower, the more
             so the more a part of it has learned.
+        only_likelihood : bool
+            Leave the scales of the distances as they are, which do not depend on the flow.
         """
-        scores, classes = yield from self._measured(samples())
+        scores, classes = yield from self._measured(samples(), only_likelihood=only_likelihood)
         for kind, of_kind in enumerate(scores):
             self.scale.fit(kind, of_kind, classes)
         if held_out is None:
             return
-        scores, classes = yield from self._measured(held_out())
+        scores, classes = yield from self._measured(held_out(), only_likelihood=only_likelihood)
         for kind, of_kind in enumerate(scores):
             scaled = [
                 self.scale.apply(kind, torch.from_numpy(s).to(self.device), c).cpu().numpy()
@@ -332,10 +338,10 @@ class UFlow(nn.Module):
             self.scale.widen(kind, scaled)
 
     def _measured(
-        self, samples: Iterable[Sample]
+        self, samples: Iterable[Sample], *, only_likelihood: bool
     ) -> Chunks[tuple[list[list[NDArray[np.float32]]], list[NDArray[np.int64]]]]:
         """Return the scores of normal positions by kind and sample, and their classes by sample."""
-        scores: list[list[NDArray[np.float32]]] = [[] for _ in range(1 + APERTURES)]
+        scores: list[list[NDArray[np.float32]]] = [[] for _ in range(1 if only_likelihood else 1 + APERTURES)]
         classes: list[NDArray[np.int64]] = []
         for features, is_normal, frame, key in samples:
             mask = is_normal.numpy()
@@ -343,6 +349,8 @@ class UFlow(nn.Module):
             latents = yield from self.latents_in_chunks((features,))
             likelihood = joint_energy(latents.z[0], latents.ln_det[0])
             scores[_LIKELIHOOD].append(likelihood[0].cpu().numpy()[mask])
+            if only_likelihood:
+                continue
             with self.memory.without(key):
                 distance = yield from self.memory.distance_in_chunks(features)
             for kind, of_aperture in enumerate(distance[0].cpu().numpy(), start=_DISTANCE):

@@ -60,7 +60,14 @@ def evidence_steps(
     yield from scale_steps(network, caches, rng)
 
 
-def scale_steps(network: UFlow, caches: FeatureCaches, rng: np.random.Generator) -> Steps[None]:
+def scale_steps(
+    network: UFlow,
+    caches: FeatureCaches,
+    rng: np.random.Generator,
+    *,
+    only_likelihood: bool = False,
+    most: int = _MOST_MEASURED,
+) -> Steps[None]:
     """Fit the scale of the evidence to training tiles, each compared with the memory of other specimens.
 
     The weights of its kinds come from held-out tiles, of three specimens or more.
@@ -73,15 +80,20 @@ def scale_steps(network: UFlow, caches: FeatureCaches, rng: np.random.Generator)
         Features of the tiles.
     rng : Generator
         Draws tiles if there are many.
+    only_likelihood : bool
+        True after a change of the flow alone, which the distances from the memory do not depend on.
+    most : int
+        Largest number of tiles trained on, and of tiles held out.
     """
     progress = Progress("Measuring normal positions", 0, 1)
     train, holdout = (
-        partial(_samples, network, [tiles[int(i)] for i in np.sort(rng.permutation(len(tiles))[:_MOST_MEASURED])])
+        partial(_samples, network, [tiles[int(i)] for i in np.sort(rng.permutation(len(tiles))[:most])])
         for tiles in _remembered(caches.train, caches.holdout)
     )
     n_held_out = len({caches.holdout[i].origin.specimen for i in range(len(caches.holdout))})
     yield from or_stop(progress)
-    yield from chunk_steps(network.fit_scale(train, holdout if n_held_out >= _FEWEST_HELD_OUT else None), progress)
+    held_out = holdout if n_held_out >= _FEWEST_HELD_OUT else None
+    yield from chunk_steps(network.fit_scale(train, held_out, only_likelihood=only_likelihood), progress)
     yield from or_stop(Progress("Measuring normal positions", 1, 1))
 
 

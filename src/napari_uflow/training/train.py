@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,6 +44,9 @@ T = TypeVar("T")
 
 # Pixels of the images with and without planted defects, over those of all tiles and augmentations.
 _PLANTED_PART = 0.4
+
+# Tiles that the scale of a snapshot is fitted to: as quick as a check of the optimiser.
+_MEASURED_OF_SNAPSHOT = 40
 
 _TOO_FEW_POSITIONS = "too few normal pixels to calibrate the false-alarm rate; add normal images"
 
@@ -117,7 +121,7 @@ def train_steps(
     ------
     Message, Progress, TrainingPoint or Snapshot
         FINISH may be sent at any of them: training then ends with the best model so far. A snapshot, once a minute at
-        most, holds that model without its calibration.
+        most, holds that model without its calibration; evidence "auto" is not decided in it.
 
     Returns
     -------
@@ -166,13 +170,15 @@ def train_steps(
             caches,
             training,
             run.rng,
-            run.model,
+            partial(_snapshot, run, caches),
             has_new=has_new,
             planted=None if judge is None else judge.features,
         )
         planted = None if judge is None else (yield from _to_the_end(judge.decide_steps(network)))
+        if network.is_joint and network.config.evidence == "auto":
+            network.set_evidence("likelihood+memory")
         if network.is_joint and history:  # of the flow as it is now; it takes a moment
-            yield from _to_the_end(scale_steps(network, caches, run.rng))
+            yield from _to_the_end(scale_steps(network, caches, run.rng, only_likelihood=True))
     # Not to be stopped: it takes a moment, and the model of a stopped training should be as good as any.
     calibration = (yield from _to_the_end(_calibrate(run))) if can_calibrate else None
     model_so_far = run.model(history, outcome)
@@ -362,8 +368,8 @@ class _Judge:
         trained = self.features.likelihoods(network)
         if self.chooses_evidence:
             evidence = best_evidence(self.features, trained)
-            if evidence != network.config.evidence:
-                network.set_evidence(evidence)
+            network.set_evidence(evidence)
+            if evidence != "likelihood+memory":
                 yield Message(f"The {evidence} alone finds planted defects clearly better than with the other evidence")
         evidence = network.config.evidence
         after, before = (self.features.maxima(x, evidence) for x in (trained, self.untrained))
@@ -382,12 +388,18 @@ class _Judge:
         return found
 
 
+def _snapshot(run: _Run, caches: FeatureCaches, history: History, outcome: TrainingOutcome) -> TrainedModel:
+    """Return the model with the current weights, and with the scale of their likelihood."""
+    if run.network.is_joint:
+        # A generator of its own: the time of a snapshot must not change the training.
+        rng = np.random.default_rng((run.training.seed, 4))
+        drain(scale_steps(run.network, caches, rng, only_likelihood=True, most=_MEASURED_OF_SNAPSHOT))
+    return run.model(history, outcome)
+
+
 def _judge(run: _Run) -> Steps[_Judge | None]:
     """Plant defects and compute their features; None if there are too few images or pixels for it."""
     network, training = run.network, run.training
-    chooses_evidence = network.config.evidence == "auto"
-    if chooses_evidence:
-        network.set_evidence("likelihood+memory")
     rng = np.random.default_rng((training.seed, 3))
     tile_pixels = (network.tile + 2 * MARGIN) ** 2
     n_tiles = len(run.split.train) * training.augmentations + len(run.split.holdout)
@@ -408,7 +420,7 @@ def _judge(run: _Run) -> Steps[_Judge | None]:
     features = yield from PlantedFeatures.compute_steps(network, planted, run.intensity, phase)
     if features is None:
         return None
-    return _Judge(features, features.likelihoods(network), chooses_evidence)
+    return _Judge(features, features.likelihoods(network), network.config.evidence == "auto")
 
 
 def _calibrate(run: _Run) -> Steps[Calibration | None]:
