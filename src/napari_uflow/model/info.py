@@ -37,11 +37,11 @@ class BackboneInfo:
         Pixels around a position that can influence its features, rounded up to a multiple of the coarsest stride.
     fixed_size : int or None
         Side in pixels of the only tile it accepts; None if it accepts any.
-    feature_seconds, step_seconds, detection_seconds : float
-        Seconds of one core per million pixels: of the features, of an optimiser step of the flow, and of a whole
-        detection. Measured on one core of a 2.1 GHz server with tiles of 256 pixels, 4 flow steps and a pyramid; for
-        ``efficientnet_lite2`` scaled from the times of ``resnet18`` in the same rounds on another machine, for
-        ``mcait`` guessed from its size.
+    feature_seconds, step_seconds, joint_step_seconds, detection_seconds : float
+        Seconds of one core per million pixels: of the features, of an optimiser step of the flow of a pyramid and of
+        that of joint levels, and of a whole detection with a pyramid. Measured on one core of an AMD EPYC server with
+        tiles of 256 pixels and 4 flow steps; for ``wide_resnet50_2`` scaled from the times of ``resnet18`` in the same
+        rounds on another machine, for ``mcait`` guessed from its size.
     """
 
     description: str
@@ -55,6 +55,7 @@ class BackboneInfo:
     fixed_size: int | None = None
     feature_seconds: float
     step_seconds: float
+    joint_step_seconds: float = 0.0
     detection_seconds: float
 
     @property
@@ -119,9 +120,10 @@ BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
             strides=(4, 8, 16),
             is_per_channel=True,
             halo=80,
-            feature_seconds=1.7,
-            step_seconds=6.0,
-            detection_seconds=2.3,
+            feature_seconds=0.75,
+            step_seconds=1.2,
+            joint_step_seconds=0.75,
+            detection_seconds=1.4,
         ),
         "efficientnet_lite2": BackboneInfo(
             description="an EfficientNet-Lite2 pre-trained on ImageNet",
@@ -131,9 +133,10 @@ BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
             channels=(24, 48, 120),
             strides=(4, 8, 16),
             halo=240,
-            feature_seconds=0.7,
-            step_seconds=0.4,
-            detection_seconds=1.4,
+            feature_seconds=0.5,
+            step_seconds=0.22,
+            joint_step_seconds=0.21,
+            detection_seconds=0.65,
         ),
         "resnet18": BackboneInfo(
             description="a ResNet-18 pre-trained on ImageNet",
@@ -141,9 +144,10 @@ BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
             channels=(64, 128, 256),
             strides=(4, 8, 16),
             halo=112,
-            feature_seconds=0.8,
-            step_seconds=1.8,
-            detection_seconds=1.8,
+            feature_seconds=0.6,
+            step_seconds=0.9,
+            joint_step_seconds=0.9,
+            detection_seconds=1.1,
         ),
         "wide_resnet50_2": BackboneInfo(
             description="a Wide ResNet-50-2 pre-trained on ImageNet",
@@ -151,9 +155,10 @@ BACKBONES: Mapping[str, BackboneInfo] = MappingProxyType(
             channels=(256, 512, 1024),
             strides=(4, 8, 16),
             halo=144,
-            feature_seconds=6.4,
-            step_seconds=48.0,
-            detection_seconds=18.0,
+            feature_seconds=4.8,
+            step_seconds=24.0,
+            joint_step_seconds=24.0,
+            detection_seconds=11.0,
         ),
         "mcait": BackboneInfo(
             description="two CaiT transformers pre-trained on ImageNet",

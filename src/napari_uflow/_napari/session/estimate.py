@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from napari_uflow._napari.session.job import in_words
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.info import BACKBONES, JOINT_STRIDE, has_joint_levels
 from napari_uflow.system.memory import MOST_OF_PROCESSOR, detection_bytes, tile_that_fits
 from napari_uflow.training.regions import assign_specimens
-from napari_uflow.training.tiles import choose_tiles
+from napari_uflow.training.tiles import Split, choose_tiles
 from napari_uflow.wording import counted
 
 __all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estimate_training", "speed_of"]
@@ -27,16 +29,29 @@ __all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estim
 # 256 pixels in a batch (scattering, 4 flow steps), 1.19 and 1.71 GB. An estimate for other backbones.
 _BYTES_PER_VALUE = 150
 _BYTES_OF_PROGRAM = 1.0e9
-_SECONDS_PER_STEP = 0.1
-# Joint levels: a step over that of a pyramid (0.47 for scattering, 0.6 for efficientnet_lite2 and resnet18, in the same
-# rounds), and seconds of one core to compare a position with a vector of the memory, per channel.
-_JOINT_STEP = 0.5
-_SECONDS_PER_COMPARISON = 2.3e-11
-# Tiles that the scale of the evidence is fitted to, as in `training.evidence`; a test compares both.
-_MOST_MEASURED = 200
+# An optimiser step of however few pixels.
+_SECONDS_PER_STEP = 0.002
+# A pass through the flow without gradients, over a step of the optimiser.
+_FORWARD = 1 / 3
+# Seconds of one core to compare a position with a vector of the memory, per channel of both of its halves.
+_SECONDS_PER_COMPARISON = 2.9e-11
+# Tiles that the scale of the evidence is fitted to, and held-out specimens from which these are measured too, as in
+# `training.evidence`; a test compares both.
+_MOST_MEASURED, _FEWEST_MEASURED = 200, 3
+# Planted defects, as in `training.planted` and `training.train`; a test compares them.
+_PLANTED_SIDE, _PLANTED_MARGIN, _PLANTED_PART = 256, 32, 0.4
+_MOST_SOURCES, _FEWEST_SOURCES, _MOST_DEFECTS, _FEWEST_DEFECTS, _PIXELS_PER_DEFECT = 24, 4, 84, 12, 16_000
+# Part of an image's positions that belong to its planted defects.
+_PART_OF_DEFECTS = 0.15
+# Octaves, as in `training.octaves`; a test compares both.
+_LEAST_SIDE, _MOST_OCTAVES = 160, 3
+# The choice of a magnification, as in `training.magnification`; a test compares them.
+_MAGNIFICATIONS, _MOST_TRIED, _MOST_PIXELS_TRIED = (1.0, 2.0, 0.5), 40, 5e6
 # Three maps; disk-backed if they are large, but resident while they are computed.
 _MAP_BYTES_PER_PIXEL = 12
 _SECONDS_PER_PLANE = 0.05
+# Loading the backbone, and the functions that test regions.
+_SECONDS_TO_PREPARE = 1.0
 # Start-up time that does not grow with the image, roughly; shorter runs do not measure the machine.
 _SECONDS_TO_BEGIN = 2.0
 # `specimens_needed(1.0)`, and the number of images of which as many are held out; a test compares both. The function
@@ -130,13 +145,6 @@ class TrainingEstimate:
         )
 
 
-def _comparing(model: ModelConfig, n_pixels: float, n_vectors: float) -> float:
-    """Return the seconds of one core to compare the positions of `n_pixels` pixels with the memory."""
-    if not has_joint_levels(model) or model.evidence == "likelihood":
-        return 0.0
-    return _SECONDS_PER_COMPARISON * sum(BACKBONES[model.backbone].channels) * n_vectors * n_pixels / JOINT_STRIDE**2
-
-
 class _Unread:
     """Shape of an array whose pixels must not be read."""
 
@@ -186,17 +194,116 @@ def estimate_detection(shapes: Sequence[tuple[int, int]], model: ModelConfig, ti
     tile : int
         Side of the tiles; 0 if it is chosen by the free memory.
     """
-    cost = BACKBONES[model.backbone]
-    pixels = [rows * cols for rows, cols in shapes]
-    needs = (cost.values_per_pixel(), cost.feature_halo(model), cost.flow_halo(model))
+    cost, z = _Costs(model), model.magnification or 1.0
+    seen = [(math.ceil(rows * z), math.ceil(cols * z)) for rows, cols in shapes]
+    pixels = [rows * cols for rows, cols in seen]
+    info = cost.info
+    needs = (info.values_per_pixel(), info.feature_halo(model), info.flow_halo(model))
     needed = [
-        detection_bytes(shape, tile or tile_that_fits(shape, *needs, MOST_OF_PROCESSOR), *needs)
-        for shape in set(shapes)
+        detection_bytes(shape, tile or tile_that_fits(shape, *needs, MOST_OF_PROCESSOR), *needs) for shape in set(seen)
     ]
-    memory = max(needed, default=0.0) + max(pixels, default=0) * _MAP_BYTES_PER_PIXEL
-    seconds = cost.detection_seconds * sum(pixels) / 1e6 + _comparing(model, sum(pixels), model.memory_size)
-    seconds /= max(1.0, (os.cpu_count() or 1) ** 0.7)
-    return DetectionEstimate(len(shapes), memory, seconds + _SECONDS_PER_PLANE * len(shapes))
+    memory = max(needed, default=0.0) + max((rows * cols for rows, cols in shapes), default=0) * _MAP_BYTES_PER_PIXEL
+    seconds = sum(cost.detection(sum(pixels) / 4**octave, model.memory_size) for octave in range(max(1, model.octaves)))
+    return DetectionEstimate(len(shapes), memory, seconds / _speedup() + _SECONDS_PER_PLANE * len(shapes))
+
+
+def _speedup() -> float:
+    """Return how many times as fast as one core the processor is."""
+    return max(1.0, (os.cpu_count() or 1) ** 0.7)
+
+
+class _Costs:
+    """Seconds of one core for the parts of a job."""
+
+    def __init__(self, model: ModelConfig, n_channels: int = 1):
+        self.info = BACKBONES[model.backbone]
+        self.is_joint = has_joint_levels(model)
+        more = self.info.values_per_pixel(n_channels) / self.info.values_per_pixel()
+        step = self.info.joint_step_seconds if self.is_joint else self.info.step_seconds
+        self._feature_seconds = self.info.feature_seconds * more
+        self._step_seconds = step * more * model.flow_steps / 4
+        self._has_memory = self.is_joint and model.evidence != "likelihood"
+        self._channels = 2 * sum(self.info.channels) * more
+
+    def features(self, n_pixels: float) -> float:
+        """Return the time of the backbone for tiles of so many pixels, read with their margins."""
+        return self._feature_seconds * n_pixels / 1e6
+
+    def steps(self, n_pixels: float) -> float:
+        """Return the time of optimiser steps that see so many pixels in all."""
+        return self._step_seconds * n_pixels / 1e6
+
+    def forward(self, n_pixels: float) -> float:
+        """Return the time of the flow for so many pixels, without gradients."""
+        return _FORWARD * self.steps(n_pixels)
+
+    def comparing(self, n_pixels: float, n_vectors: float) -> float:
+        """Return the time to compare the positions of so many pixels with a memory."""
+        if not self._has_memory:
+            return 0.0
+        return _SECONDS_PER_COMPARISON * self._channels * n_vectors * n_pixels / JOINT_STRIDE**2
+
+    def detection(self, n_pixels: float, n_vectors: float) -> float:
+        """Return the time of a detection in so many pixels."""
+        if not self.is_joint:
+            return self.info.detection_seconds * n_pixels / 1e6
+        return self.features(n_pixels) + self.forward(n_pixels) + self.comparing(n_pixels, n_vectors)
+
+
+@dataclass(frozen=True)
+class _Planted:
+    """Images that defects are planted into, and copies of them with defects.
+
+    Attributes
+    ----------
+    n_sources, n_copies : float
+        Their numbers; 0 if there are too few for planted defects.
+    pixels : float
+        Pixels of one as the network sees it, at the magnification of the model.
+    read : float
+        The same with its margins.
+    """
+
+    n_sources: float
+    n_copies: float
+    pixels: float
+    read: float
+
+    @classmethod
+    def of(cls, regions: Sequence[NormalRegion], side: float, n_pixels: float, magnification: float) -> _Planted:
+        """Return the images for parts of this side, and for the largest number of pixels, at magnification 1."""
+        shape = tuple(min(side, max(region.plane.shape[axis] for region in regions)) for axis in (0, 1))
+        pixels, costs = ((shape[0] + 2 * m) * (shape[1] + 2 * m) for m in (0, _PLANTED_MARGIN))
+        n_defects = max(1, round(pixels / _PIXELS_PER_DEFECT))
+        n_sources = min(_MOST_SOURCES, n_pixels / 2 // costs)
+        n_copies = min(-(-_MOST_DEFECTS // n_defects), n_pixels // costs - n_sources)
+        if n_sources < _FEWEST_SOURCES or n_copies * n_defects < _FEWEST_DEFECTS:
+            n_sources = n_copies = 0
+        sides = [math.ceil(side * magnification) + 2 * _PLANTED_MARGIN for side in shape]
+        return cls(n_sources, n_copies, pixels * magnification**2, sides[0] * sides[1])
+
+    @classmethod
+    def of_training(
+        cls, split: Split, regions: Sequence[NormalRegion], model: ModelConfig, training: TrainingConfig
+    ) -> _Planted:
+        """Return the images of a training: parts of held-out images, or of tiles if few specimens are held out."""
+        z = model.magnification or 1.0
+        n_tiles = len(split.train) * training.augmentations + len(split.holdout)
+        n_pixels = _PLANTED_PART * n_tiles * (model.tile + 2 * _PLANTED_MARGIN) ** 2 / max(1.0, z) ** 2
+        is_whole = len(split.holdout_specimens) >= _FEWEST_MEASURED
+        side = _PLANTED_SIDE if is_whole else min(_PLANTED_SIDE, model.tile / z)
+        return cls.of(regions, side, n_pixels, z)
+
+    @property
+    def kept(self) -> float:
+        """Pixels of the positions that are kept: of normal images all, of copies those of the defects."""
+        return (self.n_sources + _PART_OF_DEFECTS * self.n_copies) * self.pixels
+
+    def features(self, cost: _Costs, n_vectors: float) -> float:
+        """Return the seconds of one core to compute the features and their distances from the memory."""
+        of_tile = (_PLANTED_SIDE / (_PLANTED_SIDE + 2 * _PLANTED_MARGIN)) ** 2  # margins are part of a tile's cost
+        n_read = (self.n_sources + self.n_copies) * self.read
+        return cost.features(of_tile * n_read) + cost.comparing(self.kept, n_vectors) + cost.forward(self.kept)
 
 
 def estimate_training(
@@ -211,49 +318,110 @@ def estimate_training(
     ConfigError
         If the tile size does not fit the backbone.
     """
-    cost = BACKBONES[model.backbone]
-    tile, stride = cost.fixed_size or model.tile, max(cost.strides)
+    info = BACKBONES[model.backbone]
+    tile, stride = info.fixed_size or model.tile, max(info.strides)
     if tile % stride:
         raise ConfigError(f"the tile size must be a multiple of {stride} pixels, not {tile}")
-    unread = [
-        NormalRegion(
-            replace(region.plane, data=_Unread(tuple(region.plane.data.shape))),
-            region.mask,
-            region.specimen,
-            is_marked_normal=region.is_marked_normal,
-        )
-        for region in assign_specimens(regions, training.specimen_pattern)
-    ]
-    split = choose_tiles(unread, tile, stride, training, np.random.default_rng(training.seed))
-    chosen, held_out = split.train, split.holdout
+    z = model.magnification or 1.0
+    regions = assign_specimens(regions, training.specimen_pattern)
+    seen = _seen(regions, z)
+    split = choose_tiles(seen, tile, stride, training, np.random.default_rng(training.seed))
     n_channels = regions[0].plane.n_channels
-    values = cost.values_of_flow(model, n_channels)
-    more = cost.values_per_pixel(n_channels) / cost.values_per_pixel()
-    step_seconds = cost.step_seconds * more * model.flow_steps / 4 * (_JOINT_STEP if has_joint_levels(model) else 1)
-    pixels = [sum(t.window.height * t.window.width for t in tiles) for tiles in (chosen, held_out)]
-    features = 2 * values * (pixels[0] * training.augmentations + pixels[1])
+    values = info.values_of_flow(model, n_channels)
+    pixels, held_pixels = _pixels(split)
+    halves = 2 if has_joint_levels(model) else 1  # sharp and wide features, but not of augmented tiles
+    features = 2 * values * (pixels * (training.augmentations - 1 + halves) + halves * held_pixels)
     limit = training.cache_memory * 1.25e9
-    rows, cols = (min(tile, max(region.plane.shape[axis] for region in regions)) for axis in (0, 1))
+    rows, cols = (min(tile, math.ceil(z * max(region.plane.shape[axis] for region in regions))) for axis in (0, 1))
     batch = training.batch_size * rows * cols * values * _BYTES_PER_VALUE * model.flow_steps / 4
-    overhead = _SECONDS_PER_STEP * training.steps
-    n_checks = training.steps / training.check_every
-    augmented = pixels[0] * training.augmentations
-    measured = augmented * min(1.0, _MOST_MEASURED / (len(chosen) * training.augmentations))
-    work = (
-        cost.feature_seconds * more * (augmented + 2 * pixels[1])
-        + step_seconds * training.steps * min(training.batch_size * tile * tile, pixels[0] * 1.0)
-        + step_seconds * n_checks * pixels[1] / 3
-        + step_seconds * (2 * measured if has_joint_levels(model) else 0) / 3
-    ) / 1e6 + more * _comparing(model, measured + pixels[1], min(model.memory_size, augmented / JOINT_STRIDE**2))
-    specimens, holdout_specimens = ({tile.region.specimen for tile in tiles} for tiles in (chosen, held_out))
+    cost = _Costs(model, n_channels)
+    n_octaves = _octaves(model, [min(region.plane.shape) for region in seen])
+    planted = _Planted.of_training(split, regions, model, training)
+    work = _training_seconds(cost, split, model, training, n_octaves, planted)
+    if not model.magnification and cost.is_joint:
+        work += _choice_seconds(cost, split, regions, model)
+    tiles = (split.train, split.holdout)
+    specimens, holdout_specimens = ({tile.region.specimen for tile in of_part} for of_part in tiles)
     return TrainingEstimate(
         n_planes=len(regions),
-        n_tiles=len(chosen),
-        n_holdout_tiles=len(held_out),
+        n_tiles=len(split.train),
+        n_holdout_tiles=len(split.holdout),
         n_specimens=len(specimens),
         n_holdout_specimens=len(holdout_specimens),
         is_divided=specimens == holdout_specimens,
         memory=_BYTES_OF_PROGRAM + batch + min(features, limit),
         disk=max(0.0, features - limit),
-        seconds=overhead + work / max(1.0, (os.cpu_count() or 1) ** 0.7),
+        seconds=_SECONDS_PER_STEP * training.steps + work / _speedup() + _SECONDS_TO_PREPARE,
     )
+
+
+def _octaves(model: ModelConfig, sides: Sequence[int]) -> int:
+    """Return the octaves of a model for training images with these shorter sides."""
+    if not has_joint_levels(model):
+        return 1
+    n, side = 1, float(np.median(sides))
+    while n < _MOST_OCTAVES and side / 2**n >= _LEAST_SIDE:
+        n += 1
+    return model.octaves or n
+
+
+def _training_seconds(
+    cost: _Costs, split: Split, model: ModelConfig, training: TrainingConfig, n_octaves: int, planted: _Planted
+) -> float:
+    """Return the seconds of one core for a training, without the choice of a magnification."""
+    n_tiles, n_held = len(split.train), len(split.holdout)
+    pixels, held = _pixels(split)
+    n_vectors = min(model.memory_size, (pixels + (0 if split.is_divided_by_place else held)) / JOINT_STRIDE**2)
+    seconds = cost.features(pixels * (training.augmentations - 1))
+    measured = pixels * min(1.0, _MOST_MEASURED / n_tiles)
+    if len(split.holdout_specimens) >= _FEWEST_MEASURED:
+        measured += held * min(1.0, _MOST_MEASURED / n_held)
+    for octave in range(n_octaves):
+        share = 1 / 4**octave
+        seconds += cost.features(share * (pixels + held)) + cost.detection(share * (held or pixels), n_vectors)
+        if cost.is_joint:
+            seconds += cost.comparing(share * measured, n_vectors) + cost.forward(share * measured)
+    checked = held
+    if cost.is_joint:
+        seconds += planted.features(cost, n_vectors)
+        checked += planted.kept
+    if training.steps:
+        n_together = min(training.batch_size, n_tiles * training.augmentations)
+        seconds += cost.steps(training.steps * n_together * pixels / n_tiles)
+        seconds += cost.forward(checked) * (training.steps / training.check_every + 1)
+        seconds += cost.forward(measured) if cost.is_joint else 0.0
+    return seconds
+
+
+def _pixels(split: Split) -> tuple[float, float]:
+    """Return the pixels trained on, and those held out."""
+    train, held_out = (
+        float(sum(tile.window.height * tile.window.width for tile in tiles)) for tiles in (split.train, split.holdout)
+    )
+    return train, held_out
+
+
+def _choice_seconds(cost: _Costs, split: Split, regions: Sequence[NormalRegion], model: ModelConfig) -> float:
+    """Return the seconds of one core to choose a magnification."""
+    seconds = 0.0
+    for z in _MAGNIFICATIONS:
+        if z < 1 and min(min(region.plane.shape) for region in regions) < _PLANTED_SIDE:
+            continue
+        pixels = min(len(split.train) * z**2, _MOST_TRIED) * model.tile**2
+        n_vectors = min(model.memory_size, pixels / JOINT_STRIDE**2)
+        seconds += cost.features(pixels) + cost.comparing(pixels, n_vectors) + cost.forward(pixels)
+        seconds += _Planted.of(regions, _PLANTED_SIDE, _MOST_PIXELS_TRIED, z).features(cost, n_vectors)
+    return seconds
+
+
+def _seen(regions: Sequence[NormalRegion], magnification: float) -> list[NormalRegion]:
+    """Return regions at a magnification, whose pixels must not be read."""
+    scaled = scaled_regions(regions, magnification)
+    unread: dict[int, NormalRegion] = {}
+    for region in scaled:
+        if id(region) not in unread:
+            plane = replace(region.plane, data=_Unread(tuple(region.plane.data.shape)))
+            unread[id(region)] = NormalRegion(
+                plane, region.mask, region.specimen, is_marked_normal=region.is_marked_normal
+            )
+    return [unread[id(region)] for region in scaled]
