@@ -311,7 +311,7 @@ def test_an_instant_model_is_refined_and_resumed_without_steps():
     training = refinement_of(model)
     assert (training.steps, training.max_tiles) == (0, model.training.max_tiles)
     marked = region("new", 77, is_marked_normal=True)
-    refined = run([*specimens(), *repeated([marked], 4)], training=training, init_from=model)
+    refined = run([*specimens(), *repeated([marked], 4, 2)], training=training, init_from=model)
     assert remembered(refined)[key_of("new")] == POSITIONS
     for key, value in model.state.items():
         if key.startswith(("flow.", "norm.")):

@@ -30,10 +30,13 @@ def region(name):
     return NormalRegion(Plane(data=np.zeros((8, 8)), name=name))
 
 
-@pytest.mark.parametrize(("n_marked", "n_tiles", "n_repeats"), [(1, 0, 1), (3, 10, 1), (2, 100, 5), (1, 1000, 20)])
-def test_few_marked_regions_are_repeated(n_marked, n_tiles, n_repeats):
+@pytest.mark.parametrize(
+    ("n_marked", "n_tiles", "n_marked_tiles", "n_repeats"),
+    [(1, 0, 1, 1), (3, 10, 3, 1), (2, 100, 2, 5), (2, 100, 8, 1), (1, 400, 4, 10), (1, 1000, 1, 20), (1, 50, 0, 5)],
+)
+def test_few_marked_regions_are_repeated(n_marked, n_tiles, n_marked_tiles, n_repeats):
     marked = [region(str(i)) for i in range(n_marked)]
-    assert repeated(marked, n_tiles) == marked * n_repeats
+    assert repeated(marked, n_tiles, n_marked_tiles) == marked * n_repeats
 
 
 @pytest.mark.parametrize("record", [TrainingRecord(specimens=("a", "b")), TrainingRecord(holdout_specimens=("a",))])

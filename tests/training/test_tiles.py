@@ -192,6 +192,19 @@ def test_regions_marked_normal_in_a_held_out_specimen_are_trained_on():
     assert all(tile.region.plane is plane and not tile.region.normal()[64:128, 64:128].any() for tile in held)
 
 
+@pytest.mark.parametrize("max_tiles", [1, 4, 10, 100])
+def test_regions_marked_normal_are_half_of_the_tiles_at_most(max_tiles):
+    plane = Plane(data=np.zeros((256, 256), np.uint8), name="one")
+    others = [region((256, 256), str(i)) for i in range(2)]
+    boxes = [(slice(16 * i, 16 * i + 64), slice(0, 64)) for i in range(12)]
+    train, _ = choose([*others, *(marked(plane, box) for box in boxes)], max_tiles=max_tiles, holdout=0.0)
+    n_marked = sum(tile.region.is_marked_normal for tile in train)
+    assert n_marked == min(12, max(1, max_tiles // 2))
+    assert len(train) == min(2 * 16 + n_marked, max_tiles)
+    alone, _ = choose([marked(plane, box) for box in boxes], max_tiles=max_tiles)
+    assert len(alone) == 12
+
+
 def test_regions_marked_normal_alone_can_be_trained_on():
     plane = Plane(data=np.zeros((256, 256), np.uint8))
     train, held = choose([marked(plane, (slice(0, 64), slice(0, 64)))])

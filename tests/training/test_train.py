@@ -674,6 +674,15 @@ def test_a_model_that_went_astray_is_not_kept():
     assert all(torch.equal(again.state[key], first.state[key]) for key in first.state)
 
 
+def test_many_regions_marked_normal_do_not_displace_the_others():
+    marked = [NormalRegion(Plane(data=texture((64, 64), i), name="new"), is_marked_normal=True) for i in range(9)]
+    events = []
+    model = run([*specimens(), *marked], training=TRAINING.replace(max_tiles=6), events=events)
+    assert model.record.n_tiles == 6
+    (told,) = [text for text in warnings_of(events) if "marked normal" in text]
+    assert told.startswith("3 of 9 regions marked normal are trained on")
+
+
 def test_too_few_positions_are_told_if_the_border_is_replicated():
     """Every missing pixel costs the positions that have their features from there too."""
     images = [texture((128, 128), i).astype(np.float32) for i in range(2)]

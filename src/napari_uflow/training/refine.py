@@ -19,7 +19,7 @@ __all__ = ["check_same_specimens", "refinement_of", "repeated", "rest_of_trainin
 # a little more without forgetting.
 _REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
 _FEWEST_STEPS = 20
-# Regions marked normal should make up this part of the tiles; a few are repeated, up to this many times.
+# Tiles of regions marked normal should be this part of the tiles; a few are repeated, up to this many times.
 _MARKED_PART, _MOST_REPEATS = 0.1, 20
 
 
@@ -75,18 +75,21 @@ def refinement_of(model: TrainedModel) -> TrainingConfig:
     )
 
 
-def repeated(marked: Sequence[NormalRegion], n_tiles: int) -> list[NormalRegion]:
-    """Repeat regions marked normal until they make up a tenth of the tiles, each 20 times at most.
+def repeated(marked: Sequence[NormalRegion], n_tiles: int, n_marked_tiles: int) -> list[NormalRegion]:
+    """Repeat regions marked normal until their tiles are a tenth of all tiles, each 20 times at most.
 
     Parameters
     ----------
     marked : sequence of NormalRegion
-        At least one.
+        The regions.
     n_tiles : int
         Tiles of the other regions.
+    n_marked_tiles : int
+        Tiles of the regions marked normal, see :func:`~napari_uflow.training.tiles.marked_tiles_of`: one beside the
+        grid of positions has up to four.
     """
-    n_repeats = min(max(1, round(_MARKED_PART * n_tiles / len(marked))), _MOST_REPEATS)
-    return [*marked] * n_repeats
+    n_repeats = round(_MARKED_PART * n_tiles / max(n_marked_tiles, 1))
+    return [*marked] * min(max(1, n_repeats), _MOST_REPEATS)
 
 
 def check_same_specimens(model: TrainedModel, regions: Sequence[NormalRegion]) -> None:

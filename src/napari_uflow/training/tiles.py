@@ -16,10 +16,13 @@ from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.specimen import hold_out_specimens
 from napari_uflow.model.record import TrainingRecord
 
-__all__ = ["LEAST_MARKED", "Split", "TrainingTile", "choose_tiles", "regions_of"]
+__all__ = ["LEAST_MARKED", "Split", "TrainingTile", "choose_tiles", "marked_tiles_of", "regions_of"]
 
 LEAST_MARKED = 0.01
 """Fraction of normal pixels required of the tile around a region marked normal, which is small."""
+
+# Largest part of the tiles trained on that comes from regions marked normal.
+_LARGEST_MARKED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,17 @@ def regions_of(tiles: Sequence[TrainingTile]) -> list[NormalRegion]:
     return list({id(tile.region): tile.region for tile in tiles}.values())
 
 
+def marked_tiles_of(regions: Sequence[NormalRegion], tile: int, align: int) -> list[TrainingTile]:
+    """Return the tiles of regions marked normal, which may be small.
+
+    Parameters
+    ----------
+    regions, tile, align
+        As for :func:`choose_tiles`; regions that are not marked are left out.
+    """
+    return _tiles_of([region for region in regions if region.is_marked_normal], tile, align, LEAST_MARKED)
+
+
 def choose_tiles(
     regions: Sequence[NormalRegion],
     tile: int,
@@ -85,7 +99,8 @@ def choose_tiles(
     Parameters
     ----------
     regions : sequence of NormalRegion
-        Normal regions; those marked normal are always trained on, and held out nowhere.
+        Normal regions; those marked normal are trained on, and held out nowhere. Beside others, their tiles are at most
+        half of the largest number; if there are more, they are drawn at random.
     tile, align : int
         Side of a tile, and the divisor of its position, in pixels.
     training : TrainingConfig
@@ -102,8 +117,8 @@ def choose_tiles(
     """
     marked = [region for region in regions if region.is_marked_normal]
     others = [region for region in regions if not region.is_marked_normal]
-    tiles = _tiles_of(others, tile, align, training)
-    marked_tiles = _tiles_of(marked, tile, align, training.replace(min_normal=LEAST_MARKED))
+    tiles = _tiles_of(others, tile, align, training.min_normal)
+    marked_tiles = marked_tiles_of(marked, tile, align)
     if not tiles and not marked_tiles:
         raise ImageError(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "
@@ -119,8 +134,9 @@ def choose_tiles(
     if not holdout and training.holdout > 0 and may_divide:
         train, holdout = _divided_by_place(tiles, training.holdout)
     holdout = _without(holdout, marked, training.min_normal)
-    n_train = max(0 if marked_tiles else 1, training.max_tiles - len(marked_tiles))
-    train = _drawn(train, n_train, rng) + marked_tiles
+    if train:
+        marked_tiles = _drawn(marked_tiles, max(1, int(_LARGEST_MARKED * training.max_tiles)), rng)
+    train = _drawn(train, max(0, training.max_tiles - len(marked_tiles)), rng) + marked_tiles
     return Split(tuple(train), tuple(_drawn(holdout, max(1, math.ceil(training.max_tiles * training.holdout)), rng)))
 
 
@@ -149,11 +165,11 @@ def _drawn(tiles: list[TrainingTile], most: int, rng: np.random.Generator) -> li
     return [tiles[i] for i in np.sort(rng.choice(len(tiles), most, replace=False))]
 
 
-def _tiles_of(regions: Sequence[NormalRegion], tile: int, align: int, training: TrainingConfig) -> list[TrainingTile]:
+def _tiles_of(regions: Sequence[NormalRegion], tile: int, align: int, min_normal: float) -> list[TrainingTile]:
     return [
         TrainingTile(region, window)
         for region in regions
-        for window in sample_windows(region, tile, align=align, min_normal=training.min_normal)
+        for window in sample_windows(region, tile, align=align, min_normal=min_normal)
     ]
 
 

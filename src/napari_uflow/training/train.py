@@ -263,7 +263,8 @@ def _prepare(
         network.config = network.config.replace(octaves=n_octaves)
         network.set_octaves(n_octaves)
     split = choose_tiles(working, network.tile, network.align, training, rng, before)
-    for message in _messages_about(split, before):
+    n_marked = len({region for region in working if region.is_marked_normal})
+    for message in _messages_about(split, before, n_marked):
         yield from or_stop(message)
     intensity = IntensityRange.fit(regions_of(split.train), rng=rng) if init_from is None else init_from.intensity
     return _Run(
@@ -302,7 +303,7 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
         )
 
 
-def _messages_about(split: Split, before: TrainingRecord | None) -> Iterator[Message]:
+def _messages_about(split: Split, before: TrainingRecord | None, n_marked: int) -> Iterator[Message]:
     """Yield the size of a split and its consequences for the model.
 
     Parameters
@@ -311,6 +312,8 @@ def _messages_about(split: Split, before: TrainingRecord | None) -> Iterator[Mes
         The tiles.
     before : TrainingRecord or None
         Record of the model that the training is resumed from.
+    n_marked : int
+        Regions marked normal.
     """
     n_held_out = len(split.holdout_specimens)
     yield Message(
@@ -322,6 +325,13 @@ def _messages_about(split: Split, before: TrainingRecord | None) -> Iterator[Mes
         yield Message(
             f"images of {counted(n_forgotten, 'specimen')} that the model was trained on are missing: it will "
             f"gradually forget them; add those images too",
+            warning=True,
+        )
+    n_used = sum(region.is_marked_normal for region in regions_of(split.train))
+    if n_used < n_marked:
+        yield Message(
+            f"{n_used} of {n_marked} regions marked normal are trained on, drawn at random: more would displace the "
+            f"other images",
             warning=True,
         )
     if not split.holdout:

@@ -295,8 +295,8 @@ def test_the_estimate_has_the_numbers_of_the_training():
     assert mine == (magnification._CANDIDATES, magnification._MOST_TILES, magnification._MOST_PIXELS)
 
 
-# Process time on one core of the server of `BackboneInfo`: trainings on 24 images of drawn fibres of 256 x 256 pixels, and
-# a detection in four others with three defects each.
+# Process time on one core of the server of `BackboneInfo`: trainings on 24 images of drawn fibres of 256 x 256 pixels,
+# and a detection in four others with three defects each.
 MEASURED = [
     ("efficientnet_lite2", "instant", 1.0, 3.6, 0.57),
     ("efficientnet_lite2", "fast", 1.0, 11.6, 0.53),
@@ -348,6 +348,15 @@ def test_the_choice_of_a_magnification_takes_time():
     assert chosen > 3 * given
     pyramid = [ModelConfig(levels="pyramid", magnification=z) for z in (0.0, 1.0)]
     assert len({estimate_training(regions, model, instant).seconds for model in pyramid}) == 1
+
+
+@pytest.mark.parametrize(("first", "magnification", "n_tiles"), [(0, 1.0, 1), (8, 1.0, 4), (16, 1.0, 1), (0, 2.0, 4)])
+def test_tiles_of_regions_marked_normal_are_counted(first, magnification, n_tiles):
+    mask = np.zeros((512, 512), bool)
+    mask[first : first + 256, first : first + 256] = True
+    marked = NormalRegion(Plane(data=np.zeros((512, 512))), mask, is_marked_normal=True)
+    model = ModelConfig(magnification=magnification)
+    assert estimate.count_marked_tiles([marked, marked], model) == 2 * n_tiles
 
 
 def test_the_estimate_knows_the_cost_of_joint_levels():

@@ -19,7 +19,7 @@ from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.info import BACKBONES, JOINT_STRIDE, has_joint_levels
 from napari_uflow.system.memory import MOST_OF_PROCESSOR, detection_bytes, tile_that_fits
 from napari_uflow.training.regions import assign_specimens
-from napari_uflow.training.tiles import Split, choose_tiles
+from napari_uflow.training.tiles import Split, choose_tiles, marked_tiles_of
 from napari_uflow.wording import counted
 
 __all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estimate_training", "speed_of"]
@@ -425,3 +425,10 @@ def _seen(regions: Sequence[NormalRegion], magnification: float) -> list[NormalR
                 plane, region.mask, region.specimen, is_marked_normal=region.is_marked_normal
             )
     return [unread[id(region)] for region in scaled]
+
+
+def count_marked_tiles(regions: Sequence[NormalRegion], model: ModelConfig) -> int:
+    """Return the number of tiles of regions marked normal."""
+    info = BACKBONES[model.backbone]
+    seen = _seen(regions, model.magnification or 1.0)
+    return len(marked_tiles_of(seen, info.fixed_size or model.tile, max(info.strides)))

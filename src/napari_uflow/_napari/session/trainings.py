@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from napari_uflow._napari.session import settings
 from napari_uflow._napari.session.autosave import autosaving, discard
-from napari_uflow._napari.session.estimate import estimate_training
+from napari_uflow._napari.session.estimate import count_marked_tiles, estimate_training
 from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.recipe import Recipe
 from napari_uflow._napari.session.session import Session
@@ -119,7 +119,7 @@ def refine(session: Session, recipe: Recipe, old: list[NormalRegion], marked: Se
     n_tiles = estimate_training(old, model.config, training).n_tiles
     name = session.model_name
     name = name if name.endswith(" refined") else f"{name} refined"
-    regions = [*old, *repeated(marked, n_tiles)]
+    regions = [*old, *repeated(marked, n_tiles, count_marked_tiles(marked, model.config))]
     return _run(session, recipe, regions, lambda: (model.config, training, model), name, title="Refining")
 
 
