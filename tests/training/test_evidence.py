@@ -22,9 +22,9 @@ from napari_uflow.model.memory import key_of, specimen_part
 from napari_uflow.model.packaged import PACKAGED
 from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import TrainedModel
-from napari_uflow.progress import Progress, Snapshot, TrainingPoint, drain, run_chunks
+from napari_uflow.progress import Message, Progress, Snapshot, TrainingPoint, drain, run_chunks
 from napari_uflow.samples.fibres import fibre_field
-from napari_uflow.training.refine import refinement_of, repeated, rest_of_training
+from napari_uflow.training.refine import learned_by, refinement_of, repeated, rest_of_training
 from napari_uflow.training.train import train, train_steps
 
 CALIBRATE = importlib.import_module("napari_uflow.training.calibrate")
@@ -316,6 +316,20 @@ def test_an_instant_model_is_refined_and_resumed_without_steps():
     for key, value in model.state.items():
         if key.startswith(("flow.", "norm.")):
             assert torch.equal(value, refined.state[key])
+
+
+def test_a_refinement_without_steps_and_memory_says_that_it_learns_nothing():
+    marked = region("new", 77, is_marked_normal=True)
+    for evidence, parts in (("likelihood", set()), ("memory", {"memory"})):
+        model = run(specimens(), MODEL.replace(evidence=evidence))
+        events = []
+        options = {"training": refinement_of(model), "init_from": model, "on_event": events.append}
+        refined = run([*specimens(), marked], **options)
+        told = [e.text for e in events if isinstance(e, Message) and e.warning and "are not learned" in e.text]
+        assert (learned_by(refined), len(told)) == (parts, not parts)
+        events.clear()
+        run(specimens(), **options)  # there is nothing to learn
+        assert not any("are not learned" in event.text for event in events if isinstance(event, Message))
 
 
 # Going on

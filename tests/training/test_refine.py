@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from napari_uflow.config import TrainingConfig, training_preset
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.model.record import TrainingRecord
-from napari_uflow.training.refine import check_same_specimens, refinement_of, repeated
+from napari_uflow.model.record import OutcomeKind, TrainingOutcome, TrainingRecord
+from napari_uflow.training.refine import check_same_specimens, learned_by, refinement_of, repeated
 
 
 @pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
@@ -37,6 +38,28 @@ def region(name):
 def test_few_marked_regions_are_repeated(n_marked, n_tiles, n_marked_tiles, n_repeats):
     marked = [region(str(i)) for i in range(n_marked)]
     assert repeated(marked, n_tiles, n_marked_tiles) == marked * n_repeats
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind", "evidence", "n_vectors", "parts"),
+    [
+        (5, OutcomeKind.DONE, "likelihood+memory", 9, {"flow", "memory"}),
+        (5, OutcomeKind.NOTHING_LEARNED, "likelihood+memory", 9, {"memory"}),
+        (5, OutcomeKind.NOTHING_LEARNED, "likelihood", 9, set()),
+        (0, OutcomeKind.DONE, "memory", 9, {"memory"}),
+        (0, OutcomeKind.DONE, "memory", 0, set()),
+        (0, OutcomeKind.DONE, "likelihood", 9, set()),
+    ],
+)
+def test_what_a_refinement_learned(tiny_model, steps, kind, evidence, n_vectors, parts):
+    model = replace(
+        tiny_model,
+        config=tiny_model.config.replace(evidence=evidence),
+        training=TrainingConfig(steps=steps),
+        record=TrainingRecord(outcome=TrainingOutcome(kind)),
+        state={"memory.vectors": torch.zeros(n_vectors, 3)},
+    )
+    assert learned_by(model) == parts
 
 
 @pytest.mark.parametrize("record", [TrainingRecord(specimens=("a", "b")), TrainingRecord(holdout_specimens=("a",))])

@@ -674,6 +674,18 @@ def test_a_model_that_went_astray_is_not_kept():
     assert all(torch.equal(again.state[key], first.state[key]) for key in first.state)
 
 
+def test_a_refinement_that_would_forget_too_much_says_so():
+    first = run(specimens(), training=TRAINING.replace(steps=10, check_every=5))
+    marked = NormalRegion(specimens(4)[3].plane, is_marked_normal=True)
+    events = []
+    options = {"training": TRAINING.replace(learning_rate=1.0), "device": DEVICE, "init_from": first}
+    again = train([*specimens(), marked], on_event=events.append, **options)
+    assert again.record.outcome == TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
+    (told,) = [text for text in warnings_of(events) if "keeps its earlier weights" in text]
+    assert "marked normal" in told
+    assert not any("did not improve" in text for text in warnings_of(events))
+
+
 def test_many_regions_marked_normal_do_not_displace_the_others():
     marked = [NormalRegion(Plane(data=texture((64, 64), i), name="new"), is_marked_normal=True) for i in range(9)]
     events = []

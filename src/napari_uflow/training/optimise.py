@@ -49,6 +49,10 @@ _NOTHING_FOUND = (
     "training did not improve the detection of planted defects; the initial model was kept, which is the better one "
     "for some images"
 )
+_TOO_MUCH_LOST = (
+    "the flow keeps its earlier weights: with those that learned the regions marked normal, the held-out images would "
+    "become much less likely"
+)
 
 
 def optimise(
@@ -96,7 +100,10 @@ def optimise(
     outcome = yield from _run(run, training, model_so_far)
     if run.restore_best() and outcome.is_complete:
         outcome = TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
-        yield Message(_NOTHING_LEARNED, warning=True) if planted is None else Message(_NOTHING_FOUND)
+        if has_new:
+            yield Message(_TOO_MUCH_LOST, warning=True)
+        else:
+            yield Message(_NOTHING_LEARNED, warning=True) if planted is None else Message(_NOTHING_FOUND)
     return run.history, outcome
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.record import OutcomeKind
 from napari_uflow.training.regions import regions_of_training
 
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["check_same_specimens", "refinement_of", "repeated", "rest_of_training"]
+__all__ = ["check_same_specimens", "learned_by", "refinement_of", "repeated", "rest_of_training"]
 
 # A refinement has this part of the steps of the first training at this part of its learning rate: the flow should learn
 # a little more without forgetting.
@@ -90,6 +91,22 @@ def repeated(marked: Sequence[NormalRegion], n_tiles: int, n_marked_tiles: int) 
     """
     n_repeats = round(_MARKED_PART * n_tiles / max(n_marked_tiles, 1))
     return [*marked] * min(max(1, n_repeats), _MOST_REPEATS)
+
+
+def learned_by(model: TrainedModel) -> frozenset[str]:
+    """Return the parts of a refined model that learned the regions marked normal: "flow" and "memory", or none.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The refined model. Without steps its flow learns nothing; without a memory nothing else does.
+    """
+    found = set()
+    if model.training.steps and model.record.outcome.kind is not OutcomeKind.NOTHING_LEARNED:
+        found.add("flow")
+    if model.config.evidence != "likelihood" and len(model.state.get("memory.vectors", ())):
+        found.add("memory")
+    return frozenset(found)
 
 
 def check_same_specimens(model: TrainedModel, regions: Sequence[NormalRegion]) -> None:

@@ -48,6 +48,10 @@ _PLANTED_PART = 0.4
 # Tiles that the scale of a snapshot is fitted to: as quick as a check of the optimiser.
 _MEASURED_OF_SNAPSHOT = 40
 
+_NOT_LEARNED = (
+    "the regions marked normal are not learned: the model has no memory, and this training has no steps; train a new "
+    "model with steps, or with a memory"
+)
 _TOO_FEW_POSITIONS = "too few normal pixels to calibrate the false-alarm rate; add normal images"
 
 
@@ -179,6 +183,8 @@ def train_steps(
             network.set_evidence("likelihood+memory")
         if network.is_joint and history:  # of the flow as it is now; it takes a moment
             yield from _to_the_end(scale_steps(network, caches, run.rng, only_likelihood=True))
+        if has_new and not training.steps and not (network.is_joint and network.uses_memory):
+            yield Message(_NOT_LEARNED, warning=True)
     # Not to be stopped: it takes a moment, and the model of a stopped training should be as good as any.
     calibration = (yield from _to_the_end(_calibrate(run))) if can_calibrate else None
     model_so_far = run.model(history, outcome)

@@ -668,6 +668,22 @@ def test_a_model_is_refined(widget, viewer, qtbot):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("evidence", "says"), [("likelihood", "did not learn the"), ("memory", "Refined with")])
+def test_a_refinement_without_steps_says_what_it_learned(
+    widget, viewer, qtbot, tiny_model_config, tiny_training_config, evidence, says
+):
+    config = tiny_model_config.replace(levels="joint", evidence=evidence)
+    widget.new_model.set_configs(config, tiny_training_config.replace(steps=0))
+    widget.job_bar.button.click()
+    idle(qtbot, widget)
+    mark_normal(viewer, widget.session)
+    widget.refine_button.click()
+    idle(qtbot, widget)
+    assert f"{says} 1 region marked normal" in widget.job_bar.status.text()
+    assert ("are not learned" in widget.job_bar.messages.text()) == (evidence == "likelihood")
+
+
+@pytest.mark.slow
 def test_a_region_of_a_held_out_specimen_is_trained_on_too(widget, viewer, qtbot):
     widget.job_bar.button.click()
     idle(qtbot, widget)

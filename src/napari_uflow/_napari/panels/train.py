@@ -23,6 +23,7 @@ from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import Session, session_of
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import TrainingPoint
+from napari_uflow.training.refine import learned_by
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
@@ -215,8 +216,14 @@ class TrainWidget(Panel):
         self._show_training(job)
 
         def refined(model: Any) -> str:
-            n, how = counted(len(marked), "region"), trainings.how_it_ended(model)
-            return f"Refined with {n} marked normal{how}. Run Detect again to check."
+            n, how = f"{counted(len(marked), 'region')} marked normal", trainings.how_it_ended(model)
+            learned = learned_by(model)
+            if "flow" in learned or ("memory" in learned and not model.training.steps):
+                return f"Refined with {n}{how}. Run Detect again to check."
+            if learned:
+                return f"Only the memory of the model learned the {n}{how}. Run Detect again to check."
+            cause = how or ": it has no memory, and its training has no steps"
+            return f"The model did not learn the {n}{cause}. Train a new model with more steps, or with a memory."
 
         self.job_bar.say_when_done(job, refined)
         return job
