@@ -88,7 +88,7 @@ def scale_steps(
     progress = Progress("Measuring normal positions", 0, 1)
     train, holdout = (
         partial(_samples, network, [tiles[int(i)] for i in np.sort(rng.permutation(len(tiles))[:most])])
-        for tiles in _remembered(caches.train, caches.holdout)
+        for tiles in _remembered(caches.train, caches.holdout, set(network.memory.keys.tolist()))
     )
     n_held_out = len({caches.holdout[i].origin.specimen for i in range(len(caches.holdout))})
     yield from or_stop(progress)
@@ -137,10 +137,13 @@ class _Tile:
         return int(self.cached.is_normal[0].sum())
 
 
-def _remembered(train: FeatureCache, holdout: FeatureCache | None) -> tuple[list[_Tile], list[_Tile]]:
+def _remembered(
+    train: FeatureCache, holdout: FeatureCache | None, known: Collection[int] = ()
+) -> tuple[list[_Tile], list[_Tile]]:
     """Return the tiles trained on and those held out, each once.
 
-    Augmentations are left out, which a new image does not have, and repetitions, which say nothing new.
+    Augmentations are left out, which a new image does not have, and repetitions, which say nothing new. A specimen
+    whose key is among those known is in a memory as a whole, although it may be the only one left.
     """
     caches = [train] if holdout is None else [train, holdout]
     held_out = set[str]() if holdout is None else {holdout[i].origin.specimen for i in range(len(holdout))}
@@ -149,7 +152,9 @@ def _remembered(train: FeatureCache, holdout: FeatureCache | None) -> tuple[list
         first = {cache[i].origin: i for i in reversed(range(len(cache))) if not cache[i].origin.is_augmented}
         indices = sorted(first.values())
         origins = [cache[i].origin for i in indices]
-        keys = memory_keys(origins, held_out) if cache is train else [key_of(origin.specimen) for origin in origins]
+        whole = [key_of(origin.specimen) for origin in origins]
+        keys = memory_keys(origins, held_out) if cache is train else whole
+        keys = [of_all if of_all in known else key for key, of_all in zip(keys, whole, strict=True)]
         tiles += [_Tile(cache, i, key) for i, key in zip(indices, keys, strict=True)]
     return found[0], found[1]
 
