@@ -180,13 +180,19 @@ def _method(model: TrainedModel) -> str:
         )
     n = _n_remembered(model)
     scores = ["its likelihood under a normalizing flow that learns the features of normal images"]
-    scores = scores * _uses_likelihood(model) + [f"its distance from the nearest of {n} normal positions"] * bool(n)
+    scores = scores * _uses_likelihood(model) + [
+        f"its distance from the nearest of {n} normal positions, both by its own features and by their mean over 3 × 3 "
+        f"positions"
+    ] * bool(n)
     joined = scores[0] if len(scores) == 1 else f"the mean of {scores[0]}, and {scores[1]}"
+    octaves = max(model.config.octaves, 1)
+    sizes = f" The same was done at {' and '.join(['half', 'a quarter', 'an eighth'][: octaves - 1])} of the size "
+    sizes += "(without training), and the largest score was kept."
     based = "U-Flow (Tailanian, Pardo and Musé 2024)" + " and PatchCore (Roth et al. 2022)" * bool(n)
     return (
         f"Anomalies were detected with napari-uflow {__version__}, which is based on {based}. The features of a frozen "
         f"network were joined over all of its scales every {JOINT_STRIDE} pixels. Each position was scored by {joined},"
-        f" on the scale of normal positions as near the border of the image."
+        f" on the scale of normal positions as near the border of the image.{sizes * (octaves > 1)}"
     )
 
 
