@@ -67,8 +67,8 @@ def sources(regions, magnification=1.0, training=TRAINING, most_pixels=1e9):
     working = scaled_regions(regions, magnification)
     split = choose_tiles(working, network.tile, network.align, training, np.random.default_rng(0))
     rng = np.random.default_rng(1)
-    found = sources_of(regions, working, split, network, rng, min_normal=0.5, most_pixels=most_pixels)
-    return found, split
+    options = {"min_normal": training.min_normal, "most_pixels": most_pixels}
+    return sources_of(regions, working, split, network, rng, **options), split
 
 
 # Where defects are planted
@@ -145,6 +145,40 @@ def test_each_image_has_its_own_magnification(n, magnification):
         side = 192 if source.specimen in split.holdout_specimens else 96 / magnification / source.ratio
         assert source.window.shape == pytest.approx((min(side, 192), min(side, 192)))
         assert source.window.row % source.window.height == 0
+
+
+@pytest.mark.parametrize("magnification", [1.0, 2.0])
+@pytest.mark.parametrize("n", [1, 4])
+def test_all_regions_of_an_image_are_used(monkeypatch, n, magnification):
+    """Of one specimen, divided by place, and of more; two regions share a tile, one has tiles of its own."""
+    monkeypatch.setattr(PLANTED, "_MOST_SOURCES", 100)
+    regions = []
+    for region in specimens(n, (96, 480)):
+        masks = np.zeros((3, 96, 480), bool)
+        masks[0, :, 10:40] = masks[1, :, 50:80] = masks[2, :, 200:480] = True
+        regions += [NormalRegion(region.plane, mask, region.specimen) for mask in masks]
+    marked = np.zeros((96, 480), bool)
+    marked[40:56, 440:480] = True
+    regions.append(NormalRegion(regions[0].plane, marked, regions[0].specimen, is_marked_normal=True))
+    training = TRAINING.replace(min_normal=0.1)
+    found, split = sources(regions, magnification, training)
+    places = {
+        (region.specimen, i % 3)
+        for source in found
+        for i, region in enumerate(regions[:-1])
+        if source.plane is region.plane
+        and np.array_equal(source.normal, region.without(regions[-1:]).normal(source.window))
+    }
+    assert places == {(region.specimen, i % 3) for i, region in enumerate(regions[:-1])}
+    parts = [(id(source.plane), source.window, source.normal.tobytes()) for source in found]
+    assert len(set(parts)) == len(parts)
+    assert any(tile.given is not None for tile in split.holdout)
+
+
+def test_a_part_that_is_given_several_times_counts_once():
+    regions = specimens(4, (96, 96))
+    again = [*regions, *regions, *(NormalRegion(region.plane, None, region.specimen) for region in regions)]
+    assert len(sources(again)[0]) == len(sources(regions)[0]) == 4
 
 
 def test_a_limit_of_pixels():

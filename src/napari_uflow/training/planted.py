@@ -241,21 +241,16 @@ def _in_images(
     tiles: Sequence[TrainingTile], regions: Sequence[NormalRegion], working: Sequence[NormalRegion]
 ) -> list[tuple[NormalRegion, Window]]:
     """Return the region of each tile in its image, and the middle of the tile in pixels of the image."""
-    pairs = [(w.plane, r) for w, r in zip(working, regions, strict=True) if not r.is_marked_normal]
-    pairs += [(w.plane, r) for w, r in zip(working, regions, strict=True) if r.is_marked_normal]
-    of_plane: dict[tuple[int, str], NormalRegion] = {}
-    for plane, region in pairs:
-        of_plane.setdefault((id(plane), region.specimen), region)
+    given = {id(of): region for of, region in zip(working, regions, strict=True)}
     places = []
     for tile in tiles:
-        region = of_plane[id(tile.region.plane), tile.region.specimen]
-        factor = region.plane.shape[0] / tile.region.plane.shape[0], region.plane.shape[1] / tile.region.plane.shape[1]
+        region = given[id(tile.region_given)]
+        magnification = _magnification(region, tile.region)
         inside = tile.window.clipped(tile.region.plane.shape)
         spans = []
-        for start, stop, of_axis in zip(
-            (inside.row, inside.col), (inside.stop_row, inside.stop_col), factor, strict=True
-        ):
-            first, last = math.ceil(start * of_axis), max(math.floor(stop * of_axis), math.ceil(start * of_axis) + 1)
+        for start, stop in ((inside.row, inside.stop_row), (inside.col, inside.stop_col)):
+            first = math.ceil(start / magnification)
+            last = max(math.floor(stop / magnification), first + 1)
             extra = max(0, last - first - PLANTED_SIDE)
             spans.append((first + extra // 2, min(last - first, PLANTED_SIDE)))
         (row, height), (col, width) = spans
@@ -266,13 +261,14 @@ def _in_images(
 def _in_turn(
     candidates: Sequence[tuple[NormalRegion, Window, int | None]], rng: np.random.Generator
 ) -> list[tuple[NormalRegion, Window, int | None]]:
-    """Shuffle and let the specimens take turns; two parts of one place count once."""
+    """Shuffle and let the specimens take turns; a part that was given several times counts once."""
     by_specimen: dict[str, list[tuple[NormalRegion, Window, int | None]]] = {}
-    seen: set[tuple[int, Window]] = set()
+    seen: set[tuple[int, int, Window]] = set()
     for i in rng.permutation(len(candidates)):
         region, window, _ = candidates[int(i)]
-        if (id(region.plane), window) not in seen:
-            seen.add((id(region.plane), window))
+        part = (id(region.plane), id(region.mask), window)  # images may have several regions
+        if part not in seen:
+            seen.add(part)
             by_specimen.setdefault(region.specimen, []).append(candidates[int(i)])
     return [item for turn in zip_longest(*by_specimen.values()) for item in turn if item is not None]
 
