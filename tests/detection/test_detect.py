@@ -371,7 +371,9 @@ def test_no_grad_mode_leaks_to_the_caller(tiny_model, odd_plane, network, is_ena
         ((0.1, 0.1), "um", True),
         ((0.5, 0.2), "um", True),
         (None, None, False),
-        ((1.0, 1.0), "nm", False),
+        ((500, 500), "nm", False),
+        ((500, 500), "um", True),
+        ((1.0, 1.0), "furlong", False),
     ],
 )
 def test_another_pixel_size_is_warned_of(tiny_model, odd_plane, network, pixel_size, unit, is_warned):

@@ -26,7 +26,9 @@ def with_pixels_of(model, size, magnification=1.0):
         ((0.51, 0.51), "um", 2.0),  # the same size
         ((1.0, 0.5), "um", 2.0),  # not square
         ((4.0, 4.0), "um", 2.0),  # too different: warned of
-        ((1.0, 1.0), "nm", 2.0),
+        ((1000.0, 1000.0), "nm", 4.0),
+        ((1.0, 1.0), "nm", 2.0),  # too different
+        ((1.0, 1.0), "furlong", 2.0),
         (None, None, 2.0),
     ],
 )

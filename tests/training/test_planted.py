@@ -1,6 +1,7 @@
 """Planted defects: where they are planted, their features, and what is chosen by them."""
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from napari_uflow.cli import main
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.image.scaled import scaled_regions
+from napari_uflow.image.scaled import scale_of, scaled_regions
 from napari_uflow.model.joint import APERTURES
 from napari_uflow.model.memory import key_of
 from napari_uflow.model.record import OutcomeKind, TrainingOutcome
@@ -24,7 +26,15 @@ from napari_uflow.store.checkpoint import load_model, save_model
 from napari_uflow.training.magnification import chosen_magnification, magnification_steps
 from napari_uflow.training.merit import Maxima
 from napari_uflow.training.optimise import BestStep
-from napari_uflow.training.planted import PlantedFeatures, _positions, best_evidence, planted_set, sources_of
+from napari_uflow.training.pixel_size import working_regions
+from napari_uflow.training.planted import (
+    PlantedFeatures,
+    PlantedSet,
+    _positions,
+    best_evidence,
+    planted_set,
+    sources_of,
+)
 from napari_uflow.training.tiles import choose_tiles
 from napari_uflow.training.train import train
 
@@ -57,8 +67,8 @@ def sources(regions, magnification=1.0, training=TRAINING, most_pixels=1e9):
     working = scaled_regions(regions, magnification)
     split = choose_tiles(working, network.tile, network.align, training, np.random.default_rng(0))
     rng = np.random.default_rng(1)
-    found = sources_of(regions, working, split, network, rng, min_normal=0.5, most_pixels=most_pixels)
-    return found, split
+    options = {"min_normal": training.min_normal, "most_pixels": most_pixels}
+    return sources_of(regions, working, split, network, rng, **options), split
 
 
 # Where defects are planted
@@ -109,6 +119,66 @@ def test_regions_marked_normal_are_left_alone():
     found, _ = sources([*regions, *marked])
     assert len(found) == 4
     assert all(not source.normal[:32, :32].any() and source.normal[40:, 40:].all() for source in found)
+
+
+def of_sizes(n, shape=(96, 96), coarse=0.2) -> list[NormalRegion]:
+    """Return specimens with pixels of 0.1 um, and every other one with coarse ones; all of equal pixels."""
+    sizes = [coarse if i % 2 else 0.1 for i in range(n)]
+    planes = [replace(r.plane, pixel_size=(s, s), unit="um") for r, s in zip(specimens(n, shape), sizes, strict=True)]
+    return [NormalRegion(plane) for plane in planes]
+
+
+@pytest.mark.parametrize("magnification", [1.0, 2.0, 0.5])
+@pytest.mark.parametrize("n", [4, 8])
+def test_each_image_has_its_own_magnification(n, magnification):
+    """Of the training tiles (4) and of the held-out images (8): a part lies where its tile does."""
+    regions = of_sizes(n, (192, 192))
+    network = UFlow(MODEL.replace(magnification=magnification), 1)
+    working = working_regions(regions, network.config, PixelSize(0.1, 0.1, "um"))
+    split = choose_tiles(working, network.tile, network.align, TRAINING, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    found = sources_of(regions, working, split, network, rng, min_normal=0.5, most_pixels=1e9)
+    assert {source.plane.pixel_size[0]: source.ratio for source in found} == pytest.approx({0.1: 1.0, 0.2: 2.0})
+    for source in found:
+        assert np.array_equal(source.values, source.plane.read(source.window))
+        assert source.cost == pytest.approx((source.window.height * source.ratio + 64) ** 2, rel=0.01)
+        side = 192 if source.specimen in split.holdout_specimens else 96 / magnification / source.ratio
+        assert source.window.shape == pytest.approx((min(side, 192), min(side, 192)))
+        assert source.window.row % source.window.height == 0
+
+
+@pytest.mark.parametrize("magnification", [1.0, 2.0])
+@pytest.mark.parametrize("n", [1, 4])
+def test_all_regions_of_an_image_are_used(monkeypatch, n, magnification):
+    """Of one specimen, divided by place, and of more; two regions share a tile, one has tiles of its own."""
+    monkeypatch.setattr(PLANTED, "_MOST_SOURCES", 100)
+    regions = []
+    for region in specimens(n, (96, 480)):
+        masks = np.zeros((3, 96, 480), bool)
+        masks[0, :, 10:40] = masks[1, :, 50:80] = masks[2, :, 200:480] = True
+        regions += [NormalRegion(region.plane, mask, region.specimen) for mask in masks]
+    marked = np.zeros((96, 480), bool)
+    marked[40:56, 440:480] = True
+    regions.append(NormalRegion(regions[0].plane, marked, regions[0].specimen, is_marked_normal=True))
+    training = TRAINING.replace(min_normal=0.1)
+    found, split = sources(regions, magnification, training)
+    places = {
+        (region.specimen, i % 3)
+        for source in found
+        for i, region in enumerate(regions[:-1])
+        if source.plane is region.plane
+        and np.array_equal(source.normal, region.without(regions[-1:]).normal(source.window))
+    }
+    assert places == {(region.specimen, i % 3) for i, region in enumerate(regions[:-1])}
+    parts = [(id(source.plane), source.window, source.normal.tobytes()) for source in found]
+    assert len(set(parts)) == len(parts)
+    assert any(tile.given is not None for tile in split.holdout)
+
+
+def test_a_part_that_is_given_several_times_counts_once():
+    regions = specimens(4, (96, 96))
+    again = [*regions, *regions, *(NormalRegion(region.plane, None, region.specimen) for region in regions)]
+    assert len(sources(again)[0]) == len(sources(regions)[0]) == 4
 
 
 def test_a_limit_of_pixels():
@@ -256,6 +326,29 @@ def test_the_same_defects_are_measured_at_another_magnification():
     at_1, at_2 = (features_of(regions, *network_for(regions, z)) for z in (1.0, 2.0))
     assert at_1.n_defects == at_2.n_defects
     assert at_1.n_tiles == at_2.n_tiles
+
+
+def test_the_magnification_of_a_source_is_that_of_its_image():
+    """Coarse pixels at magnification 1 are seen as others at 2."""
+    regions = specimens(5)
+    network, intensity = network_for(regions)
+    planted = planted_in(regions)
+    coarse = PlantedSet(tuple(replace(source, ratio=2.0) for source in planted.sources), planted.copies)
+    mixed = PlantedSet((*coarse.sources[:3], *planted.sources[3:]), planted.copies)
+    at_2 = UFlow(MODEL.replace(magnification=2.0), 1).eval()
+    at_2.load_state_dict(network.state_dict(), strict=False)
+    at_2.memory.keep(network.memory.vectors, network.memory.keys)
+    given = {"at 1": (network, planted), "at 2": (at_2, planted)}
+    given |= {"coarse": (network, coarse), "mixed": (network, mixed)}
+    found = {}
+    for name, (of, what) in given.items():
+        features = drain(PlantedFeatures.compute_steps(of, what, intensity, "phase"))
+        found[name] = features.likelihoods(of)
+    assert np.array_equal(found["coarse"].normal, found["at 2"].normal)
+    assert np.array_equal(found["coarse"].planted, found["at 2"].planted)
+    assert len(found["at 1"].normal) == 5 * 12**2
+    assert len(found["mixed"].normal) == 3 * 24**2 + 2 * 12**2
+    assert len(found["at 1"].planted) < len(found["mixed"].planted) < len(found["coarse"].planted)
 
 
 # Choices
@@ -446,7 +539,7 @@ def test_a_card_of_before_has_no_planted_defects():
 
 
 def script_magnification(monkeypatch, **by_magnification):
-    def measured(network, regions, model, training, planted, intensity):
+    def measured(network, regions, pixel_size, model, *rest):
         return maxima_of(by_magnification[f"at_{model.magnification:g}".replace(".", "_")])
         yield
 
@@ -487,11 +580,24 @@ def test_too_few_images_for_a_magnification():
 
 
 @pytest.mark.slow
-def test_magnifications_are_measured_with_untrained_models():
+@pytest.mark.parametrize("pixel_size", [None, PixelSize(0.1, 0.1, "um")])
+def test_magnifications_are_measured_with_untrained_models(monkeypatch, pixel_size):
+    seen = set()
+    fill_cache = MAGNIFICATION.fill_cache
+
+    def recorded(cache, network, tiles, *rest):
+        z = network.config.magnification
+        seen.update((round(scale_of(tile.region.plane) / z, 3), tile.region.plane.pixel_size[0] * z) for tile in tiles)
+        return fill_cache(cache, network, tiles, *rest)
+
+    monkeypatch.setattr(MAGNIFICATION, "fill_cache", recorded)
     events = []
-    steps = magnification_steps(UFlow(MODEL, 1).eval(), specimens(), MODEL.replace(magnification=0), TRAINING)
+    config = MODEL.replace(magnification=0)
+    regions = of_sizes(8, coarse=0.2)
+    steps = magnification_steps(UFlow(config, 1).eval(), regions, config, TRAINING, pixel_size)
     assert drain(steps, events.append) in (1.0, 2.0)
     assert "at magnification 1" in events[-1].text
+    assert seen == ({(1.0, 0.1), (1.0, 0.2)} if pixel_size is None else {(1.0, 0.1), (2.0, 0.1)})
 
 
 def test_a_pyramid_is_not_magnified():

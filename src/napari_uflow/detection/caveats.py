@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from napari_uflow.detection.guarantee import Caveat
-from napari_uflow.detection.magnification import pixel_size_ratios
+from napari_uflow.detection.magnification import pixel_size_ratios, trained_pixel_size
+from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.inference import ScoreMaps
 from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["acquisition_caveats", "score_caveats"]
+__all__ = ["SAME_PIXEL_SIZE", "acquisition_caveats", "score_caveats"]
 
 # Pixels of the shorter side; in a smaller image most of the network's context is reflected at the border.
 _SMALLEST_SIDE = 64
-# Ratio of pixel sizes that counts as equal.
-_SAME_PIXEL_SIZE = (0.8, 1.25)
+SAME_PIXEL_SIZE = (0.8, 1.25)
+"""Ratios of pixel sizes, of new to training images, between which the guarantee applies."""
 # Fraction of pixels darker or brighter than 99.8 % of the normal ones.
 _OUTSIDE = 0.1
 # Pixels of an image over those of the held-out images.
@@ -46,16 +47,16 @@ def acquisition_caveats(model: TrainedModel, plane: Plane, magnification: float)
             f"than image, so the guarantee does not apply"
         )
         caveats.append((Caveat.TOO_SMALL, text))
-    trained, ratios = model.record.pixel_size, pixel_size_ratios(model, plane)
-    low, high = _SAME_PIXEL_SIZE
-    if trained and plane.pixel_size and ratios and not all(low < ratio < high for ratio in ratios):
+    own, trained, ratios = PixelSize.of(plane), trained_pixel_size(model.record), pixel_size_ratios(model, plane)
+    low, high = (of * known for of, known in zip(SAME_PIXEL_SIZE, model.record.pixel_size_range, strict=True))
+    if own and trained and ratios and not all(low < ratio < high for ratio in ratios):
         is_resampled = magnification != model.config.magnification
         effect = (
             "it is resampled, with other noise and detail" if is_resampled else "structures appear at another scale"
         )
         text = (
-            f"'{plane.title}' has pixels of {plane.pixel_size[0]:g} {plane.unit}, but the model was trained on pixels "
-            f"of {trained[0]:g} {plane.unit}: {effect}, so the guarantee does not apply"
+            f"'{plane.title}' has pixels of {own.text()}, but the model was trained on pixels of {trained.text()}: "
+            f"{effect}, so the guarantee does not apply"
         )
         caveats.append((Caveat.PIXEL_SIZE, text))
     return caveats

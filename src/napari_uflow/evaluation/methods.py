@@ -233,7 +233,9 @@ def _training(model: TrainedModel) -> list[str]:
     size, unit = record.pixel_size, record.unit
     if size and unit:
         pixel = f"{size[0]:g}" if size[0] == size[1] else f"{size[0]:g} × {size[1]:g}"
-        sentences.append(f"A pixel was {pixel} {_micro(unit)}.")
+        is_mixed = record.pixel_size_range != (1.0, 1.0)
+        subject = "Images of other pixel sizes were resampled; a pixel was" if is_mixed else "A pixel was"
+        sentences.append(f"{subject} {pixel} {_micro(unit)}.")
     if model.history:
         last = int(model.history[-1]["step"])
         best = max((int(point["step"]) for point in model.history if point.get("is_best")), default=last)

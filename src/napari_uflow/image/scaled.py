@@ -14,7 +14,7 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import LazyArray, Plane
 from napari_uflow.image.region import NormalRegion
 
-__all__ = ["scaled_plane", "scaled_regions"]
+__all__ = ["scale_of", "scaled_plane", "scaled_regions"]
 
 # Shape of the cubic kernel of Catmull and Rom, which passes through the pixels.
 _CUBIC = -0.5
@@ -41,36 +41,42 @@ def scaled_plane(plane: Plane, magnification: float) -> Plane:
     return replace(plane, data=data, axes="CYX", index={}, channels=None, name=plane.title, pixel_size=pixel_size)
 
 
-def scaled_regions(regions: Sequence[NormalRegion], magnification: float) -> list[NormalRegion]:
+def scaled_regions(regions: Sequence[NormalRegion], magnification: float | Sequence[float]) -> list[NormalRegion]:
     """Return regions at another magnification; a region that is given several times stays one object.
 
     Parameters
     ----------
     regions : sequence of NormalRegion
         Normal regions.
-    magnification : float
-        As for :func:`scaled_plane`.
+    magnification : float or sequence of float
+        As for :func:`scaled_plane`, of all regions or of each; regions of one image have the same.
     """
-    if magnification == 1:
-        return list(regions)
+    each = [magnification] * len(regions) if isinstance(magnification, int | float) else magnification
     planes: list[tuple[Plane, Plane]] = []
     scaled: dict[int, NormalRegion] = {}
-    for region in regions:
-        if id(region) not in scaled:
+    for region, own in zip(regions, each, strict=True):
+        if own == 1:
+            scaled[id(region)] = region
+        elif id(region) not in scaled:
             plane = next((to for of, to in planes if of.is_same_image(region.plane)), None)
             if plane is None:
-                plane = scaled_plane(region.plane, magnification)
+                plane = scaled_plane(region.plane, own)
                 planes.append((region.plane, plane))
-            mask = None if region.mask is None else _ScaledMask(region.mask, plane.shape, magnification)
+            mask = None if region.mask is None else _ScaledMask(region.mask, plane.shape, own)
             scaled[id(region)] = NormalRegion(plane, mask, region.specimen, is_marked_normal=region.is_marked_normal)
     return [scaled[id(region)] for region in regions]
+
+
+def scale_of(plane: Plane) -> float:
+    """Return the magnification that :func:`scaled_plane` made a plane with; 1 for other planes."""
+    return plane.data.magnification if isinstance(plane.data, _ScaledArray) else 1.0
 
 
 class _ScaledArray:
     """Array (C, M, N) of a plane at another magnification."""
 
     def __init__(self, plane: Plane, magnification: float):
-        self._plane, self._magnification = plane, magnification
+        self._plane, self.magnification = plane, magnification
         self.shape = (plane.n_channels, *_size(plane.shape, magnification))
         self.dtype = np.dtype(np.float32)
 
@@ -78,8 +84,8 @@ class _ScaledArray:
         channels, rows, cols = key
         first_row, stop_row, _ = rows.indices(self.shape[1])
         first_col, stop_col, _ = cols.indices(self.shape[2])
-        row, row_taps, row_weights = _taps(first_row, stop_row, self._magnification)
-        col, col_taps, col_weights = _taps(first_col, stop_col, self._magnification)
+        row, row_taps, row_weights = _taps(first_row, stop_row, self.magnification)
+        col, col_taps, col_weights = _taps(first_col, stop_col, self.magnification)
         window = Window(row, col, int(row_taps.max()) + 1, int(col_taps.max()) + 1)
         values = self._plane.read(window)[channels]
         values[~np.isfinite(values)] = np.nan  # infinite pixels count as missing ones

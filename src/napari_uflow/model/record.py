@@ -161,9 +161,13 @@ class TrainingRecord:
     n_marked_normal : int
         Regions of the training that a user had marked normal after a detection.
     pixel_size : (float, float) or None
-        Height and width of a pixel of the first image that has one.
+        Height and width of the pixels that images of another known size were brought to: the median of the training
+        images, or the size of the model that the training was resumed from.
     unit : str or None
         Unit of `pixel_size`.
+    pixel_size_range : (float, float)
+        Smallest and largest pixel size of the images that were brought to it, as multiples of it: 1 or less, and 1 or
+        more.
     versions : mapping of str to str
         Versions of this package, of Python, and of the packages it computes with.
     backbone_weights : str
@@ -189,6 +193,7 @@ class TrainingRecord:
     n_marked_normal: int = 0
     pixel_size: tuple[float, float] | None = None
     unit: str | None = None
+    pixel_size_range: tuple[float, float] = (1.0, 1.0)
     versions: Mapping[str, str] = field(default_factory=dict)
     backbone_weights: str = ""
     device: str = ""

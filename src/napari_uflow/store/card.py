@@ -245,6 +245,9 @@ def _record(values: Mapping[str, Any]) -> TrainingRecord:
     if given.get("pixel_size") is not None:
         height, width = map(float, given["pixel_size"])
         given["pixel_size"] = (height, width)
+    if "pixel_size_range" in given:
+        smallest, largest = map(float, given["pixel_size_range"])
+        given["pixel_size_range"] = (smallest, largest)
     if "outcome" in given:
         given["outcome"] = TrainingOutcome(OutcomeKind(given["outcome"]["kind"]), given["outcome"]["step"])
     if given.get("first_training") is not None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from napari_uflow.image.grid import Window
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_uflow.image.grid import TileGrid, Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.image.scaled import scale_of
 from napari_uflow.model.feature_band import all_in_cells
 from napari_uflow.model.inference import score_steps
 from napari_uflow.model.uflow import UFlow
@@ -19,9 +23,13 @@ from napari_uflow.training.tiles import TrainingTile, regions_of
 
 __all__ = ["calibrate_steps", "has_enough_positions"]
 
-# Side of the part of a held-out image that is scored, and pixels of all parts.
+# Side of the part of a held-out image that is scored, and pixels of all parts: of the image, or of what the network
+# sees if that is less.
 _CALIBRATION_SIDE = 2048
 _CALIBRATION_PIXELS = 32_000_000
+# Side of the parts in which normal pixels are looked up. A magnified image is computed for it: 2048 pixels of three
+# channels at magnification 2 need 65 MB in parts and 755 MB as a whole.
+_SCAN_TILE = 1024
 
 
 def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[TrainingTile]) -> Steps[Calibration]:
@@ -35,7 +43,7 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
         Brightness range of the model.
     tiles : sequence of TrainingTile
         Held-out tiles, or training tiles if there are none. The part of each image that its tiles cover is scored, up
-        to 2048 pixels a side, and 32 million pixels in all.
+        to 2048 pixels of the image a side, and 32 million pixels in all.
 
     Raises
     ------
@@ -52,7 +60,7 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
         tile = network.tile_that_fits(window.shape, memory_for_tiles(network.device))
         with network.remembering_others(region.specimen):
             scores = yield from score_steps(network, intensity, region.plane, window=window, tile=tile, phase=None)
-        scores = scores.only(region.normal(window))
+        scores = scores.only(_normal(region, window))
         strides = tuple(int(stride) for stride in scores.tested_strides)
         images.append(CalibrationImage(region.specimen, scores.tested))
     yield Progress(phase, len(windows), len(windows))
@@ -71,7 +79,7 @@ def has_enough_positions(network: UFlow, tiles: Sequence[TrainingTile]) -> bool:
     n = 0
     for region, window in _calibration_windows(tiles, network.align):
         rows, cols = (-(-size // stride) * stride for size in window.shape)
-        normal = all_in_cells(region.normal(Window(window.row, window.col, rows, cols)), stride)
+        normal = all_in_cells(_normal(region, Window(window.row, window.col, rows, cols)), stride)
         n += int(network.border.mask(normal, network.frame(window, region.plane.shape), stride).sum())
         if n >= FEWEST_POSITIONS:
             return True
@@ -84,16 +92,29 @@ def _calibration_windows(tiles: Sequence[TrainingTile], align: int) -> list[tupl
     for region in regions_of(tiles):
         hull = Window.around(tile.window for tile in tiles if tile.region is region)
         hull = hull.clipped(region.plane.shape)
-        side = _CALIBRATION_SIDE // align * align
+        side = int(_CALIBRATION_SIDE * _magnification(region)) // align * align
         row = hull.row + max(0, hull.height - side) // 2 // align * align
         col = hull.col + max(0, hull.width - side) // 2 // align * align
         window = Window(row, col, min(side, hull.stop_row - row), min(side, hull.stop_col - col))
         by_specimen.setdefault(region.specimen, []).append((region, window))
     chosen: list[tuple[NormalRegion, Window]] = []
-    n_pixels = 0
+    n_pixels = 0.0
     for turn in zip_longest(*by_specimen.values()):
         for item in turn:
             if item is not None and (n_pixels < _CALIBRATION_PIXELS or len(chosen) < len(by_specimen)):
                 chosen.append(item)
-                n_pixels += item[1].height * item[1].width
+                n_pixels += item[1].height * item[1].width / _magnification(item[0]) ** 2
     return chosen
+
+
+def _magnification(region: NormalRegion) -> float:
+    """Return the side of what the network sees over that of the image, 1 or more."""
+    return max(1.0, scale_of(region.plane))
+
+
+def _normal(region: NormalRegion, window: Window) -> NDArray[np.bool_]:
+    """Return the mask of the normal pixels of a window, read in parts: the pixels of a large one need much memory."""
+    normal = np.empty(window.shape, dtype=bool)
+    for part in TileGrid(window.shape, tile=_SCAN_TILE, halo=0, align=1):
+        normal[part.inner.slices()] = region.normal(part.inner.shifted(window.row, window.col))
+    return normal

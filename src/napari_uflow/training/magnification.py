@@ -11,8 +11,8 @@ import numpy as np
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, Steps, or_stop
 from napari_uflow.training.cache import FeatureCaches
@@ -20,6 +20,7 @@ from napari_uflow.training.evidence import evidence_steps
 from napari_uflow.training.features import fill_cache
 from napari_uflow.training.merit import Maxima
 from napari_uflow.training.normalise import normalise_steps
+from napari_uflow.training.pixel_size import working_regions
 from napari_uflow.training.planted import PLANTED_SIDE, PlantedFeatures, PlantedSet, Source, planted_set, sources_of
 from napari_uflow.training.tiles import TrainingTile, choose_tiles, regions_of
 from napari_uflow.wording import counted
@@ -33,7 +34,11 @@ _MOST_PIXELS = 5e6
 
 
 def magnification_steps(
-    network: UFlow, regions: Sequence[NormalRegion], model: ModelConfig, training: TrainingConfig
+    network: UFlow,
+    regions: Sequence[NormalRegion],
+    model: ModelConfig,
+    training: TrainingConfig,
+    pixel_size: PixelSize | None = None,
 ) -> Steps[float]:
     """Choose the magnification of a new network: 1, 2 or 0.5.
 
@@ -50,20 +55,23 @@ def magnification_steps(
         Parts of the model.
     training : TrainingConfig
         Parameters of the training.
+    pixel_size : PixelSize, optional
+        Pixel size that the images of the training are brought to.
 
     Returns
     -------
     float
         1 unless another one is clearly better, or if there are too few images to tell.
     """
-    intensity, planted = _planted(network, regions, training)
-    smallest = min(min(region.plane.shape) for region in regions)
+    at_1 = working_regions(regions, model.replace(magnification=1.0), pixel_size)
+    intensity, planted = _planted(network, regions, at_1, training)
+    smallest = min(min(region.plane.shape) for region in at_1)
     candidates = [z for z in _CANDIDATES if z >= 1 or smallest >= PLANTED_SIDE]
     measured: dict[float, Maxima] = {}
     if planted is not None:
         for candidate in candidates:
             config = model.replace(magnification=candidate)
-            maxima = yield from _measured(network, regions, config, training, planted, intensity)
+            maxima = yield from _measured(network, regions, pixel_size, config, training, planted, intensity)
             if maxima is not None and maxima.has_same_defects(measured.get(1.0, maxima)):
                 measured[candidate] = maxima
     if 1.0 not in measured or len(measured) < 2:
@@ -106,14 +114,14 @@ def chosen_magnification(measured: dict[float, Maxima]) -> float:
 
 
 def _planted(
-    network: UFlow, regions: Sequence[NormalRegion], training: TrainingConfig
+    network: UFlow, regions: Sequence[NormalRegion], working: Sequence[NormalRegion], training: TrainingConfig
 ) -> tuple[IntensityRange, PlantedSet | None]:
     """Plant defects into held-out images, or into at most half of the training tiles besides."""
     rng = np.random.default_rng((training.seed, 1))
-    split = choose_tiles(regions, network.tile, network.align, training, rng)
+    split = choose_tiles(working, network.tile, network.align, training, rng)
     intensity = IntensityRange.fit(regions_of(split.train), rng=rng)
     sources = sources_of(
-        regions, regions, split, network, rng, min_normal=training.min_normal, most_pixels=_MOST_PIXELS / 2
+        regions, working, split, network, rng, min_normal=training.min_normal, most_pixels=_MOST_PIXELS / 2
     )
     held_out = [source for source in sources if source.key is None]
     others = [source for source in sources if source.key is not None][: len(split.train) // 2]
@@ -125,15 +133,15 @@ def _planted(
 def _measured(
     network: UFlow,
     regions: Sequence[NormalRegion],
+    pixel_size: PixelSize | None,
     model: ModelConfig,
     training: TrainingConfig,
     planted: PlantedSet,
     intensity: IntensityRange,
 ) -> Steps[Maxima | None]:
     """Fit an untrained model at one magnification and judge it; None if no tile is left to fit it to."""
-    z = model.magnification
+    working = working_regions(regions, model, pixel_size)
     rng = np.random.default_rng((training.seed, 2))
-    working = scaled_regions(regions, z)
     try:
         split = choose_tiles(working, network.tile, network.align, training, rng)
     except ImageError:
@@ -143,7 +151,8 @@ def _measured(
         tile
         for tile in split.train
         if not any(
-            plane_of[id(tile.region.plane)].is_same_image(source.plane) and _overlap(tile, source, z)
+            plane_of[id(tile.region.plane)].is_same_image(source.plane)
+            and _overlap(tile, source, model.magnification * source.ratio)
             for source in planted.sources
         )
     ]
@@ -153,7 +162,7 @@ def _measured(
     trial = UFlow(model, network.n_channels, training.seed)
     trial.backbone = network.backbone
     trial.to(network.device).eval()
-    phase = f"Trying magnification {z:g}"
+    phase = f"Trying magnification {model.magnification:g}"
     with FeatureCaches.open(training.cache_memory * 1e9, network.device) as caches:
         yield from fill_cache(caches.train, trial, [tiles[int(i)] for i in order], intensity, 1, phase)
         caches.apply_border(trial.border, trial.strides)

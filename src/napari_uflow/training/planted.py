@@ -26,7 +26,7 @@ from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.planting import DefectQueue, draw_plans
 from napari_uflow.image.region import NormalRegion, sample_windows
-from napari_uflow.image.scaled import scaled_regions
+from napari_uflow.image.scaled import scale_of, scaled_regions
 from napari_uflow.model.classes import ClassScale, border_classes
 from napari_uflow.model.energy import joint_energy
 from napari_uflow.model.info import JOINT_STRIDE
@@ -88,6 +88,8 @@ class Source:
         Specimen of the image.
     key : int or None
         Key of the vectors of the memory that it must not be compared with; None if there are none.
+    ratio : float
+        Magnification of the image over that of the model, which differs if its pixels have another size.
     """
 
     values: NDArray[np.float32]
@@ -97,11 +99,12 @@ class Source:
     window: Window
     specimen: str
     key: int | None = None
+    ratio: float = 1.0
 
     @property
     def cost(self) -> int:
-        """Pixels that the backbone sees, at magnification 1."""
-        return _cost(self.window)
+        """Pixels that the backbone sees, at magnification 1 of the model."""
+        return _cost(self.window, self.ratio)
 
     @property
     def n_defects(self) -> int:
@@ -164,7 +167,7 @@ def sources_of(
     regions : sequence of NormalRegion
         Regions of the training.
     working : sequence of NormalRegion
-        The same regions as the network sees them, at its magnification.
+        The same regions in the same order as the network sees them, each at its magnification.
     split : Split
         Tiles of the training, of `working`.
     network : UFlow
@@ -174,7 +177,7 @@ def sources_of(
     min_normal : float
         Smallest fraction, 0 to 1, of normal pixels.
     most_pixels : float
-        Largest number of pixels for the backbone at magnification 1; a single part may have more.
+        Largest number of pixels for the backbone at magnification 1 of the model; a single part may have more.
 
     Returns
     -------
@@ -199,10 +202,12 @@ def sources_of(
         places = _in_images(ordered, regions, working)
         of_train = zip(ordered, places, keys, strict=True)
         candidates += _in_turn([(*at, key) for tile, at, key in of_train if not tile.region.is_marked_normal], rng)
+    seen = dict(zip(regions, working, strict=True))
     chosen: list[Source] = []
     n_pixels = 0
     for region, window, key in candidates:
-        n_pixels += _cost(window)
+        ratio = _magnification(region, seen[region]) / (network.config.magnification or 1.0)
+        n_pixels += _cost(window, ratio)
         if (chosen and n_pixels > most_pixels) or len(chosen) == _MOST_SOURCES:
             break
         values, normal = region.without(marked).read(window)
@@ -216,34 +221,36 @@ def sources_of(
                     window=window,
                     specimen=region.specimen,
                     key=key,
+                    ratio=ratio,
                 )
             )
     return chosen
 
 
-def _cost(window: Window) -> int:
-    return (window.height + 2 * MARGIN) * (window.width + 2 * MARGIN)
+def _cost(window: Window, ratio: float) -> int:
+    rows, cols = (math.ceil(size * ratio) + 2 * MARGIN for size in window.shape)
+    return rows * cols
+
+
+def _magnification(region: NormalRegion, working: NormalRegion) -> float:
+    """Return the magnification of a region as the network sees it."""
+    return 1.0 if working.plane is region.plane else scale_of(working.plane)
 
 
 def _in_images(
     tiles: Sequence[TrainingTile], regions: Sequence[NormalRegion], working: Sequence[NormalRegion]
 ) -> list[tuple[NormalRegion, Window]]:
     """Return the region of each tile in its image, and the middle of the tile in pixels of the image."""
-    pairs = [(w.plane, r) for w, r in zip(working, regions, strict=True) if not r.is_marked_normal]
-    pairs += [(w.plane, r) for w, r in zip(working, regions, strict=True) if r.is_marked_normal]
-    of_plane: dict[tuple[int, str], NormalRegion] = {}
-    for plane, region in pairs:
-        of_plane.setdefault((id(plane), region.specimen), region)
+    given = {id(of): region for of, region in zip(working, regions, strict=True)}
     places = []
     for tile in tiles:
-        region = of_plane[id(tile.region.plane), tile.region.specimen]
-        factor = region.plane.shape[0] / tile.region.plane.shape[0], region.plane.shape[1] / tile.region.plane.shape[1]
+        region = given[id(tile.region_given)]
+        magnification = _magnification(region, tile.region)
         inside = tile.window.clipped(tile.region.plane.shape)
         spans = []
-        for start, stop, of_axis in zip(
-            (inside.row, inside.col), (inside.stop_row, inside.stop_col), factor, strict=True
-        ):
-            first, last = math.ceil(start * of_axis), max(math.floor(stop * of_axis), math.ceil(start * of_axis) + 1)
+        for start, stop in ((inside.row, inside.stop_row), (inside.col, inside.stop_col)):
+            first = math.ceil(start / magnification)
+            last = max(math.floor(stop / magnification), first + 1)
             extra = max(0, last - first - PLANTED_SIDE)
             spans.append((first + extra // 2, min(last - first, PLANTED_SIDE)))
         (row, height), (col, width) = spans
@@ -254,13 +261,14 @@ def _in_images(
 def _in_turn(
     candidates: Sequence[tuple[NormalRegion, Window, int | None]], rng: np.random.Generator
 ) -> list[tuple[NormalRegion, Window, int | None]]:
-    """Shuffle and let the specimens take turns; two parts of one place count once."""
+    """Shuffle and let the specimens take turns; a part that was given several times counts once."""
     by_specimen: dict[str, list[tuple[NormalRegion, Window, int | None]]] = {}
-    seen: set[tuple[int, Window]] = set()
+    seen: set[tuple[int, int, Window]] = set()
     for i in rng.permutation(len(candidates)):
         region, window, _ = candidates[int(i)]
-        if (id(region.plane), window) not in seen:
-            seen.add((id(region.plane), window))
+        part = (id(region.plane), id(region.mask), window)  # images may have several regions
+        if part not in seen:
+            seen.add(part)
             by_specimen.setdefault(region.specimen, []).append(candidates[int(i)])
     return [item for turn in zip_longest(*by_specimen.values()) for item in turn if item is not None]
 
@@ -404,9 +412,11 @@ class PlantedFeatures:
         PlantedFeatures or None
             None if too few tiles or defects have a position at this magnification.
         """
+        of_copies = [planted.sources[copy.source] for copy in planted.copies]
         originals = [source.region(source.values) for source in planted.sources]
-        originals += [planted.sources[copy.source].region(copy.values) for copy in planted.copies]
-        regions = scaled_regions(originals, network.config.magnification)
+        originals += [of.region(copy.values) for of, copy in zip(of_copies, planted.copies, strict=True)]
+        magnifications = [network.config.magnification * of.ratio for of in (*planted.sources, *of_copies)]
+        regions = scaled_regions(originals, magnifications)
         tiles = [TrainingTile(region, _whole(region, network.align)) for region in regions]
         normal: list[_Positions] = []
         defects: list[_Positions] = []
@@ -423,7 +433,7 @@ class PlantedFeatures:
                     owner = np.full(len(at), source)
                     target = normal
                 else:
-                    owner, at = _positions(copy.labels, network.config.magnification, cache[i].shape)
+                    owner, at = _positions(copy.labels, magnifications[i], cache[i].shape)
                     owner = owner - 1 + len(of_defect)
                     of_defect += [source] * copy.n_defects
                     target = defects

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 from napari_uflow import __version__
+from napari_uflow.config import ModelConfig
+from napari_uflow.detection.magnification import relative_magnification
+from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.model.record import EarlierTraining, TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import TrainedModel
@@ -27,9 +30,11 @@ def record_of(
     split: Split,
     outcome: TrainingOutcome,
     *,
+    config: ModelConfig,
     backbone_weights: str,
     device: torch.device,
     init_from: TrainedModel | None,
+    pixel_size: PixelSize | None,
 ) -> TrainingRecord:
     """Return the record of a training that ends now.
 
@@ -41,12 +46,16 @@ def record_of(
         Tiles of the training.
     outcome : TrainingOutcome
         How it ends.
+    config : ModelConfig
+        Parts of the model.
     backbone_weights : str
         File or package, or name at the model hub, of the backbone's weights.
     device : torch.device
         Device of the training.
     init_from : TrainedModel or None
         Model that it was resumed from.
+    pixel_size : PixelSize or None
+        Pixel size that the images were brought to.
     """
     distinct = list(dict.fromkeys(regions))
     planes = [region.plane for region in distinct]
@@ -56,10 +65,9 @@ def record_of(
         first_training = init_from.record.first_training or init_from.training
         n_steps = int(max((point["step"] for point in init_from.history), default=0))
         resumed_from = EarlierTraining(init_from.record.date, n_steps, init_from.record.resumed_from)
-    calibrated = next((plane for plane in planes if plane.pixel_size), None)
-    pixel_size, unit = (None, None) if calibrated is None else (calibrated.pixel_size, calibrated.unit)
-    if init_from is not None and init_from.record.pixel_size:  # its features are of that size
-        pixel_size, unit = init_from.record.pixel_size, init_from.record.unit
+    ratios = [relative_magnification(config, pixel_size, plane) for plane in planes]
+    if init_from is not None:
+        ratios += init_from.record.pixel_size_range
     return TrainingRecord(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         outcome=outcome,
@@ -70,8 +78,9 @@ def record_of(
         n_tiles=len(split.train),
         n_holdout_tiles=len(split.holdout),
         n_marked_normal=sum(region.is_marked_normal for region in distinct),
-        pixel_size=pixel_size,
-        unit=unit,
+        pixel_size=None if pixel_size is None else (pixel_size.height, pixel_size.width),
+        unit=None if pixel_size is None else pixel_size.unit,
+        pixel_size_range=(min([1.0, *ratios]), max([1.0, *ratios])),
         versions=_versions(),
         backbone_weights=backbone_weights,
         device=str(device),

@@ -27,10 +27,26 @@ _LARGEST_MARKED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class TrainingTile:
-    """A window of a normal region."""
+    """A window of a normal region.
+
+    Attributes
+    ----------
+    region : NormalRegion
+        The region.
+    window : Window
+        Part of its image.
+    given : NormalRegion or None
+        The region as it was given if areas marked normal were taken out of it.
+    """
 
     region: NormalRegion
     window: Window
+    given: NormalRegion | None = None
+
+    @property
+    def region_given(self) -> NormalRegion:
+        """The region as it was given, one of those of the training."""
+        return self.given or self.region
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +199,7 @@ def _without(tiles: Sequence[TrainingTile], marked: Sequence[NormalRegion], min_
         rest = rests[id(tile.region)]
         inside = tile.window.clipped(rest.plane.shape)
         if rest is tile.region or rest.normal(inside).mean() >= min_normal:
-            kept.append(TrainingTile(rest, tile.window))
+            kept.append(tile if rest is tile.region else TrainingTile(rest, tile.window, tile.region))
     return kept
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.intensity import IntensityRange
+from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.region import NormalRegion, common_channels
-from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.record import PlantedOutcome, TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import MARGIN, TrainedModel, UFlow
 from napari_uflow.model.weights import load_pretrained
@@ -32,6 +32,7 @@ from napari_uflow.training.magnification import magnification_steps
 from napari_uflow.training.normalise import normalise_steps
 from napari_uflow.training.octaves import coarser_steps, octaves_for
 from napari_uflow.training.optimise import History, optimise
+from napari_uflow.training.pixel_size import messages_about_pixel_sizes, reference_pixel_size, working_regions
 from napari_uflow.training.planted import Likelihoods, PlantedFeatures, best_evidence, planted_set, sources_of
 from napari_uflow.training.record import record_of
 from napari_uflow.training.regions import assign_specimens
@@ -118,8 +119,8 @@ def train_steps(
         "auto", "cpu", "cuda", "cuda:N" or "mps".
     init_from : TrainedModel, optional
         Model whose training is resumed: its weights, brightness range and feature normalisation are kept, and the
-        specimens that it held out stay held out. `regions` should contain those it was trained on: it forgets the
-        others little by little.
+        specimens that it held out stay held out. Images are brought to its pixel size. `regions` should contain those
+        it was trained on: it forgets the others little by little.
 
     Yields
     ------
@@ -199,6 +200,7 @@ class _Run:
     training: TrainingConfig
     regions: Sequence[NormalRegion]
     working: Sequence[NormalRegion]
+    pixel_size: PixelSize | None
     split: Split
     intensity: IntensityRange
     backbone_weights: str
@@ -217,9 +219,11 @@ class _Run:
             self.regions,
             self.split,
             outcome,
+            config=network.config,
             backbone_weights=self.backbone_weights,
             device=network.device,
             init_from=self.init_from,
+            pixel_size=self.pixel_size,
         )
         config = network.config.replace(border=network.border.kind)
         state = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
@@ -260,10 +264,15 @@ def _prepare(
     else:
         source = init_from.record.backbone_weights
         network = init_from.network(torch_device, weights)
+    pixel_size = reference_pixel_size(regions, init_from)
     if not network.config.magnification:
-        magnification = (yield from magnification_steps(network, regions, model, training)) if network.is_joint else 1.0
+        magnification = 1.0
+        if network.is_joint:
+            magnification = yield from magnification_steps(network, regions, model, training, pixel_size)
         network.config = network.config.replace(magnification=magnification)
-    working = scaled_regions(regions, network.config.magnification)
+    for message in messages_about_pixel_sizes(regions, network.config, pixel_size, is_of_model=init_from is not None):
+        yield from or_stop(message)
+    working = working_regions(regions, network.config, pixel_size)
     if not network.config.octaves:
         n_octaves = octaves_for(working, network.config)
         network.config = network.config.replace(octaves=n_octaves)
@@ -278,6 +287,7 @@ def _prepare(
         training=training,
         regions=regions,
         working=working,
+        pixel_size=pixel_size,
         split=split,
         intensity=intensity,
         backbone_weights=source,
