@@ -123,8 +123,9 @@ def _planted(
     sources = sources_of(
         regions, working, split, network, rng, min_normal=training.min_normal, most_pixels=_MOST_PIXELS / 2
     )
-    held_out = [source for source in sources if source.key is None]
-    others = [source for source in sources if source.key is not None][: len(split.train) // 2]
+    is_trained = [source.key is not None and source.specimen in split.specimens for source in sources]
+    held_out = [source for source, trained in zip(sources, is_trained, strict=True) if not trained]
+    others = [source for source, trained in zip(sources, is_trained, strict=True) if trained][: len(split.train) // 2]
     # The memories of this choice know no part of any source.
     kept = [replace(source, key=None) for source in held_out + others]
     return intensity, planted_set(kept, intensity.span, training.seed, most_pixels=_MOST_PIXELS)
