@@ -246,6 +246,7 @@ class ModelConfig(Config):
         "training images; always 1 for a pyramid.",
         low=0,
         high=4,
+        step=1,
     )
     levels: LevelsName = _parameter(
         "joint",

@@ -38,6 +38,7 @@ LABELS: Mapping[str, str] = {
     "memory_size": "Memory size",
     "min_normal": "Minimum normal fraction",
     "nfa": "NFA method",
+    "octaves": "Octaves",
     "patience": "Patience (checks)",
     "permute_soft": "Soft permutations",
     "seed": "Random seed",
