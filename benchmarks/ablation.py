@@ -20,12 +20,15 @@ from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_uflow.config import DetectionConfig, ModelConfig, training_preset
 from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_images
 from napari_uflow.model.classes import N_CLASSES
+from napari_uflow.model.memory import Memory
 from napari_uflow.nfa.calibration import MapCalibration
-from napari_uflow.progress import drain
+from napari_uflow.progress import Chunks, Steps, drain
+from napari_uflow.training.evidence import evidence_steps
 from napari_uflow.training.regions import read_regions
 from napari_uflow.training.train import train
 
@@ -64,6 +67,34 @@ def median_subtracted() -> Iterator[None]:
         yield
 
 
+def compared(aperture: int) -> Callable[[], AbstractContextManager[None]]:
+    """Compare only one aperture with the memory, with the weight of both: 0 the sharp features, 1 the wide ones."""
+
+    @contextmanager
+    def only() -> Iterator[None]:
+        original = Memory.distance_in_chunks
+
+        def distances(memory: Memory, x: Tensor) -> Chunks[Tensor]:
+            found = yield from original(memory, x)
+            return found[:, [aperture] * memory.n_parts]
+
+        with patch.object(Memory, "distance_in_chunks", distances):
+            yield
+
+    return only
+
+
+@contextmanager
+def without_held_out() -> Iterator[None]:
+    """Remember specimens that are trained on only."""
+
+    def steps(*args: Any, **options: Any) -> Steps[None]:
+        return evidence_steps(*args, **{**options, "remembers_held_out": False})
+
+    with patch("napari_uflow.training.train.evidence_steps", steps):
+        yield
+
+
 @dataclass(frozen=True)
 class Variant:
     """One row: changes of the default model and training, and of the program around them."""
@@ -81,7 +112,13 @@ VARIANTS = {
     "median of each image subtracted": Variant(around=median_subtracted),
     "likelihood alone": Variant({"evidence": "likelihood"}),
     "memory alone": Variant({"evidence": "memory"}),
+    "wide features alone": Variant(around=compared(1)),
+    "sharp features alone": Variant(around=compared(0)),
+    "held-out specimens not remembered": Variant(around=without_held_out),
     "memory of 500": Variant({"memory_size": 500}),
+    "memory of 20,000": Variant({"memory_size": 20_000}),
+    "octaves 1": Variant({"octaves": 1}),
+    "octaves 2": Variant({"octaves": 2}),
     "flow of 200 steps": Variant(training={"steps": 200}),
     "flow of 200 steps, likelihood alone": Variant({"evidence": "likelihood"}, {"steps": 200}),
     "magnification 2": Variant({"magnification": 2.0}),

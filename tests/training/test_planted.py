@@ -597,7 +597,11 @@ def test_magnifications_are_measured_with_untrained_models(monkeypatch, pixel_si
     steps = magnification_steps(UFlow(config, 1).eval(), regions, config, TRAINING, pixel_size)
     assert drain(steps, events.append) in (1.0, 2.0)
     assert "at magnification 1" in events[-1].text
-    assert seen == ({(1.0, 0.1), (1.0, 0.2)} if pixel_size is None else {(1.0, 0.1), (2.0, 0.1)})
+    if pixel_size is None:
+        assert seen == {(1.0, 0.1), (1.0, 0.2)}
+    else:  # the others may all have been planted into
+        assert (2.0, 0.1) in seen
+        assert seen <= {(1.0, 0.1), (2.0, 0.1)}
 
 
 def test_a_pyramid_is_not_magnified():
