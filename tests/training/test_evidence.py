@@ -307,12 +307,13 @@ def test_the_instant_preset_trains_nothing_and_finds_the_square(backbone):
     assert (clean.labels > 0).mean() < 0.1
 
 
-def test_the_only_specimen_left_of_several_is_not_compared_with_itself():
+def test_the_only_specimen_left_of_several_is_compared_with_the_others():
     first = run(specimens(5))
     name = first.record.specimens[0]
     only = [one for one in specimens(5) if one.plane.name == name]
-    again = run(only, training=INSTANT, init_from=first)
-    assert remembered(again) == remembered(first)
+    marked = region("new", 77, is_marked_normal=True)
+    again = run([*only, marked], training=INSTANT, init_from=first)
+    assert remembered(again) == remembered(first) | {key_of("new"): POSITIONS}
     assert again.state["scale.median"][1:].min() > 0.05
 
 

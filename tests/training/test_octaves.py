@@ -16,9 +16,9 @@ from napari_uflow.image.region import NormalRegion
 from napari_uflow.image.scaled import scaled_plane, scaled_regions
 from napari_uflow.model.inference import score_steps
 from napari_uflow.model.memory import key_of, specimen_part
-from napari_uflow.progress import drain
+from napari_uflow.progress import Message, drain
 from napari_uflow.store.checkpoint import load_model, save_model
-from napari_uflow.training.octaves import _half_of, octaves_for
+from napari_uflow.training.octaves import _half_steps, octaves_for
 from napari_uflow.training.tiles import choose_tiles
 from napari_uflow.training.train import train
 
@@ -111,7 +111,7 @@ def test_a_place_held_out_is_held_out_in_all_octaves():
     split = choose_tiles(only, 128, 16, INSTANT, np.random.default_rng(0))
     assert split.is_divided_by_place
     halves = scaled_regions(only, 0.5)
-    half = _half_of(network.coarser, only, halves, split, INSTANT, np.random.default_rng(0))
+    half = drain(_half_steps(network.coarser, only, halves, split, INSTANT, np.random.default_rng(0)))
     assert half.is_divided_by_place
     for tile in half.train:
         for other in split.holdout:
@@ -132,3 +132,36 @@ def test_a_resumed_model_keeps_its_octaves(model):
     assert again.config.octaves == 2
     known = {int(specimen_part(torch.tensor(key_of(name)))) for name in again.record.all_specimens}
     assert set(specimen_part(again.state["coarser.memory.keys"]).tolist()) == known
+
+
+def test_octaves_of_a_resumed_model_stay_although_its_images_are_few(model):
+    few = [one for one in regions() if one.plane.name in model.record.specimens[:1]]
+    again = train(few, None, INSTANT, init_from=model, device=DEVICE)
+    assert again.config.octaves == 2
+    assert torch.equal(again.state["coarser.memory.vectors"], model.state["coarser.memory.vectors"])
+
+
+def test_a_single_specimen_of_which_nothing_is_held_out_has_one_octave():
+    parts = [NormalRegion(region(f"part {i}", i).plane, None, "one") for i in range(6)]
+    events = []
+    training = INSTANT.replace(holdout=0.0)
+    model = train(parts, MODEL, training, device=DEVICE, on_event=events.append)
+    assert model.config.octaves == 1
+    assert any(isinstance(event, Message) and "1/2 of the size" in event.text for event in events)
+
+
+def test_octaves_do_not_change_the_finest_one(model):
+    one = train(regions(), MODEL.replace(octaves=1), INSTANT, device=DEVICE)
+    for key, value in one.state.items():
+        assert torch.equal(value, model.state[key])
+
+
+def test_pixels_of_integers_are_not_read_to_find_missing_ones():
+    class Unread(np.ndarray):
+        def __getitem__(self, key):
+            raise AssertionError("it was read")
+
+    plane = scaled_plane(scaled_plane(Plane(data=np.zeros((64, 96), np.uint8).view(Unread)), 0.5), 0.5)
+    assert plane.read_valid().all()
+    missing = scaled_plane(Plane(data=np.full((64, 96), np.nan, np.float32)), 0.5)
+    assert not missing.read_valid().any()

@@ -312,7 +312,8 @@ def sensitivity_steps(
     for done, part in enumerate(parts):
         own_config = _config_of_part(model, config, part)
         steps = detect_steps(model, part.plane, own_config, network=network)
-        clean = yield from within(steps, Progress(phase, done, len(parts)))
+        with network.remembering_others(part.specimen):
+            clean = yield from within(steps, Progress(phase, done, len(parts)))
         fields.append(replace(part, config=own_config, free=part.free & _is_far(clean, 2 * strides[1])))
     yield from or_stop(Progress(phase, len(parts), len(parts)))
     records = yield from _record_steps(model, network, fields, plans, seed, strides)
@@ -460,7 +461,8 @@ def _record_steps(
             continue
         n_pixels += planted.labels.size
         steps = _without_messages(detect_steps(model, planted.plane(part.plane), part.config, network=network))
-        detection = yield from within(steps, Progress(phase, len(records), len(plans)))
+        with network.remembering_others(part.specimen):
+            detection = yield from within(steps, Progress(phase, len(records), len(plans)))
         found = found_labels(planted.labels, detection.labels, finest=strides[0], coarsest=strides[1])
         records += [PodRecord(d.kind, d.size_px, d.contrast, d.label in found) for d in planted.defects]
     yield from or_stop(Progress(phase, len(plans), len(plans)))

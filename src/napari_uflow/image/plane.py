@@ -155,6 +155,11 @@ class Plane:
             values = values[:, :, col_take]
         return np.ascontiguousarray(values)
 
+    @property
+    def can_be_missing(self) -> bool:
+        """Pixels may be NaN or infinite: they are floats, or were made of floats."""
+        return bool(getattr(self.data, "can_be_missing", np.dtype(self.data.dtype).kind == "f"))
+
     def read_valid(self, window: Window | None = None) -> npt.NDArray[np.bool_]:
         """Return a mask of the pixels whose channels are all finite; outside the image, of their reflections.
 
@@ -163,7 +168,7 @@ class Plane:
         (h, w) array, bool
             True everywhere for integers, which are not read.
         """
-        if np.dtype(self.data.dtype).kind != "f":
+        if not self.can_be_missing:
             return np.ones(self.shape if window is None else window.shape, dtype=bool)
         return np.asarray(np.isfinite(self.read(window)).all(axis=0))
 

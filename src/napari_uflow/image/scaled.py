@@ -79,6 +79,7 @@ class _ScaledArray:
         self._plane, self.magnification = plane, magnification
         self.shape = (plane.n_channels, *_size(plane.shape, magnification))
         self.dtype = np.dtype(np.float32)
+        self.can_be_missing = plane.can_be_missing
 
     def __getitem__(self, key: Any) -> npt.NDArray[np.float32]:
         channels, rows, cols = key

@@ -135,6 +135,7 @@ def score_steps(
     halo: int = -1,
     candidate_threshold: float | None = None,
     phase: str | None = "Detecting",
+    octave: int = 1,
 ) -> Steps[ScoreMaps]:
     """Run the network over a plane, tile by tile, in all of its octaves.
 
@@ -156,6 +157,8 @@ def score_steps(
         Squared latent from which a channel is counted in `candidates`.
     phase : str or None
         Name of the phase in the progress events; None for no events.
+    octave : int
+        Number of this octave, from 1.
 
     Raises
     ------
@@ -163,6 +166,7 @@ def score_steps(
         If the job was asked to finish.
     """
     window = Window(0, 0, *plane.shape) if window is None else window
+    shown = phase if phase is None or octave == 1 else f"{phase} at 1/{2 ** (octave - 1)} of the size"
     kinds = ["energies", "bounded", "log_variances"]
     kinds += ["candidates"] if candidate_threshold is not None else []
     kinds += ["evidence"] if network.is_joint else []
@@ -172,7 +176,7 @@ def score_steps(
     # A GPU computes a tile while the maps of the previous one are stored and the next one is read.
     store_previous: Callable[[], None] | None = None
     for i, part in enumerate(grid):
-        progress = None if phase is None else Progress(phase, i, len(grid))
+        progress = None if shown is None else Progress(shown, i, len(grid))
         if progress is not None:
             yield from or_stop(progress)
         yield from band.cover(part.outer, progress)
@@ -186,15 +190,16 @@ def score_steps(
         store_previous = partial(_store, mosaics, Tile(inner, part.inner), _Arriving(levels), unmeasured)
     if store_previous is not None:
         store_previous()
-    if phase is not None:
-        yield from or_stop(Progress(phase, len(grid), len(grid)))
+    if shown is not None:
+        yield from or_stop(Progress(shown, len(grid), len(grid)))
     by_kind = {
         name: tuple(mosaic.values for mosaic in kind)
         for name, kind in zip(kinds, zip(*mosaics, strict=True), strict=True)
     }
     evidence = by_kind.get("evidence", ())
     if network.coarser is not None:
-        coarse = yield from _coarser_steps(network, intensity, plane, window, tile=tile, halo=halo, phase=phase)
+        options = {"tile": tile, "halo": halo, "octave": octave + 1}
+        coarse = yield from _coarser_steps(network, intensity, plane, window, phase=phase, **options)
         evidence = (np.where(np.isnan(evidence[0]), np.float32(np.nan), np.fmax(evidence[0], coarse)),)
     return ScoreMaps(
         energies=by_kind["energies"],
@@ -219,8 +224,9 @@ def _coarser_steps(
     tile: int,
     halo: int,
     phase: str | None,
+    octave: int,
 ) -> Steps[NDArray[np.float32]]:
-    """Return the evidence of the coarser octaves at the positions of a window."""
+    """Return the evidence of an octave and those after it at the positions of a window of the one before."""
     assert network.coarser is not None
     small, align = scaled_plane(plane, 0.5), network.coarser.align
     # its positions around those of the window, between which is interpolated
@@ -232,9 +238,10 @@ def _coarser_steps(
         intensity,
         small,
         window=part,
-        tile=tile,
+        tile=max(align, tile // 2 // align * align),  # it is made of one twice as large
         halo=halo,
-        phase=phase and f"{phase} at half size",
+        phase=phase,
+        octave=octave,
     )
     (values,), (stride,) = scores.evidence, network.strides
     row, col = (at // stride for at in (window.row - 2 * part.row, window.col - 2 * part.col))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,6 +73,11 @@ class Memory(nn.Module):
         device = self.vectors.device
         self.vectors = vectors.detach().to(device, torch.float32).contiguous()
         self.keys = keys.to(device, torch.int64)
+
+    def has_others(self, specimens: Collection[str]) -> bool:
+        """Return True if there are vectors of other specimens than these."""
+        own = torch.tensor([key_of(name) for name in specimens], dtype=torch.int64)
+        return not bool(torch.isin(specimen_part(self.keys.cpu()), specimen_part(own)).all())
 
     @contextmanager
     def without(self, key: int | None) -> Iterator[None]:

@@ -32,7 +32,9 @@ _CALIBRATION_PIXELS = 32_000_000
 _SCAN_TILE = 1024
 
 
-def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[TrainingTile]) -> Steps[Calibration]:
+def calibrate_steps(
+    network: UFlow, intensity: IntensityRange, tiles: Sequence[TrainingTile], *, only_tiles: bool = False
+) -> Steps[Calibration]:
     """Fit a calibration to the scores of normal images.
 
     Parameters
@@ -44,6 +46,8 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
     tiles : sequence of TrainingTile
         Held-out tiles, or training tiles if there are none. The part of each image that its tiles cover is scored, up
         to 2048 pixels of the image a side, and 32 million pixels in all.
+    only_tiles : bool
+        True if the network was trained on other places of these images: only the tiles count, not what is between them.
 
     Raises
     ------
@@ -60,7 +64,10 @@ def calibrate_steps(network: UFlow, intensity: IntensityRange, tiles: Sequence[T
         tile = network.tile_that_fits(window.shape, memory_for_tiles(network.device))
         with network.remembering_others(region.specimen):
             scores = yield from score_steps(network, intensity, region.plane, window=window, tile=tile, phase=None)
-        scores = scores.only(_normal(region, window))
+        normal = _normal(region, window)
+        if only_tiles:
+            normal &= _covered(window, [tile.window for tile in tiles if tile.region is region])
+        scores = scores.only(normal)
         strides = tuple(int(stride) for stride in scores.tested_strides)
         images.append(CalibrationImage(region.specimen, scores.tested))
     yield Progress(phase, len(windows), len(windows))
@@ -105,6 +112,14 @@ def _calibration_windows(tiles: Sequence[TrainingTile], align: int) -> list[tupl
                 chosen.append(item)
                 n_pixels += item[1].height * item[1].width / _magnification(item[0]) ** 2
     return chosen
+
+
+def _covered(window: Window, tiles: Sequence[Window]) -> NDArray[np.bool_]:
+    """Return which pixels of a window are in one of the tiles."""
+    covered = np.zeros(window.shape, dtype=np.bool_)
+    for tile in tiles:
+        covered[tile.shifted(-window.row, -window.col).clipped(window.shape).slices()] = True
+    return covered
 
 
 def _magnification(region: NormalRegion) -> float:

@@ -161,10 +161,12 @@ def _remembered(
 
 def _choose(network: UFlow, train: FeatureCache, holdout: FeatureCache | None, rng: np.random.Generator) -> None:
     """Draw normal positions of all tiles at random; those marked normal first."""
-    tiles = [tile for of_cache in _remembered(train, holdout) for tile in of_cache]
+    old, size = network.memory, network.config.memory_size
+    names = {cache[i].origin.specimen for cache in (train, holdout) if cache is not None for i in range(len(cache))}
+    # beside vectors of others, each specimen is one
+    whole = {key_of(name) for name in names} if old.has_others(names) else set[int]()
+    tiles = [tile for of_cache in _remembered(train, holdout, whole) for tile in of_cache]
     keys = torch.tensor([tile.key for tile in tiles])
-    size = network.config.memory_size
-    old = network.memory
     is_there = torch.isin(specimen_part(old.keys.cpu()), specimen_part(keys))
     kept = np.flatnonzero(~is_there.numpy())
     kept = rng.permutation(kept)[: int(_LARGEST_PART * size)]

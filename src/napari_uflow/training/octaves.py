@@ -13,7 +13,7 @@ from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.info import has_joint_levels
 from napari_uflow.model.uflow import UFlow
-from napari_uflow.progress import Steps
+from napari_uflow.progress import Message, Progress, Steps, or_stop
 from napari_uflow.training.cache import FeatureCaches
 from napari_uflow.training.evidence import evidence_steps
 from napari_uflow.training.features import fill_cache
@@ -26,6 +26,10 @@ __all__ = ["coarser_steps", "octaves_for"]
 _LEAST_SIDE, _MOST_OCTAVES = 160, 3
 # Normal positions per channel, at least: a Gaussian of fewer does not fit new images.
 _LEAST_PER_CHANNEL = 10
+# Part of the cache of the finest octave, beside which that of another one is filled.
+_CACHE_PART = 0.25
+# Stream of random numbers of the first coarser octave.
+_RANDOM = 10
 
 
 def octaves_for(regions: Sequence[NormalRegion], model: ModelConfig) -> int:
@@ -55,12 +59,13 @@ def coarser_steps(
     split: Split,
     training: TrainingConfig,
     intensity: IntensityRange,
-    rng: np.random.Generator,
     *,
     is_new: bool,
     depth: int = 1,
 ) -> Steps[None]:
     """Fit the coarser octaves of a network; those with too few normal positions are left out.
+
+    Those of a resumed model stay as they are if there are too few positions now.
 
     Parameters
     ----------
@@ -74,8 +79,6 @@ def coarser_steps(
         Parameters of the training.
     intensity : IntensityRange
         Brightness range of the model.
-    rng : Generator
-        Draws tiles and positions.
     is_new : bool
         The normalisation is fitted, too; it stays that of a resumed model.
     depth : int
@@ -85,40 +88,46 @@ def coarser_steps(
     if coarser is None:
         return
     regions = scaled_regions(working, 0.5)
-    half = _half_of(coarser, working, regions, split, training, rng)
-    if half is None:
-        network.set_octaves(1)
-        return
-    phase = f"Computing features at 1/{2**depth} of the size"
-    with FeatureCaches.open(training.cache_memory * 1e9, coarser.device) as caches:
+    # Of its own: the flow of the finest octave is trained alike whatever the octaves.
+    rng = np.random.default_rng((training.seed, _RANDOM + depth))
+    half = yield from _half_steps(coarser, working, regions, split, training, rng)
+    size = f"1/{2**depth} of the size"
+    phase = f"Computing features at {size}"
+    with FeatureCaches.open(_CACHE_PART * training.cache_memory * 1e9, coarser.device) as caches:
         yield from fill_cache(caches.train, coarser, half.train, intensity, 1, phase)
         yield from fill_cache(caches.holdout, coarser, half.holdout, intensity, 1, phase)
         n_positions = sum(int(caches.train[i].is_normal[0].sum()) for i in range(len(caches.train)))
-        if n_positions < _LEAST_PER_CHANNEL * coarser.channels[0]:
-            network.set_octaves(1)
+        can_remember = half.is_divided_by_place or len(half.specimens | half.holdout_specimens) > 1
+        if n_positions < _LEAST_PER_CHANNEL * coarser.channels[0] or not can_remember:
+            if is_new:
+                network.set_octaves(1)
+                yield from or_stop(Message(f"There are too few normal images to look at them at {size}, too"))
             return
         if is_new:
             yield from normalise_steps(coarser, caches)
-        yield from evidence_steps(coarser, caches, rng, remembers_held_out=not split.is_divided_by_place)
-    yield from coarser_steps(coarser, regions, half, training, intensity, rng, is_new=is_new, depth=depth + 1)
+        yield from evidence_steps(coarser, caches, rng, remembers_held_out=not half.is_divided_by_place)
+    yield from coarser_steps(coarser, regions, half, training, intensity, is_new=is_new, depth=depth + 1)
     network.config = network.config.replace(octaves=1 + coarser.config.octaves)
 
 
-def _half_of(
+def _half_steps(
     coarser: UFlow,
     working: Sequence[NormalRegion],
     regions: Sequence[NormalRegion],
     split: Split,
     training: TrainingConfig,
     rng: np.random.Generator,
-) -> Split | None:
-    """Return the tiles of the regions at half the size; None if none is left to train on."""
+) -> Steps[Split]:
+    """Return the tiles of the regions at half the size, some of them if there are many."""
     train: list[TrainingTile] = []
     holdout: list[TrainingTile] = []
-    trained = {tile.region.specimen for tile in split.train}
+    marked = {id(tile.region) for tile in split.train if tile.region.is_marked_normal}
     by_place = split.is_divided_by_place
     pairs = {id(region): (fine, region) for fine, region in zip(working, regions, strict=True)}
-    for fine, region in pairs.values():
+    for done, (fine, region) in enumerate(pairs.values()):
+        yield from or_stop(Progress("Choosing tiles of smaller images", done, len(pairs)))
+        if region.is_marked_normal and id(fine) not in marked:
+            continue
         least = LEAST_MARKED if region.is_marked_normal else training.min_normal
         for window in sample_windows(region, coarser.tile, align=coarser.align, min_normal=least):
             is_held_out = region.specimen in split.holdout_specimens and not region.is_marked_normal
@@ -126,15 +135,12 @@ def _half_of(
                 is_held_out = any(_overlap(window, fine, tile) for tile in split.holdout)
             if is_held_out:
                 holdout.append(TrainingTile(region, window))
-            elif region.specimen in trained:
+            elif region.is_marked_normal or region.specimen in split.specimens:
                 train.append(TrainingTile(region, window))
-    if not train or len(train) + len(holdout) < 2:
-        return None
-    chosen = (np.sort(rng.permutation(len(tiles))[: training.max_tiles]) for tiles in (train, holdout))
-    of_train, of_holdout = (
-        tuple(tiles[int(i)] for i in order) for tiles, order in zip((train, holdout), chosen, strict=True)
-    )
-    return Split(of_train, of_holdout)
+    train = [train[int(i)] for i in np.sort(rng.permutation(len(train))[: training.max_tiles])]
+    if not by_place:  # all of the places held out must be known to the next octave
+        holdout = [holdout[int(i)] for i in np.sort(rng.permutation(len(holdout))[: training.max_tiles])]
+    return Split(tuple(train), tuple(holdout))
 
 
 def _overlap(window: Window, fine: NormalRegion, tile: TrainingTile) -> bool:

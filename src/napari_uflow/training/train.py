@@ -166,9 +166,7 @@ def train_steps(
                 can_remember=run.can_remember,
                 remembers_held_out=not split.is_divided_by_place,
             )
-            yield from coarser_steps(
-                network, run.working, split, training, run.intensity, run.rng, is_new=init_from is None
-            )
+            yield from coarser_steps(network, run.working, split, training, run.intensity, is_new=init_from is None)
             judge = yield from _judge(run)
         history, outcome = yield from optimise(
             network,
@@ -210,7 +208,9 @@ class _Run:
     @property
     def can_remember(self) -> bool:
         """Normal images can be scored by a memory without themselves, and so be compared with new ones."""
-        return bool(self.split.holdout) or len(self.split.specimens) > 1
+        if self.split.holdout or len(self.split.specimens) > 1:
+            return True
+        return self.network.is_joint and self.network.memory.has_others(self.split.specimens)
 
     def model(self, history: History, outcome: TrainingOutcome) -> TrainedModel:
         """Return the model with the current weights, without a calibration."""
@@ -309,8 +309,7 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
         model = model.replace(evidence=init_from.config.evidence)
     if not model.magnification:
         model = model.replace(magnification=init_from.config.magnification)
-    if not model.octaves:
-        model = model.replace(octaves=init_from.config.octaves)
+    model = model.replace(octaves=init_from.config.octaves)  # a training may have left out some that were asked for
     if model != init_from.config:
         mine, its = model.to_dict(), init_from.config.to_dict()
         other = ", ".join(f"{key} {its[key]} (not {mine[key]})" for key in mine if mine[key] != its[key])
@@ -452,7 +451,9 @@ def _judge(run: _Run) -> Steps[_Judge | None]:
 def _calibrate(run: _Run) -> Steps[Calibration | None]:
     """Calibrate on the held-out tiles; on the training tiles, without a guarantee, if none are held out."""
     try:
-        calibration = yield from calibrate_steps(run.network, run.intensity, run.split.for_calibration)
+        calibration = yield from calibrate_steps(
+            run.network, run.intensity, run.split.for_calibration, only_tiles=run.split.is_divided_by_place
+        )
     except TooFewPositionsError:  # the model is useful without a calibration
         yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
         return None
