@@ -6,7 +6,7 @@ import pytest
 
 from napari_uflow.config import BackboneName, ModelConfig
 from napari_uflow.model.backbone import Backbone
-from napari_uflow.model.info import BACKBONES, flow_kernels, has_joint_levels
+from napari_uflow.model.info import BACKBONES, flow_kernels, has_joint_levels, sizes_text
 from napari_uflow.model.scattering import Scattering
 from napari_uflow.model.uflow import UFlow
 
@@ -60,3 +60,8 @@ def test_levels_of_a_backbone_without_stride_8_stay_a_pyramid(levels):
     config = ModelConfig(backbone="mcait", levels=levels)
     assert not has_joint_levels(config)
     assert flow_kernels(config) == (3, 1)
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "full"), (1, "full"), (2, "full and 1/2"), (3, "full, 1/2 and 1/4")])
+def test_sizes_of_octaves(n, text):
+    assert sizes_text(n) == text

@@ -1,5 +1,7 @@
 """The record of a training."""
 
+from dataclasses import replace
+
 import pytest
 
 from napari_uflow.model.record import OutcomeKind, PlantedOutcome, TrainingOutcome, TrainingRecord
@@ -60,3 +62,15 @@ def test_a_gain_within_two_standard_errors_is_not_clear(error, is_better):
 )
 def test_what_training_brought_in_a_sentence(n_found, error, expected):
     assert planted_outcome(n_found=n_found, error=error).sentence() == expected
+
+
+def test_a_model_that_was_not_trained_is_not_compared_with_itself():
+    same = PlantedOutcome(
+        n_defects=9, n_tiles=4, n_found=5, n_found_untrained=5, merit=0.5, merit_untrained=0.5, error=0
+    )
+    assert not same.has_trained
+    assert same.sentence() == "It finds 5 of 9 planted defects."
+    assert same.text() == "5 of 9 found at one false alarm in ten images (figure of merit 0.500)"
+    better = replace(same, n_found=7, merit=0.7)
+    assert better.has_trained
+    assert "2 more than without training" in better.sentence()

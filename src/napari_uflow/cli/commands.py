@@ -205,7 +205,7 @@ def trust(options: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """Print the contents of a model file."""
-    from napari_uflow.model.info import has_joint_levels
+    from napari_uflow.model.info import has_joint_levels, sizes_text
     from napari_uflow.store.card import read_card
 
     card = read_card(options.model)
@@ -222,6 +222,7 @@ def show(options: argparse.Namespace) -> int:
         "feature normalisation": card.model.feature_norm,
         "evidence": card.model.evidence if has_joint_levels(card.model) else "energies of a pyramid",
         "magnification": f"{card.model.magnification:g}",
+        "octaves": f"{sizes_text(card.model.octaves)} size",
         "tile": f"{card.model.tile} pixels",
         "trained": f"{record.date or 'unknown'}, {record.outcome.text()}",
         "resumed from": f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}" if earlier else "nothing",

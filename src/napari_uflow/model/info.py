@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from napari_uflow.config import ModelConfig
 
-__all__ = ["BACKBONES", "JOINT_STRIDE", "BackboneInfo", "flow_kernels", "flow_reach", "has_joint_levels"]
+__all__ = ["BACKBONES", "JOINT_STRIDE", "BackboneInfo", "flow_kernels", "flow_reach", "has_joint_levels", "sizes_text"]
 
 JOINT_STRIDE = 8
 """Pixels per position of joint features."""
@@ -86,6 +86,12 @@ class BackboneInfo:
 def has_joint_levels(config: ModelConfig) -> bool:
     """Return True if all levels of the backbone are joined on one grid."""
     return config.levels == "joint" and JOINT_STRIDE in BACKBONES[config.backbone].strides
+
+
+def sizes_text(n_octaves: int) -> str:
+    """Return the sizes of an image in the octaves, "full, 1/2 and 1/4"."""
+    sizes = ["full", *(f"1/{2**i}" for i in range(1, n_octaves))]
+    return sizes[0] if n_octaves <= 1 else f"{', '.join(sizes[:-1])} and {sizes[-1]}"
 
 
 def flow_kernels(config: ModelConfig) -> tuple[int, int]:

@@ -118,8 +118,15 @@ class PlantedOutcome:
         """The training improved the merit by more than two standard errors."""
         return self.error is not None and self.merit - self.merit_untrained > 2 * self.error
 
+    @property
+    def has_trained(self) -> bool:
+        """The training changed what the model finds."""
+        return (self.n_found, self.merit) != (self.n_found_untrained, self.merit_untrained)
+
     def sentence(self) -> str:
         """Return in a sentence what training brought."""
+        if not self.has_trained:
+            return f"It finds {self.n_found} of {self.n_defects} planted defects."
         more = self.n_found - self.n_found_untrained
         if not more:
             gain = "as many as without training"
@@ -130,6 +137,11 @@ class PlantedOutcome:
 
     def text(self) -> str:
         """Return the outcome in words, without a capital letter or a full stop."""
+        if not self.has_trained:
+            return (
+                f"{self.n_found} of {self.n_defects} found at one false alarm in ten images (figure of merit "
+                f"{self.merit:.3f})"
+            )
         error = "" if self.error is None else f" +- {self.error:.3f}"
         gain = f"{self.merit - self.merit_untrained:+.3f}{error}"
         return (

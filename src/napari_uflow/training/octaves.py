@@ -11,7 +11,7 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.scaled import scaled_regions
-from napari_uflow.model.info import has_joint_levels
+from napari_uflow.model.info import has_joint_levels, sizes_text
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, Progress, Steps, or_stop
 from napari_uflow.training.cache import FeatureCaches
@@ -108,6 +108,8 @@ def coarser_steps(
         yield from evidence_steps(coarser, caches, rng, remembers_held_out=not half.is_divided_by_place)
     yield from coarser_steps(coarser, regions, half, training, intensity, is_new=is_new, depth=depth + 1)
     network.config = network.config.replace(octaves=1 + coarser.config.octaves)
+    if depth == 1:
+        yield from or_stop(Message(f"Images are looked at in {sizes_text(network.config.octaves)} size"))
 
 
 def _half_steps(

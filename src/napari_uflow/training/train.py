@@ -409,7 +409,8 @@ class _Judge:
             error=difference.error if math.isfinite(difference.error) else None,
         )
         is_without_gain = not found.is_better and not np.array_equal(trained.planted, self.untrained.planted)
-        yield Message(f"Planted defects: {found.text()}" + "; training brought no clear gain" * is_without_gain)
+        where = " (at full size alone)" * (network.coarser is not None)
+        yield Message(f"Planted defects{where}: {found.text()}" + "; training brought no clear gain" * is_without_gain)
         return found
 
 
