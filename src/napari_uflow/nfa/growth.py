@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from napari_uflow.nfa.compiled import compiled
 from napari_uflow.nfa.segment import LevelRegions
 
 __all__ = ["HALF_MAXIMUM", "GrownRegions", "grow_regions"]
 
+# Width of the halo of the smallest region, in positions.
+_LEAST_HALO = 2.0
 HALF_MAXIMUM = 0.5
 """Fraction of a region's own strength at which its growth ends: a blurred edge is where the signal falls to half."""
 
@@ -59,6 +62,9 @@ def grow_regions(
     what more significant regions took from it, is connected and contains the original. Therefore a promise about the
     number of false alarms remains valid.
 
+    A region on the slope of a more significant one is its halo, and removed: the way up from its highest position leads
+    into that one, and all of the original region lies closer to it than half of its half width. U then lacks it.
+
     Parameters
     ----------
     regions : LevelRegions
@@ -105,7 +111,37 @@ def grow_regions(
     levels = np.where(is_measured, np.maximum(normal_level, half), np.inf)
     labels = np.zeros_like(cores)
     _grow(cores, values, levels, labels)
+    _remove_halos(labels, cores, values)
     return GrownRegions(labels, cores, regions.log10_nfa, levels)
+
+
+def _remove_halos(labels: NDArray[np.int32], cores: NDArray[np.int32], values: NDArray[np.floating]) -> None:
+    """Remove regions on the slope of more significant ones."""
+    boxes = ndimage.find_objects(labels)
+    for r in range(len(boxes), 1, -1):
+        box = boxes[r - 1]
+        if box is None:
+            continue
+        rows, cols = (slice(max(0, part.start - 1), part.stop + 1) for part in box)
+        near, height = labels[rows, cols], np.nan_to_num(values[rows, cols], nan=-np.inf)
+        own = near == r
+        peak = np.unravel_index(np.argmax(np.where(own, height, -np.inf)), own.shape)
+        beside = tuple(slice(max(0, at - 1), at + 2) for at in peak)
+        is_above = (near[beside] > 0) & (near[beside] < r) & (height[beside] > height[peak])
+        if not np.isfinite(height[peak]) or not is_above.any():
+            continue
+        other = int(near[beside][is_above][np.argmax(height[beside][is_above])])
+        touched = ndimage.binary_dilation(own, np.ones((3, 3)))
+        if np.isin(near[touched], (0, r, other)).sum() < touched.sum():  # it may connect others
+            continue
+        around = boxes[other - 1]
+        rows, cols = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, around, strict=True))
+        view = labels[rows, cols]
+        half_width = ndimage.distance_transform_edt(np.pad(view == other, 1)).max()
+        distance = ndimage.distance_transform_edt(view != other)
+        core = (cores[rows, cols] == r) & (view == r)
+        if core.any() and distance[core].max() <= max(_LEAST_HALO, 0.5 * half_width):
+            view[view == r] = 0
 
 
 @compiled
