@@ -23,6 +23,7 @@ from napari_uflow.training.train import train
 CONFIGURATIONS = {
     "default": ModelConfig(),
     "one octave": ModelConfig(octaves=1),
+    "memory of 500": ModelConfig(memory_size=500),
     "magnification 2": ModelConfig(magnification=2.0),
     "scattering, pyramid": ModelConfig(backbone="scattering", levels="pyramid", contrast=1.0),
 }
