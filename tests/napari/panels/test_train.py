@@ -85,7 +85,7 @@ def test_a_run(widget, qtbot, tiny_model_config, tiny_training_config, tmp_path)
     idle(qtbot, widget)
     assert session.runner.job.outcome is Outcome.DONE
     decided = session.model.config  # training decides what is left open
-    asked = tiny_model_config.replace(border=decided.border, evidence=decided.evidence)
+    asked = tiny_model_config.replace(border=decided.border, evidence=decided.evidence, octaves=decided.octaves)
     assert session.model.config == asked
     assert session.model_name == "fibres"
     assert len(session.model.record.specimens) + len(session.model.record.holdout_specimens) == 3
