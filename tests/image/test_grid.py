@@ -161,3 +161,20 @@ def test_window_by_hand() -> None:
         Window(-1, 0, 2, 2).slices()
     with pytest.raises(ConfigError, match="0 or more"):
         Window(0, 0, -1, 2)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_overlapping"),
+    [
+        (Window(12, 23, 2, 2), True),
+        (Window(0, 0, 50, 50), True),
+        (Window(9, 19, 2, 2), True),
+        (Window(8, 20, 2, 5), False),
+        (Window(15, 20, 5, 5), False),
+        (Window(10, 30, 5, 5), False),
+        (Window(10, 10, 5, 10), False),
+    ],
+)
+def test_windows_overlap_where_both_have_a_pixel(other, is_overlapping):
+    window = Window(10, 20, 5, 10)
+    assert window.overlaps(other) == other.overlaps(window) == is_overlapping

@@ -47,7 +47,8 @@ def acquisition_caveats(model: TrainedModel, plane: Plane, magnification: float)
             f"than image, so the guarantee does not apply"
         )
         caveats.append((Caveat.TOO_SMALL, text))
-    own, trained, ratios = PixelSize.of(plane), trained_pixel_size(model.record), pixel_size_ratios(model, plane)
+    own, trained = PixelSize.of(plane), trained_pixel_size(model.record)
+    ratios = pixel_size_ratios(trained, plane)
     low, high = (of * known for of, known in zip(SAME_PIXEL_SIZE, model.record.pixel_size_range, strict=True))
     if own and trained and ratios and not all(low < ratio < high for ratio in ratios):
         is_resampled = magnification != model.config.magnification

@@ -24,9 +24,9 @@ def trained_pixel_size(record: TrainingRecord) -> PixelSize | None:
     return None if not record.pixel_size else PixelSize(*record.pixel_size, record.unit)
 
 
-def pixel_size_ratios(model: TrainedModel, plane: Plane) -> tuple[float, float] | None:
+def pixel_size_ratios(trained: PixelSize | None, plane: Plane) -> tuple[float, float] | None:
     """Return height and width of an image's pixel over those of training; None if they cannot be compared."""
-    own, trained = PixelSize.of(plane), trained_pixel_size(model.record)
+    own = PixelSize.of(plane)
     return None if own is None or trained is None else own.over(trained)
 
 
@@ -46,8 +46,7 @@ def relative_magnification(config: ModelConfig, trained: PixelSize | None, plane
     plane : Plane
         Image.
     """
-    own = PixelSize.of(plane)
-    ratios = None if own is None or trained is None else own.over(trained)
+    ratios = pixel_size_ratios(trained, plane)
     if ratios is None:
         return 1.0
     largest = JOINT_STRIDE if has_joint_levels(config) else min(BACKBONES[config.backbone].strides)

@@ -110,6 +110,15 @@ class Window:
             and other.stop_col <= self.stop_col
         )
 
+    def overlaps(self, other: "Window") -> bool:
+        """Return True if a pixel lies in both windows."""
+        return (
+            self.row < other.stop_row
+            and other.row < self.stop_row
+            and self.col < other.stop_col
+            and other.col < self.stop_col
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:

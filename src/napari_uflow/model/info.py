@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from napari_uflow.config import ModelConfig
 
-__all__ = ["BACKBONES", "JOINT_STRIDE", "BackboneInfo", "flow_kernels", "flow_reach", "has_joint_levels", "sizes_text"]
+__all__ = [
+    "BACKBONES",
+    "JOINT_STRIDE",
+    "BackboneInfo",
+    "flow_kernels",
+    "flow_reach",
+    "has_joint_levels",
+    "octaves_of",
+    "sizes_text",
+]
 
 JOINT_STRIDE = 8
 """Pixels per position of joint features."""
 # Positions of the coarsest level around a position that can influence its joint features: mean and interpolation.
 _JOINT_HALO = 2
+# Least shorter side of an image in the coarsest octave, in pixels, and octaves at most.
+_LEAST_SIDE, _MOST_OCTAVES = 160, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +98,25 @@ class BackboneInfo:
 def has_joint_levels(config: ModelConfig) -> bool:
     """Return True if all levels of the backbone are joined on one grid."""
     return config.levels == "joint" and JOINT_STRIDE in BACKBONES[config.backbone].strides
+
+
+def octaves_of(config: ModelConfig, sides: Sequence[int]) -> int:
+    """Return the octaves of a model.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Its `octaves` if they are given; 1 for a pyramid.
+    sides : sequence of int
+        Shorter sides of the training images, in pixels that the network sees: half of them are large enough in the
+        coarsest octave.
+    """
+    if not has_joint_levels(config):
+        return 1
+    n, side = 1, statistics.median(sides)
+    while n < _MOST_OCTAVES and side / 2**n >= _LEAST_SIDE:
+        n += 1
+    return config.octaves or n
 
 
 def sizes_text(n_octaves: int) -> str:

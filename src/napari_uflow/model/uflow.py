@@ -107,19 +107,19 @@ class UFlow(nn.Module):
             raise ConfigError(f"tile must be a multiple of {self.align} for {config.backbone}, not {config.tile}")
         self._seed = seed
         self.coarser: UFlow | None = None
-        self.set_octaves(max(config.octaves, 1))
+        if config.octaves > 1:
+            self.set_octaves(config.octaves)
 
     def set_octaves(self, n: int) -> None:
         """Look at images at `n` sizes, each half of the one before: 1 for a pyramid, whatever is asked."""
         n = n if self.is_joint else 1
+        self.config = self.config.replace(octaves=n)
         if n > 1:
             coarser = self.config.replace(octaves=n - 1)
             self.coarser = UFlow(coarser, self.n_channels, self._seed, backbone=self.backbone).to(self.device)
             self.coarser.train(self.training)
         else:
             self.coarser = None
-        if self.config.octaves:
-            self.config = self.config.replace(octaves=n)
 
     def set_evidence(self, evidence: EvidenceName) -> None:
         """Use another kind of evidence, in all octaves."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ImageError
+from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.region import NormalRegion
@@ -180,10 +181,7 @@ def _measured(
 
 
 def _overlap(tile: TrainingTile, source: Source, magnification: float) -> bool:
-    a, b, z = tile.window, source.window, magnification
-    return (
-        a.row < math.ceil(b.stop_row * z)
-        and b.row * z < a.stop_row
-        and a.col < math.ceil(b.stop_col * z)
-        and b.col * z < a.stop_col
-    )
+    window = source.window
+    row, col = (math.floor(at * magnification) for at in (window.row, window.col))
+    stop_row, stop_col = (math.ceil(at * magnification) for at in (window.stop_row, window.stop_col))
+    return tile.window.overlaps(Window(row, col, stop_row - row, stop_col - col))

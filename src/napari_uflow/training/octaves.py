@@ -11,7 +11,7 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.scaled import scaled_regions
-from napari_uflow.model.info import has_joint_levels, sizes_text
+from napari_uflow.model.info import octaves_of, sizes_text
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, Progress, Steps, or_stop
 from napari_uflow.training.cache import FeatureCaches
@@ -22,8 +22,6 @@ from napari_uflow.training.tiles import LEAST_MARKED, Split, TrainingTile
 
 __all__ = ["coarser_steps", "octaves_for"]
 
-# Least shorter side of an image in the coarsest octave, in pixels, and octaves at most.
-_LEAST_SIDE, _MOST_OCTAVES = 160, 3
 # Normal positions per channel, at least: a Gaussian of fewer does not fit new images.
 _LEAST_PER_CHANNEL = 10
 # Part of the cache of the finest octave, beside which that of another one is filled.
@@ -44,13 +42,7 @@ def octaves_for(regions: Sequence[NormalRegion], model: ModelConfig) -> int:
     model : ModelConfig
         Its `octaves` if they are given; 1 for a pyramid.
     """
-    if model.octaves or not has_joint_levels(model):
-        return model.octaves if has_joint_levels(model) else 1
-    side = float(np.median([min(region.plane.shape) for region in regions]))
-    n = 1
-    while n < _MOST_OCTAVES and side / 2**n >= _LEAST_SIDE:
-        n += 1
-    return n
+    return octaves_of(model, [min(region.plane.shape) for region in regions])
 
 
 def coarser_steps(
@@ -134,7 +126,8 @@ def _half_steps(
         for window in sample_windows(region, coarser.tile, align=coarser.align, min_normal=least):
             is_held_out = region.specimen in split.holdout_specimens and not region.is_marked_normal
             if is_held_out and by_place:
-                is_held_out = any(_overlap(window, fine, tile) for tile in split.holdout)
+                full = Window(2 * window.row, 2 * window.col, 2 * window.height, 2 * window.width)
+                is_held_out = any(t.region.plane is fine.plane and t.window.overlaps(full) for t in split.holdout)
             if is_held_out:
                 holdout.append(TrainingTile(region, window))
             elif region.is_marked_normal or region.specimen in split.specimens:
@@ -143,15 +136,3 @@ def _half_steps(
     if not by_place:  # all of the places held out must be known to the next octave
         holdout = [holdout[int(i)] for i in np.sort(rng.permutation(len(holdout))[: training.max_tiles])]
     return Split(tuple(train), tuple(holdout))
-
-
-def _overlap(window: Window, fine: NormalRegion, tile: TrainingTile) -> bool:
-    """Return True if a window at half the size overlaps a tile of the same image at full size."""
-    other = tile.window
-    return (
-        fine.plane is tile.region.plane
-        and 2 * window.row < other.stop_row
-        and other.row < 2 * window.stop_row
-        and 2 * window.col < other.stop_col
-        and other.col < 2 * window.stop_col
-    )

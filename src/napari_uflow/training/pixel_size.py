@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from napari_uflow.config import ModelConfig
 from napari_uflow.detection.caveats import SAME_PIXEL_SIZE
-from napari_uflow.detection.magnification import relative_magnification, trained_pixel_size
+from napari_uflow.detection.magnification import pixel_size_ratios, relative_magnification, trained_pixel_size
 from napari_uflow.image.pixel_size import PixelSize, median_pixel_size
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
@@ -64,7 +64,7 @@ def messages_about_pixel_sizes(
     if pixel_size is None:
         return
     images = _images(regions)
-    ratios = [None if own is None else own.over(pixel_size) for own in map(PixelSize.of, images)]
+    ratios = [pixel_size_ratios(pixel_size, plane) for plane in images]
     resampled = [relative_magnification(config, pixel_size, plane) != 1 for plane in images]
     if any(resampled):
         n_unknown = sum(ratio is None for ratio in ratios)

@@ -217,16 +217,8 @@ def _divided_by_place(tiles: Sequence[TrainingTile], fraction: float) -> tuple[l
         n_held = round(len(group) * fraction) if len(group) > 2 else 0
         last = group[len(group) - n_held :]
         held += last
-        kept += [tile for tile in group[: len(group) - n_held] if not any(_overlap(tile, other) for other in last)]
+        first = group[: len(group) - n_held]
+        kept += [tile for tile in first if not any(tile.window.overlaps(other.window) for other in last)]
     if not kept or not held:
         return list(tiles), []
     return kept, held
-
-
-def _overlap(a: TrainingTile, b: TrainingTile) -> bool:
-    return (
-        a.window.row < b.window.stop_row
-        and b.window.row < a.window.stop_row
-        and a.window.col < b.window.stop_col
-        and b.window.col < a.window.stop_col
-    )

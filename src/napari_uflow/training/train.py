@@ -274,9 +274,7 @@ def _prepare(
         yield from or_stop(message)
     working = working_regions(regions, network.config, pixel_size)
     if not network.config.octaves:
-        n_octaves = octaves_for(working, network.config)
-        network.config = network.config.replace(octaves=n_octaves)
-        network.set_octaves(n_octaves)
+        network.set_octaves(octaves_for(working, network.config))
     split = choose_tiles(working, network.tile, network.align, training, rng, before)
     n_marked = len({region for region in working if region.is_marked_normal})
     for message in _messages_about(split, before, n_marked):

@@ -290,7 +290,7 @@ def test_the_estimate_has_the_numbers_of_the_training():
     for shape in ((256, 256), (300, 700), (512, 900), (700, 700), (5000, 5000)):
         for model in (ModelConfig(), ModelConfig(octaves=4), ModelConfig(levels="pyramid")):
             region = NormalRegion(Plane(data=np.zeros(shape, np.uint8)))
-            assert estimate._octaves(model, [min(shape)]) == octaves.octaves_for([region], model)
+            assert estimate.octaves_of(model, [min(shape)]) == octaves.octaves_for([region], model)
     mine = (estimate._MAGNIFICATIONS, estimate._MOST_TRIED, estimate._MOST_PIXELS_TRIED)
     assert mine == (magnification._CANDIDATES, magnification._MOST_TILES, magnification._MOST_PIXELS)
 

@@ -153,9 +153,7 @@ class TrainWidget(Panel):
         parts = [f"Training finished{trainings.how_it_ended(model)}; the best step was kept."]
         if not model.training.steps:
             parts = ["The model is ready."]
-            if model.record.planted is not None:
-                parts.append(model.record.planted.sentence())
-        elif model.record.planted is not None:
+        if model.record.planted is not None:
             parts.append(model.record.planted.sentence())
         self.job_bar.say(" ".join([*parts, "Next: find anomalies with Detect."]))
 

@@ -16,7 +16,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.image.scaled import scaled_regions
-from napari_uflow.model.info import BACKBONES, JOINT_STRIDE, has_joint_levels
+from napari_uflow.model.info import BACKBONES, JOINT_STRIDE, has_joint_levels, octaves_of
 from napari_uflow.system.memory import MOST_OF_PROCESSOR, detection_bytes, tile_that_fits
 from napari_uflow.training.regions import assign_specimens
 from napari_uflow.training.tiles import Split, choose_tiles, marked_tiles_of
@@ -43,8 +43,6 @@ _PLANTED_SIDE, _PLANTED_MARGIN, _PLANTED_PART = 256, 32, 0.4
 _MOST_SOURCES, _FEWEST_SOURCES, _MOST_DEFECTS, _FEWEST_DEFECTS, _PIXELS_PER_DEFECT = 24, 4, 84, 12, 16_000
 # Part of an image's positions that belong to its planted defects.
 _PART_OF_DEFECTS = 0.15
-# Octaves, as in `training.octaves`; a test compares both.
-_LEAST_SIDE, _MOST_OCTAVES = 160, 3
 # The choice of a magnification, as in `training.magnification`; a test compares them.
 _MAGNIFICATIONS, _MOST_TRIED, _MOST_PIXELS_TRIED = (1.0, 2.0, 0.5), 40, 5e6
 # Three maps; disk-backed if they are large, but resident while they are computed.
@@ -335,7 +333,7 @@ def estimate_training(
     rows, cols = (min(tile, math.ceil(z * max(region.plane.shape[axis] for region in regions))) for axis in (0, 1))
     batch = training.batch_size * rows * cols * values * _BYTES_PER_VALUE * model.flow_steps / 4
     cost = _Costs(model, n_channels)
-    n_octaves = _octaves(model, [min(region.plane.shape) for region in seen])
+    n_octaves = octaves_of(model, [min(region.plane.shape) for region in seen])
     planted = _Planted.of_training(split, regions, model, training)
     work = _training_seconds(cost, split, model, training, n_octaves, planted)
     if not model.magnification and cost.is_joint:
@@ -353,16 +351,6 @@ def estimate_training(
         disk=max(0.0, features - limit),
         seconds=_SECONDS_PER_STEP * training.steps + work / _speedup() + _SECONDS_TO_PREPARE,
     )
-
-
-def _octaves(model: ModelConfig, sides: Sequence[int]) -> int:
-    """Return the octaves of a model for training images with these shorter sides."""
-    if not has_joint_levels(model):
-        return 1
-    n, side = 1, float(np.median(sides))
-    while n < _MOST_OCTAVES and side / 2**n >= _LEAST_SIDE:
-        n += 1
-    return model.octaves or n
 
 
 def _training_seconds(
