@@ -13,8 +13,9 @@ from torch import Tensor
 from napari_uflow.image.grid import Window
 from napari_uflow.model.memory import key_of, specimen_part
 from napari_uflow.model.uflow import UFlow
-from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
+from napari_uflow.progress import Chunks, Progress, Steps, chunk_steps, or_stop
 from napari_uflow.training.cache import CachedTile, FeatureCache, FeatureCaches, Origin
+from napari_uflow.training.coreset import coreset_in_chunks
 
 __all__ = ["evidence_steps", "memory_keys", "scale_steps"]
 
@@ -24,6 +25,9 @@ _MOST_MEASURED = 200
 _FEWEST_HELD_OUT = 3
 # Largest part of the memory that comes from regions marked normal, and from images that are not there any more.
 _LARGEST_PART = 0.5
+# Positions that the memory is chosen from, over its size; and the most of them.
+_CANDIDATES = 6
+_MOST_CANDIDATES = 40_000
 
 
 def evidence_steps(
@@ -54,8 +58,9 @@ def evidence_steps(
     """
     held_out = caches.holdout if remembers_held_out else None
     if can_remember and network.config.evidence != "likelihood":
-        yield from or_stop(Progress("Choosing the memory", 0, 1))
-        _choose(network, caches.train, held_out, rng)
+        progress = Progress("Choosing the memory", 0, 1)
+        yield from or_stop(progress)
+        yield from chunk_steps(_choose(network, caches.train, held_out, rng), progress)
         yield from or_stop(Progress("Choosing the memory", 1, 1))
     yield from scale_steps(network, caches, rng)
 
@@ -159,8 +164,10 @@ def _remembered(
     return found[0], found[1]
 
 
-def _choose(network: UFlow, train: FeatureCache, holdout: FeatureCache | None, rng: np.random.Generator) -> None:
-    """Draw normal positions of all tiles at random; those marked normal first."""
+def _choose(
+    network: UFlow, train: FeatureCache, holdout: FeatureCache | None, rng: np.random.Generator
+) -> Chunks[None]:
+    """Choose normal positions of all tiles, with pauses; those marked normal first."""
     old, size = network.memory, network.config.memory_size
     names = {cache[i].origin.specimen for cache in (train, holdout) if cache is not None for i in range(len(cache))}
     # beside vectors of others, each specimen is one
@@ -173,12 +180,25 @@ def _choose(network: UFlow, train: FeatureCache, holdout: FeatureCache | None, r
     room = size - len(kept)
     of_marked = _drawn([t for t in tiles if t.cached.origin.is_marked_normal], int(_LARGEST_PART * room), rng)
     n_marked = sum(len(vectors) for vectors, _ in of_marked)
-    of_others = _drawn([t for t in tiles if not t.cached.origin.is_marked_normal], room - n_marked, rng)
+    others = [t for t in tiles if not t.cached.origin.is_marked_normal]
+    candidates = max(room, min(_CANDIDATES * room, _MOST_CANDIDATES)) - n_marked
+    of_others = yield from _chosen(_drawn(others, candidates, rng), room - n_marked, rng)
     if len({tile.key for tile in tiles}) + len(kept) < 2:  # a single tile cannot be compared with others
         return
     at = torch.from_numpy(kept)
     vectors, of = zip((old.vectors.cpu()[at], old.keys.cpu()[at]), *of_marked, *of_others, strict=True)
     network.memory.keep(torch.cat(vectors), torch.cat(of))
+
+
+def _chosen(
+    candidates: list[tuple[Tensor, Tensor]], most: int, rng: np.random.Generator
+) -> Chunks[list[tuple[Tensor, Tensor]]]:
+    """Choose at most `most` of some positions that stand for all of them: vectors (n, C) and keys (n,)."""
+    if sum(len(keys) for _, keys in candidates) <= most:
+        return candidates
+    vectors, keys = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+    at = yield from coreset_in_chunks(vectors, most, rng)
+    return [(vectors[at], keys[at])]
 
 
 def _drawn(tiles: Sequence[_Tile], most: int, rng: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
