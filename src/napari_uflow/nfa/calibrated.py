@@ -20,7 +20,7 @@ from napari_uflow.progress import Progress, Steps, or_stop
 __all__ = ["QQ_LEVELS", "Calibration", "CalibrationImage", "needs_median"]
 
 # Groups of specimens; each group is tested with tails fitted to the others.
-_N_FOLDS = 5
+_N_FOLDS = 10
 # Specimens that show how much normal images differ as a whole, and the largest difference that needs no subtraction.
 _FEWEST_COMPARED = 3
 _LARGEST_VARIATION = 0.3
@@ -105,6 +105,7 @@ class Calibration:
         if len(names) < 2:
             return full
         tested: list[HeldOutSpecimen] = []
+        fitted = [full.maps]
         below = np.zeros((len(strides), len(QQ_LEVELS)))
         n_positions = np.zeros(len(strides))
         for done, fold in enumerate(folds):
@@ -114,6 +115,7 @@ class Calibration:
                 without = replace(full, maps=fit_maps(others, maps))
             except TooFewPositionsError:  # one specimen has nearly all positions
                 return full
+            fitted.append(without.maps)
             for name in fold:
                 events = []
                 for image in (image for image in images if image.specimen == name):
@@ -129,6 +131,7 @@ class Calibration:
             observed = np.log10(below / np.maximum(n_positions, 1)[:, None])
         return replace(
             full,
+            maps=tuple(MapCalibration.strictest(of_map) for of_map in zip(*fitted, strict=True)),
             offset=ConformalOffset(tuple(tested)),
             observed=tuple(tuple(map(float, row)) for row in observed),
         )

@@ -13,7 +13,7 @@ distribution.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -133,6 +133,32 @@ class Tail:
         return float(self.values[-1] + self.scale * excess)
 
     @classmethod
+    def envelope(cls, tails: Sequence[Tail]) -> Self:
+        """Return a tail that is nowhere below any of some tails.
+
+        Between its values it is linear in log10, as they are; far out it is the Pareto tail with the largest shape and
+        scale of all.
+
+        Parameters
+        ----------
+        tails : sequence of Tail
+            At least one.
+        """
+        last = max(tail.values[-1] for tail in tails)
+        # the Pareto parts are convex, so that a chord between two values lies above them
+        beyond = [tail.value_at(p) for tail in tails for p in np.arange(-1.75, -12.1, -0.25)]
+        values = np.unique([*(value for tail in tails for value in tail.values), *(v for v in beyond if v > last)])
+        log10_p = np.max([tail.log10_tail(values) for tail in tails], axis=0)
+        scales = [tail.scale + tail.shape * (values[-1] - tail.values[-1]) for tail in tails]
+        return cls(
+            tuple(map(float, values)),
+            tuple(map(float, log10_p)),
+            max(tail.shape for tail in tails),
+            max(scales),
+            tails[0].n_values,
+        )
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the tail from its attributes by name."""
         return cls(
@@ -218,6 +244,15 @@ class MapCalibration:
             _sd_of_one(list(by_specimen.values())) if len(by_specimen) > 1 else 0.0,
             len(by_specimen),
             subtracts_median,
+        )
+
+    @classmethod
+    def strictest(cls, fitted: Sequence[MapCalibration]) -> Self:
+        """Return the first of some calibrations of one map with the tail and correlation that no other exceeds."""
+        return replace(
+            fitted[0],
+            tail=Tail.envelope([other.tail for other in fitted]),
+            correlation_area=max(other.correlation_area for other in fitted),
         )
 
     def log10_tail(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
