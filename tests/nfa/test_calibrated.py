@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from napari_uflow.errors import Stopped
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
@@ -186,3 +187,24 @@ def test_without_subtraction_a_shifted_image_is_anomalous_as_a_whole():
     (shifted,) = fitted.log10_p([image + 4])
     assert np.median(at_home) == pytest.approx(np.log10(0.5), abs=0.1)
     assert np.median(shifted) < -3
+
+
+def _quantised(rng):
+    values = ndimage.gaussian_filter(rng.normal(size=(40, 40)), 0.7, mode="wrap")
+    return np.round(values / values.std())
+
+
+def _realised(law, n_specimens, false_alarms, sets, tests):
+    """Return the fraction of new images with a false alarm, over draws of the held-out specimens."""
+    rates = []
+    for number in range(sets):
+        rng = np.random.default_rng((number, n_specimens))
+        images = [CalibrationImage(str(i), (law(rng),)) for i in range(n_specimens)]
+        fitted = drain(Calibration.fit_steps(images, (8,), subtracts_median=None))
+        hits = [fitted.regions((law(rng),))[0].log10_nfa.min(initial=9) <= np.log10(false_alarms) for _ in range(tests)]
+        rates.append(np.mean(hits))
+    return float(np.mean(rates))
+
+
+def test_few_specimens_with_equal_values_keep_their_guarantee():
+    assert _realised(_quantised, 3, 0.25, sets=40, tests=15) <= 0.25  # .34 with the tail of all specimens

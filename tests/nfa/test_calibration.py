@@ -239,3 +239,35 @@ def test_equal_values_are_one_grey_level():
 def test_dictionaries_bring_back_the_same():
     fitted = MapCalibration.fit(maps(heavy))
     assert MapCalibration.from_dict(json.loads(json.dumps(fitted.to_dict(), allow_nan=False))) == fitted
+
+
+def _tails(seed):
+    rng = np.random.default_rng(seed)
+    return [
+        Tail.fit(values)
+        for values in (
+            rng.standard_normal(500),
+            rng.standard_t(3, 300),
+            rng.exponential(size=100),
+            np.round(rng.normal(size=700)),
+        )
+    ]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_tail_is_above_the_envelope(seed):
+    tails = _tails(seed)
+    envelope = Tail.envelope(tails)
+    values = np.concatenate([np.linspace(-6, 12, 3000), np.geomspace(12, 1e9, 300)])
+    highest = np.max([tail.log10_tail(values) for tail in tails], axis=0)
+    found = envelope.log10_tail(values)
+    assert (found >= highest - 1e-9).all()
+    inside = (values > -4) & (highest > -6)
+    assert (found[inside] <= highest[inside] + 0.1).all()
+    assert (np.diff(found) <= 1e-12).all()
+
+
+def test_the_envelope_of_one_tail_is_that_tail():
+    tail = _tails(0)[0]
+    values = np.linspace(-4, 8, 1000)
+    np.testing.assert_allclose(Tail.envelope([tail]).log10_tail(values), tail.log10_tail(values), atol=0.02)

@@ -9,7 +9,8 @@ nominal log10 NFA <= t are reported. With the loss bounded by B, the rule "repor
 
 has an expected loss of at most epsilon in the next specimen, for every distribution and every n (an average over the
 draw of the held-out specimens too), if all specimens are scored alike. Here a held-out specimen is scored with tails of
-the others and a new one with tails of all of them; with few specimens this is an approximation.
+other groups of specimens, and a new one at least as strictly as with any of those tails (cross-validation conformal risk
+control): the bound still holds, whatever the number of specimens and however many values are equal.
 
 For small epsilon B is 1: the guarantee is then about the probability of any false alarm in an image. For larger epsilon
 B is epsilon times sqrt(n + 1), or times 3 if that is more; more false alarms in one image count as B. The smallest
@@ -20,6 +21,8 @@ References
 ----------
 Angelopoulos, A. N., Bates, S., Fisch, A., Lei, L., Schuster, T. (2022). Conformal risk control. arXiv:2208.02814.
 doi:10.48550/arXiv.2208.02814 (Theorem 1).
+
+Cohen, K. M., Park, S., Simeone, O., Shamai, S. (2024). Cross-validation conformal risk control. arXiv:2401.11974.
 """
 
 from __future__ import annotations
