@@ -82,9 +82,9 @@ def read_planes(
 ) -> list[Plane]:
     """Open a file and return its planes; pixels of TIFF files and zarr folders are read on demand.
 
-    Uncompressed TIFF files are mapped into memory; of compressed ones only the required strips or tiles are decoded, of
-    zarr only the chunks. PNG, JPEG and BMP files are read completely. A slide or an OME-Zarr image with several sizes
-    is opened at the largest one; an OME file with several images gives all of them.
+    Of uncompressed TIFF files only the required pixels are read, of compressed ones the strips or tiles, of zarr the
+    chunks; a file that changes meanwhile is an error. PNG, JPEG and BMP files are read completely. A slide or an
+    OME-Zarr image with several sizes is opened at the largest one; an OME file with several images gives all of them.
 
     Parameters
     ----------

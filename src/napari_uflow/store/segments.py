@@ -1,7 +1,6 @@
 """TIFF series as a lazy array: only the required strips or tiles are decoded."""
 
 import math
-import operator
 import threading
 from collections import OrderedDict
 from itertools import product
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import tifffile
 
 from napari_uflow.errors import ImageError
+from napari_uflow.store.source import SourceFile, positions_of
 
 __all__ = ["TiffSegments"]
 
@@ -52,12 +52,14 @@ class TiffSegments:
         self._decode = page.decode
         self._is_jpeg = page.compression in (6, 7, 34892, 33007)
         self._jpeg_header = page.jpegheader if self._is_jpeg else None
-        # (path, offsets, byte counts, JPEG tables) of each page; None for a missing page.
+        paths = {p.parent.filehandle.path for p in series.pages if p is not None}
+        sources = {path: SourceFile(path) for path in paths}
+        # (file, offsets, byte counts, JPEG tables) of each page; None for a missing page.
         self._pages = [
             None
             if p is None
             else (
-                p.parent.filehandle.path,
+                sources[p.parent.filehandle.path],
                 tuple(p.dataoffsets),
                 tuple(p.databytecounts),
                 p.jpegtables if self._is_jpeg else None,
@@ -82,7 +84,7 @@ class TiffSegments:
 
     def __getitem__(self, key: Any, /) -> npt.NDArray[Any]:
         """Return the part of the series given by a tuple of integers and slices."""
-        ranges, kept = self._ranges(key)
+        ranges, kept = positions_of(key, self.shape)
         stack, inside = ranges[: self._n_stack_axes], ranges[self._n_stack_axes :]
         values = np.zeros(tuple(len(r) for r in ranges), dtype=self.dtype)
         for place in product(*(range(len(r)) for r in stack)):
@@ -91,28 +93,6 @@ class TiffSegments:
                 page = page * n + r[i]
             self._read_page(page, inside, values[place])
         return values.reshape([len(r) for r, is_kept in zip(ranges, kept, strict=True) if is_kept])
-
-    def _ranges(self, key: Any) -> tuple[list[range], list[bool]]:
-        """Return the positions on each axis, and True for axes that are kept (not indexed by an integer)."""
-        keys = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in keys:
-            i = keys.index(Ellipsis)
-            keys = (*keys[:i], *[slice(None)] * (self.ndim - len(keys) + 1), *keys[i + 1 :])
-        if len(keys) > self.ndim:
-            raise IndexError(f"{len(keys)} indices for {self.ndim} axes")
-        ranges, kept = [], []
-        for k, n in zip((*keys, *[slice(None)] * (self.ndim - len(keys))), self.shape, strict=True):
-            if isinstance(k, slice):
-                ranges.append(range(*k.indices(n)))
-                if ranges[-1].step < 1:
-                    raise IndexError(f"the step of a slice must be above 0, not {k.step}")
-            else:
-                i = operator.index(k)
-                if not -n <= i < n:
-                    raise IndexError(f"index {i} is out of range for an axis of {n}")
-                ranges.append(range(i % n, i % n + 1))
-            kept.append(isinstance(k, slice))
-        return ranges, kept
 
     def _read_page(self, page: int, wanted: list[range], values: npt.NDArray[Any]) -> None:
         """Fill `values` with the wanted positions of one page."""
@@ -156,14 +136,13 @@ class TiffSegments:
         place = self._pages[page]
         if place is None or not place[2][number]:
             return np.full(shape, self._nodata, dtype=self.dtype)
-        path, offsets, byte_counts, tables = place
+        source, offsets, byte_counts, tables = place
+        data = source.read(offsets[number], byte_counts[number])
         jpeg = {"jpegtables": tables, "jpegheader": self._jpeg_header} if self._is_jpeg else {}
         try:
-            with open(path, "rb") as file:
-                file.seek(offsets[number])
-                decoded, (_, d, h, w, _), _ = self._decode(file.read(byte_counts[number]), number, **jpeg)
+            decoded, (_, d, h, w, _), _ = self._decode(data, number, **jpeg)
             depth, length, width = self._image_size
             segment: npt.NDArray[Any] = decoded[: depth - d, : length - h, : width - w].reshape(shape)
         except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise ImageError(f"'{path}' cannot be read: {error}") from error
+            raise ImageError(f"'{source.path}' cannot be read: {error}") from error
         return segment

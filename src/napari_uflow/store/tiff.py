@@ -14,6 +14,7 @@ from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import LazyArray, Plane, planes_of
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.segments import TiffSegments
+from napari_uflow.store.source import UncompressedPixels
 from napari_uflow.store.units import normal_unit
 
 __all__ = ["READ_ERRORS", "TIFF_SUFFIXES", "read_tiff"]
@@ -64,10 +65,7 @@ def _lazy(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -
     is_one_file = all(p is None or p.parent is tif for p in series.pages)
     if offset is not None and is_one_file and math.prod(series.shape) > 0:
         dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
-        if offset + dtype.itemsize * math.prod(series.shape) > path.stat().st_size:
-            raise ImageError(f"'{path}' cannot be read; the file ends before its pixels do, copy it again")
-        mapped: LazyArray = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=tuple(series.shape))
-        return mapped
+        return UncompressedPixels(path, offset, tuple(series.shape), dtype)
     return TiffSegments(series)
 
 
