@@ -1,8 +1,8 @@
-"""Numbers in sentences."""
+"""Numbers and names in sentences."""
 
 from __future__ import annotations
 
-__all__ = ["LEAST_PART", "counted", "how_far"]
+__all__ = ["LEAST_PART", "counted", "how_far", "printable"]
 
 LEAST_PART = 0.01
 """Smallest fraction of a step that is reported."""
@@ -30,3 +30,14 @@ def how_far(done: int, total: int, part: float) -> str:
     """
     of_next = f" and {part:.0%}" if part >= LEAST_PART else ""
     return f"{done} of {total}{of_next}"
+
+
+def printable(text: str) -> str:
+    r"""Return a text with its characters that cannot be printed as escapes, such as those of a name that is not UTF-8.
+
+    Examples
+    --------
+    >>> printable("50 \u00b5m"), printable("line\n"), printable("Zelle_\udcb5m")
+    ('50 µm', 'line\\n', 'Zelle_\\udcb5m')
+    """
+    return "".join(c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode() for c in text)

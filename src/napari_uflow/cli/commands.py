@@ -16,7 +16,7 @@ from napari_uflow.cli.reporter import run_job
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Steps
-from napari_uflow.wording import counted
+from napari_uflow.wording import counted, printable
 
 if TYPE_CHECKING:
     from napari_uflow.batch.results import BatchSummary
@@ -84,6 +84,8 @@ def detect(options: argparse.Namespace) -> int:
             axes=options.axes,
             device=options.device,
             weights=options.weights,
+            resume=options.resume,
+            overwrite=options.overwrite,
         )
     )
     _print_summary(summary, options.output)
@@ -96,16 +98,18 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
     if summary.n_planes:
         noun = "plane" if summary.n_planes > len(summary.done) else "image"
         where = f"{summary.n_anomalous_planes} of {counted(summary.n_planes, noun)}"
-        print(f"{counted(summary.n_regions, 'anomalous region')} in {where}; written to {output}")
+        print(f"{counted(summary.n_regions, 'anomalous region')} in {where}; written to {printable(str(output))}")
     else:
         print("no image was processed")
     if summary.was_stopped:
         n_files = len(summary.done) + len(summary.failed) + len(summary.left_out)
-        print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} not processed")
+        print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} not processed; --resume continues")
     for guarantee in summary.guarantees:
         print(f"reliability: {guarantee.text()}")
+    if summary.warnings:
+        print(f"warnings: {counted(len(summary.warnings), 'file')}, see summary.csv", file=sys.stderr)
     for path, reason in summary.failed:
-        print(f"failed: {path}: {reason}", file=sys.stderr)
+        print(f"failed: {printable(str(path))}: {reason}", file=sys.stderr)
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -69,6 +69,14 @@ def _detect(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="address of a dask.distributed cluster whose machines see the same files: tcp://HOST:8786",
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run that was stopped or killed in the output folder"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files in the output folder that are not results of a detection; images are never replaced",
+    )
     add_common(parser)
     add_parameters(parser, DetectionConfig)
     parser.set_defaults(run=run.detect)

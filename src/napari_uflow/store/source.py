@@ -69,7 +69,7 @@ class SourceFile:
             If the file ends before.
         """
         file.seek(offset)
-        left = memoryview(values.reshape(-1).view(np.uint8))
+        left = values.reshape(-1).view(np.uint8).data
         while left:
             n_bytes = file.readinto(left)
             if not n_bytes:
