@@ -38,6 +38,8 @@ def map_paths(folder: Path, stem: str) -> dict[str, Path]:
 def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detections: Sequence[Detection]) -> None:
     """Write heatmap, NFA map and labels of the planes of one file as TIFF, with labels unique over the planes.
 
+    They keep the axes and the calibration of the planes: pixel size, spacing of slices, interval of frames.
+
     Parameters
     ----------
     folder : Path
@@ -66,6 +68,8 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
             axes + "YX",
             pixel_size=first.pixel_size if first.unit else None,
             unit=first.unit if first.pixel_size else None,
+            z_spacing=planes[0].z_spacing if "Z" in planes[0].index else None,
+            frame_interval=planes[0].frame_interval if "T" in planes[0].index else None,
             description={"napari_uflow": {**description_of(first), "map": name}},
         )
         release_pages(stacked)
