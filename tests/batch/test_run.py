@@ -14,7 +14,8 @@ from PIL import Image
 
 from napari_uflow.batch import files, output, run
 from napari_uflow.batch.files import PHASE, detect_files_steps
-from napari_uflow.batch.journal import Journal, is_unfinished
+from napari_uflow.batch.journal import Journal
+from napari_uflow.batch.mark import is_unfinished
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import Message, Progress, drain

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,14 @@ from typing import Any
 import numpy as np
 
 from napari_uflow import __version__
+from napari_uflow.batch.mark import UNFINISHED
 from napari_uflow.batch.results import FileResult
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import UFlowError
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.store.files import atomic_path
 
-__all__ = ["Journal", "is_unfinished", "task_of"]
-
-_NAME = "unfinished.jsonl"
-
-
-def is_unfinished(folder: str | os.PathLike[str]) -> bool:
-    """Return True if a batch in this folder was killed or stopped, or still runs."""
-    return os.path.lexists(Path(folder) / _NAME)
+__all__ = ["Journal", "task_of"]
 
 
 def task_of(
@@ -57,7 +50,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / _NAME
+        self._path = folder / UNFINISHED
 
     def read(self) -> tuple[dict[str, Any] | None, list[FileResult]]:
         """Return the task, None without a readable journal, and the results whose images are still the same."""

@@ -118,11 +118,11 @@ def check_replaceable(
     if not _exists(place):
         return
     if _identity(place) in inputs:
-        raise ConfigError(f"'{place}' cannot be written: it is one of the images; choose another output folder")
+        raise ConfigError(f"'{place}' cannot be written: it is one of the images; choose another place")
     if not overwrite and not (place.is_file() and is_own(place)):
         raise ConfigError(
             f"'{place}' cannot be written: there is a file that is not a result of this program; "
-            "choose another output folder, or move that file"
+            "choose another place, or move that file"
         )
 
 

@@ -82,7 +82,8 @@ def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     Raises
     ------
     UFlowError
-        If the layer has more axes than a TIFF file can name, or the file cannot be written.
+        If the layer has more axes than a TIFF file can name, the file cannot be written, it is the image that a result
+        was found in, or the added suffix makes it a file of another origin.
     """
     return _write(path, data, meta)
 
@@ -111,17 +112,22 @@ class _Described(NamedTuple):
 
 
 def _write(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
+    from napari_uflow.store.provenance import check_replaceable, identities
     from napari_uflow.store.tiff import TIFF_SUFFIXES
     from napari_uflow.store.tiff_writer import write_tiff
 
+    known = (meta.get("metadata") or {}).get("napari_uflow")
+    source = known.get("source") if isinstance(known, Mapping) else None
     target = Path(path)
-    if target.suffix.lower() not in TIFF_SUFFIXES:
+    is_asked = target.suffix.lower() in TIFF_SUFFIXES
+    if not is_asked:
         target = target.with_name(target.name + ".tif")
+    # the dialog has asked for the given name only
+    check_replaceable(target, identities([Path(source)] if source else []), overwrite=is_asked)
     values = np.asarray(data[0] if meta.get("multiscale") else data)
     layer = _described(values, meta)
     values, axes, steps = _hyperstack(values, layer)
     pixel_size, unit = _calibration(layer)
-    known = (meta.get("metadata") or {}).get("napari_uflow")
     write_tiff(
         target,
         values,
