@@ -338,6 +338,47 @@ def test_a_file_that_fails_is_told_and_exits_with_1(here, capsys):
     assert Path("detected/good_labels.tif").is_file()
 
 
+def test_detecting_spares_files_of_others_and_leaves_results_out(here, capsys):
+    Path("images").mkdir()
+    Path("images/good.png").write_bytes(Path("data/test/good/000.png").read_bytes())
+    Path("images/good_labels.tif").write_text("my own")
+    detect = "detect model.safetensors images/good.png -o images --device cpu"
+    code, _, err = call(capsys, detect)
+    assert code == 1
+    assert "not a result of this program" in err.splitlines()[-1]
+    assert Path("images/good_labels.tif").read_text() == "my own"
+    code, _, _ = call(capsys, f"{detect} --overwrite")
+    assert code == 0
+    code, _, err = call(capsys, "detect model.safetensors images -o images --device cpu")
+    assert code == 0
+    assert "left out: 4 results of an earlier detection" in err
+    assert len(list(Path("images").iterdir())) == 1 + 3 + 3
+    Path("images/summary.csv").write_text("my own")
+    code, _, err = call(capsys, detect)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("napari-uflow: error: 'images/summary.csv' cannot be written")
+
+
+def test_a_stopped_detection_is_resumed(here, capsys, monkeypatch):
+    detect = "detect model.safetensors data/test/good --device cpu"
+    with monkeypatch.context() as patch:
+        interrupting(patch, lambda event: isinstance(event, Progress) and event.done == 1)
+        code, out, _ = call(capsys, detect)
+    assert code == 130
+    assert "; --resume continues" in out
+    code, out, err = call(capsys, f"{detect} --resume")
+    assert code == 0
+    assert "resuming: 1 image finished before" in err
+    assert "of 2 images" in out
+
+
+def test_warnings_are_counted(here, capsys):
+    write_tiff("black.tif", np.zeros((96, 96), np.uint8), "YX")
+    code, _, err = call(capsys, "detect model.safetensors black.tif --device cpu")
+    assert code == 0
+    assert err.splitlines()[-1] == "warnings: 1 file, see summary.csv"
+
+
 # Stopping
 
 
