@@ -12,6 +12,7 @@ from skimage.io import imsave
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.image.grid import Window
 from napari_uflow.store.images import find_images, read_planes
+from napari_uflow.store.raw import RawPixels
 from napari_uflow.store.segments import TiffSegments
 from napari_uflow.store.tiff_writer import write_tiff, write_tiff_tiles
 
@@ -194,7 +195,7 @@ def test_files_are_read_lazily(compression: str | None, tile: Any, tmp_path: Pat
         metadata={"axes": "TYX"},
     )
     planes = read_planes(tmp_path / "a.tif")
-    assert isinstance(planes[0].data, (np.memmap if compression is None and tile is None else TiffSegments))
+    assert isinstance(planes[0].data, RawPixels if compression is None and tile is None else TiffSegments)
     padded = np.pad(values, ((0, 0), (8, 8), (8, 8)), mode="symmetric")
     for plane, expected in zip(planes, padded, strict=True):
         np.testing.assert_array_equal(plane.read(Window(40, -8, 18, 32))[0], expected[48:66, :32])
