@@ -48,6 +48,7 @@ def detect_on_cluster_steps(
     *,
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
     device: str = "auto",
     weights: str | Path | None = None,
 ) -> Steps[BatchSummary]:
@@ -60,7 +61,7 @@ def detect_on_cluster_steps(
 
     Parameters
     ----------
-    model, paths, output, config, channels, axes, device, weights
+    model, paths, output, config, channels, axes, series, device, weights
         As in :func:`~napari_uflow.batch.files.detect_files_steps`; the device is that of each worker.
     scheduler : str
         Address of the scheduler, such as "tcp://10.0.0.5:8786".
@@ -91,7 +92,7 @@ def detect_on_cluster_steps(
         n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
         wait = "" if n_workers else f": waiting for one, {_SECONDS_WITHOUT_WORKERS} s at most"
         yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}{wait}"))
-        options = {"channels": channels, "axes": axes, "device": device, "weights": weights}
+        options = {"channels": channels, "axes": axes, "series": series, "device": device, "weights": weights}
         work = _Work(client, model, (folder, config, options), len(files))
         suspects = yield from work.detect(files)
         if len(suspects) > 1 and work.is_on:
@@ -237,5 +238,5 @@ def _detect_file(
     if kept is None or kept[0] is not model:
         kept = (model, model.network(choose_device(options["device"]), options["weights"]))
         worker._napari_uflow = kept
-    steps = detect_file_steps(model, kept[1], path, output, config, channels=options["channels"], axes=options["axes"])
-    return drain(steps)
+    reading = {name: options[name] for name in ("channels", "axes", "series")}
+    return drain(detect_file_steps(model, kept[1], path, output, config, **reading))
