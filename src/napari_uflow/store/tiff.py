@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,8 +154,8 @@ def _image(tif: tifffile.TiffFile, path: Path, series: tifffile.TiffPageSeries, 
         metadata = tif.imagej_metadata or {}
         calibration, channel_names = _imagej_calibration(page, metadata), _imagej_channel_names(metadata, series)
     elif tif.is_svs:
-        size = tifffile.svs_description_metadata(page.description).get("MPP")
-        calibration = Calibration.of({"Y": (size, "um"), "X": (size, "um")})
+        size = re.search(r"\bMPP *= *([^ |]+)", page.description)  # micrometres per pixel
+        calibration = Calibration.of(dict.fromkeys("YX", (size[1], "um"))) if size else UNKNOWN
     if calibration == UNKNOWN and not described:
         calibration = _baseline_calibration(page)
     data, axes = as_shown(_lazy(path, tif, series), series.axes, series, path)
