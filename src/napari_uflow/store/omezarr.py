@@ -139,7 +139,7 @@ class _Node:
 def _part(node: _Node, part: str) -> _Node:
     """Return a group or array inside another one, which the metadata name."""
     place = node.path / part.strip("/")
-    if "\0" in part or not is_inside(place, node.root):
+    if not is_inside(place, node.root):
         raise ImageError(
             f"'{node.path}' refers to {part[:100]!r} outside its folder, which is not read; copy all files"
         )

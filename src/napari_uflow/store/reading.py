@@ -85,6 +85,9 @@ def check_block(n_bytes: int, path: Path) -> None:
 
 
 def is_inside(path: Path, *folders: Path) -> bool:
-    """Return True if a path lies in one of the folders after all symbolic links."""
-    place = path.resolve()
+    """Return True if a path lies in one of the folders after all symbolic links; False for an impossible path."""
+    try:
+        place = path.resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a null byte
+        return False
     return any(place.is_relative_to(folder.resolve()) for folder in folders)
