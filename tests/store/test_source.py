@@ -7,52 +7,13 @@ import sys
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
-from hypothesis import strategies as st
 
 from napari_uflow.errors import ImageError
 from napari_uflow.image.grid import Window
 from napari_uflow.store.images import read_planes
-from napari_uflow.store.source import SourceFile, UncompressedPixels
-
-SHAPE = (3, 5, 7, 2)
 
 
-@pytest.fixture(scope="module")
-def pixels(tmp_path_factory):
-    """The same numbers in a file behind a header of 11 bytes, and in memory."""
-    path = tmp_path_factory.mktemp("pixels") / "pixels"
-    values = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(">u2")
-    path.write_bytes(b"h" * 11 + values.tobytes())
-    return UncompressedPixels(path, 11, SHAPE, ">u2"), values
-
-
-def keys(size):
-    parts = st.slices(size).filter(lambda s: (s.step or 1) > 0)
-    return st.one_of(st.integers(-size, size - 1), parts)
-
-
-@given(key=st.tuples(*(keys(n) for n in SHAPE)), length=st.integers(0, 4))
-def test_every_part_is_that_of_the_array(pixels, key, length):
-    lazy, values = pixels
-    np.testing.assert_array_equal(lazy[key[:length]], values[key[:length]])
-    np.testing.assert_array_equal(lazy[(..., *key[length:])], values[(..., *key[length:])])
-
-
-@pytest.mark.parametrize("key", [5, (0, 0, 0, 0, 0), (slice(None, None, -1),)])
-def test_what_cannot_be_read_is_an_index_error(pixels, key):
-    with pytest.raises(IndexError):
-        pixels[0][key]
-
-
-def test_the_whole_is_an_array(pixels):
-    np.testing.assert_array_equal(np.asarray(pixels[0]), pixels[1])
-
-
-COMPRESSIONS = [None, "zlib"]
-
-
-@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("fault", ["cut", "emptied", "replaced", "removed"])
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, compression, fault):
     path = tmp_path / "a.tif"
@@ -103,10 +64,3 @@ def test_reading_never_maps_a_file(tmp_path):
         with open("/proc/self/maps", encoding="utf-8") as maps:
             assert str(path) not in maps.read()
         assert str(path) not in {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
-
-
-def test_a_byte_count_beyond_the_file_takes_no_memory(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"abc")
-    assert SourceFile(path).read(1, 2**40) == b"bc"
-    assert SourceFile(path).read(9, 2**40) == b""

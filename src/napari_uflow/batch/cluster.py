@@ -50,6 +50,7 @@ def detect_on_cluster_steps(
     *,
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
     device: str = "auto",
     weights: str | Path | None = None,
     resume: bool = False,
@@ -64,7 +65,7 @@ def detect_on_cluster_steps(
 
     Parameters
     ----------
-    model, paths, output, config, channels, axes, device, weights, resume, overwrite
+    model, paths, output, config, channels, axes, series, device, weights, resume, overwrite
         As in :func:`~napari_uflow.batch.files.detect_files_steps`; the device is that of each worker.
     scheduler : str
         Address of the scheduler, such as "tcp://10.0.0.5:8786".
@@ -90,14 +91,14 @@ def detect_on_cluster_steps(
     files, results = images_of([Path(path).absolute() for path in paths])
     folder = Path(output).absolute()
     make_folder(folder)
-    options = {"channels": channels, "axes": axes}
+    options = {"channels": channels, "axes": axes, "series": series}
     with locked(folder):
         yield from or_stop(Message(f"Connecting to {scheduler}"))
         with _connect(distributed, scheduler) as client:
             n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
             wait = "" if n_workers else f": waiting for one, {_SECONDS_WITHOUT_WORKERS} s at most"
             yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}{wait}"))
-            task = task_of(model, config, channels, axes)
+            task = task_of(model, config, options)
             run = BatchRun(folder, files, task, config, options, resume=resume, overwrite=overwrite)
             yield from results_left_out(results)
             yield from run.begin()
@@ -248,5 +249,5 @@ def _detect_file(
     if kept is None or kept[0] is not model:
         kept = (model, model.network(choose_device(options["device"]), options["weights"]))
         worker._napari_uflow = kept
-    steps = detect_file_steps(model, kept[1], path, output, config, channels=options["channels"], axes=options["axes"])
-    return drain(steps)
+    reading = {name: options[name] for name in ("channels", "axes", "series")}
+    return drain(detect_file_steps(model, kept[1], path, output, config, **reading))

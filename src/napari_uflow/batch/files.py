@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ def detect_files_steps(
     *,
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
     device: str = "auto",
     weights: str | Path | None = None,
     resume: bool = False,
@@ -62,7 +64,7 @@ def detect_files_steps(
         Folder to write to; created if it does not exist.
     config : DetectionConfig
         Parameters of the detection.
-    channels, axes
+    channels, axes, series
         As in :func:`~napari_uflow.store.images.read_planes`.
     device, weights
         As in :func:`~napari_uflow.evaluation.evaluate.evaluate_steps`.
@@ -95,8 +97,8 @@ def detect_files_steps(
     was_stopped = False
     with locked(output):
         network = model.network(choose_device(device), weights)
-        options = {"channels": channels, "axes": axes}
-        task = task_of(model, config, channels, axes)
+        options: dict[str, Any] = {"channels": channels, "axes": axes, "series": series}
+        task = task_of(model, config, options)
         run = BatchRun(output, paths, task, config, options, resume=resume, overwrite=overwrite)
         yield from results_left_out(left_out)
         yield from run.begin()
@@ -109,7 +111,7 @@ def detect_files_steps(
             if run.is_finished(path):
                 continue
             try:
-                steps = detect_file_steps(model, network, path, output, config, channels=channels, axes=axes)
+                steps = detect_file_steps(model, network, path, output, config, **options)
                 result = yield from steps if len(paths) == 1 else within(steps, progress)
             except Stopped:
                 was_stopped = True
@@ -136,12 +138,13 @@ def detect_file_steps(
     *,
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
 ) -> Steps[FileResult]:
     """Detect in one file and write its maps; the failure of a file is returned as a result with a reason.
 
     Parameters
     ----------
-    model, config, channels, axes
+    model, config, channels, axes, series
         As in :func:`detect_files_steps`.
     network : UFlow
         ``model.network(...)``.
@@ -156,7 +159,7 @@ def detect_file_steps(
         If the job was asked to finish.
     """
     try:
-        planes = read_planes(path, channels=channels, axes=axes)
+        planes = read_planes(path, channels=channels, axes=axes, series=series)
         _check_sizes(planes)
         detections = yield from detect_stack_steps(model, planes, config, network=network)
         yield from or_stop(Progress("Writing", 0, 1))  # once begun, writing is completed
@@ -193,7 +196,11 @@ def _check_sizes(planes: Sequence[Plane]) -> None:
     shapes = sorted({plane.shape for plane in planes})
     if len(shapes) > 1:
         sizes = ", ".join(f"{height} x {width}" for height, width in shapes)
-        raise ImageError(f"the images of the file differ in size ({sizes} pixels); save each in a separate file")
+        named = ", ".join(f"'{name}'" for name in dict.fromkeys(plane.name for plane in planes))
+        raise ImageError(
+            f"the images of the file differ in size ({sizes} pixels): {named}; choose one with --series (series=), or "
+            "save each in a separate file"
+        )
 
 
 def _numbered(detections: Sequence[Detection]) -> list[Detection]:

@@ -21,10 +21,16 @@ from napari_uflow.store.files import atomic_path
 __all__ = ["Journal", "task_of"]
 
 
-def task_of(
-    model: TrainedModel, config: DetectionConfig, channels: Sequence[int | str] | None, axes: str | None
-) -> dict[str, Any]:
-    """Return what a batch computes, whatever its images: two batches with the same can be continued by each other."""
+def task_of(model: TrainedModel, config: DetectionConfig, read_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a batch computes, whatever its images: two batches with the same can be continued by each other.
+
+    Parameters
+    ----------
+    model, config
+        Model and parameters of the detection.
+    read_options : mapping
+        Channels, axes and series of the images.
+    """
     digest = hashlib.sha256(json.dumps([model.config.to_dict(), model.record.date], default=str).encode())
     for name in sorted(model.state):
         digest.update(name.encode())
@@ -33,8 +39,7 @@ def task_of(
         "napari_uflow": __version__,
         "model": digest.hexdigest(),
         "detection": config.to_dict(),
-        "channels": None if channels is None else list(channels),
-        "axes": axes,
+        "images": json.loads(json.dumps(read_options)),
     }
 
 

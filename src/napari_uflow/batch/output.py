@@ -120,6 +120,7 @@ def overview_row_of_files(
     *,
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
 ) -> OverviewRow:
     """Return a row of the overview figure for a plane whose maps were written before.
 
@@ -133,7 +134,7 @@ def overview_row_of_files(
         Number of the plane in it.
     plane : PlaneResult
         Its result.
-    channels, axes
+    channels, axes, series
         As in :func:`~napari_uflow.store.images.read_planes`.
 
     Raises
@@ -142,7 +143,7 @@ def overview_row_of_files(
         If a file cannot be read.
     """
     maps = map_paths(folder, stem_of(path))
-    image = read_planes(path, channels=channels, axes=axes)[i]
+    image = read_planes(path, channels=channels, axes=axes, series=series)[i]
     heatmap, labels = (read_planes(maps[name])[i] for name in ("heatmap", "labels"))
     step = _step(image)
     return OverviewRow(

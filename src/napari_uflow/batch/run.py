@@ -126,7 +126,7 @@ class BatchRun:
     config : DetectionConfig
         Parameters of the detection.
     read_options : mapping
-        Channels and axes of the images.
+        Channels, axes and series of the images.
     resume : bool
         Continue an unfinished batch of the folder.
     overwrite : bool

@@ -51,7 +51,9 @@ def train(options: argparse.Namespace) -> int:
     init_from = None if options.init_from is None else load_model(options.init_from)
     if init_from is not None and model_config == ModelConfig():
         model_config = init_from.config
-    regions = read_regions(options.images, options.normal, channels=options.channels, axes=options.axes)
+    regions = read_regions(
+        options.images, options.normal, channels=options.channels, axes=options.axes, series=options.series
+    )
     steps = train_steps(
         regions, model_config, training, weights=options.weights, device=options.device, init_from=init_from
     )
@@ -82,6 +84,7 @@ def detect(options: argparse.Namespace) -> int:
             config,
             channels=options.channels,
             axes=options.axes,
+            series=options.series,
             device=options.device,
             weights=options.weights,
             resume=options.resume,
@@ -121,7 +124,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from napari_uflow.store.checkpoint import load_model
 
     model = load_model(options.model)
-    images = find_test_images(options.root, channels=options.channels, axes=options.axes)
+    images = find_test_images(options.root, channels=options.channels, axes=options.axes, series=options.series)
     run = run_job(evaluate_steps(model, images, config, device=options.device, weights=options.weights))
     print(_evaluation_table(run, options.root.resolve().name))
     print(f"reliability: {run.images[0].detection.guarantee.text()}")
@@ -183,7 +186,11 @@ def trust(options: argparse.Namespace) -> int:
     from napari_uflow.training.regions import read_regions, regions_of_training
 
     model = load_model(options.model)
-    regions = read_regions(options.images, channels=options.channels, axes=options.axes) if options.images else []
+    regions = (
+        read_regions(options.images, channels=options.channels, axes=options.axes, series=options.series)
+        if options.images
+        else []
+    )
     n_seen = len(regions_of_training(regions, model.record, model.training.specimen_pattern))
     if n_seen:
         seen = f"{n_seen} of {counted(len(regions), 'image')} have the names of specimens of the training"
