@@ -13,7 +13,7 @@ from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.evaluation.figures import save_figure
 from napari_uflow.store.provenance import check_replaceable, identities, is_own, is_result
 from napari_uflow.store.regions import write_regions
-from napari_uflow.store.tables import SUMMARY_COLUMNS, write_table
+from napari_uflow.store.table import SUMMARY_COLUMNS, write_table
 from napari_uflow.store.tiff_writer import write_tiff
 
 MAP = {"napari_uflow": {"detection": {}, "map": "labels"}}

@@ -22,7 +22,7 @@ from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Steps, or_stop, within
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.images import read_planes
-from napari_uflow.store.tables import region_lines
+from napari_uflow.store.regions import region_lines
 from napari_uflow.system.devices import choose_device
 from napari_uflow.wording import counted
 

@@ -22,7 +22,8 @@ from napari_uflow.evaluation.overview import OverviewRow, overview
 from napari_uflow.progress import Message, Steps
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.provenance import check_replaceable, identities, is_own, is_result
-from napari_uflow.store.tables import REGION_COLUMNS, SUMMARY_COLUMNS, lines_of, write_table
+from napari_uflow.store.regions import REGION_COLUMNS
+from napari_uflow.store.table import SUMMARY_COLUMNS, lines_of, write_table
 from napari_uflow.wording import counted
 
 __all__ = ["N_OVERVIEW", "BatchRun", "images_of", "locked", "make_folder"]

@@ -14,7 +14,8 @@ from PIL import Image
 
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.store.files import temporary_name
-from napari_uflow.store.tables import REGION_COLUMNS, SUMMARY_COLUMNS
+from napari_uflow.store.regions import REGION_COLUMNS
+from napari_uflow.store.table import SUMMARY_COLUMNS
 from napari_uflow.store.tiff import TIFF_SUFFIXES
 
 __all__ = ["check_replaceable", "identities", "is_own", "is_result"]

@@ -3,10 +3,14 @@
 import os
 from collections.abc import Iterable
 
+from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection
-from napari_uflow.store.tables import REGION_COLUMNS, region_lines, write_table
+from napari_uflow.store.table import lines_of, write_table
 
-__all__ = ["write_regions"]
+__all__ = ["REGION_COLUMNS", "region_lines", "write_regions"]
+
+REGION_COLUMNS = ("plane", *RegionTable.__dataclass_fields__, "area_unit")
+"""Columns of a table of regions."""
 
 
 def write_regions(path: str | os.PathLike[str], detections: Iterable[Detection]) -> None:
@@ -26,3 +30,16 @@ def write_regions(path: str | os.PathLike[str], detections: Iterable[Detection])
         If the file cannot be written.
     """
     write_table(path, REGION_COLUMNS, map(region_lines, detections))
+
+
+def region_lines(detection: Detection) -> str:
+    """Return the regions of a plane as lines of a table with `REGION_COLUMNS`."""
+    unit = f"{detection.unit}^2" if detection.unit and detection.pixel_size else ""
+    return lines_of(
+        [detection.name, *("" if value != value else _short(value) for value in row.values()), unit]
+        for row in detection.regions.rows()
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
