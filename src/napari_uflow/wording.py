@@ -1,8 +1,13 @@
-"""Numbers and names in sentences."""
+"""Numbers in sentences, and texts of others on a terminal."""
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["LEAST_PART", "counted", "how_far", "printable"]
+
+# Control characters, marks that reverse the order of a line, and parts of names that are no text.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 LEAST_PART = 0.01
 """Smallest fraction of a step that is reported."""
@@ -32,12 +37,23 @@ def how_far(done: int, total: int, part: float) -> str:
     return f"{done} of {total}{of_next}"
 
 
-def printable(text: str) -> str:
-    r"""Return a text with its characters that cannot be printed as escapes, such as those of a name that is not UTF-8.
+def printable(text: str, keep: str = "") -> str:
+    r"""Return a text in which control characters are written out, so that a terminal does not obey them.
+
+    Parameters
+    ----------
+    text : str
+        Text that may contain names of files or entries of a model's card, which anyone may have chosen.
+    keep : str
+        Control characters to leave as they are.
 
     Examples
     --------
-    >>> printable("50 \u00b5m"), printable("line\n"), printable("Zelle_\udcb5m")
-    ('50 µm', 'line\\n', 'Zelle_\\udcb5m')
+    >>> printable("a\x1b[2Jb.tif\n")
+    'a\\x1b[2Jb.tif\\n'
     """
-    return "".join(c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode() for c in text)
+    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else _written_out(found[0]), text)
+
+
+def _written_out(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()

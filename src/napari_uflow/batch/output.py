@@ -18,7 +18,7 @@ from napari_uflow.store.files import stem_of
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
 from napari_uflow.system.scratch import allocate_map, release_pages, strips
-from napari_uflow.wording import counted, printable
+from napari_uflow.wording import counted
 
 __all__ = ["map_paths", "overview_row", "overview_row_of_files", "write_detections"]
 
@@ -103,7 +103,7 @@ def overview_row(
     n = len(found.regions)
     step = _step(plane)
     return OverviewRow(
-        f"{kind} {printable(found.name)}".strip(),
+        f"{kind} {found.name}".strip(),
         _shown(plane, step),
         np.nan_to_num(found.score[::step, ::step]),
         found.labels[::step, ::step],
@@ -147,7 +147,7 @@ def overview_row_of_files(
     heatmap, labels = (read_planes(maps[name])[i] for name in ("heatmap", "labels"))
     step = _step(image)
     return OverviewRow(
-        printable(plane.name),
+        plane.name,
         _shown(image, step),
         _shown(heatmap, step),
         _shown(labels, step).astype(np.int32),

@@ -59,7 +59,7 @@ def train(options: argparse.Namespace) -> int:
     )
     model = run_job(steps)
     save_model(options.output, model)
-    print(f"model: {options.output} ({model.record.outcome.text()})")
+    print(printable(f"model: {options.output} ({model.record.outcome.text()})"))
     return 0
 
 
@@ -101,7 +101,7 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
     if summary.n_planes:
         noun = "plane" if summary.n_planes > len(summary.done) else "image"
         where = f"{summary.n_anomalous_planes} of {counted(summary.n_planes, noun)}"
-        print(f"{counted(summary.n_regions, 'anomalous region')} in {where}; written to {printable(str(output))}")
+        print(printable(f"{counted(summary.n_regions, 'anomalous region')} in {where}; written to {output}"))
     else:
         print("no image was processed")
     if summary.was_stopped:
@@ -112,7 +112,7 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
     if summary.warnings:
         print(f"warnings: {counted(len(summary.warnings), 'file')}, see summary.csv", file=sys.stderr)
     for path, reason in summary.failed:
-        print(f"failed: {printable(str(path))}: {reason}", file=sys.stderr)
+        print(printable(f"failed: {path}: {reason}"), file=sys.stderr)
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -126,7 +126,7 @@ def evaluate(options: argparse.Namespace) -> int:
     model = load_model(options.model)
     images = find_test_images(options.root, channels=options.channels, axes=options.axes, series=options.series)
     run = run_job(evaluate_steps(model, images, config, device=options.device, weights=options.weights))
-    print(_evaluation_table(run, options.root.resolve().name))
+    print(_evaluation_table(run, printable(options.root.resolve().name)))
     print(f"reliability: {run.images[0].detection.guarantee.text()}")
     if options.output is not None:
         _write_evaluation(run, options.output, options.root.resolve().name)
@@ -226,7 +226,7 @@ def show(options: argparse.Namespace) -> int:
     record, history, earlier = card.record, card.history, card.record.resumed_from
     n_specimens, n_held_out = len(record.all_specimens), len(record.holdout_specimens)
     of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {n_held_out} of them held out"
-    print(f"{options.model}: U-Flow model, format {card.format}")
+    print(printable(f"{options.model}: U-Flow model, format {card.format}"))
     lines = {
         "backbone": f"{card.model.backbone} ({record.backbone_weights or 'no weights to load'})",
         "weights included": "yes" if card.has_backbone else "no, required: --weights",
@@ -250,7 +250,7 @@ def show(options: argparse.Namespace) -> int:
         "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
     for name, text in lines.items():
-        print(f"  {name + ':':<24}{text}")
+        print(f"  {name + ':':<24}{printable(text)}")
     return 0
 
 
