@@ -266,6 +266,17 @@ def test_the_rest_alone_continues_a_batch(tiny_model, images, out):
     assert set(outcomes(out)) == {"a.tif", "b.tif", "c.tif"}
 
 
+def test_a_batch_is_continued_under_other_paths(tiny_model, images, out, monkeypatch):
+    monkeypatch.chdir(images[0].parent)
+    killed(tiny_model, ["a.tif", "b.tif", "c.tif"], out, 2)
+    monkeypatch.chdir(out)
+    events = []
+    summary = batch(tiny_model, images, out, events, resume=True)
+    assert any(isinstance(e, Message) and e.text == "resuming: 2 images finished before" for e in events)
+    assert summary.done == tuple(images)
+    assert [row["file"] for row in table(out / "summary.csv")] == ["a.tif", "b.tif", "c.tif"]
+
+
 def test_failed_files_are_tried_again(tiny_model, images, out, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_detections", lambda *_: 1 / 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ class Journal:
 
 
 def _line(result: FileResult) -> str:
-    return json.dumps({**result.to_dict(), "state": _state(result.path)})
+    # of the path as the next batch may give it, perhaps in another working directory
+    return json.dumps({**result.to_dict(), "path": os.path.abspath(result.path), "state": _state(result.path)})
 
 
 def _state(path: Path) -> list[int] | None:

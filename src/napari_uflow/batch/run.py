@@ -6,6 +6,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ class BatchRun:
         self._next_tables = 0.0
         self._messages: list[Message] = []
         self._check(paths, overwrite=overwrite)
-        before = self._unfinished(task) if resume else []
+        before = self._unfinished(task, paths) if resume else []
         resumed = {result.path for result in before}
         self.order = [*(path for path in resumed if path not in set(paths)), *paths]
         self.refused = self._refused([path for path in paths if path not in resumed], overwrite=overwrite)
@@ -200,8 +201,8 @@ class BatchRun:
                 refused[path] = str(error)
         return refused
 
-    def _unfinished(self, task: Mapping[str, Any]) -> list[FileResult]:
-        """Return the results of the unfinished batch whose maps are there."""
+    def _unfinished(self, task: Mapping[str, Any], paths: Sequence[Path]) -> list[FileResult]:
+        """Return the results of the unfinished batch whose maps are there, under the paths of this one."""
         found_task, results = self._journal.read()
         if found_task is None:
             self._messages.append(Message(f"no unfinished run in '{self._folder}': beginning with the first image"))
@@ -211,7 +212,12 @@ class BatchRun:
                 f"the unfinished run in '{self._folder}' has another model, other parameters or another version of the "
                 "program; repeat it with the same ones, or begin a new run"
             )
-        kept = [r for r in results if all(p.is_file() for p in map_paths(self._folder, stem_of(r.path)).values())]
+        given = {identity: path for path in paths for identity in identities([path])}
+        kept = [
+            replace(result, path=next((given[i] for i in identities([result.path]) if i in given), result.path))
+            for result in results
+            if all(place.is_file() for place in map_paths(self._folder, stem_of(result.path)).values())
+        ]
         self._messages.append(Message(f"resuming: {counted(len(kept), 'image')} finished before"))
         return kept
 
@@ -245,7 +251,7 @@ class BatchRun:
     def add(self, result: FileResult) -> Steps[None]:
         """Add the result of a file, and write the tables unless that would slow the batch down."""
         self._rows = _most_anomalous([*self._rows, *result.rows])
-        result = FileResult(**{**vars(result), "rows": ()})
+        result = replace(result, rows=())
         self._results[result.path] = result
         if result.reason:
             yield Message(result.reason, warning=True, source=result.path)

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import tifffile
-from PIL import Image
 
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.store.files import temporary_name
@@ -23,6 +22,8 @@ __all__ = ["check_replaceable", "identities", "is_own", "is_result"]
 _PROGRAM = "napari-uflow"
 _KEY = '{"napari_uflow": '
 _KEY_OF_MAPS = '"map": '
+# Bytes of a PNG file in which Matplotlib writes the name of the program.
+_PNG_HEAD = 1024
 
 
 def is_result(path: str | os.PathLike[str]) -> bool:
@@ -37,7 +38,7 @@ def is_result(path: str | os.PathLike[str]) -> bool:
     try:
         if place.suffix.lower() in TIFF_SUFFIXES:
             return _KEY in _tiff_texts(place)[1]
-        return place.suffix.lower() == ".png" and _png_software(place).startswith(_PROGRAM)
+        return place.suffix.lower() == ".png" and _is_own_png(place)
     except Exception:  # any error of a reader: a file that is damaged or of another format was not written here
         return False
 
@@ -53,7 +54,7 @@ def is_own(path: Path) -> bool:
             software, description = _tiff_texts(path)
             return software.startswith(_PROGRAM) and _KEY in description and _KEY_OF_MAPS in description
         if path.suffix.lower() == ".png":
-            return _png_software(path).startswith(_PROGRAM)
+            return _is_own_png(path)
         with open(path, newline="", encoding="utf-8") as file:
             header = tuple(next(csv.reader(file), ()))
     except Exception:  # as above
@@ -70,9 +71,10 @@ def _tiff_texts(path: Path) -> tuple[str, str]:
     return str(software), html.unescape(str(info))
 
 
-def _png_software(path: Path) -> str:
-    with Image.open(path) as image:  # the pixels are not decoded
-        return str(image.info.get("Software", ""))
+def _is_own_png(path: Path) -> bool:
+    """Return True if a PNG file names this program; only its beginning is read."""
+    with open(path, "rb") as file:
+        return b"tEXtSoftware\0" + _PROGRAM.encode() in file.read(_PNG_HEAD)
 
 
 def identities(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:

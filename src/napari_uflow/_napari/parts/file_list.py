@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ __all__ = ["FileList"]
 
 _PATH = Qt.ItemDataRole.UserRole
 _RESULT, _WARNING = 1, 2
+_NAME_OF_RESULT = re.compile(r"(heatmap|log10_nfa|labels|mask)(\.ome)?\.tiff?$|^(overview|trust)\.png$", re.IGNORECASE)
 
 
 class FileList(QWidget):
@@ -100,7 +102,8 @@ class FileList(QWidget):
         except UFlowError as error:
             self.refused.emit(str(error))
             return
-        images = [path for path in found if not is_result(path)]
+        # files are opened only if their names suggest it: a folder on a slow drive must not block the window
+        images = [path for path in found if not (_NAME_OF_RESULT.search(path.name) and is_result(path))]
         if not images:
             self.refused.emit(f"'{found[0]}' is a result of a detection: add the images themselves")
             return

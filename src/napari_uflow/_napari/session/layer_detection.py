@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_uflow._napari.layers.axes import finest
-
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from napari.viewer import Viewer
@@ -75,13 +73,21 @@ class LayerDetection:
 
         Regions that were painted or erased by hand are measured in the maps again.
         """
-        return tuple((index, _as_shown(found, finest(self.labels)[index])) for index, found in self._numbered())
+        if not self._can_be_edited:
+            return tuple(self._numbered())
+        return tuple((index, _as_shown(found, self.labels.data[index])) for index, found in self._numbered())
 
     @property
     def is_edited(self) -> bool:
         """True if regions were painted or erased by hand."""
-        labels = finest(self.labels)
-        return any(not np.array_equal(found.labels, labels[index]) for index, found in self._numbered())
+        return self._can_be_edited and any(
+            not np.array_equal(found.labels, self.labels.data[index]) for index, found in self._numbered()
+        )
+
+    @property
+    def _can_be_edited(self) -> bool:
+        """False for a large result, whose layer is multiscale: napari does not paint in it."""
+        return not self.labels.multiscale
 
     def _numbered(self) -> Iterator[tuple[tuple[int, ...], Detection]]:
         """Yield the detections with the numbers that the labels layer had at first."""
