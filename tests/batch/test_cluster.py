@@ -82,6 +82,24 @@ def test_the_results_are_those_of_one_machine(local_cluster, tiny_model, folder,
     assert any(isinstance(event, Message) and "2 workers" in event.text for event in events)
 
 
+def test_a_batch_is_continued_on_the_cluster(local_cluster, tiny_model, folder, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "out").mkdir()
+    (out / "odd 3_labels.tif").write_text("my own")
+    steps = on_cluster(local_cluster, tiny_model, files(folder), out)
+    next(event for event in steps if isinstance(event, Progress) and event.done == 2)
+    steps.close()
+    n_done = sum(row[1] == "done" for row in table(out, "summary.csv"))
+    assert n_done >= 1
+    events = []
+    summary = drain(on_cluster(local_cluster, tiny_model, files(folder), out, resume=True), events.append)
+    assert any(isinstance(event, Message) and event.text.startswith(f"resuming: {n_done} ") for event in events)
+    assert [path.name for path in summary.done] == ["odd 0.tif", "odd 1.tif", "odd 2.tif"]
+    assert "not a result of this program" in summary.failed[0][1]
+    assert (out / "odd 3_labels.tif").read_text() == "my own"
+    assert not (out / "unfinished.jsonl").exists()
+
+
 def test_a_killed_worker_costs_no_image(local_cluster, tiny_model, folder, tmp_path):
     with distributed.Client(local_cluster) as client:
         workers = client.run(os.getpid)

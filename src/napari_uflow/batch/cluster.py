@@ -10,8 +10,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from napari_uflow.batch.files import PHASE, detect_file_steps, prepare
-from napari_uflow.batch.results import BatchSummary, Collected, FileResult
+from napari_uflow.batch.files import PHASE, detect_file_steps, results_left_out
+from napari_uflow.batch.journal import task_of
+from napari_uflow.batch.results import BatchSummary, FileResult
+from napari_uflow.batch.run import BatchRun, images_of, locked, make_folder
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import UFlowError
 from napari_uflow.model.uflow import TrainedModel
@@ -48,8 +50,11 @@ def detect_on_cluster_steps(
     *,
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
     device: str = "auto",
     weights: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Steps[BatchSummary]:
     """Detect in files as :func:`~napari_uflow.batch.files.detect_files_steps` does, on the machines of a cluster.
 
@@ -60,7 +65,7 @@ def detect_on_cluster_steps(
 
     Parameters
     ----------
-    model, paths, output, config, channels, axes, device, weights
+    model, paths, output, config, channels, axes, series, device, weights, resume, overwrite
         As in :func:`~napari_uflow.batch.files.detect_files_steps`; the device is that of each worker.
     scheduler : str
         Address of the scheduler, such as "tcp://10.0.0.5:8786".
@@ -79,32 +84,39 @@ def detect_on_cluster_steps(
     ------
     UFlowError
         If the package distributed is missing, or the scheduler cannot be reached.
-    ConfigError
-        If two files would write to the same names.
+        Otherwise as in :func:`~napari_uflow.batch.files.detect_files_steps`.
     """
     distributed = _distributed()
-    files, folder = prepare(paths, output)
     # Workers may have another working directory.
-    files, folder = [path.absolute() for path in files], folder.absolute()
-    yield from or_stop(Message(f"Connecting to {scheduler}"))
-    with _connect(distributed, scheduler) as client:
-        n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        wait = "" if n_workers else f": waiting for one, {_SECONDS_WITHOUT_WORKERS} s at most"
-        yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}{wait}"))
-        options = {"channels": channels, "axes": axes, "device": device, "weights": weights}
-        work = _Work(client, model, (folder, config, options), len(files))
-        suspects = yield from work.detect(files)
-        if len(suspects) > 1 and work.is_on:
-            # An image that kills its worker fails the images beside it too; alone, only that image fails.
-            yield Message(f"{len(suspects)} images lost their workers; each is retried alone", warning=True)
-            together, suspects = suspects, []
-            for path in together:
-                suspects += yield from work.detect([path])
-        for path in suspects:
-            yield from work.add(FileResult(path, reason=_KILLED_WORKERS))
-        if not work.was_stopped:
-            yield Progress(PHASE, len(files), len(files))
-    return work.collected.write(folder, was_stopped=work.was_stopped, order=files)
+    files, results = images_of([Path(path).absolute() for path in paths])
+    folder = Path(output).absolute()
+    make_folder(folder)
+    options = {"channels": channels, "axes": axes, "series": series}
+    with locked(folder):
+        yield from or_stop(Message(f"Connecting to {scheduler}"))
+        with _connect(distributed, scheduler) as client:
+            n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+            wait = "" if n_workers else f": waiting for one, {_SECONDS_WITHOUT_WORKERS} s at most"
+            yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}{wait}"))
+            task = task_of(model, config, options)
+            run = BatchRun(folder, files, task, config, options, resume=resume, overwrite=overwrite)
+            yield from results_left_out(results)
+            yield from run.begin()
+            left = [path for path in files if not run.is_finished(path)]
+            arguments = (folder, config, {**options, "device": device, "weights": weights})
+            work = _Work(client, model, arguments, run, len(files))
+            suspects = yield from work.detect(left)
+            if len(suspects) > 1 and work.is_on:
+                # An image that kills its worker fails the images beside it too; alone, only that image fails.
+                yield Message(f"{len(suspects)} images lost their workers; each is retried alone", warning=True)
+                together, suspects = suspects, []
+                for path in together:
+                    suspects += yield from work.detect([path])
+            for path in suspects:
+                yield from work.add(FileResult(path=path, reason=_KILLED_WORKERS))
+            if not work.was_stopped:
+                yield Progress(PHASE, len(files), len(files))
+        return (yield from run.finish(was_stopped=work.was_stopped))
 
 
 def _distributed() -> Any:
@@ -128,11 +140,13 @@ def _connect(distributed: Any, scheduler: str) -> Any:
 class _Work:
     """Files of one batch on the cluster."""
 
-    def __init__(self, client: Any, model: TrainedModel, arguments: tuple[Any, ...], n_files: int) -> None:
+    def __init__(
+        self, client: Any, model: TrainedModel, arguments: tuple[Any, ...], run: BatchRun, n_files: int
+    ) -> None:
         self._client, self._model, self._arguments, self._n_files = client, pickle.dumps(model), arguments, n_files
         self._shared: Any = None
+        self._run = run
         self._n_done = 0
-        self.collected = Collected()
         self.was_stopped = self._is_abandoned = False
 
     @property
@@ -142,10 +156,8 @@ class _Work:
 
     def add(self, result: FileResult) -> Steps[None]:
         """Add the result of a file."""
-        self.collected.add(result)
         self._n_done += 1
-        if result.reason:
-            yield Message(result.reason, warning=True, source=result.path)
+        yield from self._run.add(result)
 
     def detect(self, paths: Sequence[Path]) -> Steps[list[Path]]:
         """Detect in files at the same time; return those whose workers died too often."""
@@ -192,7 +204,7 @@ class _Work:
 
     def _fail(self, paths: Iterable[Path], reason: str) -> Steps[None]:
         for path in paths:
-            yield from self.add(FileResult(path, reason=reason))
+            yield from self.add(FileResult(path=path, reason=reason))
 
     def _wait(self, waiting: dict[Any, Path]) -> None:
         from distributed import wait
@@ -215,15 +227,15 @@ def _result_of(future: Any, path: Path) -> FileResult | _Lost:
     except TimeoutError:
         return _Lost.WITH_WORKER
     except CancelledError:
-        return FileResult(path, reason=_NO_SCHEDULER)
+        return FileResult(path=path, reason=_NO_SCHEDULER)
     except UFlowError as error:
-        return FileResult(path, reason=str(error))
+        return FileResult(path=path, reason=str(error))
     except Exception as error:  # any exception of a worker
         kind = type(error).__name__
         if kind == "KilledWorker":
             return _Lost.KILLED_WORKERS
         reason = _NO_SCHEDULER if kind == "CommClosedError" else f"internal error on the worker ({kind}: {error})"
-        return FileResult(path, reason=reason)
+        return FileResult(path=path, reason=reason)
 
 
 def _detect_file(
@@ -237,5 +249,5 @@ def _detect_file(
     if kept is None or kept[0] is not model:
         kept = (model, model.network(choose_device(options["device"]), options["weights"]))
         worker._napari_uflow = kept
-    steps = detect_file_steps(model, kept[1], path, output, config, channels=options["channels"], axes=options["axes"])
-    return drain(steps)
+    reading = {name: options[name] for name in ("channels", "axes", "series")}
+    return drain(detect_file_steps(model, kept[1], path, output, config, **reading))

@@ -16,7 +16,7 @@ C = TypeVar("C", bound=Config)
 
 
 def add_common(parser: argparse.ArgumentParser, *, images: bool = True) -> None:
-    """Add the flags that commands share: device and, for commands that read images, weights, channels and axes."""
+    """Add the flags that commands share: device and, for commands that read images, weights, channels, axes, series."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     if images:
         parser.add_argument(
@@ -27,6 +27,10 @@ def add_common(parser: argparse.ArgumentParser, *, images: bool = True) -> None:
         )
         parser.add_argument(
             "--axes", help="axes of the files, one letter each, such as ZYX or TCYX; overrides those in the files"
+        )
+        parser.add_argument(
+            "--series",
+            help="one image of files with several, by name or by number from 0, such as the label of a slide",
         )
 
 

@@ -104,7 +104,11 @@ class EvaluationRun:
 
 
 def find_test_images(
-    root: str | Path, *, channels: Sequence[int | str] | None = None, axes: str | None = None
+    root: str | Path,
+    *,
+    channels: Sequence[int | str] | None = None,
+    axes: str | None = None,
+    series: int | str | None = None,
 ) -> list[TestImage]:
     """Find the test images of a data set.
 
@@ -113,7 +117,7 @@ def find_test_images(
     root : path
         Folder with ``test/good/*``, ``test/KIND/*`` and ``ground_truth/KIND/NAME_mask.png`` (or ``NAME.png``, or TIFF);
         without a folder ``test``, the folder that contains ``good`` and ``KIND``.
-    channels, axes
+    channels, axes, series
         As in :func:`~napari_uflow.store.images.read_planes`.
 
     Raises
@@ -132,7 +136,7 @@ def find_test_images(
             if folder.name != _NORMAL_KIND:
                 names = [f"{path.stem}{part}{end}" for part in ("_mask", "") for end in (".png", ".tif", ".tiff")]
                 mask = next((truth / folder.name / n for n in names if (truth / folder.name / n).is_file()), None)
-            planes = read_planes(path, channels=channels, axes=axes)
+            planes = read_planes(path, channels=channels, axes=axes, series=series)
             if len(planes) != 1:
                 raise ImageError(f"'{path}' is a stack of {len(planes)} planes; test images must be single planes")
             images.append(TestImage(planes[0], folder.name, mask))

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from napari_uflow import __version__
 from napari_uflow.errors import ConfigError, UFlowError
 
 __all__ = ["DPI", "FOUND_HEADING", "QUIET_COLOUR", "TEXT_COLOUR", "figure_pixels", "save_figure"]
@@ -53,7 +54,9 @@ def save_figure(fig: Figure, path: str | os.PathLike[str]) -> None:
     # A temporary folder beside the target: same file system, ordinary permissions, one thing to delete.
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
         draft = Path(folder) / target.name
-        fig.savefig(draft, format=kind, dpi=fig.dpi, facecolor="white")
+        # by which `store.provenance` knows the files
+        metadata = {"Software": f"napari-uflow {__version__}"} if kind == "png" else None
+        fig.savefig(draft, format=kind, dpi=fig.dpi, facecolor="white", metadata=metadata)
         os.replace(draft, target)
 
 

@@ -4,17 +4,22 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from napari_uflow.errors import UFlowError
 
-__all__ = ["atomic_path", "stem_of"]
+__all__ = ["atomic_path", "stem_of", "temporary_name"]
 
 
 def stem_of(path: Path) -> str:
     """Return the name of an image file without its ending, ".tif" or ".ome.tif"."""
     return path.stem.removesuffix(".ome").removesuffix(".OME") or path.stem
+
+
+def temporary_name(target: Path) -> Path:
+    """Return an unused name in the folder of a file, with its ending."""
+    return target.with_name(f".{uuid.uuid4().hex[:8]}-{target.name}")
 
 
 def _mode(target: Path) -> int:
@@ -49,12 +54,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         open. (Every OSError of the block is reported as one of these.)
     """
     target = Path(path)
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise UFlowError(f"'{target}' cannot be written: there is no folder '{target.parent}'")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UFlowError(f"'{target}' cannot be written: it is a folder")
     # tempfile creates files that only their owner may read.
-    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}-{target.name}")
+    temporary = temporary_name(target)
     try:
         yield temporary
         # Some libraries write files that only their owner may read.
@@ -66,4 +71,5 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             "close it in other programs, or choose another place"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a name that is too long
+            temporary.unlink(missing_ok=True)

@@ -36,6 +36,7 @@ def read_regions(
     *,
     channels: int | str | Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
 ) -> list[NormalRegion]:
     """Open files of normal images and return what is normal in them, plane by plane; hardly a pixel is read.
 
@@ -46,7 +47,7 @@ def read_regions(
     masks : path-like, optional
         Folder with one mask for each image, of its name or its name and ``_mask``, PNG or TIFF; pixels above 0 are
         normal, in every plane. Without it, everything is normal.
-    channels, axes
+    channels, axes, series
         As in :func:`~napari_uflow.store.images.read_planes`.
 
     Returns
@@ -61,7 +62,7 @@ def read_regions(
     """
     regions = []
     for path in find_images(images):
-        planes = read_planes(path, channels=channels, axes=axes)
+        planes = read_planes(path, channels=channels, axes=axes, series=series)
         mask = None if masks is None else read_planes(_mask_of(Path(masks), path))[0].read().max(axis=0) > 0
         regions += [NormalRegion(plane, mask) for plane in planes]
     return regions
