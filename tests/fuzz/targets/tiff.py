@@ -55,7 +55,8 @@ def _make(rng: random.Random, folder: Path) -> Path:
     return path
 
 
-def _use(path: Path) -> None:
+def read_windows(path: Path) -> None:
+    """Read a window of the first planes, and the corner of the last one."""
     planes = read_planes(path)
     for plane in planes[:4]:
         plane.read(Window(-8, -8, min(200, plane.shape[0] + 16), min(200, plane.shape[1] + 16)))
@@ -63,4 +64,4 @@ def _use(path: Path) -> None:
     last.read(Window(max(0, last.shape[0] - 32), max(0, last.shape[1] - 32), 32, 32))
 
 
-TARGET = Target("tiff", _make, _use)
+TARGET = Target("tiff", _make, read_windows)
