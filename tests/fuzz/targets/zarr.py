@@ -85,7 +85,7 @@ def _make(rng: random.Random, folder: Path) -> Path:
                 file.write_bytes(mutated_bytes(rng, file.read_bytes()))
             case 7:
                 file.unlink(missing_ok=True)
-                file.symlink_to(rng.choice(("/etc/passwd", "/dev/zero", "..", file.name, metadata[0].resolve())))
+                file.symlink_to(rng.choice(("/etc/passwd", "/dev/zero", "..", file.name, metadata[0])))
             case _:
                 chunk = rng.choice(chunks)
                 chunk.write_bytes(mutated_bytes(rng, chunk.read_bytes()))

@@ -136,7 +136,7 @@ class BatchWidget(Panel):
     def _start(self) -> Job:
         model, paths, output, config = self._session.model, self.paths(), self.output.path(), self.config()
         device, weights = read_settings().device, weights_folder()
-        reading = {
+        reading: dict[str, Any] = {
             "channels": self.file_axes.chosen_channels(),
             "axes": self.file_axes.chosen_axes(),
             "series": self.file_axes.chosen_series(),
