@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from napari_uflow.cli import main
 from napari_uflow.cli.flags import config_of
@@ -121,6 +122,7 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good --channels 5", "has no channel 5"),
         ("train data/train/good --channels DAPI", "has no channel 'DAPI'"),
         ("train data/train/good --axes QYX", "axes of '000' must be 2 letters"),
+        ("train data/train/good --series 7", "no series '7'; it has: 0 '000'"),
         ("train data/train/good --normal empty", "there is no mask for '000.png' in 'empty'"),
         ("train data/train/good -o empty", "cannot write to 'empty'; choose another --output"),
         ("train data/train/good -o text.tif/model", "cannot write to the folder 'text.tif'"),
@@ -330,6 +332,31 @@ def test_stacks_by_their_axes_and_channels_by_number(here, capsys):
     assert code == 0
     assert "of 2 planes" in out
     assert len(read_planes("detected/stack_labels.tif")) == 2
+
+
+def test_the_main_image_of_a_slide_and_another_one(here, capsys):
+    values = np.random.default_rng(0).integers(0, 256, (96, 80)).astype(np.uint8)
+    with tifffile.TiffWriter("slide.ome.tif", ome=True) as writer:
+        for name, rows in (("slide", 96), ("label image", 70), ("section 2", 64)):
+            writer.write(values[:rows], metadata={"Name": name})
+    command = "detect model.safetensors slide.ome.tif --device cpu"
+    code, _, err = call(capsys, command)
+    assert code == 1
+    assert "the images of the file differ in size (64 x 80, 96 x 80 pixels): 'slide slide', 'slide section 2'" in err
+    for series, shape in (("0", (96, 80)), ("label image", (70, 80))):
+        code, _, err = call(capsys, f"{command} --series '{series}'")
+        assert code == 0, err
+        assert read_planes("detected/slide_labels.tif")[0].shape == shape
+
+
+def test_training_on_8_and_16_bits_is_warned_of(here, capsys):
+    values = np.random.default_rng(0).integers(0, 256, (64, 64))
+    Path("images").mkdir()
+    for name, dtype in (("a", np.uint8), ("b", np.uint16)):
+        tifffile.imwrite(f"images/{name}.tif", values.astype(dtype))
+    code, _, err = call(capsys, f"train images --steps 1 {FAST}")
+    assert code == 0
+    assert "warning: the images have pixels of different types: 1 image of uint8 ('a'), 1 image of uint16 ('b')" in err
 
 
 def test_a_file_that_fails_is_told_and_exits_with_1(here, capsys):

@@ -1,4 +1,5 @@
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -471,3 +472,47 @@ def test_the_interval_of_frames_is_written(name: str, options: dict, tmp_path: P
 def test_tile_options_that_cannot_be(options: dict, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         write_tiff_tiles(tmp_path / "a.tif", [], **{"shape": (4, 4), "dtype": "uint8", **options})
+
+
+@pytest.mark.parametrize("n_pages", [1, 3, 200])
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_pages_in_a_circle_are_refused(n_pages: int, bigtiff: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as writer:
+        for _ in range(n_pages):
+            writer.write(numbers((4, 5)), contiguous=False, metadata=None)
+    assert len(read_planes(path)) == n_pages
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tif:
+        layout, first = tif.tiff, tif.pages.first.offset
+        last = tif.pages[-1].offset
+        place = last + layout.tagnosize + len(tif.pages[-1].tags) * layout.tagsize
+    data[place : place + layout.offsetsize] = struct.pack(layout.offsetformat, first)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.tif' cannot be read; it is damaged, its pages form a circle"):
+        read_planes(path)
+
+
+def test_more_pages_than_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_uflow.store.reading.MAX_PLANES", 5)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for _ in range(6):
+            writer.write(numbers((4, 5)), contiguous=False, metadata=None)
+    with pytest.raises(ImageError, match="6 planes, more than 5"):
+        read_planes(tmp_path / "a.tif")
+
+
+def test_a_page_with_many_numbers_for_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, numbers((64, 64)), compression="zlib", tile=(16, 16))
+    data = bytearray(path.read_bytes())
+    place = (
+        data.index(struct.pack("<HH", 322, 4))
+        if struct.pack("<HH", 322, 4) in data
+        else data.index(struct.pack("<HH", 322, 3))
+    )
+    data[place + 4 : place + 8] = struct.pack("<I", 30)
+    data[place + 8 : place + 12] = struct.pack("<I", 8)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.tif'"):
+        read_planes(path)[0].read()

@@ -112,7 +112,7 @@ def test_a_chunk_that_decompresses_to_more_than_its_size(name: str, tmp_path: Pa
     path = make(tmp_path / "a.zarr", 2, compressors=codec)
     (plane,) = read_planes(path)
     np.testing.assert_array_equal(plane.read()[0], VALUES)
-    chunk(path).write_bytes(bytes(compress(bytes(10_000_000))))
+    chunk(path).write_bytes(bytes(compress(bytes(80_000_000 if name in ("gzip", "zlib") else 10_000_000))))
     with pytest.raises(ImageError, match=r"0\.0' cannot be read; it decompresses to more"):
         plane.read()
     for damaged in (b"", b"\0", b"damaged" * 9, bytes(compress(bytes(100)))[:-3]):

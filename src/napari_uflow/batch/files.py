@@ -198,7 +198,7 @@ def _check_sizes(planes: Sequence[Plane]) -> None:
         sizes = ", ".join(f"{height} x {width}" for height, width in shapes)
         named = ", ".join(f"'{name}'" for name in dict.fromkeys(plane.name for plane in planes))
         raise ImageError(
-            f"the images of the file differ in size ({sizes} pixels): {named}; choose one with --series (series=), or "
+            f"the images of the file differ in size ({sizes} pixels): {named}; choose one series, or "
             "save each in a separate file"
         )
 

@@ -62,5 +62,5 @@ class DecodedBlocks:
         return self._n_bytes
 
 
-DECODED = DecodedBlocks(2**27)
+DECODED = DecodedBlocks(2**28)
 """Blocks of all files: a bound on each file would be none on a training of a thousand files."""

@@ -36,30 +36,37 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     Raises
     ------
     ImageError
-        If a path matches no file.
+        If a path matches no file, or a folder cannot be listed.
     """
     found: list[Path] = []
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
-        place = Path(path)
-        if is_zarr(place):
-            files = [_named(place)]
-        elif place.is_dir():
-            files = sorted(p for p in place.iterdir() if _is_image(p))
-            if not files:
-                endings = ", ".join(sorted(IMAGE_SUFFIXES | {".zarr"}))
-                raise ImageError(
-                    f"the folder '{place}' contains no images ({endings}); give a folder of images, or a pattern"
-                )
-        elif place.is_file():
-            files = [place]
-        else:
-            files = sorted(p for p in map(Path, glob.glob(str(place))) if _is_image(p))
-            if not files:
-                raise ImageError(f"no image found at '{place}'; give a file, a folder or a pattern such as '*.tif'")
-        found += files
+        try:
+            found += _files_at(Path(path))
+        except OSError as error:  # a folder that may not be listed, a name that is too long
+            raise unreadable(Path(path), error) from error
     if not found:
         raise ImageError("no image given; give a file, a folder or a pattern such as '*.tif'")
     return list(dict.fromkeys(found))
+
+
+def _files_at(place: Path) -> list[Path]:
+    """Return the images of one file, folder or pattern."""
+    if is_zarr(place):
+        return [_named(place)]
+    if place.is_dir():
+        files = sorted(p for p in place.iterdir() if _is_image(p))
+        if not files:
+            endings = ", ".join(sorted(IMAGE_SUFFIXES | {".zarr"}))
+            raise ImageError(
+                f"the folder '{place}' contains no images ({endings}); give a folder of images, or a pattern"
+            )
+        return files
+    if place.is_file():
+        return [place]
+    files = sorted(p for p in map(Path, glob.glob(str(place))) if _is_image(p))
+    if not files:
+        raise ImageError(f"no image found at '{place}'; give a file, a folder or a pattern such as '*.tif'")
+    return files
 
 
 def _is_image(path: Path) -> bool:

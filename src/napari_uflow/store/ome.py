@@ -10,7 +10,7 @@ from napari_uflow.errors import ImageError
 from napari_uflow.store.calibration import UNKNOWN, Calibration, number
 from napari_uflow.store.reading import MAX_PLANES, check_planes, is_inside
 
-__all__ = ["OmeImage", "check_ome", "image_of", "ome_images"]
+__all__ = ["OmeImage", "image_of", "read_ome"]
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,20 @@ class OmeImage:
     channel_names: list[str] | None = None
 
 
-def check_ome(xml: str, path: Path) -> None:
-    """Refuse OME-XML that leads out of the image's folder or declares more than can be read.
+def read_ome(xml: str, path: Path) -> list[OmeImage]:
+    """Return what OME-XML says of its images; refuse what leads out of the folder or declares more than can be read.
 
     Parameters
     ----------
     xml : str
-        Description of a TIFF file; one that is no XML is not refused.
+        Description of a TIFF file.
     path : Path
         The TIFF file; other files of its image must be in its folder or below.
+
+    Returns
+    -------
+    list of OmeImage
+        Images in their order; none if the description is no XML, or other XML.
 
     Raises
     ------
@@ -52,9 +57,16 @@ def check_ome(xml: str, path: Path) -> None:
     """
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         raise ImageError(f"'{path}' has XML metadata with entities, which are not read; save the image again")
-    root = _parsed(xml)
-    if root is None:
-        return
+    try:
+        root = ElementTree.fromstring(xml)
+    except (ElementTree.ParseError, ValueError):
+        return []
+    _check_files(root, path)
+    _check_sizes(root, path)
+    return [_image(image, pixels) for image in _named(root, "Image") for pixels in _named(image, "Pixels")]
+
+
+def _check_files(root: ElementTree.Element, path: Path) -> None:
     folders = (path.parent, path.resolve().parent)  # a linked image has its other files beside either
     for element in _named(root, "UUID"):
         name = element.get("FileName")
@@ -62,6 +74,9 @@ def check_ome(xml: str, path: Path) -> None:
             raise ImageError(
                 f"'{path}' refers to '{name}' outside its folder, which is not read; put all files into one"
             )
+
+
+def _check_sizes(root: ElementTree.Element, path: Path) -> None:
     n_planes = 0
     for pixels in _named(root, "Pixels"):
         n_planes += math.prod(max(_whole(pixels.get(f"Size{axis}", "1")), 0) for axis in "CZT")
@@ -75,19 +90,11 @@ def check_ome(xml: str, path: Path) -> None:
             raise ImageError(f"'{path}' has damaged metadata of its axes; save the image again")
 
 
-def ome_images(xml: str) -> list[OmeImage]:
-    """Return what OME-XML says of its images, in their order; none if it is no XML."""
-    root = _parsed(xml)
-    images = []
-    for image in _named(root, "Image") if root is not None else ():
-        for pixels in _named(image, "Pixels"):
-            shape = _whole(pixels.get("SizeY", "0")), _whole(pixels.get("SizeX", "0"))
-            sizes = {
-                axis: (pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YXZ"
-            }
-            sizes["T"] = (pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
-            images.append(OmeImage(image.get("Name", ""), shape, Calibration.of(sizes), _channel_names(pixels)))
-    return images
+def _image(image: ElementTree.Element, pixels: ElementTree.Element) -> OmeImage:
+    shape = _whole(pixels.get("SizeY", "0")), _whole(pixels.get("SizeX", "0"))
+    sizes = {axis: (pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YXZ"}
+    sizes["T"] = (pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    return OmeImage(image.get("Name", ""), shape, Calibration.of(sizes), _channel_names(pixels))
 
 
 def image_of(images: Sequence[OmeImage], name: str, shape: tuple[int, int]) -> OmeImage | None:
@@ -105,13 +112,6 @@ def _channel_names(pixels: ElementTree.Element) -> list[str] | None:
     names = [channel.get("Name", "") for channel in channels]
     n_channels = _whole(pixels.get("SizeC", "1")) // max(_whole(channels[0].get("SamplesPerPixel", "1")), 1)
     return names if all(names) and len(names) == n_channels == len(set(names)) else None
-
-
-def _parsed(xml: str) -> ElementTree.Element | None:
-    try:
-        return ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, ValueError):
-        return None
 
 
 def _tag(element: ElementTree.Element) -> str:

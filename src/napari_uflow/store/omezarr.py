@@ -179,7 +179,7 @@ def _metadata(path: Path, root: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ImageError(f"'{path}' cannot be read; it is damaged, copy the image again ({error})") from error
+        raise unreadable(path, error, "it is damaged, copy the image again") from error
     if not isinstance(metadata, dict):
         raise ImageError(f"'{path}' is damaged: it contains no metadata; copy the image again")
     return metadata

@@ -35,8 +35,8 @@ _PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}
 _MOST_CHUNKS = 500_000
 """Chunks of a PNG file; encoders make one for 8 kB or more of compressed pixels."""
 
-_OTHER_FORMATS = ("BMP", "JPEG", "MPO")
-"""Formats that Pillow may open; some of its others run programs."""
+_OTHER_FORMATS = ("BMP", "JPEG")
+"""Formats that Pillow may open; some others run programs. JPEG includes MPO, of which the first image is read."""
 
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 

@@ -59,10 +59,11 @@ def unreadable(path: Path, error: BaseException, reason: str = "the file is dama
         return ImageError(
             f"'{path}' cannot be read ({os.strerror(error.errno)}); check that it is there and that you may read it"
         )
-    return ImageError(f"'{path}' cannot be read; {reason} ({_short(str(error) or type(error).__name__)})")
+    return ImageError(f"'{path}' cannot be read; {reason} ({_short(error)})")
 
 
-def _short(text: str, n_most: int = 200) -> str:
+def _short(error: BaseException, n_most: int = 200) -> str:
+    text = str(error) if " " in str(error) else repr(error)
     return text if len(text) <= n_most else text[:n_most] + "..."
 
 

@@ -12,12 +12,16 @@ import numpy.typing as npt
 import tifffile
 
 from napari_uflow.errors import ImageError
+from napari_uflow.store.codestreams import declared_pixels
 from napari_uflow.store.decoded import DECODED
 from napari_uflow.store.raw import ranges_of
 from napari_uflow.store.reading import DECODER_ERRORS, check_block, unreadable
 from napari_uflow.store.source import SourceFile
 
 __all__ = ["TiffSegments"]
+
+_ROOM = 2**16
+"""Pixels that a compressed strip or tile may have beside those of the image."""
 
 
 class TiffSegments:
@@ -47,7 +51,8 @@ class TiffSegments:
             raise ImageError(f"'{series.parent.filename}' has pages that do not fit its shape {self.shape}")
         # A damaged file may have several numbers for one.
         block = [operator.index(n) for n in page.chunks]
-        check_block(math.prod(block) * self.dtype.itemsize, Path(series.parent.filehandle.path))
+        self._n_block_values = math.prod(block)
+        check_block(self._n_block_values * self.dtype.itemsize, Path(series.parent.filehandle.path))
         self._chunked = (1,) * (n_page_axes - len(page.chunked)) + tuple(page.chunked)
         chunks = (1,) * (n_page_axes - len(block)) + tuple(block)
         self._chunks = tuple(min(c, n) for c, n in zip(chunks, page.shape, strict=True))
@@ -138,6 +143,7 @@ class TiffSegments:
                 file.seek(offsets[number])
                 n_left = max(os.fstat(file.fileno()).st_size - offsets[number], 0)
                 encoded = file.read(min(byte_counts[number], n_left))
+            self._check_size(encoded, path)
             decoded, (_, d, h, w, _), _ = self._decode(encoded, number, **jpeg)
             depth, length, width = self._image_size
             segment: npt.NDArray[Any] = decoded[: depth - d, : length - h, : width - w].reshape(shape)
@@ -146,3 +152,11 @@ class TiffSegments:
         except DECODER_ERRORS as error:
             raise unreadable(source.path, error) from error
         return segment
+
+    def _check_size(self, encoded: bytes, path: str) -> None:
+        """Refuse a compressed image that is much larger than its strip or tile; in NDPI files all have one header."""
+        n_pixels = 0 if self._jpeg_header else declared_pixels(encoded)
+        if n_pixels > 2 * self._n_block_values + _ROOM:
+            raise ImageError(
+                f"'{path}' is damaged: a block declares {n_pixels:,} pixels, more than it has; copy it again"
+            )

@@ -17,7 +17,7 @@ from napari_uflow.image.plane import LazyArray, Plane, planes_of
 from napari_uflow.store.calibration import UNKNOWN, Calibration
 from napari_uflow.store.colours import as_shown
 from napari_uflow.store.files import stem_of
-from napari_uflow.store.ome import OmeImage, check_ome, image_of, ome_images
+from napari_uflow.store.ome import OmeImage, image_of, read_ome
 from napari_uflow.store.raw import RawPixels
 from napari_uflow.store.reading import DECODER_ERRORS, check_planes, is_inside, unreadable
 from napari_uflow.store.segments import TiffSegments
@@ -48,8 +48,8 @@ def read_tiff(
     try:
         with tifffile.TiffFile(path) as tif:
             _check_pages(tif, path)
-            check_ome(tif.pages.first.description, path)
-            images = _images(tif, path, series)
+            described = read_ome(tif.pages.first.description, path)
+            images = _images(tif, path, series, described)
     except ImageError:
         raise
     except DECODER_ERRORS as error:
@@ -125,7 +125,7 @@ class _Image:
         return letters + self.axes[self.n_stored_axes :] if len(letters) == self.n_stored_axes else letters
 
 
-def _images(tif: tifffile.TiffFile, path: Path, wanted: int | str | None) -> list[_Image]:
+def _images(tif: tifffile.TiffFile, path: Path, wanted: int | str | None, described: list[OmeImage]) -> list[_Image]:
     """Return the wanted images of an open file; all that are no thumbnails, labels or smaller versions by default."""
     offered = list(tif.series)
     if wanted is None:
@@ -135,7 +135,6 @@ def _images(tif: tifffile.TiffFile, path: Path, wanted: int | str | None) -> lis
         raise ImageError(f"'{path}' contains no image")
     sizes = [f"{s.keyframe.imagelength} x {s.keyframe.imagewidth} pixels" for s in offered]
     chosen = chosen_series([str(s.name or "") for s in offered], sizes, wanted, path)
-    described = ome_images(tif.ome_metadata) if tif.is_ome and tif.ome_metadata else []
     return [_image(tif, path, offered[i], described) for i in chosen]
 
 
@@ -147,7 +146,7 @@ def _image(tif: tifffile.TiffFile, path: Path, series: tifffile.TiffPageSeries, 
             raise ImageError(f"'{path}' refers to '{other}' outside its folder, which is not read")
     name = str(series.name or "")
     calibration, channel_names = UNKNOWN, None
-    if described:
+    if tif.is_ome:
         own = image_of(described, name, (page.imagelength, page.imagewidth))
         calibration, channel_names = (own.calibration, own.channel_names) if own else (UNKNOWN, None)
     elif tif.is_imagej:
@@ -156,7 +155,7 @@ def _image(tif: tifffile.TiffFile, path: Path, series: tifffile.TiffPageSeries, 
     elif tif.is_svs:
         size = re.search(r"\bMPP *= *([^ |]+)", page.description)  # micrometres per pixel
         calibration = Calibration.of(dict.fromkeys("YX", (size[1], "um"))) if size else UNKNOWN
-    if calibration == UNKNOWN and not described:
+    if calibration == UNKNOWN and not tif.is_ome:
         calibration = _baseline_calibration(page)
     data, axes = as_shown(_lazy(path, tif, series), series.axes, series, path)
     orientation = _orientation(page)

@@ -1,5 +1,6 @@
 """What a zarr folder may make its reader do: known codecs, chunks of the declared size, files inside the folder."""
 
+import asyncio
 import bz2
 import lzma
 import os
@@ -24,6 +25,9 @@ _FILTERS = frozenset({
 
 _ROOM = 2**16
 """Bytes that a decoded chunk may have besides its pixels: an index, checksums."""
+
+_HARMLESS = 2**26
+"""Bytes that a chunk may decompress to, without harm, before its decoder finds that they are too many."""
 
 _PIECE = 2**20
 """Bytes that are decompressed at a time to count them."""
@@ -103,10 +107,10 @@ def guarded_store(folder: Path, root: Path, compressor: str | None, chunk_bytes:
     """
     from zarr.storage import LocalStore, WrapperStore
 
-    def check(key: str, value: Any) -> Any:
+    async def check(key: str, value: Any) -> Any:
         if value is not None and compressor is not None and not key.endswith((".zarray", ".zattrs", "zarr.json")):
             limit = 2 * chunk_bytes() + _ROOM
-            n_bytes = _decoded_bytes(value.to_bytes(), compressor, limit)
+            n_bytes = await asyncio.to_thread(_decoded_bytes, value.to_bytes(), compressor, limit)
             if n_bytes > limit:
                 raise ImageError(
                     f"'{folder / key}' cannot be read; it decompresses to more than a chunk, copy it again"
@@ -122,7 +126,7 @@ def guarded_store(folder: Path, root: Path, compressor: str | None, chunk_bytes:
                 raise ImageError(
                     f"'{place}' is not a file inside '{root}', and is not read; copy the image with its files"
                 )
-            return check(key, await super().get(key, prototype, byte_range))
+            return await check(key, await super().get(key, prototype, byte_range))
 
         async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
             return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
@@ -145,8 +149,8 @@ def _decoded_bytes(data: bytes, compressor: str, limit: int) -> int:
             case "lzma":
                 return _counted(data, lzma.LZMADecompressor, limit)
             case _:
-                # deflate makes at most 1032 bytes of one
-                return 0 if len(data) * 1032 <= limit else _inflated(data, limit)
+                # deflate makes at most 1032 bytes of one: most chunks need not be counted
+                return 0 if len(data) * 1032 <= max(limit, _HARMLESS) else _inflated(data, limit)
     except (struct.error, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
         return 0  # the decoder will say so
 

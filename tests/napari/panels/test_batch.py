@@ -241,6 +241,9 @@ def test_channels_and_axes_are_passed_on(widget, folder, qtbot):
     widget.file_axes.channels.setText("7")
     run(widget, qtbot)
     assert "channel" in results(widget)[0]
+    widget.file_axes.series.setText("macro image")
+    run(widget, qtbot)
+    assert "no series 'macro image'" in results(widget)[0]
 
 
 @pytest.mark.slow

@@ -148,8 +148,12 @@ class BatchWidget(Panel):
     def _start(self) -> Job:
         model, paths, output, config = self._session.model, self.paths(), self.output.path(), self.config()
         device, weights = read_settings().device, weights_folder()
-        channels, axes = self.file_axes.chosen_channels(), self.file_axes.chosen_axes()
         resume = self.resume.isChecked() and is_unfinished(output)
+        reading: dict[str, Any] = {
+            "channels": self.file_axes.chosen_channels(),
+            "axes": self.file_axes.chosen_axes(),
+            "series": self.file_axes.chosen_series(),
+        }
         if model is None:
             raise ConfigError("no model: train one or open a model file")
 
@@ -157,15 +161,7 @@ class BatchWidget(Panel):
             from napari_uflow.batch.files import detect_files_steps
 
             return detect_files_steps(
-                model,
-                paths,
-                output,
-                config,
-                channels=channels,
-                axes=axes,
-                device=device,
-                weights=weights,
-                resume=resume,
+                model, paths, output, config, device=device, weights=weights, resume=resume, **reading
             )
 
         job = self._session.runner.start(make_steps, title="Detecting in files")
