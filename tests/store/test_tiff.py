@@ -417,3 +417,12 @@ def test_the_distance_of_planes_is_written(name: str, tmp_path: Path) -> None:
 def test_tile_options_that_cannot_be(options: dict, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         write_tiff_tiles(tmp_path / "a.tif", [], **{"shape": (4, 4), "dtype": "uint8", **options})
+
+
+def test_a_transparency_mask_is_no_second_image(tmp_path):
+    path = tmp_path / "masked.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(numbers((6, 7)), metadata=None)
+        writer.write(numbers((6, 7)) > 3, subfiletype=4, photometric="mask", metadata=None)
+    (plane,) = read_planes(path)
+    np.testing.assert_array_equal(plane.read()[0], numbers((6, 7)))

@@ -173,6 +173,20 @@ def test_masks_are_found_by_the_names_of_their_images(tmp_path):
         read_regions(find_images(tmp_path / "images"), tmp_path / "masks")
 
 
+def test_a_stack_of_masks_marks_each_plane_by_its_own(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    masks = np.zeros((3, 8, 8), np.uint8)
+    masks[1, :2], masks[2, :5] = 1, 255
+    write_tiff(tmp_path / "images" / "s.tif", np.ones((3, 8, 8), np.uint8), "ZYX")
+    write_tiff(tmp_path / "masks" / "s.tif", masks, "ZYX")
+    regions = read_regions(tmp_path / "images", tmp_path / "masks")
+    assert [int(region.normal().sum()) for region in regions] == [0, 16, 40]
+    write_tiff(tmp_path / "masks" / "s.tif", masks[:2], "ZYX")
+    with pytest.raises(ImageError, match="stack of 2 planes, but its image has 3"):
+        read_regions(tmp_path / "images", tmp_path / "masks")
+
+
 def test_specimens_held_out_stay_held_out_when_training_is_resumed(tmp_path):
     """Their names hold the folder's, which a resumed training on one of the folders alone would leave out."""
     for folder in ("a", "b"):

@@ -34,7 +34,9 @@ def read_tiff(path: Path, channels: int | str | Sequence[int | str] | None, axes
     try:
         with tifffile.TiffFile(path) as tif:
             all_series = [s for s in tif.series if s.kind in ("ome", "imagej", "shaped", "uniform", "generic")]
-            all_series = [s for s in all_series if not s.keyframe.is_reduced] or list(tif.series[:1])
+            all_series = [s for s in all_series if not (s.keyframe.is_reduced or s.keyframe.is_mask)] or list(
+                tif.series[:1]
+            )
             images = [(s.axes, _lazy(path, tif, s), s.name) for s in all_series]
             calibrations = [_calibration(tif, i, s) for i, s in enumerate(all_series)]
     except ImageError:

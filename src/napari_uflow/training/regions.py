@@ -24,10 +24,9 @@ from napari_uflow.image.specimen import specimen_of
 from napari_uflow.model.record import TrainingRecord
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.images import find_images, read_planes
+from napari_uflow.store.masks import MaskFolder, read_masks
 
 __all__ = ["assign_specimens", "read_regions", "regions_of_training"]
-
-_MASK_SUFFIXES = (".png", ".tif", ".tiff")
 
 
 def read_regions(
@@ -44,8 +43,9 @@ def read_regions(
     images : path-like, or iterable of path-like
         Files, folders or patterns, as for :func:`~napari_uflow.store.images.find_images`.
     masks : path-like, optional
-        Folder with one mask for each image, of its name or its name and ``_mask``, PNG or TIFF; pixels above 0 are
-        normal, in every plane. Without it, everything is normal.
+        Folder with one mask for each image, of its name and ``_mask`` or of its name alone; pixels above 0 are normal.
+        A mask of one plane is that of all planes of its image; those of a stack belong to the planes at the same
+        positions. Without it, everything is normal.
     channels, axes
         As in :func:`~napari_uflow.store.images.read_planes`.
 
@@ -57,23 +57,24 @@ def read_regions(
     Raises
     ------
     ImageError
-        If there is no image, one cannot be read, or one has no mask.
+        If there is no image, one cannot be read, or one has no mask or one that does not fit it.
     """
     regions = []
+    folder = None if masks is None else MaskFolder(masks)
     for path in find_images(images):
         planes = read_planes(path, channels=channels, axes=axes)
-        mask = None if masks is None else read_planes(_mask_of(Path(masks), path))[0].read().max(axis=0) > 0
-        regions += [NormalRegion(plane, mask) for plane in planes]
+        found = read_masks(_mask_of(folder, path), planes, axes=axes) if folder is not None else [None] * len(planes)
+        regions += [NormalRegion(plane, mask) for plane, mask in zip(planes, found, strict=True)]
     return regions
 
 
-def _mask_of(folder: Path, path: Path) -> Path:
-    stem = stem_of(path)
-    stems = [f"{name}{end}" for name in dict.fromkeys((path.stem, stem)) for end in ("", "_mask")]
-    names = [f"{name}{suffix}" for name in stems for suffix in _MASK_SUFFIXES]
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
+def _mask_of(folder: MaskFolder, path: Path) -> Path:
+    found = folder.find(path)
     if found is None:
-        raise ImageError(f"there is no mask for '{path.name}' in '{folder}'; name it {stem}.png or {stem}.tif")
+        stem = stem_of(path)
+        raise ImageError(
+            f"there is no mask for '{path.name}' in '{folder}'; name it {stem}_mask.png or {stem}_mask.tif"
+        )
     return found
 
 
