@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from napari_uflow.config import Config, Parameter, parameters_of
 from napari_uflow.errors import ConfigError
+from napari_uflow.image.channels import channels_in
 
 __all__ = ["add_common", "add_parameters", "config_of"]
 
@@ -23,16 +24,11 @@ def add_common(parser: argparse.ArgumentParser, *, images: bool = True) -> None:
             "--weights", type=Path, help="file of the pre-trained weights of the backbone, or folder of such files"
         )
         parser.add_argument(
-            "--channels", type=_channels, help="one to three channels, by number from 0 or by name: 0,2 or DAPI,GFP"
+            "--channels", type=channels_in, help="one to three channels, by name or by number from 0: DAPI,GFP or 0,2"
         )
         parser.add_argument(
             "--axes", help="axes of the files, one letter each, such as ZYX or TCYX; overrides those in the files"
         )
-
-
-def _channels(text: str) -> list[int | str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return [int(name) if name.isdigit() else name for name in names]
 
 
 def add_parameters(parser: argparse.ArgumentParser, config: type[Config], without: Sequence[str] = ()) -> None:
