@@ -34,7 +34,11 @@ def test_a_channel_is_chosen_by_its_name_or_its_number(wanted, names, chosen):
 @pytest.mark.parametrize(
     ("wanted", "names", "said"),
     [
-        ("1", ["1", "2"], r"'1' is the name of channel 0 of 'image' and the number of another one, '2': write name:1 or"),
+        (
+            "1",
+            ["1", "2"],
+            r"'1' is the name of channel 0 of 'image' and the number of another one, '2': write",
+        ),
         (1, ["1", "2"], r"write name:1 or number:1"),
         (0, ["1", "0"], r"0 is the name of channel 1 of 'image' and the number of another one, '1'"),
         ("a", ["a", "b", "a"], r"several channels called 'a': choose number:0 and number:2"),

@@ -46,7 +46,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normal",
         type=Path,
-        help="folder of masks named like the images (NAME_mask.png or NAME.tif, for example); pixels above 0 are normal",
+        help="folder of masks named like the images (NAME_mask.png, NAME.tif, ...); pixels above 0 are normal",
     )
     parser.add_argument(
         "--init-from", type=Path, help="continue training this model; pass its original images plus new ones"

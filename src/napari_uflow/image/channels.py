@@ -101,7 +101,7 @@ def _chosen_channel(wanted: int | str, names: Sequence[str], name: str) -> int:
 
 
 def _called(choice: str, names: Sequence[str]) -> list[int]:
-    """Return the numbers of the channels with a name; those that differ in capital letters only if there is no other."""
+    """Return the numbers of the channels with a name; those with other capital letters only if there is no other."""
     exactly = [i for i, n in enumerate(names) if n == choice]
     return exactly or [i for i, n in enumerate(names) if n.casefold() == choice.casefold()]
 

@@ -53,8 +53,7 @@ class FileMask:
         """Read the mask of rows and columns, two slices without a step."""
         (start, stop, _), (left, right, _) = (s.indices(n) for s, n in zip(key, self.shape, strict=True))
         values = self.plane.read(Window(start, left, max(0, stop - start), max(0, right - left)))
-        mask: NDArray[np.bool_] = (values > self.above).any(axis=0)
-        return mask
+        return np.asarray((values > self.above).any(axis=0))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read the whole mask, (M, N) bool."""
