@@ -6,9 +6,7 @@ import sys
 
 import pytest
 
-linux = pytest.mark.skipif(
-    not hasattr(os, "RTLD_DEEPBIND"), reason="Linux only")
-)
+linux = pytest.mark.skipif(not hasattr(os, "RTLD_DEEPBIND"), reason="Linux only")
 
 CODE = """
 import sys, types

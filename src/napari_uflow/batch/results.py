@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from napari_uflow.evaluation.figures import save_figure
 from napari_uflow.evaluation.overview import OverviewRow, overview
 from napari_uflow.store.files import atomic_path
 from napari_uflow.store.regions import write_regions
+from napari_uflow.store.table import write_rows
 
 __all__ = ["N_OVERVIEW", "BatchSummary", "Collected", "FileResult"]
 
@@ -147,4 +147,4 @@ def _summary_row(result: FileResult) -> tuple[Any, ...]:
 
 def _write_summary(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([_COLUMNS, *rows])
+        write_rows(file, [_COLUMNS, *rows])

@@ -1,12 +1,12 @@
 """Write tables of regions as CSV."""
 
-import csv
 import os
 from collections.abc import Iterable
 
 from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection
 from napari_uflow.store.files import atomic_path
+from napari_uflow.store.table import write_rows
 
 __all__ = ["write_regions"]
 
@@ -29,13 +29,12 @@ def write_regions(path: str | os.PathLike[str], detections: Iterable[Detection])
     """
     names = list(RegionTable.__dataclass_fields__)
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["plane", *names, "area_unit"])
+        write_rows(file, [["plane", *names, "area_unit"]])
         for detection in detections:
             unit = f"{detection.unit}^2" if detection.unit and detection.pixel_size else ""
             for row in detection.regions.rows():
                 values = ["" if value != value else _short(value) for value in row.values()]
-                writer.writerow([detection.name, *values, unit])
+                write_rows(file, [[detection.name, *values, unit]])
 
 
 def _short(value: float) -> str:
