@@ -2,10 +2,14 @@
 
 import csv
 import json
+import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +20,11 @@ from napari_uflow.cli.flags import config_of
 from napari_uflow.cli.parser import make_parser
 from napari_uflow.cli.reporter import Reporter
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
-from napari_uflow.model.record import OutcomeKind
+from napari_uflow.errors import ModelFileError
+from napari_uflow.model.record import EarlierTraining, OutcomeKind
 from napari_uflow.progress import Message, Progress, TrainingPoint
 from napari_uflow.store.card import read_card
-from napari_uflow.store.checkpoint import load_model
+from napari_uflow.store.checkpoint import load_model, save_model
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
 
@@ -415,3 +420,86 @@ def test_a_real_ctrl_c(here):
     assert "Traceback" not in err
     assert out.startswith("model: m.safetensors (stopped at step ")
     assert load_model("m.safetensors").record.outcome.kind is OutcomeKind.STOPPED
+
+
+# Texts of others
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil\nfake: yes"
+
+
+def assert_plain(*texts):
+    for text in texts:
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]", text), ascii(text)
+        assert "\nfake" not in text
+
+
+@pytest.fixture
+def evil_model(tiny_model, tmp_path):
+    """A model whose card holds control characters wherever it holds a text."""
+    record = replace(
+        tiny_model.record,
+        date=EVIL,
+        unit=EVIL,
+        pixel_size=(1.0, 1.0),
+        backbone_weights=EVIL,
+        device=EVIL,
+        versions={EVIL: EVIL},
+        specimens=(EVIL,),
+        image_names=(EVIL,),
+        resumed_from=EarlierTraining(EVIL, 3),
+    )
+    save_model(tmp_path / "evil.safetensors", replace(tiny_model, record=record))
+    return tmp_path / "evil.safetensors"
+
+
+@pytest.mark.parametrize("command", ["show", "show --json"])
+def test_a_card_has_no_power_over_the_terminal(evil_model, command, capsys):
+    code, out, err = call(capsys, *command.split(), str(evil_model))
+    assert code == 0
+    assert_plain(out, err)
+    assert "\\x1b[2J" in out or "\\u001b[2J" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_names_of_files_have_no_power_over_the_terminal(here, evil_model, capsys):
+    name = EVIL.replace("/", "")
+    Path(name).mkdir()
+    shutil.copy("data/test/good/000.png", Path(name, f"{name}.png"))
+    Path(name, "text.tif").write_text("none")
+    for arguments, expected in (
+        (["detect", str(evil_model), name, "-o", f"{name} found", "--device", "cpu"], 1),
+        (["detect", str(evil_model), f"{name}.tif"], 2),
+        (["show", f"{name}/text.tif"], 2),
+        (["evaluate", str(evil_model), name], 2),
+        (["train", name, "-o", f"{name}/text.tif/x"], 2),
+    ):
+        assert main(arguments) == expected
+        assert_plain(*capsys.readouterr())
+    for arguments in (["detect", name], [name], ["show", "a", name], ["train", "a", "--preset", name]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert_plain(*capsys.readouterr())
+
+
+def test_whatever_is_printed_has_no_power_over_the_terminal(capsys, monkeypatch):
+    def said(path):
+        print(EVIL, "\u00b5 and \udcff")
+        print(EVIL, file=sys.stderr)
+        raise ModelFileError(EVIL)
+
+    monkeypatch.setattr("napari_uflow.store.card.read_card", said)
+    code, out, err = call(capsys, "show", "model")
+    assert code == 2
+    assert "\u00b5 and \\udcff" in out
+    assert_plain(out.replace("\nfake", ""), err.replace("\nfake", "", 1))
+
+
+def test_what_a_terminal_cannot_show_is_written_out(tmp_path, tiny_model_file):
+    """Also on a terminal that knows ASCII only."""
+    shutil.copy(tiny_model_file, tmp_path / "\u00b5.safetensors")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "napari_uflow", "show", str(tmp_path / "\u00b5.safetensors")]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert rb"\xb5.safetensors: U-Flow model" in done.stdout

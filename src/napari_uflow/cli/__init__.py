@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 
 from napari_uflow.cli.commands import EXIT_STOPPED
 from napari_uflow.cli.parser import make_parser
+from napari_uflow.cli.terminal import plain_streams
 from napari_uflow.errors import Stopped, UFlowError
 from napari_uflow.system.apple import enable_mps_fallback
+from napari_uflow.wording import printable
 
 __all__ = ["main"]
 
@@ -31,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0: done (a stopped training that kept its best model counts as done). 1: some files failed. 2: wrong input,
         explained in one line. 130: stopped by Ctrl-C before there was a result.
     """
+    with plain_streams():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
     enable_mps_fallback()
     try:
@@ -39,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except Stopped as stopped:
-        print(f"napari-uflow: {stopped}", file=sys.stderr)
+        print(f"napari-uflow: {printable(str(stopped))}", file=sys.stderr)
         return EXIT_STOPPED
     except UFlowError as error:
-        print(f"napari-uflow: error: {error}", file=sys.stderr)
+        print(f"napari-uflow: error: {printable(str(error))}", file=sys.stderr)
         return _EXIT_WRONG_INPUT
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

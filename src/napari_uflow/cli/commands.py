@@ -16,7 +16,7 @@ from napari_uflow.cli.reporter import run_job
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Steps
-from napari_uflow.wording import counted
+from napari_uflow.wording import counted, printable
 
 if TYPE_CHECKING:
     from napari_uflow.batch.results import BatchSummary
@@ -57,7 +57,7 @@ def train(options: argparse.Namespace) -> int:
     )
     model = run_job(steps)
     save_model(options.output, model)
-    print(f"model: {options.output} ({model.record.outcome.text()})")
+    print(printable(f"model: {options.output} ({model.record.outcome.text()})"))
     return 0
 
 
@@ -96,7 +96,7 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
     if summary.n_planes:
         noun = "plane" if summary.n_planes > len(summary.done) else "image"
         where = f"{summary.n_anomalous_planes} of {counted(summary.n_planes, noun)}"
-        print(f"{counted(summary.n_regions, 'anomalous region')} in {where}; written to {output}")
+        print(printable(f"{counted(summary.n_regions, 'anomalous region')} in {where}; written to {output}"))
     else:
         print("no image was processed")
     if summary.was_stopped:
@@ -105,7 +105,7 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
     for guarantee in summary.guarantees:
         print(f"reliability: {guarantee.text()}")
     for path, reason in summary.failed:
-        print(f"failed: {path}: {reason}", file=sys.stderr)
+        print(printable(f"failed: {path}: {reason}"), file=sys.stderr)
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -119,7 +119,7 @@ def evaluate(options: argparse.Namespace) -> int:
     model = load_model(options.model)
     images = find_test_images(options.root, channels=options.channels, axes=options.axes)
     run = run_job(evaluate_steps(model, images, config, device=options.device, weights=options.weights))
-    print(_evaluation_table(run, options.root.resolve().name))
+    print(_evaluation_table(run, printable(options.root.resolve().name)))
     print(f"reliability: {run.images[0].detection.guarantee.text()}")
     if options.output is not None:
         _write_evaluation(run, options.output, options.root.resolve().name)
@@ -215,7 +215,7 @@ def show(options: argparse.Namespace) -> int:
     record, history, earlier = card.record, card.history, card.record.resumed_from
     n_specimens, n_held_out = len(record.all_specimens), len(record.holdout_specimens)
     of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {n_held_out} of them held out"
-    print(f"{options.model}: U-Flow model, format {card.format}")
+    print(printable(f"{options.model}: U-Flow model, format {card.format}"))
     lines = {
         "backbone": f"{card.model.backbone} ({record.backbone_weights or 'no weights to load'})",
         "weights included": "yes" if card.has_backbone else "no, required: --weights",
@@ -239,7 +239,7 @@ def show(options: argparse.Namespace) -> int:
         "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
     for name, text in lines.items():
-        print(f"  {name + ':':<24}{text}")
+        print(f"  {name + ':':<24}{printable(text)}")
     return 0
 
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 from napari_uflow.cli import commands as run
 from napari_uflow.cli.flags import add_common, add_parameters
 from napari_uflow.config import DetectionConfig, ModelConfig, PresetName, TrainingConfig
+from napari_uflow.wording import printable
 
 __all__ = ["make_parser"]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors quote no control characters of the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit."""
+        super().error(printable(message))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser; the parsed options carry the function of the command as `run`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="napari-uflow",
         description="Detect anomalies in microscope images: train on normal images, then detect.",
     )

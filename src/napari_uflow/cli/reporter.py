@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from napari_uflow.cli.terminal import clear_line
 from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
-from napari_uflow.wording import LEAST_PART, how_far
+from napari_uflow.wording import LEAST_PART, how_far, printable
 
 __all__ = ["Reporter", "run_job"]
 
@@ -64,16 +65,17 @@ class Reporter:
             left = f", {_duration(seconds)} left"
         text = f"{event.phase}: {how_far(event.done, event.total, event.part)}{left}"
         if self._is_terminal:
-            print(f"\r\x1b[K{text}", end="\n" if is_end else "", file=sys.stderr, flush=True)
+            clear_line()
+            print(text, end="\n" if is_end else "", file=sys.stderr, flush=True)
             self._open_line = not is_end
         elif is_end or event.done + event.part >= LEAST_PART:
             print(text, file=sys.stderr, flush=True)
 
     def _line(self, text: str) -> None:
         if self._open_line:
-            print("\r\x1b[K", end="", file=sys.stderr)
+            clear_line()
             self._open_line = False
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
