@@ -25,8 +25,9 @@ from napari_uflow.model.record import TrainingRecord
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.store.masks import MaskFolder, read_masks
+from napari_uflow.system.patterns import search_group
 
-__all__ = ["assign_specimens", "read_regions", "regions_of_training"]
+__all__ = ["assign_specimens", "matching_specimens", "read_regions", "regions_of_training"]
 
 
 def read_regions(
@@ -97,18 +98,56 @@ def assign_specimens(
     ConfigError
         If the pattern is not a regular expression with one group, or does not match a name.
     """
+    if pattern:
+        return _assigned_by_pattern(regions, pattern)
     name_of = _names_by_file(regions)
-    with_folder = {} if pattern else _names_with_folder(regions, name_of)
+    with_folder = _names_with_folder(regions, name_of)
     assigned: dict[int, NormalRegion] = {}
     for region in regions:
         if region.has_given_specimen:
             assigned[id(region)] = region
         elif id(region) not in assigned:
-            specimen, folder = specimen_of(name_of(region), pattern or None), _folder(region)
-            known_as = [] if pattern else [name for name in _names_in(folder, specimen) if name in known]
+            specimen, folder = specimen_of(name_of(region)), _folder(region)
+            known_as = [name for name in _names_in(folder, specimen) if name in known]
             name = known_as[0] if known_as else with_folder.get((specimen, folder), specimen)
             assigned[id(region)] = region.of_specimen(name)
     return [assigned[id(region)] for region in regions]
+
+
+def _assigned_by_pattern(regions: Sequence[NormalRegion], pattern: str) -> list[NormalRegion]:
+    name_of = _names_by_file(regions)
+    assigned: dict[int, NormalRegion] = {}
+    for region, specimen in zip(regions, matching_specimens(regions, pattern), strict=True):
+        if specimen is None:
+            raise ConfigError(f"the specimen pattern {pattern!r} does not match the file name '{name_of(region)}'")
+        assigned.setdefault(id(region), region if region.has_given_specimen else region.of_specimen(specimen))
+    return [assigned[id(region)] for region in regions]
+
+
+def matching_specimens(regions: Sequence[NormalRegion], pattern: str) -> list[str | None]:
+    """Return the specimen of each region by a pattern, or the one that it was given with.
+
+    Parameters
+    ----------
+    regions : sequence of NormalRegion
+        Regions of any images.
+    pattern : str
+        Regular expression whose only group is the specimen, searched in the names of the images.
+
+    Returns
+    -------
+    list of str or None
+        None where the pattern does not match.
+
+    Raises
+    ------
+    ConfigError
+        If the pattern is not a regular expression with one group, or takes too long.
+    """
+    name_of = _names_by_file(regions)
+    names = list(dict.fromkeys(name_of(region) for region in regions if not region.has_given_specimen))
+    found = dict(zip(names, search_group(pattern, names), strict=True))
+    return [region.specimen if region.has_given_specimen else found[name_of(region)] for region in regions]
 
 
 def regions_of_training(
@@ -124,17 +163,18 @@ def regions_of_training(
         Record of the training.
     pattern : str
         Specimen pattern of the training. A specimen of an image whose name it does not match had no part.
+
+    Raises
+    ------
+    ConfigError
+        If the pattern is not a regular expression with one group, or takes too long.
     """
     known = record.all_specimens
-    found = []
-    for region in regions:
-        try:
-            (assigned,) = assign_specimens([region], pattern, known)
-        except ConfigError:
-            continue
-        if assigned.specimen in known:
-            found.append(region)
-    return found
+    if pattern:
+        specimens = matching_specimens(regions, pattern)
+    else:
+        specimens = [assign_specimens([region], "", known)[0].specimen for region in regions]
+    return [region for region, specimen in zip(regions, specimens, strict=True) if specimen in known]
 
 
 def _names_by_file(regions: Sequence[NormalRegion]) -> Callable[[NormalRegion], str]:
