@@ -86,7 +86,7 @@ def config_of(config: type[C], options: argparse.Namespace, base: C | None = Non
         if parameter.type in (int, float):
             try:
                 values[parameter.name] = parameter.type(text)
-            except ValueError as error:
+            except (ValueError, TypeError) as error:  # argparse makes a list of the value "--"
                 allowed = parameter.range_text
                 raise ConfigError(f"{_flag(parameter)} must be a number ({allowed}), not {text!r}") from error
         else:

@@ -44,14 +44,14 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         place = Path(path)
         if is_zarr(place):
             files = [_named(place)]
-        elif place.is_dir():
+        elif os.path.isdir(place):  # False for a name that is too long, too
             files = sorted(p for p in place.iterdir() if _is_image(p))
             if not files:
                 endings = ", ".join(sorted(IMAGE_SUFFIXES | {".zarr"}))
                 raise ImageError(
                     f"the folder '{place}' contains no images ({endings}); give a folder of images, or a pattern"
                 )
-        elif place.is_file():
+        elif os.path.isfile(place):
             files = [place]
         else:
             files = sorted(p for p in map(Path, glob.glob(str(place))) if _is_image(p))
