@@ -4,7 +4,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from napari_uflow.errors import UFlowError
@@ -49,9 +49,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         open. (Every OSError of the block is reported as one of these.)
     """
     target = Path(path)
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):  # False for a name that is too long, too
         raise UFlowError(f"'{target}' cannot be written: there is no folder '{target.parent}'")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UFlowError(f"'{target}' cannot be written: it is a folder")
     # tempfile creates files that only their owner may read.
     temporary = target.with_name(f".{uuid.uuid4().hex[:8]}-{target.name}")
@@ -66,4 +66,5 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             "close it in other programs, or choose another place"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none with a name that is too long
+            temporary.unlink(missing_ok=True)
