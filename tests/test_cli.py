@@ -116,6 +116,7 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good --steps=--", "--steps must be a number"),
         ("train " + "n" * 5000, "no image found at"),
         ("show " + "n" * 5000, "there is no model file"),
+        ("evaluate model.safetensors " + "n" * 5000, "no test image in"),
         ("train data/train/good --learning-rate nan", "learning_rate must be a number"),
         ("train data/train/good --backbone vgg", "backbone must be one of efficientnet_lite2, scattering"),
         ("train data/train/good --tile 100", "tile must be a multiple of 16"),

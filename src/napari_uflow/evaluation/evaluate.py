@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,10 +124,10 @@ def find_test_images(
         If there is no image, one is a stack, or one has several masks.
     """
     root = Path(root)
-    test = root / "test" if (root / "test").is_dir() else root
+    test = root / "test" if os.path.isdir(root / "test") else root
     truth = test.parent / "ground_truth"
     images = []
-    kinds = sorted(folder for folder in test.iterdir() if folder.is_dir()) if test.is_dir() else []
+    kinds = sorted(folder for folder in test.iterdir() if folder.is_dir()) if os.path.isdir(test) else []
     for folder in kinds:
         has_masks = folder.name != _NORMAL_KIND and (truth / folder.name).is_dir()
         masks = MaskFolder(truth / folder.name) if has_masks else None

@@ -135,14 +135,14 @@ def _candidates(name: str) -> Sequence[str]:
 def _local_file(name: str, weights: str | Path | None, *, single: bool) -> Path | None:
     if weights is not None:
         path = Path(weights).expanduser()
-        if path.is_file() and single:
+        if os.path.isfile(path) and single:
             return path
-        if path.is_dir():
+        if os.path.isdir(path):
             for candidate in _candidates(name):
                 if (path / candidate).is_file():
                     return path / candidate
             raise _to_download(name, f"the folder {path} does not contain {_candidates(name)[0]}")
-        if path.is_file():
+        if os.path.isfile(path):
             raise BackboneUnavailableError(
                 f"this backbone needs a file for each of its networks: give a folder, not {path}"
             )

@@ -110,9 +110,9 @@ def read_planes(
     place = Path(path)
     if is_zarr(place):
         return read_zarr(place, name=stem_of(_named(place)), channels=channels, axes=axes)
-    if place.is_dir():
+    if os.path.isdir(place):
         raise ImageError(f"'{place}' is a folder; give a file in it")
-    if not place.is_file():
+    if not os.path.isfile(place):
         raise ImageError(f"the file '{place}' does not exist")
     if place.stat().st_size == 0:
         raise ImageError(f"the file '{place}' is empty")

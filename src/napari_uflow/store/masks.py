@@ -76,7 +76,7 @@ class MaskFolder:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
-        if not self._folder.is_dir():
+        if not os.path.isdir(self._folder):
             raise ImageError(f"there is no folder of masks '{folder}'")
         self._by_name: defaultdict[str, list[Path]] = defaultdict(list)
         for path in sorted(self._folder.iterdir()):
