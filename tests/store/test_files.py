@@ -67,3 +67,12 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path):
             assert stat.S_IMODE(target.stat().st_mode) == after
     finally:
         os.umask(mask)
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path):
+    with (
+        pytest.raises(UFlowError, match="cannot be written"),
+        atomic_path(tmp_path / ("n" * 300 + ".tif")) as temporary,
+    ):
+        temporary.write_text("x")
+    assert not list(tmp_path.iterdir())

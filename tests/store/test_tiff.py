@@ -516,3 +516,12 @@ def test_a_page_with_many_numbers_for_one(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ImageError, match=r"a\.tif'"):
         read_planes(path)[0].read()
+
+
+def test_a_transparency_mask_is_no_second_image(tmp_path):
+    path = tmp_path / "masked.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(numbers((6, 7)), metadata=None)
+        writer.write(numbers((6, 7)) > 3, subfiletype=4, photometric="mask", metadata=None)
+    (plane,) = read_planes(path)
+    np.testing.assert_array_equal(plane.read()[0], numbers((6, 7)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -29,6 +30,8 @@ _SECONDS_BETWEEN = 0.3
 _SECONDS_WITHOUT_WORKERS = 60
 # For a result that is already on a worker.
 _SECONDS_TO_FETCH = 5
+# Raised for no answer (OSError, and TimeoutError, which is one), for a malformed address, and for an answer of others.
+_NO_ANSWER = (OSError, ValueError, TypeError, LookupError, AttributeError, MemoryError, OverflowError)
 _KILLED_WORKERS = "every worker that processed this image died; it may need more memory than a worker has"
 _NO_WORKER = "no worker of the cluster was left"
 _NO_SCHEDULER = "the scheduler of the cluster was lost"
@@ -128,13 +131,39 @@ def _distributed() -> Any:
 
 
 def _connect(distributed: Any, scheduler: str) -> Any:
-    """Return a client of the cluster."""
+    """Return a client of the cluster.
+
+    The address is tried first, since a client waits for ever for the answer of a server that is no scheduler, such as
+    the dashboard of one. The trial has a thread of its own: that of the caller may run an event loop.
+    """
     try:
+        with ThreadPoolExecutor(1) as executor:
+            kind = executor.submit(asyncio.run, _kind_of_server(distributed, scheduler)).result()
+        if kind != "Scheduler":
+            raise ValueError(f"a {kind}")
         return distributed.Client(scheduler, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:  # its timeout is an OSError, a malformed address a ValueError
+    except _NO_ANSWER as error:
         raise UFlowError(
-            f"no scheduler of dask.distributed at '{scheduler}': start one with 'dask scheduler', or check the address"
+            f"no scheduler of dask.distributed at '{scheduler}': start one with 'dask scheduler', or check the address "
+            f"(tcp://HOST:8786, or the port that the scheduler says; that of its dashboard, 8787, is another)"
         ) from error
+
+
+async def _kind_of_server(distributed: Any, address: str) -> str:
+    """Return what a server of dask.distributed says that it is; OSError if there is no answer."""
+    from distributed.core import connect
+
+    arguments = distributed.Security().get_connection_args("client")
+
+    async def ask() -> str:
+        comm = await connect(address, timeout=_SECONDS_TO_CONNECT, **arguments)
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            return str((await comm.read())["type"])
+        finally:
+            comm.abort()
+
+    return await asyncio.wait_for(ask(), _SECONDS_TO_CONNECT)
 
 
 class _Work:

@@ -35,7 +35,7 @@ def _check_output(path: Path, *, is_folder: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write to the folder '{folder}': {error.strerror}") from error
-    if not os.access(folder, os.W_OK) or (not is_folder and path.is_dir()):
+    if not os.access(folder, os.W_OK) or (not is_folder and os.path.isdir(path)):
         raise ConfigError(f"cannot write to '{path}'; choose another --output")
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from napari_uflow.config import Config, Parameter, parameters_of
 from napari_uflow.errors import ConfigError
+from napari_uflow.image.channels import channels_in
 
 __all__ = ["add_common", "add_parameters", "config_of"]
 
@@ -23,7 +24,7 @@ def add_common(parser: argparse.ArgumentParser, *, images: bool = True) -> None:
             "--weights", type=Path, help="file of the pre-trained weights of the backbone, or folder of such files"
         )
         parser.add_argument(
-            "--channels", type=_channels, help="one to three channels, by number from 0 or by name: 0,2 or DAPI,GFP"
+            "--channels", type=channels_in, help="one to three channels, by name or by number from 0: DAPI,GFP or 0,2"
         )
         parser.add_argument(
             "--axes", help="axes of the files, one letter each, such as ZYX or TCYX; overrides those in the files"
@@ -32,11 +33,6 @@ def add_common(parser: argparse.ArgumentParser, *, images: bool = True) -> None:
             "--series",
             help="one image of files with several, by name or by number from 0, such as the label of a slide",
         )
-
-
-def _channels(text: str) -> list[int | str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return [int(name) if name.isdigit() else name for name in names]
 
 
 def add_parameters(parser: argparse.ArgumentParser, config: type[Config], without: Sequence[str] = ()) -> None:
@@ -94,7 +90,7 @@ def config_of(config: type[C], options: argparse.Namespace, base: C | None = Non
         if parameter.type in (int, float):
             try:
                 values[parameter.name] = parameter.type(text)
-            except ValueError as error:
+            except (ValueError, TypeError) as error:  # argparse makes a list of the value "--"
                 allowed = parameter.range_text
                 raise ConfigError(f"{_flag(parameter)} must be a number ({allowed}), not {text!r}") from error
         else:

@@ -52,7 +52,11 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="files, folders or patterns of normal images")
     _add_output(parser, "model file to write", default="model.safetensors")
-    parser.add_argument("--normal", type=Path, help="folder of masks named like the images; pixels above 0 are normal")
+    parser.add_argument(
+        "--normal",
+        type=Path,
+        help="folder of masks named like the images (NAME_mask.png, NAME.tif, ...); pixels above 0 are normal",
+    )
     parser.add_argument(
         "--init-from", type=Path, help="continue training this model; pass its original images plus new ones"
     )
@@ -93,7 +97,11 @@ def _detect(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
-    parser.add_argument("root", type=Path, help="folder with test/good, test/KIND and ground_truth/KIND/NAME_mask.png")
+    parser.add_argument(
+        "root",
+        type=Path,
+        help="folder with test/good, test/KIND and ground_truth/KIND/NAME_mask.png (or another kind of image)",
+    )
     _add_output(parser, "folder for numbers (JSON) and an overview (PNG); without it, nothing is written")
     add_common(parser)
     add_parameters(parser, DetectionConfig, without=("false_alarms_per",))  # the images are single planes

@@ -6,14 +6,20 @@ them, and its ``__metadata__`` holds the card under the name ``napari_uflow``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from napari_uflow.errors import UFlowError
+from napari_uflow.model.check import check_state
+from napari_uflow.model.info import tested_strides
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.store.card import CARD, NOT_AS_WRITTEN, ModelCard, damaged, opened, parse_card
@@ -56,6 +62,7 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
         history=model.history,
         record=model.record,
         has_backbone=has_backbone,
+        sha256_of_weights=_sha256(state),
     )
     with atomic_path(path) as temporary:
         try:
@@ -67,18 +74,25 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
 def load_model(path: str | os.PathLike[str]) -> TrainedModel:
     """Read a model file. Nothing in it is executed.
 
+    The weights are compared with their checksum and with the configuration; all of them must be finite.
+
     Raises
     ------
     ModelFileError
-        If there is no such file, or it is not a model of this package, is damaged, or has a format newer than this
-        version of the package.
+        If there is no such file, or it is not a model of this package, is damaged or altered, or has a format newer
+        than this version of the package.
     """
     path = Path(path)
     with opened(path, "pt") as file:
         card = parse_card(path, file.metadata())
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     try:
+        check_state(card.model, card.intensity.n_channels, state)
+        if card.sha256_of_weights not in (None, _sha256(state)):
+            raise ValueError("its weights are not those that were saved (their checksum is another)")
         calibration = None if card.calibration is None else Calibration.from_dict(card.calibration)
+        if calibration is not None and calibration.strides != tested_strides(card.model):
+            raise ValueError("its calibration does not belong to its configuration")
     except NOT_AS_WRITTEN as error:
         raise damaged(path, error) from error
     return TrainedModel(
@@ -90,3 +104,12 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         history=card.history,
         record=card.record,
     )
+
+
+def _sha256(state: Mapping[str, Tensor]) -> str:
+    """Return the checksum of names, types, shapes and values of tensors, hexadecimal."""
+    found = hashlib.sha256()
+    for name, values in sorted(state.items()):
+        found.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        found.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -143,7 +143,7 @@ class TiffSegments:
                 file.seek(offsets[number])
                 n_left = max(os.fstat(file.fileno()).st_size - offsets[number], 0)
                 encoded = file.read(min(byte_counts[number], n_left))
-            self._check_size(encoded, path)
+            self._check_size(encoded, source.path)
             decoded, (_, d, h, w, _), _ = self._decode(encoded, number, **jpeg)
             depth, length, width = self._image_size
             segment: npt.NDArray[Any] = decoded[: depth - d, : length - h, : width - w].reshape(shape)
@@ -153,7 +153,7 @@ class TiffSegments:
             raise unreadable(source.path, error) from error
         return segment
 
-    def _check_size(self, encoded: bytes, path: str) -> None:
+    def _check_size(self, encoded: bytes, path: Path) -> None:
         """Refuse a compressed image that is much larger than its strip or tile; in NDPI files all have one header."""
         n_pixels = 0 if self._jpeg_header else declared_pixels(encoded)
         if n_pixels > 2 * self._n_block_values + _ROOM:

@@ -126,10 +126,12 @@ class _Image:
 
 
 def _images(tif: tifffile.TiffFile, path: Path, wanted: int | str | None, described: list[OmeImage]) -> list[_Image]:
-    """Return the wanted images of an open file; all that are no thumbnails, labels or smaller versions by default."""
+    """Return the wanted images of an open file; by default all but thumbnails, labels, masks and smaller versions."""
     offered = list(tif.series)
     if wanted is None:
-        separate = [s for s in offered if s.kind in _KINDS_OF_SEVERAL and not s.keyframe.is_reduced]
+        separate = [
+            s for s in offered if s.kind in _KINDS_OF_SEVERAL and not (s.keyframe.is_reduced or s.keyframe.is_mask)
+        ]
         offered = separate or sorted(offered, key=lambda s: -s.keyframe.imagelength * s.keyframe.imagewidth)[:1]
     if not offered:
         raise ImageError(f"'{path}' contains no image")

@@ -13,7 +13,6 @@ from qtpy.QtCore import QObject, Signal
 from napari_uflow._napari.layers.axes import bare
 from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.layer_detection import LayerDetection
-from napari_uflow._napari.session.libraries import make_torch_safe
 from napari_uflow._napari.session.runner import JobRunner
 from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Message, Steps
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from napari_uflow._napari.session.recipe import Recipe
     from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.system.libraries import make_torch_safe
 
 __all__ = ["Session", "session_of"]
 
