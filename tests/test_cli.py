@@ -87,6 +87,37 @@ def test_every_parameter_has_a_flag_that_sets_it(command, config, parameter, cap
     assert flag in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("train a.tif --views 1", "train a.tif --augmentations 1"),
+        ("train a.tif --field-pattern=(.)", "train a.tif --specimen-pattern=(.)"),
+        ("train a.tif --start old", "train a.tif --init-from old"),
+        ("train a.tif --border keep", "train a.tif --border reflect"),
+        ("train a.tif --border hold", "train a.tif --border replicate"),
+        ("detect model a.tif --calibration promised", "detect model a.tif --calibration conformal"),
+    ],
+)
+def test_former_names_are_understood_with_a_note(former, present, capsys):
+    configs = (DetectionConfig,) if former.startswith("detect") else (ModelConfig, TrainingConfig)
+
+    def parsed(command):
+        options = make_parser().parse_args(command.split())
+        return [config_of(config, options) for config in configs], getattr(options, "init_from", None)
+
+    expected = parsed(present)
+    assert capsys.readouterr().err == ""
+    assert parsed(former) == expected
+    flag = present.replace("=", " ").split()[-2]
+    note = capsys.readouterr().err
+    assert note.startswith("napari-uflow: note: --")
+    assert note.count("\n") == 1
+    assert flag in note
+    with pytest.raises(SystemExit):
+        main([former.split()[0], "--help"])
+    assert not {"--views", "--field-pattern", "--start"} & set(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("arguments", ["", "fly", "train", "train a.tif --stepz 3", "detect model", "show a b"])
 def test_misspelled_commands_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from napari_uflow.cli import commands as run
-from napari_uflow.cli.flags import add_common, add_parameters
+from napari_uflow.cli.flags import add_common, add_former, add_parameters
 from napari_uflow.config import DetectionConfig, ModelConfig, PresetName, TrainingConfig
 
 __all__ = ["make_parser"]
@@ -47,6 +47,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-from", type=Path, help="continue training this model; pass its original images plus new ones"
     )
+    add_former(parser, "--start", "init_from", type=Path)
     parser.add_argument(
         "--preset",
         choices=get_args(PresetName),
