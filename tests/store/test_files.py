@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from napari_uflow.errors import UFlowError
-from napari_uflow.store.files import atomic_path, remove_leftovers, temporary_beside
+from napari_uflow.store.files import atomic_path, remove_leftovers, temporary_name
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(
     kept = [tmp_path / ".0123abcd-notes.txt", tmp_path / ".uflow-mine.txt", tmp_path / "a.tif"]
     with atomic_path(tmp_path / "b.tif") as of_this_process, monkeypatch.context() as patch:
         patch.setattr(platform, "node", lambda: "another computer")
-        kept += [of_this_process, temporary_beside(tmp_path / "c.tif")]
+        kept += [of_this_process, temporary_name(tmp_path / "c.tif")]
         for path in kept:
             path.write_text("mine")
         patch.undo()

@@ -1,5 +1,6 @@
 """Names of image files, and files that are written completely or not at all."""
 
+import logging
 import os
 import re
 import stat
@@ -11,7 +12,9 @@ from pathlib import Path
 from napari_uflow.errors import UFlowError
 from napari_uflow.system.owner import TAG, has_ended, own_tag
 
-__all__ = ["atomic_path", "remove_leftovers", "stem_of", "temporary_beside"]
+__all__ = ["atomic_path", "changed_at", "delete", "remove_leftovers", "stem_of", "temporary_name"]
+
+logger = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(rf"\.uflow-({TAG})-[0-9a-f]{{8}}-.*", re.DOTALL)
 # Letters of the file's name at the end of its temporary name, which must not be longer than names may be.
@@ -23,6 +26,22 @@ def stem_of(path: Path) -> str:
     return path.stem.removesuffix(".ome").removesuffix(".OME") or path.stem
 
 
+def changed_at(path: Path) -> float:
+    """Return the time of the last change of a file in seconds; 0 if there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def delete(path: Path) -> None:
+    """Delete a file; one that another program holds open stays."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        logger.warning("could not delete %s", path)
+
+
 def _mode(target: Path) -> int:
     """Return the permissions of the file to replace, or those of a new one."""
     if target.exists():
@@ -32,7 +51,7 @@ def _mode(target: Path) -> int:
     return 0o666 & ~mask
 
 
-def temporary_beside(target: Path) -> Path:
+def temporary_name(target: Path) -> Path:
     """Return an unused hidden name in the folder of a file, with the file's ending and the owner of the file."""
     return target.with_name(f".uflow-{own_tag()}-{uuid.uuid4().hex[:8]}-{target.name[-_KEPT_OF_NAME:]}")
 
@@ -79,7 +98,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     # tempfile creates files that only their owner may read.
-    temporary = temporary_beside(target)
+    temporary = temporary_name(target)
     try:
         if not target.parent.is_dir():
             raise UFlowError(f"'{target}' cannot be written: there is no folder '{target.parent}'")

@@ -12,7 +12,7 @@ import zlib
 
 import psutil
 
-__all__ = ["TAG", "has_ended", "nobody", "own_tag"]
+__all__ = ["TAG", "has_ended", "is_of_this_computer", "nobody", "own_tag"]
 
 TAG = r"[0-9a-f]{8}-\d{1,10}-\d{1,12}"
 """Regular expression of a tag: computer, process id, and start of the process in seconds."""
@@ -39,8 +39,13 @@ def has_ended(tag: str) -> bool:
     tag : str
         As :data:`TAG` describes it.
     """
-    computer, pid, start = tag.split("-")
-    return computer == _computer() and not _is_running(int(pid), int(start))
+    _, pid, start = tag.split("-")
+    return is_of_this_computer(tag) and not _is_running(int(pid), int(start))
+
+
+def is_of_this_computer(tag: str) -> bool:
+    """Return True if the process of a tag runs or ran on this computer."""
+    return tag.split("-")[0] == _computer()
 
 
 def _computer() -> str:
@@ -51,11 +56,11 @@ def _is_running(pid: int, start: int) -> bool:
     if pid == 0:
         return False
     if pid == os.getpid():  # in a container that is started again, processes have the ids they had before
-        return abs(psutil.Process().create_time() - start) < 2
+        return bool(abs(psutil.Process().create_time() - start) < 2)
     try:
         process = psutil.Process(pid)
         is_same = abs(process.create_time() - start) <= _SECONDS_OF_CLOCK
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
+        return bool(is_same and process.status() != psutil.STATUS_ZOMBIE)
     except (psutil.NoSuchProcess, OverflowError):
         return False
     except psutil.Error:  # of another user
