@@ -579,6 +579,33 @@ def test_snapshots_are_models_that_detect(monkeypatch):
     assert detect(taken[0], specimens()[0].plane, device=DEVICE).guarantee.kind is GuaranteeKind.NOMINAL
 
 
+def test_the_best_model_is_saved_even_if_no_later_one_is_better(monkeypatch):
+    """It was found less than a minute after the last snapshot."""
+    clock = itertools.count(0, 40)  # seconds; each check but the first looks at it
+    monkeypatch.setattr(OPTIMISE.time, "monotonic", lambda: next(clock))
+    losses = iter([5.0, 1.0, 2.0, 3.0, 4.0])  # of the initial model, then of each step
+    monkeypatch.setattr(OPTIMISE, "_held_out", lambda *args: (next(losses), 1.0))
+    states = []
+
+    def flow_of(state):
+        return {key: value for key, value in state.items() if key.startswith("flow.")}
+
+    original = OPTIMISE._Optimisation.check
+
+    def check(self, step):
+        states.append({key: value.clone() for key, value in self._network.state_dict().items()})
+        return original(self, step)
+
+    monkeypatch.setattr(OPTIMISE._Optimisation, "check", check)
+    training = TRAINING.replace(steps=4, check_every=1, patience=10)
+    events = train_steps(specimens(), MODEL.replace(levels="pyramid"), training, device=DEVICE)
+    (taken,) = [event.result for event in events if isinstance(event, Snapshot)]
+    assert taken.record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 2)
+    best, later = flow_of(states[0]), flow_of(states[1])
+    assert all(torch.equal(value, best[key].cpu()) for key, value in flow_of(taken.state).items())
+    assert any(not torch.equal(value, best[key]) for key, value in later.items())
+
+
 # Going on
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
@@ -111,7 +112,7 @@ def _run(
     run: _Optimisation, training: TrainingConfig, model_so_far: Callable[[History, TrainingOutcome], TrainedModel]
 ) -> Steps[TrainingOutcome]:
     """Do the steps of an optimisation, with a check of the model now and then, until it ends."""
-    last_snapshot = time.monotonic()
+    last_snapshot, is_saved = time.monotonic(), True
     for step in range(1, training.steps + 1):
         yield from run.step()
         if run.has_failed:
@@ -126,9 +127,12 @@ def _run(
         point = run.check(step)
         if answer is not FINISH:
             answer = yield point
-        if point.is_best and answer is not FINISH and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS:
-            last_snapshot = time.monotonic()
-            answer = yield Snapshot(model_so_far(run.history, TrainingOutcome(OutcomeKind.INTERRUPTED, step)))
+        is_saved = is_saved and not point.is_best
+        if not (is_saved or answer is FINISH) and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS:
+            with run.at_best():
+                model = model_so_far(run.history, TrainingOutcome(OutcomeKind.INTERRUPTED, step))
+            last_snapshot, is_saved = time.monotonic(), True
+            answer = yield Snapshot(model)
         outcome = run.outcome_after(step, answer)
         if outcome is not None:
             return outcome
@@ -339,6 +343,17 @@ class _Optimisation:
             best = self._steps.best
             return TrainingOutcome(OutcomeKind.CONVERGED, 0 if best is None else best.step)
         return None
+
+    @contextmanager
+    def at_best(self) -> Iterator[None]:
+        """Give the network its best weights so far for a while."""
+        best, current = self._steps.best, self._state()
+        if best is not None:
+            self._network.flow.load_state_dict(best.state)
+        try:
+            yield
+        finally:
+            self._network.flow.load_state_dict(current)
 
     def restore_best(self) -> bool:
         """Load the best weights into the network; return True if these are the initial ones.
