@@ -105,7 +105,7 @@ def test_a_full_disk_is_told_before_it_is_written_to(free, monkeypatch):
         if free:
             fill(cache, 1)  # with little space, its file is no larger than the tile
         if free < 10**9:
-            with pytest.raises(UFlowError, match=r"disk space for features .* GB .*No space left.* TMPDIR"):
+            with pytest.raises(UFlowError, match=r"disk space for features .* MB .*No space left.* TMPDIR"):
                 fill(cache)
     assert len(cache) == 0
 

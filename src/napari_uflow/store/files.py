@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def temporary_name(target: Path) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files in a folder whose process was killed.
+    """Remove the temporary files and folders in a folder whose process was killed.
 
     Files of running processes, of other computers and of other programs stay.
 
@@ -70,12 +71,15 @@ def remove_leftovers(folder: Path) -> None:
         for path in folder.iterdir():
             match = _TEMPORARY.fullmatch(path.name)
             if match is not None and has_ended(match[1]):
-                path.unlink()
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Provide a temporary name to write to; the file is renamed when the block ends without an error.
+    """Provide a temporary file to write to; it is moved to its place when the block ends without an error.
 
     Readers of `path` see the previous file or the complete new one, even if the computer loses its power.
 
@@ -87,8 +91,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields
     ------
     Path
-        Unused name in the same folder with the same ending. The file is removed if the block raises; if the process is
-        killed, :func:`remove_leftovers` removes it.
+        File of the same name in a hidden folder beside it, which is also that of the temporary files of libraries. The
+        folder is removed if the block raises; if the process is killed, :func:`remove_leftovers` removes it.
 
     Raises
     ------
@@ -98,12 +102,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     # tempfile creates files that only their owner may read.
-    temporary = temporary_name(target)
+    folder = temporary_name(target)
+    temporary = folder / target.name
     try:
         if not target.parent.is_dir():
             raise UFlowError(f"'{target}' cannot be written: there is no folder '{target.parent}'")
         if target.is_dir():
             raise UFlowError(f"'{target}' cannot be written: it is a folder")
+        folder.mkdir()
         yield temporary
         _flush(temporary)
         # Some libraries write files that only their owner may read.
@@ -115,8 +121,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             "close it in other programs, or choose another place"
         ) from error
     finally:
-        with suppress(OSError):  # the folder may be gone, which must not hide the error
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

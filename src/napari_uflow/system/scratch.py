@@ -83,7 +83,7 @@ def allocate_on_disk(shape: tuple[int, ...], dtype: DTypeLike, *, what: str) -> 
             return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
     except OSError as error:
         raise UFlowError(
-            f"not enough disk space for {what} of {n_bytes / 1e9:.3g} GB in '{_folder()}' "
+            f"not enough disk space for {what} of {n_bytes / 1e6:,.1f} MB in '{_folder()}' "
             f"({error.strerror or error}); set the environment variable TMPDIR to another folder"
         ) from error
 
