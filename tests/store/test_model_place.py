@@ -44,6 +44,10 @@ def test_a_file_that_is_no_model_is_not_replaced(name, tmp_path):
 def test_a_model_is_replaced_and_a_new_name_is_free(tmp_path, tiny_model_file):
     path = tmp_path / "model.safetensors"
     check_model_place(path)
+    dangling = tmp_path / "link.safetensors"
+    dangling.symlink_to(tmp_path / "nothing")
+    check_model_place(dangling)
+    dangling.unlink()
     path.write_bytes(tiny_model_file.read_bytes())
     check_model_place(path)
     assert list(tmp_path.iterdir()) == [path]

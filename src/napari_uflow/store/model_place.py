@@ -51,12 +51,11 @@ def _check_file(target: Path, *, overwrite: bool) -> None:
     if not target.parent.is_dir():
         raise UFlowError(f"'{target}' cannot be written: there is no folder '{target.parent}'")
     try:
-        target.lstat()  # it refuses impossible names
+        mode = target.stat().st_mode
     except FileNotFoundError:
         return
     if target.is_dir():
         raise UFlowError(f"'{target}' cannot be written: it is a folder; add a file name")
-    mode = target.stat().st_mode
     if not stat.S_ISREG(mode):
         raise UFlowError(f"'{target}' cannot be written: it is not an ordinary file; choose another name")
     if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(target, os.W_OK):
