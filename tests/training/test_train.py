@@ -320,16 +320,19 @@ def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_le
     assert again.record.holdout_specimens == model.record.holdout_specimens
 
 
-def test_a_closed_job_leaves_nothing_on_disk(tmp_path, monkeypatch):
+def test_a_job_that_is_killed_leaves_nothing_on_disk(tmp_path, monkeypatch):
+    """Its files have no names from the beginning."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(CACHE, "FeatureCache", lambda limit: FeatureCache(0))
     job = small_run()
+    messages = []
     for event in job:
+        messages.extend([event.text] if isinstance(event, Message) else [])
         if isinstance(event, Progress) and event.phase == "Training":
             break
-    assert list(tmp_path.iterdir())
-    job.close()
+    assert any("features are kept on disk" in text for text in messages)
     assert list(tmp_path.iterdir()) == []
+    job.close()
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
