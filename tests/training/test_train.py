@@ -577,14 +577,16 @@ def test_snapshots_are_models_that_detect(monkeypatch):
     events = train_steps(specimens(), MODEL, TRAINING, device=DEVICE)
     taken = [event.result for event in events if isinstance(event, Snapshot)]
     assert taken
-    assert taken[0].record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 2)
+    steps = [snapshot.record.outcome.step for snapshot in taken]
+    assert steps == sorted(set(steps))
+    assert all(snapshot.record.outcome.kind is OutcomeKind.INTERRUPTED for snapshot in taken)
     assert taken[0].calibration is None
     assert detect(taken[0], specimens()[0].plane, device=DEVICE).guarantee.kind is GuaranteeKind.NOMINAL
 
 
 def test_the_best_model_is_saved_even_if_no_later_one_is_better(monkeypatch):
-    """It was found less than a minute after the last snapshot."""
-    clock = itertools.count(0, 40)  # seconds; each check but the first looks at it
+    """It was found less than a minute after the last snapshot; what is resumed are the steps after it."""
+    clock = itertools.count(0, 40)  # seconds; each check looks at it
     monkeypatch.setattr(OPTIMISE.time, "monotonic", lambda: next(clock))
     losses = iter([5.0, 1.0, 2.0, 3.0, 4.0])  # of the initial model, then of each step
     monkeypatch.setattr(OPTIMISE, "_held_out", lambda *args: (next(losses), 1.0))
@@ -603,7 +605,8 @@ def test_the_best_model_is_saved_even_if_no_later_one_is_better(monkeypatch):
     training = TRAINING.replace(steps=4, check_every=1, patience=10)
     events = train_steps(specimens(), MODEL.replace(levels="pyramid"), training, device=DEVICE)
     (taken,) = [event.result for event in events if isinstance(event, Snapshot)]
-    assert taken.record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 2)
+    assert taken.record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 1)
+    assert rest_of_training(taken).steps == 3
     best, later = flow_of(states[0]), flow_of(states[1])
     assert all(torch.equal(value, best[key].cpu()) for key, value in flow_of(taken.state).items())
     assert any(not torch.equal(value, best[key]) for key, value in later.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
@@ -112,7 +111,7 @@ def _run(
     run: _Optimisation, training: TrainingConfig, model_so_far: Callable[[History, TrainingOutcome], TrainedModel]
 ) -> Steps[TrainingOutcome]:
     """Do the steps of an optimisation, with a check of the model now and then, until it ends."""
-    last_snapshot, is_saved = time.monotonic(), True
+    last_snapshot, saved_step = time.monotonic(), None
     for step in range(1, training.steps + 1):
         yield from run.step()
         if run.has_failed:
@@ -127,11 +126,10 @@ def _run(
         point = run.check(step)
         if answer is not FINISH:
             answer = yield point
-        is_saved = is_saved and not point.is_best
-        if not (is_saved or answer is FINISH) and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS:
-            with run.at_best():
-                model = model_so_far(run.history, TrainingOutcome(OutcomeKind.INTERRUPTED, step))
-            last_snapshot, is_saved = time.monotonic(), True
+        has_news = run.best_step != saved_step and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS
+        if has_news and answer is not FINISH:
+            model = run.at_best(model_so_far)
+            last_snapshot, saved_step = time.monotonic(), run.best_step
             answer = yield Snapshot(model)
         outcome = run.outcome_after(step, answer)
         if outcome is not None:
@@ -344,14 +342,19 @@ class _Optimisation:
             return TrainingOutcome(OutcomeKind.CONVERGED, 0 if best is None else best.step)
         return None
 
-    @contextmanager
-    def at_best(self) -> Iterator[None]:
-        """Give the network its best weights so far for a while."""
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best weights so far, 0 for the initial ones; None as long as there are none."""
+        return None if self._steps.best is None else self._steps.best.step
+
+    def at_best(self, model_so_far: Callable[[History, TrainingOutcome], TrainedModel]) -> TrainedModel:
+        """Return the model of the best weights so far, as if the training had been interrupted at their step."""
         best, current = self._steps.best, self._state()
-        if best is not None:
-            self._network.flow.load_state_dict(best.state)
+        assert best is not None
+        history = tuple(point for point in self.history if point["step"] <= best.step)
+        self._network.flow.load_state_dict(best.state)
         try:
-            yield
+            return model_so_far(history, TrainingOutcome(OutcomeKind.INTERRUPTED, best.step))
         finally:
             self._network.flow.load_state_dict(current)
 

@@ -132,9 +132,9 @@ def describe(path: Path) -> str:
     except (UFlowError, OSError):
         return ""
     names = card.record.specimens
-    if not names or not card.history:
+    if not names:
         return ""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     when = datetime.datetime.fromtimestamp(changed_at(path)).strftime("%Y-%m-%d %H:%M")
-    step = int(card.history[-1]["step"])
+    step = int(card.history[-1]["step"]) if card.history else 0
     return f"'{names[0]}'{more}, {card.model.backbone}, step {step} of {card.training.steps}, {when}"
