@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from napari_uflow.system.owner import TAG, has_ended, nobody, own_tag
+from napari_uflow.system.owner import TAG, has_ended, is_of_this_computer, nobody, own_tag
 
 SHOW = "from napari_uflow.system.owner import own_tag; print(own_tag(), flush=True); input()"
 
@@ -42,10 +42,13 @@ def test_own_files_are_those_of_a_running_process():
 
 def test_an_earlier_process_may_have_had_this_id():
     computer, pid, start = own_tag().split("-")
-    assert has_ended(f"{computer}-{pid}-{int(start) - 5}")
+    assert has_ended(f"{computer}-{pid}-{int(start) - 60}")
 
 
-def test_processes_of_other_computers_may_run(monkeypatch):
+@pytest.mark.parametrize(("module", "function"), [(platform, "node"), (os, "readlink")])
+def test_processes_of_other_computers_and_containers_may_run(module, function, monkeypatch):
     tag = nobody()
-    monkeypatch.setattr(platform, "node", lambda: "another")
+    assert is_of_this_computer(tag)
+    monkeypatch.setattr(module, function, lambda *args: "another")
+    assert not is_of_this_computer(tag)
     assert not has_ended(tag)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,9 +93,24 @@ def add_parameters(parser: argparse.ArgumentParser, config: type[Config], withou
                 flag, dest=parameter.name, action=argparse.BooleanOptionalAction, default=None, help=parameter.help
             )
             continue
-        group.add_argument(flag, dest=parameter.name, default=None, metavar=_metavar(parameter), help=_help(parameter))
+        group.add_argument(
+            flag,
+            dest=parameter.name,
+            default=None,
+            type=partial(_present_value, parameter.name),
+            metavar=_metavar(parameter),
+            help=_help(parameter),
+        )
         if parameter.name in _FORMER_FLAGS:
             add_former(group, _FORMER_FLAGS[parameter.name], parameter.name)
+
+
+def _present_value(name: str, text: str) -> str:
+    """Return a value under its present name, with a note if it is given under a former one."""
+    present = _FORMER_VALUES.get(name, {}).get(text, text)
+    if present != text:
+        _note(f"{_flag_of(name)} {text} is now called {present}")
+    return present
 
 
 def _flag_of(name: str) -> str:
@@ -141,13 +157,5 @@ def config_of(config: type[C], options: argparse.Namespace, base: C | None = Non
                 allowed = parameter.range_text
                 raise ConfigError(f"{_flag_of(parameter.name)} must be a number ({allowed}), not {text!r}") from error
         else:
-            values[parameter.name] = _present_value(parameter.name, text)
+            values[parameter.name] = text
     return config.from_dict(values) if base is None else base.replace(**values)
-
-
-def _present_value(name: str, value: Any) -> Any:
-    """Return a value under its present name, with a note if it was given under a former one."""
-    present = _FORMER_VALUES.get(name, {}).get(value, value)
-    if present != value:
-        _note(f"{_flag_of(name)} {value} is now called {present}")
-    return present

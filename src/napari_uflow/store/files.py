@@ -7,7 +7,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from napari_uflow.errors import UFlowError
@@ -67,14 +67,14 @@ def remove_leftovers(folder: Path) -> None:
     folder : Path
         A folder that :func:`atomic_path` writes to.
     """
-    with suppress(OSError):  # a folder that cannot be listed, or a file that another process has removed
-        for path in folder.iterdir():
-            match = _TEMPORARY.fullmatch(path.name)
-            if match is not None and has_ended(match[1]):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+    try:
+        paths = list(folder.iterdir())
+    except OSError:  # a folder that cannot be listed has none
+        return
+    for path in paths:
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is not None and has_ended(match[1]):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else delete(path)
 
 
 @contextmanager

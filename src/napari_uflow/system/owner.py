@@ -49,14 +49,17 @@ def is_of_this_computer(tag: str) -> bool:
 
 
 def _computer() -> str:
-    return f"{zlib.crc32(platform.node().encode()):08x}"
+    """Return a number for this computer and, in a container, for its own set of process ids."""
+    try:
+        processes = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        processes = ""
+    return f"{zlib.crc32(f'{platform.node()} {processes}'.encode()):08x}"
 
 
 def _is_running(pid: int, start: int) -> bool:
     if pid == 0:
         return False
-    if pid == os.getpid():  # in a container that is started again, processes have the ids they had before
-        return bool(abs(psutil.Process().create_time() - start) < 2)
     try:
         process = psutil.Process(pid)
         is_same = abs(process.create_time() - start) <= _SECONDS_OF_CLOCK
