@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
 from napari_uflow.detection.detect import detect
-from napari_uflow.errors import BackboneUnavailableError, ModelFileError, UFlowError
+from napari_uflow.errors import BackboneUnavailableError, ModelFileError, OverwriteError, UFlowError
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.record import EarlierTraining, OutcomeKind, TrainingOutcome, TrainingRecord
@@ -26,7 +26,7 @@ from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.model.weights import WEIGHTS_FOLDER_VARIABLE
 from napari_uflow.store import checkpoint
 from napari_uflow.store.card import FORMAT, parse_card, read_card
-from napari_uflow.store.checkpoint import load_model, save_model
+from napari_uflow.store.checkpoint import load_model, save_model, save_somewhere
 
 OLD = Path(__file__).parents[1] / "data"
 OLD_MODELS = ("format_1_keep", "format_1_hold_refined")
@@ -566,7 +566,8 @@ def test_the_record_comes_back(tiny_model, tmp_path, outcome):
 
 def test_a_write_that_fails_leaves_the_old_file(tiny_model, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(b"the old one")
+    save_model(path, tiny_model)
+    before = path.read_bytes()
 
     def failing(state, name, metadata):
         Path(name).write_bytes(b"half of the new one")
@@ -575,7 +576,7 @@ def test_a_write_that_fails_leaves_the_old_file(tiny_model, tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint, "save_file", failing)
     with pytest.raises(UFlowError, match="No space left on device"):
         save_model(path, tiny_model)
-    assert path.read_bytes() == b"the old one"
+    assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -615,3 +616,64 @@ def test_a_large_backbone_is_left_out_and_looked_up(tmp_path, monkeypatch):
         assert torch.equal(a, b)
     with pytest.raises(BackboneUnavailableError, match="does not contain resnet18"):
         load_model(large).network(weights=tmp_path)
+
+
+# What is replaced, and what is done where that is impossible
+
+
+def test_only_models_are_replaced(tiny_model, tmp_path):
+    path = tmp_path / "picture.tif"
+    path.write_text("a picture")
+    with pytest.raises(OverwriteError, match="not a model"):
+        save_model(path, tiny_model)
+    assert path.read_text() == "a picture"
+    save_model(path, tiny_model, overwrite=True)
+    save_model(path, tiny_model)
+    assert load_model(path).config == tiny_model.config
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def save_failing(monkeypatch, *folders):
+    """Let the disks of some folders be full."""
+    original = checkpoint.save_file
+
+    def save(state, path, metadata):
+        if path.parent.parent in folders:
+            path.write_bytes(b"half")
+            raise SafetensorError("No space left on device (os error 28)")
+        original(state, path, metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", save)
+
+
+def test_a_model_is_saved_elsewhere_rather_than_lost(tiny_model, tmp_path, monkeypatch):
+    full, home = tmp_path / "full", tmp_path / "home"
+    for folder in (full, home):
+        folder.mkdir()
+    monkeypatch.chdir(full)
+    monkeypatch.setattr(Path, "home", lambda: home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert save_somewhere("model.safetensors", tiny_model) == (Path("model.safetensors"), "")
+    before = Path("model.safetensors").read_bytes()
+
+    save_failing(monkeypatch, full)
+    path, reason = save_somewhere(full / "model.safetensors", tiny_model)
+    assert path == home / "model-2.safetensors"
+    assert "No space left" in reason
+    assert load_model(path).record == tiny_model.record
+    assert (full / "model.safetensors").read_bytes() == before
+    assert list(full.iterdir()) == [full / "model.safetensors"]
+
+    save_failing(monkeypatch, full, home, tmp_path)
+    with pytest.raises(UFlowError, match=r"full.model.safetensors' cannot be written"):
+        save_somewhere(full / "model.safetensors", tiny_model)
+
+
+def test_a_model_is_saved_beside_a_file_that_has_taken_its_name(tiny_model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("of another program")
+    other, reason = save_somewhere(path, tiny_model)
+    assert other == tmp_path / "model-2.safetensors"
+    assert "not a model" in reason
+    assert path.read_text() == "of another program"
+    assert load_model(other).config == tiny_model.config

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from napari_uflow.cli import commands as run
-from napari_uflow.cli.flags import add_common, add_parameters
+from napari_uflow.cli.flags import add_common, add_former, add_parameters
+from napari_uflow.cli.train import train
 from napari_uflow.config import DetectionConfig, ModelConfig, PresetName, TrainingConfig
 from napari_uflow.wording import printable
 
@@ -51,7 +52,13 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="files, folders or patterns of normal images")
-    _add_output(parser, "model file to write", default="model.safetensors")
+    _add_output(parser, "model file to write; an existing model is replaced", default="model.safetensors")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file that is not a model, too")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the training of this output that was killed, with the same images and parameters",
+    )
     parser.add_argument(
         "--normal",
         type=Path,
@@ -60,17 +67,17 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-from", type=Path, help="continue training this model; pass its original images plus new ones"
     )
+    add_former(parser, "--start", "init_from", type=Path)
     parser.add_argument(
         "--preset",
         choices=get_args(PresetName),
-        default="balanced",
         help="values of the training parameters that are not given: instant (no training: a Gaussian and a memory of "
-        "normal positions, in seconds), fast, balanced (the defaults) or best (default %(default)s)",
+        "normal positions, in seconds), fast, balanced (the defaults) or best (default balanced)",
     )
     add_common(parser)
     add_parameters(parser, ModelConfig)
     add_parameters(parser, TrainingConfig)
-    parser.set_defaults(run=run.train)
+    parser.set_defaults(run=train)
 
 
 def _detect(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,14 +25,15 @@ from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.store.card import CARD, NOT_AS_WRITTEN, ModelCard, damaged, opened, parse_card
 from napari_uflow.store.files import atomic_path
+from napari_uflow.store.model_place import check_model_place, other_places
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_model", "save_model", "save_somewhere"]
 
 # Backbones larger than this are not copied into the model file; their weights are looked up when it is loaded.
 _LARGEST_BACKBONE = 300e6
 
 
-def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
+def save_model(path: str | os.PathLike[str], model: TrainedModel, *, overwrite: bool = False) -> None:
     """Write a model to one file, as a whole or not at all.
 
     Weights of a backbone below 300 MB are included, so the file works on a computer without internet; those of a larger
@@ -40,15 +42,20 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
     Parameters
     ----------
     path : path-like
-        Customary ending: ``.safetensors``. A file that exists is replaced.
+        Customary ending: ``.safetensors``. A model file that exists is replaced.
     model : TrainedModel
         The model.
+    overwrite : bool
+        Replace a file that is not a model, too.
 
     Raises
     ------
+    OverwriteError
+        If the file exists and is not a model.
     UFlowError
         If the file cannot be written.
     """
+    check_model_place(path, overwrite=overwrite)
     state = {key: value.contiguous() for key, value in model.state.items()}
     size = sum(v.numel() * v.element_size() for k, v in state.items() if k.startswith("backbone."))
     has_backbone = size <= _LARGEST_BACKBONE
@@ -69,6 +76,37 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
             save_file(state, temporary, metadata={CARD: json.dumps(card.to_dict(), allow_nan=False)})
         except SafetensorError as error:  # raised for a full disk, too
             raise UFlowError(f"'{path}' cannot be written ({error}); is the disk full?") from error
+
+
+def save_somewhere(path: str | os.PathLike[str], model: TrainedModel, *, overwrite: bool = False) -> tuple[Path, str]:
+    """Write a model to a file, or to another one rather than lose it.
+
+    Parameters
+    ----------
+    path, model, overwrite
+        As for :func:`save_model`.
+
+    Returns
+    -------
+    file : Path
+        `path`, or a new file beside it, in the current folder, the user's own or the one for temporary files.
+    reason : str
+        Why `path` could not be written; "" if it was.
+
+    Raises
+    ------
+    UFlowError
+        If none of these can be written; the reason is that of `path`.
+    """
+    try:
+        save_model(path, model, overwrite=overwrite)
+    except UFlowError as error:
+        for other in other_places(path):
+            with suppress(UFlowError):
+                save_model(other, model)
+                return other, str(error)
+        raise
+    return Path(path), ""
 
 
 def load_model(path: str | os.PathLike[str]) -> TrainedModel:

@@ -17,6 +17,7 @@ from napari_uflow.batch.mark import is_unfinished
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
+from napari_uflow.system.owner import nobody
 
 WAIT = 60_000
 
@@ -60,7 +61,10 @@ def test_a_folder_is_processed(widget, folder, qtbot):
     assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
     assert widget.output.path() == str(folder / "anomalies")
     assert widget.job_bar.button.isEnabled()
+    of_a_killed_run = folder / "anomalies" / f".uflow-{nobody()}-01234567-a_labels.tif"
+    of_a_killed_run.mkdir(parents=True)
     run(widget, qtbot)
+    assert not of_a_killed_run.exists()
     a, b, c = results(widget)
     assert a.endswith(("anomaly", "anomalies"))
     assert b.startswith("cannot be read; ")

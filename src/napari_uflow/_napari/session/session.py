@@ -14,7 +14,7 @@ from napari_uflow._napari.layers.axes import bare
 from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.layer_detection import LayerDetection
 from napari_uflow._napari.session.runner import JobRunner
-from napari_uflow.errors import ConfigError
+from napari_uflow.errors import ConfigError, OverwriteError
 from napari_uflow.progress import Message, Steps
 
 if TYPE_CHECKING:
@@ -148,6 +148,9 @@ class Session(QObject):
 
         Raises
         ------
+        OverwriteError
+            If the file exists and is not a model, or was not named with its suffix: the user has not agreed to replace
+            it.
         UFlowError
             If there is no model, or the file cannot be written.
         """
@@ -159,6 +162,8 @@ class Session(QObject):
         path = Path(path)
         if path.suffix != ".safetensors":
             path = path.with_name(path.name + ".safetensors")
+            if path.exists():
+                raise OverwriteError(f"'{path}' exists; to replace it, choose it with its ending")
         save_model(path, self._model)
         self._model_name, self._model_path = path.stem, path
         self._note_path()
