@@ -130,8 +130,6 @@ class ModelCard:
         number = from_plain(int, values["format"])
         if number < 1:
             raise ValueError(f"there is no format {number}")
-        if number == FORMAT and values.get(_CARD_SUM) not in (None, _sum_of_card(values)):
-            raise ValueError("its description is not the one that was saved (its checksum is another)")
         if number < 2:
             values = _upgraded(values)
         if number < 3:
@@ -230,6 +228,8 @@ def parse_card(path: Path, metadata: Mapping[str, str] | None) -> ModelCard:
         )
     try:
         card = ModelCard.from_dict(values)
+        if number == FORMAT and values.get(_CARD_SUM) not in (None, _sum_of_card(values)):
+            raise ValueError("its description is not the one that was saved (its checksum is another)")
     except NOT_AS_WRITTEN as error:
         raise damaged(path, error) from error
     if card.format == 3 and has_joint_levels(card.model):
