@@ -153,7 +153,7 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good --steps many", "--steps must be a number (0 to 1e+06), not 'many'"),
         ("train data/train/good --steps 1.5", "--steps must be a number"),
         ("train data/train/good --steps=--", "--steps must be a number"),
-        ("train " + "n" * 5000, "no image found at"),
+        ("train " + "n" * 5000, "File name too long"),
         ("show " + "n" * 5000, "there is no model file"),
         ("evaluate model.safetensors " + "n" * 5000, "no test image in"),
         ("train data/train/good --learning-rate nan", "learning_rate must be a number"),

@@ -12,7 +12,6 @@ from pathlib import Path
 import tifffile
 
 from napari_uflow.errors import ConfigError, UFlowError
-from napari_uflow.store.files import temporary_name
 from napari_uflow.store.regions import REGION_COLUMNS
 from napari_uflow.store.table import SUMMARY_COLUMNS
 from napari_uflow.store.tiff import TIFF_SUFFIXES
@@ -135,8 +134,6 @@ def _exists(path: Path) -> bool:
         with suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(path)
             return True
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.lstat(temporary_name(path))  # a longer name
     except OSError as error:
         raise UFlowError(
             f"'{path}' cannot be written ({error.strerror or error}); give the image or the folder a shorter name"
