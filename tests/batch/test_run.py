@@ -34,6 +34,12 @@ def odd(seed=0):
     return image
 
 
+@pytest.fixture(autouse=True)
+def _tables_after_every_file(monkeypatch):
+    """On a busy machine, too."""
+    monkeypatch.setattr("napari_uflow.batch.run._SHARE", 0)
+
+
 @pytest.fixture
 def images(tmp_path):
     paths = [tmp_path / "images" / f"{name}.tif" for name in "abc"]

@@ -21,7 +21,7 @@ from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.evaluation.figures import save_figure
 from napari_uflow.evaluation.overview import OverviewRow, overview
 from napari_uflow.progress import Message, Steps
-from napari_uflow.store.files import stem_of
+from napari_uflow.store.files import remove_leftovers, stem_of
 from napari_uflow.store.provenance import check_replaceable, identities, is_own, is_result
 from napari_uflow.store.regions import REGION_COLUMNS
 from napari_uflow.store.table import SUMMARY_COLUMNS, lines_of, write_table
@@ -68,7 +68,7 @@ def _same_output(path: Path, other: Path) -> ConfigError:
 
 
 def make_folder(folder: Path) -> None:
-    """Create the output folder.
+    """Create the output folder, and remove what killed runs have left in it.
 
     Raises
     ------
@@ -81,6 +81,7 @@ def make_folder(folder: Path) -> None:
         raise UFlowError(
             f"the folder '{folder}' cannot be created ({error.strerror or error}); choose another output folder"
         ) from error
+    remove_leftovers(folder)
 
 
 @contextmanager

@@ -159,9 +159,7 @@ class BatchWidget(Panel):
 
         def make_steps() -> Any:
             from napari_uflow.batch.files import detect_files_steps
-            from napari_uflow.store.files import remove_leftovers
 
-            remove_leftovers(Path(output))
             return detect_files_steps(
                 model, paths, output, config, device=device, weights=weights, resume=resume, **reading
             )
