@@ -1,28 +1,41 @@
 """The command line: a flag for every parameter, one line for every mistake, and the whole way through files."""
 
 import csv
+import importlib
+import io
 import json
+import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from safetensors import SafetensorError
 
 from napari_uflow.cli import main
 from napari_uflow.cli.flags import config_of
+from napari_uflow.cli.interrupts import Interrupts
 from napari_uflow.cli.parser import make_parser
-from napari_uflow.cli.reporter import Reporter
+from napari_uflow.cli.reporter import Reporter, run_and_save, run_job
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
-from napari_uflow.model.record import OutcomeKind
-from napari_uflow.progress import Message, Progress, TrainingPoint
+from napari_uflow.errors import ModelFileError
+from napari_uflow.model.record import EarlierTraining, OutcomeKind
+from napari_uflow.progress import FINISH, Message, Progress, TrainingPoint
+from napari_uflow.store import checkpoint
 from napari_uflow.store.card import read_card
-from napari_uflow.store.checkpoint import load_model
+from napari_uflow.store.checkpoint import load_model, save_model
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
+from napari_uflow.system.owner import nobody, own_tag
 
+OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
 COMMANDS = ("demo", "train", "detect", "evaluate", "show")
 PARAMETERS = [
     pytest.param(command, config, parameter, id=f"{command} --{parameter.name}")
@@ -87,6 +100,37 @@ def test_every_parameter_has_a_flag_that_sets_it(command, config, parameter, cap
     assert flag in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("train a.tif --views 1", "train a.tif --augmentations 1"),
+        ("train a.tif --field-pattern=(.)", "train a.tif --specimen-pattern=(.)"),
+        ("train a.tif --start old", "train a.tif --init-from old"),
+        ("train a.tif --border keep", "train a.tif --border reflect"),
+        ("train a.tif --border hold", "train a.tif --border replicate"),
+        ("detect model a.tif --calibration promised", "detect model a.tif --calibration conformal"),
+    ],
+)
+def test_former_names_are_understood_with_a_note(former, present, capsys):
+    configs = (DetectionConfig,) if former.startswith("detect") else (ModelConfig, TrainingConfig)
+
+    def parsed(command):
+        options = make_parser().parse_args(command.split())
+        return [config_of(config, options) for config in configs], getattr(options, "init_from", None)
+
+    expected = parsed(present)
+    assert capsys.readouterr().err == ""
+    assert parsed(former) == expected
+    flag = present.replace("=", " ").split()[-2]
+    note = capsys.readouterr().err
+    assert note.startswith("napari-uflow: note: --")
+    assert note.count("\n") == 1
+    assert flag in note
+    with pytest.raises(SystemExit):
+        main([former.split()[0], "--help"])
+    assert not {"--views", "--field-pattern", "--start"} & set(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("arguments", ["", "fly", "train", "train a.tif --stepz 3", "detect model", "show a b"])
 def test_misspelled_commands_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -108,6 +152,10 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good --steps -1", "steps must be a whole number (0 to 1e+06), not -1"),
         ("train data/train/good --steps many", "--steps must be a number (0 to 1e+06), not 'many'"),
         ("train data/train/good --steps 1.5", "--steps must be a number"),
+        ("train data/train/good --steps=--", "--steps must be a number"),
+        ("train " + "n" * 5000, "File name too long"),
+        ("show " + "n" * 5000, "there is no model file"),
+        ("evaluate model.safetensors " + "n" * 5000, "no test image in"),
         ("train data/train/good --learning-rate nan", "learning_rate must be a number"),
         ("train data/train/good --backbone vgg", "backbone must be one of efficientnet_lite2, scattering"),
         ("train data/train/good --tile 100", "tile must be a multiple of 16"),
@@ -116,8 +164,14 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
         ("train data/train/good --channels 5", "has no channel 5"),
         ("train data/train/good --channels DAPI", "has no channel 'DAPI'"),
         ("train data/train/good --axes QYX", "axes of '000' must be 2 letters"),
+        ("train data/train/good --series 7", "no series '7'; it has: 0 '000'"),
         ("train data/train/good --normal empty", "there is no mask for '000.png' in 'empty'"),
-        ("train data/train/good -o empty", "cannot write to 'empty'; choose another --output"),
+        ("train data/train/good -o empty", "'empty' cannot be written: it is a folder"),
+        ("train data/train/good -o text.tif", "'text.tif' exists and is not a model of napari-uflow"),
+        ("train -o text.tif data/train/good", "or replace the file with --overwrite"),
+        ("train data/train/good -o /dev/null", "'/dev/null' cannot be written: it is not an ordinary file"),
+        ("train data/train/good --resume", "there is no interrupted training of 'model.safetensors' to resume"),
+        ("demo -o taken", "model.safetensors' exists and is not a model"),
         ("train data/train/good -o text.tif/model", "cannot write to the folder 'text.tif'"),
         ("detect nothing data/test/good", "there is no model file 'nothing'"),
         ("detect text.tif data/test/good", "is not a model of napari-uflow, or it is damaged"),
@@ -137,6 +191,8 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
 def test_a_mistake_is_one_line(here, command, said, capsys):
     Path("text.tif").write_text("this is neither an image nor a model")
     Path("empty").mkdir()
+    Path("taken").mkdir()
+    Path("taken/model.safetensors").write_text("of another program")
     if "data/test/*" in command:
         command = command.replace("data/test/*", " ".join(sorted(str(p) for p in Path("data/test").iterdir())))
     code, out, err = call(capsys, *shlex.split(command))
@@ -327,6 +383,31 @@ def test_stacks_by_their_axes_and_channels_by_number(here, capsys):
     assert len(read_planes("detected/stack_labels.tif")) == 2
 
 
+def test_the_main_image_of_a_slide_and_another_one(here, capsys):
+    values = np.random.default_rng(0).integers(0, 256, (96, 80)).astype(np.uint8)
+    with tifffile.TiffWriter("slide.ome.tif", ome=True) as writer:
+        for name, rows in (("slide", 96), ("label image", 70), ("section 2", 64)):
+            writer.write(values[:rows], metadata={"Name": name})
+    command = "detect model.safetensors slide.ome.tif --device cpu"
+    code, _, err = call(capsys, command)
+    assert code == 1
+    assert "the images of the file differ in size (64 x 80, 96 x 80 pixels): 'slide slide', 'slide section 2'" in err
+    for series, shape in (("0", (96, 80)), ("label image", (70, 80))):
+        code, _, err = call(capsys, f"{command} --series '{series}'")
+        assert code == 0, err
+        assert read_planes("detected/slide_labels.tif")[0].shape == shape
+
+
+def test_training_on_8_and_16_bits_is_warned_of(here, capsys):
+    values = np.random.default_rng(0).integers(0, 256, (64, 64))
+    Path("images").mkdir()
+    for name, dtype in (("a", np.uint8), ("b", np.uint16)):
+        tifffile.imwrite(f"images/{name}.tif", values.astype(dtype))
+    code, _, err = call(capsys, f"train images --steps 1 {FAST}")
+    assert code == 0
+    assert "warning: the images have pixels of different types: 1 image of uint8 ('a'), 1 image of uint16 ('b')" in err
+
+
 def test_a_file_that_fails_is_told_and_exits_with_1(here, capsys):
     Path("images").mkdir()
     Path("images/good.png").write_bytes(Path("data/test/good/000.png").read_bytes())
@@ -338,11 +419,198 @@ def test_a_file_that_fails_is_told_and_exits_with_1(here, capsys):
     assert Path("detected/good_labels.tif").is_file()
 
 
+def test_detecting_spares_files_of_others_and_leaves_results_out(here, capsys):
+    Path("images").mkdir()
+    Path("images/good.png").write_bytes(Path("data/test/good/000.png").read_bytes())
+    Path("images/good_labels.tif").write_text("my own")
+    detect = "detect model.safetensors images/good.png -o images --device cpu"
+    code, _, err = call(capsys, detect)
+    assert code == 1
+    assert "not a result of this program" in err.splitlines()[-1]
+    assert Path("images/good_labels.tif").read_text() == "my own"
+    code, _, _ = call(capsys, f"{detect} --overwrite")
+    assert code == 0
+    code, _, err = call(capsys, "detect model.safetensors images -o images --device cpu")
+    assert code == 0
+    assert "left out: 4 results of an earlier detection" in err
+    assert len(list(Path("images").iterdir())) == 1 + 3 + 3
+    Path("images/summary.csv").write_text("my own")
+    code, _, err = call(capsys, detect)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("napari-uflow: error: 'images/summary.csv' cannot be written")
+
+
+def test_a_stopped_detection_is_resumed(here, capsys, monkeypatch):
+    detect = "detect model.safetensors data/test/good --device cpu"
+    with monkeypatch.context() as patch:
+        interrupting(patch, lambda event: isinstance(event, Progress) and event.done == 1)
+        code, out, _ = call(capsys, detect)
+    assert code == 130
+    assert "; --resume continues" in out
+    code, out, err = call(capsys, f"{detect} --resume")
+    assert code == 0
+    assert "resuming: 1 image finished before" in err
+    assert "of 2 images" in out
+
+
+def test_warnings_are_counted(here, capsys):
+    write_tiff("black.tif", np.zeros((96, 96), np.uint8), "YX")
+    code, _, err = call(capsys, "detect model.safetensors black.tif --device cpu")
+    assert code == 0
+    assert err.splitlines()[-1] == "warnings: 1 file, see summary.csv"
+
+
+# Saving
+
+
+def test_only_a_model_is_replaced(here, capsys):
+    picture = Path("a.png")
+    picture.write_bytes(Path("data/train/good/000.png").read_bytes())
+    command = f"train data/train/good -o a.png --steps 1 {FAST}"
+    assert call(capsys, command)[0] == 2
+    assert picture.read_bytes() == Path("data/train/good/000.png").read_bytes()
+    assert call(capsys, f"{command} --overwrite")[0] == 0
+    assert load_model(picture).training.steps == 1
+    assert call(capsys, command)[0] == 0
+
+
+def full_disk(monkeypatch, is_full):
+    """Let the save fail for the paths and metadata that `is_full` chooses, while Ctrl-C is pressed twice."""
+    original = checkpoint.save_file
+
+    def save(state, path, metadata):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        if is_full(path, json.loads(metadata["napari_uflow"])):
+            raise SafetensorError("No space left on device (os error 28)")
+        original(state, path, metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", save)
+
+
+def test_a_model_that_cannot_be_saved_is_saved_elsewhere(here, capsys, monkeypatch):
+    Path("full").mkdir()
+    full_disk(monkeypatch, lambda path, card: path.parents[1].name == "full")
+    before = signal.getsignal(signal.SIGINT)
+    code, out, err = call(capsys, f"train data/train/good -o full/m.safetensors --steps 1 {FAST}")
+    assert code == 1
+    assert out.startswith(f"model: {here / 'm-2.safetensors'} (done")
+    assert "No space left" in err.splitlines()[-1]
+    assert err.splitlines()[-1].endswith(f"the model is in '{here / 'm-2.safetensors'}' instead")
+    assert load_model("m-2.safetensors").training.steps == 1
+    assert list(Path("full").iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_model_that_can_be_saved_nowhere_leaves_its_snapshot(here, capsys, monkeypatch):
+    monkeypatch.setattr(OPTIMISE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "raise_signal", lambda number: None)
+        full_disk(patch, lambda path, card: card["record"]["outcome"]["kind"] != "interrupted")
+        code, out, err = call(capsys, f"{TRAINING} --holdout 0")
+    assert (code, out) == (2, "")
+    (snapshot,) = here.glob("m.safetensors.unfinished-*")
+    assert f"the best model so far is in '{snapshot.name}'; add --resume" in err
+    assert load_model(snapshot).record.outcome.kind is OutcomeKind.INTERRUPTED
+
+
+# Resuming
+
+TRAINING = f"train data/train/good -o m.safetensors --steps 8 --patience 99 {FAST}"
+
+
+def killed(here, capsys, monkeypatch, options="") -> Path:
+    """Train until there is a snapshot, abort, and return it as that of a process that was killed."""
+    n_saved = []
+
+    def shown(self, event):
+        if isinstance(event, Progress) and list(here.glob(f"m.safetensors.unfinished-{own_tag()}-*")):
+            n_saved.append(event)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OPTIMISE, "_SECONDS_BETWEEN_SNAPSHOTS", -1.0)
+        patch.setattr(Reporter, "__call__", shown)
+        code, _, err = call(capsys, f"{TRAINING} --holdout 0 {options}")
+    assert (code, len(n_saved)) == (130, 1)
+    (path,) = here.glob(f"m.safetensors.unfinished-{own_tag()}-*")
+    assert f"the best model so far is in '{path.name}'; add --resume" in err
+    return path.rename(path.with_name(path.name.replace(own_tag(), nobody())))
+
+
+def test_a_killed_training_is_resumed(here, capsys, monkeypatch):
+    snapshot = killed(here, capsys, monkeypatch)
+    first = load_model(snapshot)
+    n_done = int(first.history[-1]["step"])
+    assert first.record.outcome.kind is OutcomeKind.INTERRUPTED
+    assert 0 < n_done < 8
+    for wrong, said in (
+        ("--steps 9", "the interrupted training has steps 8, not 9"),
+        ("--preset best", "leave the parameters out"),
+        ("--flow-steps 3", "flow_steps 1 (not 3)"),
+        ("--init-from model.safetensors", "did not begin with 'model.safetensors'"),
+    ):
+        code, _, err = call(capsys, f"{TRAINING} --holdout 0 --resume {wrong}")
+        assert (code, said in err) == (2, True)
+    code, _, err = call(capsys, "train data/test/good -o m.safetensors --resume")
+    assert code == 2
+    assert "choose the images of that training" in err
+
+    # resumed and killed again; then what was given before may be left out
+    second = killed(here, capsys, monkeypatch, "--resume")
+    assert snapshot.exists()
+    code, out, err = call(capsys, "train data/train/good -o m.safetensors --resume --device cpu --cache-memory 2")
+    assert code == 0
+    assert out.startswith("model: m.safetensors (")
+    assert "resuming the training of 'm.safetensors' ('00" in err
+    model = load_model("m.safetensors")
+    assert (model.training.augmentations, model.training.cache_memory) == (1, 2)
+    assert model.training.steps < 8 - n_done
+    assert model.record.resumed_from.resumed_from.date == first.record.date
+    assert not second.exists()
+    assert not snapshot.exists()
+
+
+def test_a_resumed_training_may_have_begun_with_a_model(here, capsys, monkeypatch):
+    of_model = "--flow-steps 2 --backbone scattering --init-from model.safetensors"
+    snapshot = killed(here, capsys, monkeypatch, of_model)
+    assert call(capsys, f"{TRAINING} --holdout 0 {of_model} --resume")[0] == 0
+    assert not snapshot.exists()
+
+
+def test_an_interrupted_training_is_announced_and_kept_while_another_is_run(here, capsys, monkeypatch):
+    snapshot = killed(here, capsys, monkeypatch)
+    code, _, err = call(capsys, f"train data/train/good -o m.safetensors --steps 1 {FAST}")
+    assert code == 0
+    first = err.splitlines()[0]
+    assert first.startswith("warning: an earlier training of 'm.safetensors' was interrupted ('00")
+    assert f"add --resume to continue it, or delete '{snapshot.name}'" in first
+    assert snapshot.exists()
+    assert "interrupted" not in call(capsys, f"train data/train/good -o other.safetensors --steps 1 {FAST}")[2]
+
+
+def test_leftovers_of_killed_runs_are_removed_at_the_start(here, capsys):
+    left = here / f".uflow-{nobody()}-01234567-m.safetensors"
+    of_the_user = here / ".01234567-mine.txt"
+    for path in (left, of_the_user):
+        path.touch()
+    assert call(capsys, f"train data/train/good -o m.safetensors --steps 1 {FAST}")[0] == 0
+    assert not left.exists()
+    assert of_the_user.exists()
+
+
 # Stopping
 
 
-def interrupting(monkeypatch, when, times=1):
-    """Press Ctrl-C when the first event of a kind is shown."""
+SIGNALS = [
+    pytest.param(number, id=signal.Signals(number).name)
+    for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+    if number is not None
+]
+
+
+def interrupting(monkeypatch, when, times=1, number=signal.SIGINT):
+    """Press Ctrl-C, or send another signal, when the first event of a kind is shown."""
     pressed = []
     original = Reporter.__call__
 
@@ -351,22 +619,24 @@ def interrupting(monkeypatch, when, times=1):
         if not pressed and when(event):
             for _ in range(times):
                 pressed.append(event)
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     monkeypatch.setattr(Reporter, "__call__", shown)
 
 
-def test_ctrl_c_during_training_keeps_the_best_model(here, capsys, monkeypatch):
-    before = signal.getsignal(signal.SIGINT)
-    interrupting(monkeypatch, lambda event: isinstance(event, TrainingPoint))
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_during_training_keeps_the_best_model(here, capsys, monkeypatch, number):
+    before = signal.getsignal(number)
+    interrupting(monkeypatch, lambda event: isinstance(event, TrainingPoint), number=number)
     code, out, err = call(capsys, f"train data/train/good -o m.safetensors --steps 1000 {FAST}")
     assert code == 0
     assert out == "model: m.safetensors (stopped at step 1)\n"
     assert "press Ctrl-C again to abort" in err
     assert len(load_model("m.safetensors").history) == 1
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(
     ("command", "when"),
     [
@@ -375,10 +645,10 @@ def test_ctrl_c_during_training_keeps_the_best_model(here, capsys, monkeypatch):
         ("evaluate model.safetensors data", lambda event: isinstance(event, Progress)),
     ],
 )
-def test_ctrl_c_before_there_is_a_result_exits_with_130(here, capsys, monkeypatch, command, when):
-    interrupting(monkeypatch, when)
+def test_a_signal_before_there_is_a_result_is_told_by_the_exit_code(here, capsys, monkeypatch, command, when, number):
+    interrupting(monkeypatch, when, number=number)
     code, out, err = call(capsys, command)
-    assert code == 130
+    assert code == 128 + number
     assert "Traceback" not in err
     assert not Path("m.safetensors").exists()
     if command.startswith("detect"):
@@ -394,8 +664,82 @@ def test_the_second_ctrl_c_breaks_off(here, capsys, monkeypatch):
     assert not Path("m.safetensors").exists()
 
 
+def work():
+    """Yield ten events, and return how many were not answered by FINISH."""
+    for i in range(10):
+        if (yield Progress("Working", i, 10)) is FINISH:
+            return i
+    return 10
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal there")
+def test_a_system_that_shuts_down_may_send_several_signals():
+    """A terminal that is closed sends SIGHUP twice, or SIGHUP and SIGTERM; only a second Ctrl-C aborts."""
+
+    def signalled():
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)
+        n_done.append((yield from work()))
+        signal.raise_signal(signal.SIGINT)
+
+    n_done = []
+    interrupts = Interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        run_job(signalled(), interrupts)
+    assert n_done == [0]
+    assert interrupts.exit_code == 129
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal there")
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As ``nohup`` does."""
+
+    def signalled():
+        signal.raise_signal(signal.SIGHUP)
+        return (yield from work())
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_job(signalled(), Interrupts()) == 10
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_no_signal_breaks_a_save(capsys):
+    saved = []
+
+    def save(result):
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        saved.append(result)
+        return result
+
+    before = signal.getsignal(signal.SIGINT)
+    assert run_and_save(work(), Interrupts(), save) == 10
+    assert saved == [10]
+    assert "the result is being saved" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_job_goes_on_if_nobody_hears_of_it(monkeypatch):
+    """The terminal is closed, or the disk of the log is full."""
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    def signalled():
+        yield Message("hello")
+        signal.raise_signal(signal.SIGTERM)
+        return (yield from work())
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert run_job(signalled(), Interrupts()) == 0
+
+
 @pytest.mark.slow
-def test_a_real_ctrl_c(here):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_real_signal(here, number):
     command = f"train data/train/good -o m.safetensors --steps 100000 --patience 10000 {FAST}"
     process = subprocess.Popen(
         [sys.executable, "-m", "napari_uflow", *shlex.split(command)],
@@ -405,7 +749,7 @@ def test_a_real_ctrl_c(here):
     )
     try:
         assert any("step 1:" in line for line in process.stderr)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -415,3 +759,86 @@ def test_a_real_ctrl_c(here):
     assert "Traceback" not in err
     assert out.startswith("model: m.safetensors (stopped at step ")
     assert load_model("m.safetensors").record.outcome.kind is OutcomeKind.STOPPED
+
+
+# Texts of others
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil\nfake: yes"
+
+
+def assert_plain(*texts):
+    for text in texts:
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]", text), ascii(text)
+        assert "\nfake" not in text
+
+
+@pytest.fixture
+def evil_model(tiny_model, tmp_path):
+    """A model whose card holds control characters wherever it holds a text."""
+    record = replace(
+        tiny_model.record,
+        date=EVIL,
+        unit=EVIL,
+        pixel_size=(1.0, 1.0),
+        backbone_weights=EVIL,
+        device=EVIL,
+        versions={EVIL: EVIL},
+        specimens=(EVIL,),
+        image_names=(EVIL,),
+        resumed_from=EarlierTraining(EVIL, 3),
+    )
+    save_model(tmp_path / "evil.safetensors", replace(tiny_model, record=record))
+    return tmp_path / "evil.safetensors"
+
+
+@pytest.mark.parametrize("command", ["show", "show --json"])
+def test_a_card_has_no_power_over_the_terminal(evil_model, command, capsys):
+    code, out, err = call(capsys, *command.split(), str(evil_model))
+    assert code == 0
+    assert_plain(out, err)
+    assert "\\x1b[2J" in out or "\\u001b[2J" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_names_of_files_have_no_power_over_the_terminal(here, evil_model, capsys):
+    name = EVIL.replace("/", "")
+    Path(name).mkdir()
+    shutil.copy("data/test/good/000.png", Path(name, f"{name}.png"))
+    Path(name, "text.tif").write_text("none")
+    for arguments, expected in (
+        (["detect", str(evil_model), name, "-o", f"{name} found", "--device", "cpu"], 1),
+        (["detect", str(evil_model), f"{name}.tif"], 2),
+        (["show", f"{name}/text.tif"], 2),
+        (["evaluate", str(evil_model), name], 2),
+        (["train", name, "-o", f"{name}/text.tif/x"], 2),
+    ):
+        assert main(arguments) == expected
+        assert_plain(*capsys.readouterr())
+    for arguments in (["detect", name], [name], ["show", "a", name], ["train", "a", "--preset", name]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert_plain(*capsys.readouterr())
+
+
+def test_whatever_is_printed_has_no_power_over_the_terminal(capsys, monkeypatch):
+    def said(path):
+        print(EVIL, "\u00b5 and \udcff")
+        print(EVIL, file=sys.stderr)
+        raise ModelFileError(EVIL)
+
+    monkeypatch.setattr("napari_uflow.store.card.read_card", said)
+    code, out, err = call(capsys, "show", "model")
+    assert code == 2
+    assert "\u00b5 and \\udcff" in out
+    assert_plain(out.replace("\nfake", ""), err.replace("\nfake", "", 1))
+
+
+def test_what_a_terminal_cannot_show_is_written_out(tmp_path, tiny_model_file):
+    """Also on a terminal that knows ASCII only."""
+    shutil.copy(tiny_model_file, tmp_path / "\u00b5.safetensors")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "napari_uflow", "show", str(tmp_path / "\u00b5.safetensors")]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert rb"\xb5.safetensors: U-Flow model" in done.stdout

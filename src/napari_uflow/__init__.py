@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("napari-uflow")
-    from napari_uflow.system.apple import enable_mps_fallback
+    from napari_uflow.system.libraries import make_torch_safe_beside_windows
 
-    enable_mps_fallback()
+    make_torch_safe_beside_windows()  # a script may have opened a viewer before it loads a model
     return _load(name)

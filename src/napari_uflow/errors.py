@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["BackboneUnavailableError", "ConfigError", "ImageError", "ModelFileError", "Stopped", "UFlowError"]
+__all__ = [
+    "BackboneUnavailableError",
+    "ConfigError",
+    "ImageError",
+    "ModelFileError",
+    "OverwriteError",
+    "Stopped",
+    "UFlowError",
+]
 
 
 class UFlowError(Exception):
@@ -21,6 +29,10 @@ class ImageError(UFlowError, ValueError):
 
 class ModelFileError(UFlowError):
     """A model file cannot be read: it is damaged, of an unknown format, or not a model."""
+
+
+class OverwriteError(UFlowError):
+    """A file exists that this package has not written; the command line replaces it only with ``--overwrite``."""
 
 
 class BackboneUnavailableError(UFlowError):

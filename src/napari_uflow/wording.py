@@ -1,8 +1,13 @@
-"""Numbers in sentences."""
+"""Numbers in sentences, and texts of others on a terminal."""
 
 from __future__ import annotations
 
-__all__ = ["LEAST_PART", "counted", "how_far"]
+import re
+
+__all__ = ["LEAST_PART", "counted", "how_far", "printable"]
+
+# Control characters, marks that reverse the order of a line, and parts of names that are no text.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 LEAST_PART = 0.01
 """Smallest fraction of a step that is reported."""
@@ -30,3 +35,25 @@ def how_far(done: int, total: int, part: float) -> str:
     """
     of_next = f" and {part:.0%}" if part >= LEAST_PART else ""
     return f"{done} of {total}{of_next}"
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Return a text in which control characters are written out, so that a terminal does not obey them.
+
+    Parameters
+    ----------
+    text : str
+        Text that may contain names of files or entries of a model's card, which anyone may have chosen.
+    keep : str
+        Control characters to leave as they are.
+
+    Examples
+    --------
+    >>> printable("a\x1b[2Jb.tif\n")
+    'a\\x1b[2Jb.tif\\n'
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else _written_out(found[0]), text)
+
+
+def _written_out(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()

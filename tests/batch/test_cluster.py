@@ -3,8 +3,10 @@
 import csv
 import os
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -80,6 +82,24 @@ def test_the_results_are_those_of_one_machine(local_cluster, tiny_model, folder,
     )
     assert events[-1] == Progress(PHASE, 5, 5)
     assert any(isinstance(event, Message) and "2 workers" in event.text for event in events)
+
+
+def test_a_batch_is_continued_on_the_cluster(local_cluster, tiny_model, folder, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "out").mkdir()
+    (out / "odd 3_labels.tif").write_text("my own")
+    steps = on_cluster(local_cluster, tiny_model, files(folder), out)
+    next(event for event in steps if isinstance(event, Progress) and event.done == 2)
+    steps.close()
+    n_done = sum(row[1] == "done" for row in table(out, "summary.csv"))
+    assert n_done >= 1
+    events = []
+    summary = drain(on_cluster(local_cluster, tiny_model, files(folder), out, resume=True), events.append)
+    assert any(isinstance(event, Message) and event.text.startswith(f"resuming: {n_done} ") for event in events)
+    assert [path.name for path in summary.done] == ["odd 0.tif", "odd 1.tif", "odd 2.tif"]
+    assert "not a result of this program" in summary.failed[0][1]
+    assert (out / "odd 3_labels.tif").read_text() == "my own"
+    assert not (out / "unfinished.jsonl").exists()
 
 
 def test_a_killed_worker_costs_no_image(local_cluster, tiny_model, folder, tmp_path):
@@ -203,3 +223,42 @@ def test_a_scheduler_that_is_not_there_is_told(tiny_model, folder, tmp_path, mon
                 tiny_model, files(folder), tmp_path / "out", CONFIG, "tcp://127.0.0.1:9", device="cpu"
             )
         )
+
+
+# What is no scheduler
+
+
+@pytest.fixture(params=["dashboard", "silent", "garbage"])
+def other_server(request):
+    """A server that is no scheduler: it answers in HTTP, never, or with nonsense."""
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self):
+            if request.param == "dashboard":
+                self.request.recv(1000)
+                self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            elif request.param == "garbage":
+                self.request.sendall(b"\x01" * 4000)
+            stop.wait(10)
+
+    stop = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.server_address[1]}"
+        stop.set()
+        server.shutdown()
+
+
+def test_a_server_that_is_no_scheduler_is_refused_in_time(other_server, monkeypatch):
+    monkeypatch.setattr(cluster, "_SECONDS_TO_CONNECT", 1)
+    start = time.monotonic()
+    with pytest.raises(UFlowError, match=r"no scheduler of dask.distributed at 'tcp://127.0.0.1:\d+'.*dashboard"):
+        cluster._connect(cluster._distributed(), other_server)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("address", ["", "nonsense", "http://localhost:8787", "tcp://localhost:99999999", "tcp://[::"])
+def test_a_malformed_address_is_refused(address, monkeypatch):
+    monkeypatch.setattr(cluster, "_SECONDS_TO_CONNECT", 1)
+    with pytest.raises(UFlowError, match=r"no scheduler of dask.distributed at"):
+        cluster._connect(cluster._distributed(), address)

@@ -55,7 +55,7 @@ def test_images_are_found_with_their_truth(data):
     assert good.mask().shape == (48, 64)
 
 
-@pytest.mark.parametrize("ending", [".png", ".tif", "_mask.tif", "_mask.tiff"])
+@pytest.mark.parametrize("ending", [".png", ".tif", "_mask.tif", "_mask.tiff", "_mask.PNG", ".bmp"])
 def test_masks_may_have_other_names(data, ending):
     shutil.rmtree(data / "ground_truth")
     mask = np.zeros((48, 64), np.uint8)
@@ -137,6 +137,25 @@ def test_without_a_truth_there_are_no_pixel_numbers(tiny_model, data):
     run = drain(evaluate_steps(tiny_model, find_test_images(data), DetectionConfig(), device=DEVICE))
     assert 0 <= run.evaluation.image_auroc <= 1
     assert math.isnan(run.evaluation.pixel_auroc)
+
+
+def test_anomalous_images_without_a_mask_are_counted_and_named(tiny_model, data):
+    save(data / "test" / "hole" / "d.png", image(seed=3))
+    save(data / "ground_truth" / "hole" / "d_mask.png", np.zeros((48, 64), np.uint8))
+    seen = []
+    run = drain(evaluate_steps(tiny_model, find_test_images(data), DetectionConfig(), device=DEVICE), seen.append)
+    assert [image.plane.name for image in run.without_mask] == ["c", "d"]
+    assert run.to_dict()["n_without_mask"] == 2
+    (said,) = [event.text for event in seen if isinstance(event, Message) and "mask" in event.text]
+    assert said.startswith("2 of 3 anomalous images without a mask, or with an empty one (hole/c.png, hole/d.png)")
+
+
+def test_a_mask_that_does_not_fit_is_known_before_the_work(tiny_model, data):
+    save(data / "ground_truth" / "hole" / "b_mask.png", np.zeros((48, 60), np.uint8))
+    seen = []
+    with pytest.raises(ImageError, match=r"b_mask.png"):
+        drain(evaluate_steps(tiny_model, find_test_images(data), DetectionConfig(), device=DEVICE), seen.append)
+    assert not seen
 
 
 def test_missing_pixels_do_not_break_it(tiny_model, data):

@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from skimage.io import imread
 
-from napari_uflow.errors import ConfigError, ImageError
+from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.evaluation.figures import figure_pixels, save_figure
 from napari_uflow.evaluation.overview import OverviewRow, overview
 
@@ -128,7 +128,7 @@ def test_saving_replaces_the_file_in_one_step(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(fig, "savefig", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UFlowError, match="no space"):
         save_figure(fig, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

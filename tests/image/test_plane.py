@@ -249,6 +249,8 @@ def test_number_of_channel_names_must_fit() -> None:
 def test_what_is_known_of_the_image_is_kept() -> None:
     planes = planes_of(np.zeros((2, 4, 4)), "TYX", name="a", pixel_size=(0.5, 0.25), unit="um", source="a.tif")
     assert {(p.name, p.pixel_size, p.unit, p.source) for p in planes} == {("a", (0.5, 0.25), "um", "a.tif")}
+    planes = planes_of(np.zeros((2, 4, 4)), "TYX", z_spacing=1.5, frame_interval=60)
+    assert {(p.z_spacing, p.frame_interval) for p in planes} == {(1.5, 60)}
 
 
 @pytest.mark.parametrize(
@@ -264,6 +266,8 @@ def test_what_is_known_of_the_image_is_kept() -> None:
         {"data": np.zeros((4, 4)), "pixel_size": (0, 1)},
         {"data": np.zeros((4, 4)), "pixel_size": (1, np.nan)},
         {"data": np.zeros((4, 4)), "pixel_size": (1,)},
+        {"data": np.zeros((4, 4)), "z_spacing": 0},
+        {"data": np.zeros((4, 4)), "frame_interval": np.inf},
     ],
 )
 def test_planes_that_cannot_be_are_refused(attributes: dict) -> None:

@@ -112,3 +112,33 @@ def test_mcait_has_one_file_for_each_network(tiny_cait, tmp_path):
     assert load_pretrained(backbone, tmp_path) == ", ".join(names)
     with pytest.raises(BackboneUnavailableError, match="cait_m48_448"):
         load_pretrained(backbone)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda v: torch.full_like(v, float("nan")), "not finite"),
+        (lambda v: torch.full_like(v, float("inf")), "not finite"),
+        (lambda v: v * 1e30, "too large"),
+        (lambda v: torch.zeros_like(v), "all zero"),
+        (lambda v: v.to(torch.int32), "of the type int32, not float32"),
+        (lambda v: v.to(torch.complex64), "of the type complex64"),
+        (lambda v: -v.abs(), "below zero"),
+    ],
+)
+def test_weights_that_a_network_cannot_compute_with_are_refused(resnet18, tmp_path, change, fault):
+    state = {name: change(v) if v.is_floating_point() else v for name, v in resnet18.state_dict().items()}
+    save_file(state, tmp_path / "resnet18.safetensors")
+    backbone = Backbone("resnet18", 1)
+    before = {name: values.clone() for name, values in backbone.state_dict().items()}
+    with pytest.raises(BackboneUnavailableError, match=f"resnet18.safetensors cannot be used as weights.*{fault}"):
+        load_pretrained(backbone, tmp_path / "resnet18.safetensors")
+    assert all(torch.equal(values, before[name]) for name, values in backbone.state_dict().items())
+
+
+def test_weights_of_less_precision_serve(resnet18, tmp_path):
+    state = {name: v.half() if v.is_floating_point() else v for name, v in resnet18.state_dict().items()}
+    save_file(state, tmp_path / "resnet18.safetensors")
+    backbone = Backbone("resnet18", 1)
+    load_pretrained(backbone, tmp_path)
+    assert backbone.state_dict()["networks.0.conv1.weight"].dtype == torch.float32

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_uflow._napari.session.libraries import make_torch_safe
+from napari_uflow.system.libraries import make_torch_safe
 
 make_torch_safe()
 

@@ -13,21 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
 from napari_uflow.detection.detect import detect
-from napari_uflow.errors import BackboneUnavailableError, ModelFileError, UFlowError
+from napari_uflow.errors import BackboneUnavailableError, ModelFileError, OverwriteError, UFlowError
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.record import EarlierTraining, OutcomeKind, TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.model.weights import WEIGHTS_FOLDER_VARIABLE
 from napari_uflow.store import checkpoint
-from napari_uflow.store.card import FORMAT, read_card
-from napari_uflow.store.checkpoint import load_model, save_model
+from napari_uflow.store.card import FORMAT, parse_card, read_card
+from napari_uflow.store.checkpoint import load_model, save_model, save_somewhere
 
+OLD = Path(__file__).parents[1] / "data"
+OLD_MODELS = ("format_1_keep", "format_1_hold_refined")
 DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
 
@@ -252,6 +254,180 @@ def test_weights_that_are_missing_are_noticed(tiny_model_file, tmp_path):
         load_model(tmp_path / "less.safetensors").network()
 
 
+def with_weights(source: Path, target: Path, change) -> Path:
+    """Write a model file again with changed weights and the same card."""
+    with safe_open(source, framework="pt") as file:
+        save_file(change(load_file(source)), target, metadata=file.metadata())
+    return target
+
+
+def each_float(change):
+    return lambda state: {k: change(v) if v.is_floating_point() else v for k, v in state.items()}
+
+
+def with_flipped_bit(name):
+    def change(state):
+        state[name].view(-1).view(torch.int32)[-1] ^= 1
+        return state
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        each_float(lambda v: torch.full_like(v, math.nan)),
+        each_float(lambda v: torch.full_like(v, math.inf)),
+        each_float(torch.zeros_like),
+        each_float(lambda v: v.to(torch.int64)),
+        each_float(lambda v: v.to(torch.float16)),
+        each_float(lambda v: v * 1.001),
+        lambda state: {k: v + 1 if k == "memory.keys" else v for k, v in state.items()},
+        *(with_flipped_bit(name) for name in ("memory.vectors", "norm.mean_0", "norm.scale_0", "scale.width")),
+        with_flipped_bit("flow.module_list.0.global_scale"),
+    ],
+)
+def test_altered_weights_are_refused(tiny_model_file, tmp_path, change):
+    path = with_weights(tiny_model_file, tmp_path / "altered.safetensors", change)
+    with pytest.raises(ModelFileError, match=r"altered.safetensors' is damaged or was changed by hand: its weights"):
+        load_model(path)
+
+
+def test_bits_that_flip_anywhere_in_the_weights_are_noticed(tiny_model_file, tmp_path):
+    whole = tiny_model_file.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    path = tmp_path / "flipped.safetensors"
+    for at in np.random.default_rng(0).integers(8 + length, len(whole), 8):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << int(at) % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ModelFileError, match="damaged"):
+            load_model(path)
+
+
+@pytest.mark.parametrize("name", OLD_MODELS)
+def test_weights_without_a_checksum_are_checked_as_well(name, tmp_path):
+    old = old_file(name, tmp_path)
+    for change in (torch.zeros_like, lambda v: torch.full_like(v, math.nan), lambda v: v.to(torch.int32)):
+        with pytest.raises(ModelFileError, match="its weights"):
+            load_model(with_weights(old, tmp_path / "altered.safetensors", each_float(change)))
+
+
+def without_sums(card):
+    """Leave the checksums out, as a file of before has none."""
+    for name in ("sha256_of_card", "sha256_of_weights"):
+        del card[name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card["calibration"]["maps"][0]["tail"].update(
+            scale=card["calibration"]["maps"][0]["tail"]["scale"] * 2
+        ),
+        lambda card: card["record"].update(pixel_size=[0.5, 0.5], unit="um"),
+        lambda card: card["intensity"].update(high=[card["intensity"]["high"][0] + 1]),
+        lambda card: card["model"].update(affine_clamp=1.0),
+    ],
+)
+def test_a_number_of_the_card_that_was_changed_is_noticed(tiny_model_file, tmp_path, change):
+    path = rewritten(tiny_model_file, tmp_path / "changed.safetensors", change)
+    for read in (load_model, read_card):
+        with pytest.raises(ModelFileError, match=r"changed.safetensors' is damaged .*checksum"):
+            read(path)
+
+
+def _entries(value, path=()):
+    """Yield the way to every entry of a card, of lists to the first one."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from _entries(inner, (*path, key))
+    elif isinstance(value, list) and value:
+        yield (*path, 0)
+        yield from _entries(value[0], (*path, 0))
+
+
+def test_every_entry_of_another_kind_is_refused_or_used(tiny_model_file, tmp_path):
+    """Whatever an entry is replaced by, the file is refused in our words, or read and printed."""
+    with safe_open(tiny_model_file, framework="pt") as file:
+        card = json.loads(file.metadata()["napari_uflow"])
+    n_refused = n_made = 0
+    for way in _entries(card):
+        for value in ("x", None, -1, 10**400, [], {}, math.nan, math.inf, True):
+            changed = json.loads(json.dumps(card))
+            without_sums(changed)
+            holder = changed
+            for key in way[:-1]:
+                holder = holder.get(key) if isinstance(holder, dict) else holder[key]
+                if holder is None:
+                    break
+            if holder is None:
+                continue
+            holder[way[-1]] = value
+            n_made += 1
+            try:
+                parse_card(Path("changed"), {"napari_uflow": json.dumps(changed)}).to_dict()
+            except ModelFileError:
+                n_refused += 1
+    assert n_refused > n_made / 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000 + "]" * 100_000,
+        '{"format": 1, "model": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"format": 1e999}',
+        '{"format": NaN}',
+        '{"format": 1' + "0" * 5000 + "}",
+        '{"format": 0}',
+        '{"format": -5}',
+        '{"format": true}',
+        "5",
+        "null",
+        '"\\ud800"',
+    ],
+)
+def test_a_card_that_is_none_is_refused(tiny_model_file, tmp_path, text):
+    path = rewritten(tiny_model_file, tmp_path / "none.safetensors", lambda card: text)
+    for read in (load_model, read_card):
+        with pytest.raises(ModelFileError, match=r"none\.safetensors'"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["maps"][0]["tail"]["values"].reverse(),
+        lambda c: c["maps"][0]["tail"].update(scale=0.0),
+        lambda c: c["maps"][0]["tail"].update(shape=5.0),
+        lambda c: c["maps"][0]["tail"]["log10_p"].pop(),
+        lambda c: c["maps"][0].update(correlation_area=0.0),
+        lambda c: c["maps"][0].update(median=math.nan),
+        lambda c: c["maps"].append(c["maps"][0]),
+        lambda c: c.update(strides=[3]),
+        lambda c: c.update(n_pixels=math.inf),
+        lambda c: c.update(specimens=[{"name": "a", "images": [[2.0, 1.0]]}]),
+        lambda c: c.update(specimens=[{"name": "a", "images": []}]),
+        lambda c: c.update(observed=[[0.0]]),
+    ],
+)
+def test_a_calibration_that_no_training_fits_is_refused(tiny_model_file, tmp_path, change):
+    def changed(card):
+        without_sums(card)
+        change(card["calibration"])
+
+    path = rewritten(tiny_model_file, tmp_path / "changed.safetensors", changed)
+    with pytest.raises(ModelFileError, match="calibration"):
+        load_model(path)
+
+
+def test_a_name_that_is_too_long_is_no_model():
+    with pytest.raises(ModelFileError, match="there is no model file"):
+        load_model("x" * 5000)
+
+
 # Files of format 2, which knew pyramids alone
 
 
@@ -271,9 +447,6 @@ def test_a_model_of_format_2_is_a_pyramid(tiny_pyramid, tmp_path, odd_plane):
 
 
 # Files of format 1: written, with the maps beside them, by the last version that wrote it
-
-OLD = Path(__file__).parents[1] / "data"
-OLD_MODELS = ("format_1_keep", "format_1_hold_refined")
 
 
 def old_file(name: str, tmp_path: Path) -> Path:
@@ -342,7 +515,8 @@ def test_an_old_model_is_the_same_when_saved_anew(name, tmp_path):
     assert replace(new, state={}) == replace(old, state={})
     cards = read_card(tmp_path / "new.safetensors"), read_card(tmp_path / f"{name}.safetensors")
     assert [card.format for card in cards] == [FORMAT, 1]
-    assert cards[0].to_dict() == cards[1].to_dict()
+    assert cards[1].sha256_of_weights is None
+    assert replace(cards[0], sha256_of_weights=None).to_dict() == cards[1].to_dict()
 
 
 @pytest.mark.parametrize(
@@ -392,7 +566,8 @@ def test_the_record_comes_back(tiny_model, tmp_path, outcome):
 
 def test_a_write_that_fails_leaves_the_old_file(tiny_model, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(b"the old one")
+    save_model(path, tiny_model)
+    before = path.read_bytes()
 
     def failing(state, name, metadata):
         Path(name).write_bytes(b"half of the new one")
@@ -401,7 +576,7 @@ def test_a_write_that_fails_leaves_the_old_file(tiny_model, tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint, "save_file", failing)
     with pytest.raises(UFlowError, match="No space left on device"):
         save_model(path, tiny_model)
-    assert path.read_bytes() == b"the old one"
+    assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -441,3 +616,64 @@ def test_a_large_backbone_is_left_out_and_looked_up(tmp_path, monkeypatch):
         assert torch.equal(a, b)
     with pytest.raises(BackboneUnavailableError, match="does not contain resnet18"):
         load_model(large).network(weights=tmp_path)
+
+
+# What is replaced, and what is done where that is impossible
+
+
+def test_only_models_are_replaced(tiny_model, tmp_path):
+    path = tmp_path / "picture.tif"
+    path.write_text("a picture")
+    with pytest.raises(OverwriteError, match="not a model"):
+        save_model(path, tiny_model)
+    assert path.read_text() == "a picture"
+    save_model(path, tiny_model, overwrite=True)
+    save_model(path, tiny_model)
+    assert load_model(path).config == tiny_model.config
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def save_failing(monkeypatch, *folders):
+    """Let the disks of some folders be full."""
+    original = checkpoint.save_file
+
+    def save(state, path, metadata):
+        if path.parent.parent in folders:
+            path.write_bytes(b"half")
+            raise SafetensorError("No space left on device (os error 28)")
+        original(state, path, metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", save)
+
+
+def test_a_model_is_saved_elsewhere_rather_than_lost(tiny_model, tmp_path, monkeypatch):
+    full, home = tmp_path / "full", tmp_path / "home"
+    for folder in (full, home):
+        folder.mkdir()
+    monkeypatch.chdir(full)
+    monkeypatch.setattr(Path, "home", lambda: home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert save_somewhere("model.safetensors", tiny_model) == (Path("model.safetensors"), "")
+    before = Path("model.safetensors").read_bytes()
+
+    save_failing(monkeypatch, full)
+    path, reason = save_somewhere(full / "model.safetensors", tiny_model)
+    assert path == home / "model-2.safetensors"
+    assert "No space left" in reason
+    assert load_model(path).record == tiny_model.record
+    assert (full / "model.safetensors").read_bytes() == before
+    assert list(full.iterdir()) == [full / "model.safetensors"]
+
+    save_failing(monkeypatch, full, home, tmp_path)
+    with pytest.raises(UFlowError, match=r"full.model.safetensors' cannot be written"):
+        save_somewhere(full / "model.safetensors", tiny_model)
+
+
+def test_a_model_is_saved_beside_a_file_that_has_taken_its_name(tiny_model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("of another program")
+    other, reason = save_somewhere(path, tiny_model)
+    assert other == tmp_path / "model-2.safetensors"
+    assert "not a model" in reason
+    assert path.read_text() == "of another program"
+    assert load_model(other).config == tiny_model.config

@@ -1,20 +1,23 @@
 import os
+import platform
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from napari_uflow.errors import UFlowError
-from napari_uflow.store.files import atomic_path
+from napari_uflow.store.files import atomic_path, remove_leftovers, temporary_name
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.tif"
     path.write_text("old")
     with atomic_path(path) as temporary:
-        assert temporary.parent == tmp_path
-        assert temporary.name.endswith(".ome.tif")
+        assert temporary.parent.parent == tmp_path  # on the same disk
+        assert temporary.parent.name.startswith(".")
+        assert temporary.name == path.name
         assert not temporary.exists()
         temporary.write_text("new")
         assert path.read_text() == "old"
@@ -67,3 +70,72 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path):
             assert stat.S_IMODE(target.stat().st_mode) == after
     finally:
         os.umask(mask)
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path):
+    with (
+        pytest.raises(UFlowError, match="cannot be written"),
+        atomic_path(tmp_path / ("n" * 300 + ".tif")) as temporary,
+    ):
+        temporary.write_text("x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".csv")
+    with atomic_path(path) as temporary:
+        assert temporary.suffix == ".csv"
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_a_folder_that_disappears_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(UFlowError, match="cannot be written"), atomic_path(folder / "a.txt"):
+        folder.rmdir()
+
+
+def test_an_error_of_the_disk_is_heard_before_the_old_file_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UFlowError, match="No space left"), atomic_path(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from napari_uflow.store.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    temporary.with_name("of a library").write_text("half")
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+"""
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.tif"], check=False)
+    (killed,) = tmp_path.iterdir()
+    assert len(list(killed.iterdir())) == 2
+    kept = [tmp_path / ".0123abcd-notes.txt", tmp_path / ".uflow-mine.txt", tmp_path / "a.tif"]
+    with atomic_path(tmp_path / "b.tif") as of_this_process, monkeypatch.context() as patch:
+        patch.setattr(platform, "node", lambda: "another computer")
+        kept += [temporary_name(tmp_path / "c.tif")]
+        for path in (*kept, of_this_process):
+            path.write_text("mine")
+        patch.undo()
+        remove_leftovers(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([*kept, of_this_process.parent])
+    remove_leftovers(tmp_path / "nowhere")

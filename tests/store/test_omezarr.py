@@ -158,12 +158,14 @@ def test_the_pixel_size_is_the_product_of_all_scales(
     assert plane.unit == unit
 
 
-def test_units_that_differ_are_no_calibration(zarr_format: int, tmp_path: Path) -> None:
-    found = metadata()
-    found["multiscales"][0]["axes"][1]["unit"] = "millimeter"
-    write_image_file(tmp_path / "a.zarr", numbers((20, 30)), zarr_format, found)
+def test_lengths_in_different_units_get_that_of_the_rows(zarr_format: int, tmp_path: Path) -> None:
+    found = metadata("tzyx", scale=[500, 0.002, 0.5, 0.25])
+    for axis, unit in ((0, "millisecond"), (1, "millimeter"), (3, "millimeter")):
+        found["multiscales"][0]["axes"][axis]["unit"] = unit
+    write_image_file(tmp_path / "a.zarr", numbers((1, 1, 20, 30)), zarr_format, found)
     (plane,) = read_planes(tmp_path / "a.zarr")
-    assert (plane.pixel_size, plane.unit) == (None, None)
+    assert (plane.pixel_size, plane.unit) == ((0.5, 250), "um")
+    assert (plane.z_spacing, plane.frame_interval) == (2, 0.5)
 
 
 @pytest.mark.parametrize("transformations", [None, [], [{"type": "identity"}], [{"type": "scale", "path": "scales"}]])
@@ -409,10 +411,11 @@ def test_without_zarr_it_is_told_what_to_install(tmp_path: Path, monkeypatch: py
         read_planes(tmp_path / "a.zarr")
 
 
-def test_an_old_zarr_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_image_file(tmp_path / "a.zarr", numbers((20, 30)), 3, metadata())
+@pytest.mark.parametrize("zarr_format", [2, 3], ids=["v2", "v3"])
+def test_an_old_zarr_is_refused(zarr_format: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image_file(tmp_path / "a.zarr", numbers((20, 30)), zarr_format, metadata())
     monkeypatch.setattr(zarr, "__version__", "2.18.7")
-    with pytest.raises(ImageError, match="requires a newer zarr"):
+    with pytest.raises(ImageError, match="requires zarr 3"):
         read_planes(tmp_path / "a.zarr")
 
 

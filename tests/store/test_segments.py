@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_uflow.errors import ImageError
+from napari_uflow.store.decoded import DecodedBlocks
+from napari_uflow.store.images import read_planes
 from napari_uflow.store.segments import TiffSegments
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -84,20 +86,56 @@ def test_a_file_that_ends_early_is_named(tmp_path: Path) -> None:
     with tifffile.TiffFile(path) as tif:
         lazy = TiffSegments(tif.series[0])
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ImageError, match=r"a\.tif' cannot be read"):
+    with pytest.raises(ImageError, match=r"a\.tif' has changed since it was opened"):
         lazy[:]
     path.unlink()
     with pytest.raises(ImageError, match=r"a\.tif' cannot be read"):
         lazy[:]
 
 
-def test_the_memory_for_decoded_segments_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_uflow.store.segments._CACHE_BYTES", 1000)
-    path = tmp_path / "a.tif"
+def test_the_memory_for_decoded_segments_is_bounded_for_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = DecodedBlocks(1000)
+    monkeypatch.setattr("napari_uflow.store.segments.DECODED", decoded)
     values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
-    tifffile.imwrite(path, values, compression="zlib", tile=(16, 16))
-    with tifffile.TiffFile(path) as tif:
-        lazy = TiffSegments(tif.series[0])
-    np.testing.assert_array_equal(lazy[:], values)
-    assert sum(s.nbytes for s in lazy._cache.values()) == lazy._n_cached_bytes == 512
+    opened = []
+    for i in range(3):
+        tifffile.imwrite(tmp_path / f"{i}.tif", values + i, compression="zlib", tile=(16, 16))
+        with tifffile.TiffFile(tmp_path / f"{i}.tif") as tif:
+            opened.append(TiffSegments(tif.series[0]))
+        np.testing.assert_array_equal(opened[-1][:], values + i)
+        assert decoded.n_bytes == 512
+    lazy = opened[0]
     np.testing.assert_array_equal(lazy[5:60, 3:50], values[5:60, 3:50])
+
+
+def test_a_strip_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), compression="zlib", rowsperstrip=16)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            tif.pages[0].tags[name].overwrite(50_000)
+    with pytest.raises(ImageError, match=r"a\.tif' has blocks of 2\.5 GB"):
+        read_planes(path)
+
+
+def test_a_strip_that_decompresses_to_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4000, 4000), np.uint8), compression="zlib", rowsperstrip=4000)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            tif.pages[0].tags[name].overwrite(16)
+    (plane,) = read_planes(path)
+    with pytest.raises(ImageError, match=r"a\.tif' cannot be read"):
+        plane.read()
+
+
+def test_blocks_that_do_not_cover_the_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8), compression="zlib", rowsperstrip=16)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages[0].tags["ImageLength"].overwrite(640)
+    (plane,) = read_planes(path)
+    with pytest.raises(ImageError, match=r"a\.tif' cannot be read"):
+        plane.read()

@@ -1,4 +1,5 @@
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from skimage.io import imsave
 from napari_uflow.errors import ConfigError, ImageError, UFlowError
 from napari_uflow.image.grid import Window
 from napari_uflow.store.images import find_images, read_planes
+from napari_uflow.store.raw import RawPixels
 from napari_uflow.store.segments import TiffSegments
 from napari_uflow.store.tiff_writer import write_tiff, write_tiff_tiles
+from napari_uflow.store.units import normal_unit
 
 
 def numbers(shape: tuple[int, ...], dtype: Any = np.uint16) -> np.ndarray:
@@ -108,6 +111,43 @@ def test_labels_get_the_type_they_need(n_labels: int, dtype: type, is_ome: bool,
     assert (tmp_path / "a.tif").stat().st_size < labels.nbytes / 20
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "written"),
+    [
+        ("int8", -128, 127, "int8"),
+        ("int16", -389, 306, "int16"),
+        ("int16", 0, 306, "uint16"),
+        ("int32", -(2**31), 2**31 - 1, "int32"),
+        ("int64", -1, 40000, "int32"),
+    ],
+)
+def test_whole_numbers_below_0_are_kept(dtype: str, low: int, high: int, written: str, tmp_path: Path) -> None:
+    values = np.array([[low, high], [0, 5]], dtype)
+    write_tiff(tmp_path / "a.tif", values, "YX", pixel_size=(0.5, 0.25), unit="um")
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert tif.series[0].dtype == written
+        np.testing.assert_array_equal(tif.asarray(), values)
+    assert read_planes(tmp_path / "a.tif")[0].pixel_size == pytest.approx((0.5, 0.25))
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+@pytest.mark.parametrize("unit", ["Å", "Ω·m", "line\nbreak"])
+def test_a_unit_of_any_letters_is_written(unit: str, name: str, tmp_path: Path) -> None:
+    write_tiff(tmp_path / name, np.ones((4, 5), np.uint8), "YX", pixel_size=(4.2, 4.2), unit=unit)
+    with tifffile.TiffFile(tmp_path / name) as tif:
+        if tif.is_ome:
+            pixels = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]["Pixels"]
+            assert pixels["PhysicalSizeX"] == 4.2
+            assert pixels["PhysicalSizeXUnit"].split() == unit.split()  # XML makes a space of a line break
+        else:
+            escaped = tif.imagej_metadata["unit"]  # as Java reads a file of properties
+            assert escaped.isascii()
+            assert normal_unit(escaped.encode().decode("unicode_escape")) == normal_unit(unit)
+    (plane,) = read_planes(tmp_path / name)
+    assert plane.pixel_size == pytest.approx((4.2, 4.2))
+    assert "".join(plane.unit.split()) == "".join(normal_unit(unit).split())
+
+
 @pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("n_samples", [3, 4])
@@ -194,7 +234,7 @@ def test_files_are_read_lazily(compression: str | None, tile: Any, tmp_path: Pat
         metadata={"axes": "TYX"},
     )
     planes = read_planes(tmp_path / "a.tif")
-    assert isinstance(planes[0].data, (np.memmap if compression is None and tile is None else TiffSegments))
+    assert isinstance(planes[0].data, RawPixels if compression is None and tile is None else TiffSegments)
     padded = np.pad(values, ((0, 0), (8, 8), (8, 8)), mode="symmetric")
     for plane, expected in zip(planes, padded, strict=True):
         np.testing.assert_array_equal(plane.read(Window(40, -8, 18, 32))[0], expected[48:66, :32])
@@ -374,8 +414,9 @@ def test_a_failing_write_leaves_the_previous_file(tmp_path: Path, monkeypatch: p
         (np.zeros((4, 4, 2)), "YXS"),
         (np.zeros((0, 4)), "YX"),
         (np.zeros((4, 4), complex), "YX"),
-        (np.full((4, 4), -1), "YX"),
+        (np.full((4, 4), -(2**31) - 1), "YX"),
         (np.full((4, 4), 2**32), "YX"),
+        (np.array([[-1, 2**31]]), "YX"),
     ],
 )
 def test_what_cannot_be_written_is_refused(values: np.ndarray, axes: str, tmp_path: Path) -> None:
@@ -413,7 +454,74 @@ def test_the_distance_of_planes_is_written(name: str, tmp_path: Path) -> None:
         write_tiff(tmp_path / "b.tif", numbers((3, 4, 5)), "ZYX", z_spacing=0.0)
 
 
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+@pytest.mark.parametrize("options", [{}, {"pixel_size": (0.5, 0.5), "unit": "um"}])
+def test_the_interval_of_frames_is_written(name: str, options: dict, tmp_path: Path) -> None:
+    write_tiff(tmp_path / name, numbers((3, 4, 5)), "TYX", frame_interval=0.5, **options)
+    with tifffile.TiffFile(tmp_path / name) as tif:
+        if tif.is_ome:
+            pixels = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]["Pixels"]
+            assert (pixels["TimeIncrement"], pixels["TimeIncrementUnit"]) == (0.5, "s")
+        else:
+            assert (tif.imagej_metadata["finterval"], tif.imagej_metadata["tunit"]) == (0.5, "s")
+    with pytest.raises(ConfigError, match="frame_interval"):
+        write_tiff(tmp_path / "b.tif", numbers((3, 4, 5)), "TYX", frame_interval=-1)
+
+
 @pytest.mark.parametrize("options", [{"shape": (0, 4)}, {"dtype": "float64"}, {"tile": (15, 16)}, {"tile": (0, 16)}])
 def test_tile_options_that_cannot_be(options: dict, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         write_tiff_tiles(tmp_path / "a.tif", [], **{"shape": (4, 4), "dtype": "uint8", **options})
+
+
+@pytest.mark.parametrize("n_pages", [1, 3, 200])
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_pages_in_a_circle_are_refused(n_pages: int, bigtiff: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as writer:
+        for _ in range(n_pages):
+            writer.write(numbers((4, 5)), contiguous=False, metadata=None)
+    assert len(read_planes(path)) == n_pages
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tif:
+        layout, first = tif.tiff, tif.pages.first.offset
+        last = tif.pages[-1].offset
+        place = last + layout.tagnosize + len(tif.pages[-1].tags) * layout.tagsize
+    data[place : place + layout.offsetsize] = struct.pack(layout.offsetformat, first)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.tif' cannot be read; it is damaged, its pages form a circle"):
+        read_planes(path)
+
+
+def test_more_pages_than_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_uflow.store.reading.MAX_PLANES", 5)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for _ in range(6):
+            writer.write(numbers((4, 5)), contiguous=False, metadata=None)
+    with pytest.raises(ImageError, match="6 planes, more than 5"):
+        read_planes(tmp_path / "a.tif")
+
+
+def test_a_page_with_many_numbers_for_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, numbers((64, 64)), compression="zlib", tile=(16, 16))
+    data = bytearray(path.read_bytes())
+    place = (
+        data.index(struct.pack("<HH", 322, 4))
+        if struct.pack("<HH", 322, 4) in data
+        else data.index(struct.pack("<HH", 322, 3))
+    )
+    data[place + 4 : place + 8] = struct.pack("<I", 30)
+    data[place + 8 : place + 12] = struct.pack("<I", 8)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.tif'"):
+        read_planes(path)[0].read()
+
+
+def test_a_transparency_mask_is_no_second_image(tmp_path):
+    path = tmp_path / "masked.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(numbers((6, 7)), metadata=None)
+        writer.write(numbers((6, 7)) > 3, subfiletype=4, photometric="mask", metadata=None)
+    (plane,) = read_planes(path)
+    np.testing.assert_array_equal(plane.read()[0], numbers((6, 7)))

@@ -6,7 +6,7 @@ import pytest
 
 import napari_uflow
 from napari_uflow import cli
-from napari_uflow._napari.session import libraries
+from napari_uflow.system import libraries
 
 NAME = "PYTORCH_ENABLE_MPS_FALLBACK"
 

@@ -61,7 +61,7 @@ def test_a_part_of_a_map_lets_the_map_go(monkeypatch):
 def test_a_full_disk_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(scratch, "LARGE", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    with pytest.raises(UFlowError, match=r"map of .* GB .*TMPDIR"):
+    with pytest.raises(UFlowError, match=r"map of .* MB .*TMPDIR"):
         allocate_map((50, 40), np.int32)
 
 
@@ -75,7 +75,7 @@ def test_room_is_taken_when_it_is_asked_for(monkeypatch, is_reserved):
 
     monkeypatch.setattr(scratch.os, "posix_fallocate", full, raising=False)
     monkeypatch.setattr(scratch.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=7999))
-    with pytest.raises(UFlowError, match=r"map of .* GB .*TMPDIR"):
+    with pytest.raises(UFlowError, match=r"map of .* MB .*TMPDIR"):
         allocate_map((50, 40), np.int32)
     if not is_reserved:
         monkeypatch.setattr(scratch.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=8000))

@@ -11,7 +11,7 @@ from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.model.record import OutcomeKind, TrainingOutcome, TrainingRecord
-from napari_uflow.training.refine import check_same_specimens, learned_by, refinement_of, repeated
+from napari_uflow.training.refine import check_same_images, check_same_specimens, learned_by, refinement_of, repeated
 
 
 @pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
@@ -84,3 +84,17 @@ def test_a_training_with_a_pattern_is_resumed(tiny_model):
     check_same_specimens(model, [region("m1_k1"), region("other")])
     with pytest.raises(ImageError, match="'m1'"):
         check_same_specimens(model, [region("m2_k1"), region("other")])
+
+
+def test_a_training_is_resumed_with_all_of_its_images_and_no_others(tiny_model):
+    record = TrainingRecord(n_images=2, image_names=("a", "b"))
+    model = replace(tiny_model, record=record)
+    a, b, c = region("a"), region("b"), region("c")
+    check_same_images(model, [b, a, a])  # in any order, repeated or not
+    for regions, said in (([a], "2 images, but 1 are given.*'b'"), ([a, c], "'b'"), ([a, b, c], "'c'"), ([], "'a'")):
+        with pytest.raises(ImageError, match=said):
+            check_same_images(model, regions)
+    many = replace(tiny_model, record=replace(record, n_images=3))  # a record names some of thousands
+    check_same_images(many, [a, b, c])
+    with pytest.raises(ImageError, match="3 images, but 2"):
+        check_same_images(many, [a, b])

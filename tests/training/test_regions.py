@@ -13,10 +13,12 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.plane import Plane, planes_of
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.record import TrainingRecord
 from napari_uflow.store.checkpoint import load_model
 from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.store.tiff_writer import write_tiff
-from napari_uflow.training.regions import assign_specimens, read_regions
+from napari_uflow.system import patterns
+from napari_uflow.training.regions import assign_specimens, read_regions, regions_of_training
 from napari_uflow.training.train import train
 
 DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
@@ -159,6 +161,24 @@ def test_a_pattern_that_does_not_fit_is_an_error():
         assign_specimens([region], r"(mouse\d)")
 
 
+def test_a_pattern_that_never_ends_is_an_error_everywhere(monkeypatch):
+    monkeypatch.setattr(patterns, "_SECONDS", 0.5)
+    region = NormalRegion(Plane(data=np.zeros((8, 8), np.uint8), name="a" * 60 + "c"))
+    for use in (
+        lambda: assign_specimens([region], "((?:a+)+)$"),
+        lambda: regions_of_training([region], TrainingRecord(specimens=("a",)), "((?:a+)+)$"),
+    ):
+        with pytest.raises(ConfigError, match="takes too long"):
+            use()
+
+
+def test_regions_of_a_training_are_those_that_its_pattern_finds():
+    names = ("m1_a", "m2_a", "other")
+    regions = [NormalRegion(Plane(data=np.zeros((8, 8), np.uint8), name=name)) for name in names]
+    record = TrainingRecord(specimens=("m1",), holdout_specimens=("m3",))
+    assert regions_of_training(regions, record, r"^(m\d)") == regions[:1]
+
+
 def test_masks_are_found_by_the_names_of_their_images(tmp_path):
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
@@ -171,6 +191,20 @@ def test_masks_are_found_by_the_names_of_their_images(tmp_path):
     write_tiff(tmp_path / "images" / "b.tif", mask, "YX")
     with pytest.raises(ImageError, match=r"'b\.tif'"):
         read_regions(find_images(tmp_path / "images"), tmp_path / "masks")
+
+
+def test_a_stack_of_masks_marks_each_plane_by_its_own(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    masks = np.zeros((3, 8, 8), np.uint8)
+    masks[1, :2], masks[2, :5] = 1, 255
+    write_tiff(tmp_path / "images" / "s.tif", np.ones((3, 8, 8), np.uint8), "ZYX")
+    write_tiff(tmp_path / "masks" / "s.tif", masks, "ZYX")
+    regions = read_regions(tmp_path / "images", tmp_path / "masks")
+    assert [int(region.normal().sum()) for region in regions] == [0, 16, 40]
+    write_tiff(tmp_path / "masks" / "s.tif", masks[:2], "ZYX")
+    with pytest.raises(ImageError, match="stack of 2 planes, but its image has 3"):
+        read_regions(tmp_path / "images", tmp_path / "masks")
 
 
 def test_specimens_held_out_stay_held_out_when_training_is_resumed(tmp_path):

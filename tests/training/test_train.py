@@ -320,16 +320,19 @@ def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_le
     assert again.record.holdout_specimens == model.record.holdout_specimens
 
 
-def test_a_closed_job_leaves_nothing_on_disk(tmp_path, monkeypatch):
+def test_a_job_that_is_killed_leaves_nothing_on_disk(tmp_path, monkeypatch):
+    """Its files have no names from the beginning."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(CACHE, "FeatureCache", lambda limit: FeatureCache(0))
     job = small_run()
+    messages = []
     for event in job:
+        messages.extend([event.text] if isinstance(event, Message) else [])
         if isinstance(event, Progress) and event.phase == "Training":
             break
-    assert list(tmp_path.iterdir())
-    job.close()
+    assert any("features are kept on disk" in text for text in messages)
     assert list(tmp_path.iterdir()) == []
+    job.close()
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
@@ -574,9 +577,39 @@ def test_snapshots_are_models_that_detect(monkeypatch):
     events = train_steps(specimens(), MODEL, TRAINING, device=DEVICE)
     taken = [event.result for event in events if isinstance(event, Snapshot)]
     assert taken
-    assert taken[0].record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 2)
+    steps = [snapshot.record.outcome.step for snapshot in taken]
+    assert steps == sorted(set(steps))
+    assert all(snapshot.record.outcome.kind is OutcomeKind.INTERRUPTED for snapshot in taken)
     assert taken[0].calibration is None
     assert detect(taken[0], specimens()[0].plane, device=DEVICE).guarantee.kind is GuaranteeKind.NOMINAL
+
+
+def test_the_best_model_is_saved_even_if_no_later_one_is_better(monkeypatch):
+    """It was found less than a minute after the last snapshot; what is resumed are the steps after it."""
+    clock = itertools.count(0, 40)  # seconds; each check looks at it
+    monkeypatch.setattr(OPTIMISE.time, "monotonic", lambda: next(clock))
+    losses = iter([5.0, 1.0, 2.0, 3.0, 4.0])  # of the initial model, then of each step
+    monkeypatch.setattr(OPTIMISE, "_held_out", lambda *args: (next(losses), 1.0))
+    states = []
+
+    def flow_of(state):
+        return {key: value for key, value in state.items() if key.startswith("flow.")}
+
+    original = OPTIMISE._Optimisation.check
+
+    def check(self, step):
+        states.append({key: value.clone() for key, value in self._network.state_dict().items()})
+        return original(self, step)
+
+    monkeypatch.setattr(OPTIMISE._Optimisation, "check", check)
+    training = TRAINING.replace(steps=4, check_every=1, patience=10)
+    events = train_steps(specimens(), MODEL.replace(levels="pyramid"), training, device=DEVICE)
+    (taken,) = [event.result for event in events if isinstance(event, Snapshot)]
+    assert taken.record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 1)
+    assert rest_of_training(taken).steps == 3
+    best, later = flow_of(states[0]), flow_of(states[1])
+    assert all(torch.equal(value, best[key].cpu()) for key, value in flow_of(taken.state).items())
+    assert any(not torch.equal(value, best[key]) for key, value in later.items())
 
 
 # Going on

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from napari_uflow.batch.files import PHASE, detect_file_steps, prepare
-from napari_uflow.batch.results import BatchSummary, Collected, FileResult
+from napari_uflow.batch.files import PHASE, detect_file_steps, results_left_out
+from napari_uflow.batch.journal import task_of
+from napari_uflow.batch.results import BatchSummary, FileResult
+from napari_uflow.batch.run import BatchRun, images_of, locked, make_folder
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import UFlowError
 from napari_uflow.model.uflow import TrainedModel
@@ -27,6 +30,8 @@ _SECONDS_BETWEEN = 0.3
 _SECONDS_WITHOUT_WORKERS = 60
 # For a result that is already on a worker.
 _SECONDS_TO_FETCH = 5
+# Raised for no answer (OSError, and TimeoutError, which is one), for a malformed address, and for an answer of others.
+_NO_ANSWER = (OSError, ValueError, TypeError, LookupError, AttributeError, MemoryError, OverflowError)
 _KILLED_WORKERS = "every worker that processed this image died; it may need more memory than a worker has"
 _NO_WORKER = "no worker of the cluster was left"
 _NO_SCHEDULER = "the scheduler of the cluster was lost"
@@ -48,8 +53,11 @@ def detect_on_cluster_steps(
     *,
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
     device: str = "auto",
     weights: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Steps[BatchSummary]:
     """Detect in files as :func:`~napari_uflow.batch.files.detect_files_steps` does, on the machines of a cluster.
 
@@ -60,7 +68,7 @@ def detect_on_cluster_steps(
 
     Parameters
     ----------
-    model, paths, output, config, channels, axes, device, weights
+    model, paths, output, config, channels, axes, series, device, weights, resume, overwrite
         As in :func:`~napari_uflow.batch.files.detect_files_steps`; the device is that of each worker.
     scheduler : str
         Address of the scheduler, such as "tcp://10.0.0.5:8786".
@@ -79,32 +87,39 @@ def detect_on_cluster_steps(
     ------
     UFlowError
         If the package distributed is missing, or the scheduler cannot be reached.
-    ConfigError
-        If two files would write to the same names.
+        Otherwise as in :func:`~napari_uflow.batch.files.detect_files_steps`.
     """
     distributed = _distributed()
-    files, folder = prepare(paths, output)
     # Workers may have another working directory.
-    files, folder = [path.absolute() for path in files], folder.absolute()
-    yield from or_stop(Message(f"Connecting to {scheduler}"))
-    with _connect(distributed, scheduler) as client:
-        n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        wait = "" if n_workers else f": waiting for one, {_SECONDS_WITHOUT_WORKERS} s at most"
-        yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}{wait}"))
-        options = {"channels": channels, "axes": axes, "device": device, "weights": weights}
-        work = _Work(client, model, (folder, config, options), len(files))
-        suspects = yield from work.detect(files)
-        if len(suspects) > 1 and work.is_on:
-            # An image that kills its worker fails the images beside it too; alone, only that image fails.
-            yield Message(f"{len(suspects)} images lost their workers; each is retried alone", warning=True)
-            together, suspects = suspects, []
-            for path in together:
-                suspects += yield from work.detect([path])
-        for path in suspects:
-            yield from work.add(FileResult(path, reason=_KILLED_WORKERS))
-        if not work.was_stopped:
-            yield Progress(PHASE, len(files), len(files))
-    return work.collected.write(folder, was_stopped=work.was_stopped, order=files)
+    files, results = images_of([Path(path).absolute() for path in paths])
+    folder = Path(output).absolute()
+    make_folder(folder)
+    options = {"channels": channels, "axes": axes, "series": series}
+    with locked(folder):
+        yield from or_stop(Message(f"Connecting to {scheduler}"))
+        with _connect(distributed, scheduler) as client:
+            n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+            wait = "" if n_workers else f": waiting for one, {_SECONDS_WITHOUT_WORKERS} s at most"
+            yield from or_stop(Message(f"{counted(n_workers, 'worker')} at {scheduler}{wait}"))
+            task = task_of(model, config, options)
+            run = BatchRun(folder, files, task, config, options, resume=resume, overwrite=overwrite)
+            yield from results_left_out(results)
+            yield from run.begin()
+            left = [path for path in files if not run.is_finished(path)]
+            arguments = (folder, config, {**options, "device": device, "weights": weights})
+            work = _Work(client, model, arguments, run, len(files))
+            suspects = yield from work.detect(left)
+            if len(suspects) > 1 and work.is_on:
+                # An image that kills its worker fails the images beside it too; alone, only that image fails.
+                yield Message(f"{len(suspects)} images lost their workers; each is retried alone", warning=True)
+                together, suspects = suspects, []
+                for path in together:
+                    suspects += yield from work.detect([path])
+            for path in suspects:
+                yield from work.add(FileResult(path=path, reason=_KILLED_WORKERS))
+            if not work.was_stopped:
+                yield Progress(PHASE, len(files), len(files))
+        return (yield from run.finish(was_stopped=work.was_stopped))
 
 
 def _distributed() -> Any:
@@ -116,23 +131,51 @@ def _distributed() -> Any:
 
 
 def _connect(distributed: Any, scheduler: str) -> Any:
-    """Return a client of the cluster."""
+    """Return a client of the cluster.
+
+    The address is tried first, since a client waits for ever for the answer of a server that is no scheduler, such as
+    the dashboard of one. The trial has a thread of its own: that of the caller may run an event loop.
+    """
     try:
+        with ThreadPoolExecutor(1) as executor:
+            kind = executor.submit(asyncio.run, _kind_of_server(distributed, scheduler)).result()
+        if kind != "Scheduler":
+            raise ValueError(f"a {kind}")
         return distributed.Client(scheduler, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:  # its timeout is an OSError, a malformed address a ValueError
+    except _NO_ANSWER as error:
         raise UFlowError(
-            f"no scheduler of dask.distributed at '{scheduler}': start one with 'dask scheduler', or check the address"
+            f"no scheduler of dask.distributed at '{scheduler}': start one with 'dask scheduler', or check the address "
+            f"(tcp://HOST:8786, or the port that the scheduler says; that of its dashboard, 8787, is another)"
         ) from error
+
+
+async def _kind_of_server(distributed: Any, address: str) -> str:
+    """Return what a server of dask.distributed says that it is; OSError if there is no answer."""
+    from distributed.core import connect
+
+    arguments = distributed.Security().get_connection_args("client")
+
+    async def ask() -> str:
+        comm = await connect(address, timeout=_SECONDS_TO_CONNECT, **arguments)
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            return str((await comm.read())["type"])
+        finally:
+            comm.abort()
+
+    return await asyncio.wait_for(ask(), _SECONDS_TO_CONNECT)
 
 
 class _Work:
     """Files of one batch on the cluster."""
 
-    def __init__(self, client: Any, model: TrainedModel, arguments: tuple[Any, ...], n_files: int) -> None:
+    def __init__(
+        self, client: Any, model: TrainedModel, arguments: tuple[Any, ...], run: BatchRun, n_files: int
+    ) -> None:
         self._client, self._model, self._arguments, self._n_files = client, pickle.dumps(model), arguments, n_files
         self._shared: Any = None
+        self._run = run
         self._n_done = 0
-        self.collected = Collected()
         self.was_stopped = self._is_abandoned = False
 
     @property
@@ -142,10 +185,8 @@ class _Work:
 
     def add(self, result: FileResult) -> Steps[None]:
         """Add the result of a file."""
-        self.collected.add(result)
         self._n_done += 1
-        if result.reason:
-            yield Message(result.reason, warning=True, source=result.path)
+        yield from self._run.add(result)
 
     def detect(self, paths: Sequence[Path]) -> Steps[list[Path]]:
         """Detect in files at the same time; return those whose workers died too often."""
@@ -192,7 +233,7 @@ class _Work:
 
     def _fail(self, paths: Iterable[Path], reason: str) -> Steps[None]:
         for path in paths:
-            yield from self.add(FileResult(path, reason=reason))
+            yield from self.add(FileResult(path=path, reason=reason))
 
     def _wait(self, waiting: dict[Any, Path]) -> None:
         from distributed import wait
@@ -215,15 +256,15 @@ def _result_of(future: Any, path: Path) -> FileResult | _Lost:
     except TimeoutError:
         return _Lost.WITH_WORKER
     except CancelledError:
-        return FileResult(path, reason=_NO_SCHEDULER)
+        return FileResult(path=path, reason=_NO_SCHEDULER)
     except UFlowError as error:
-        return FileResult(path, reason=str(error))
+        return FileResult(path=path, reason=str(error))
     except Exception as error:  # any exception of a worker
         kind = type(error).__name__
         if kind == "KilledWorker":
             return _Lost.KILLED_WORKERS
         reason = _NO_SCHEDULER if kind == "CommClosedError" else f"internal error on the worker ({kind}: {error})"
-        return FileResult(path, reason=reason)
+        return FileResult(path=path, reason=reason)
 
 
 def _detect_file(
@@ -237,5 +278,5 @@ def _detect_file(
     if kept is None or kept[0] is not model:
         kept = (model, model.network(choose_device(options["device"]), options["weights"]))
         worker._napari_uflow = kept
-    steps = detect_file_steps(model, kept[1], path, output, config, channels=options["channels"], axes=options["axes"])
-    return drain(steps)
+    reading = {name: options[name] for name in ("channels", "axes", "series")}
+    return drain(detect_file_steps(model, kept[1], path, output, config, **reading))

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from napari_uflow.batch.journal import task_of
 from napari_uflow.batch.output import overview_row, write_detections
-from napari_uflow.batch.results import N_OVERVIEW, BatchSummary, Collected, FileResult
+from napari_uflow.batch.results import BatchSummary, FileResult, PlaneResult, reason_of, warnings_of
+from napari_uflow.batch.run import N_OVERVIEW, BatchRun, images_of, locked, make_folder
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.result import Detection
 from napari_uflow.detection.stack import detect_stack_steps
-from napari_uflow.errors import ConfigError, ImageError, Stopped, UFlowError
+from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.evaluation.overview import OverviewRow
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Steps, or_stop, within
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.images import read_planes
+from napari_uflow.store.regions import region_lines
 from napari_uflow.system.devices import choose_device
+from napari_uflow.wording import counted
 
-__all__ = ["PHASE", "detect_file_steps", "detect_files_steps", "prepare"]
+__all__ = ["PHASE", "detect_file_steps", "detect_files_steps", "results_left_out"]
 
 PHASE = "Processing files"
 """Phase of the progress events that count files."""
@@ -35,30 +40,39 @@ def detect_files_steps(
     *,
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
     device: str = "auto",
     weights: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Steps[BatchSummary]:
     """Detect in files and write the results to a folder.
 
     For an image ``NAME`` it writes ``NAME_heatmap.tif`` (float32), ``NAME_log10_nfa.tif`` (float32) and
     ``NAME_labels.tif`` (0 is background) as calibrated TIFF with the axes of the image, and for all images
     ``regions.csv``, ``summary.csv`` (one row per file) and ``overview.png``. A failed file is listed in the summary and
-    does not stop the batch.
+    does not stop the batch. The tables are written as files finish; until the batch has ended, the folder has a file
+    ``unfinished.jsonl``. Results of an earlier batch of the same images are replaced.
 
     Parameters
     ----------
     model : TrainedModel
         Trained model.
     paths : sequence of Path
-        Files of images or stacks.
+        Files of images or stacks; results of an earlier detection among them are left out.
     output : path
         Folder to write to; created if it does not exist.
     config : DetectionConfig
         Parameters of the detection.
-    channels, axes
+    channels, axes, series
         As in :func:`~napari_uflow.store.images.read_planes`.
     device, weights
         As in :func:`~napari_uflow.evaluation.evaluate.evaluate_steps`.
+    resume : bool
+        Continue the batch that was killed or stopped in this folder: its finished images are kept, as far as their
+        files did not change.
+    overwrite : bool
+        Replace files in the folder that were not written by a detection. The images themselves are never replaced.
 
     Yields
     ------
@@ -72,46 +86,47 @@ def detect_files_steps(
     Raises
     ------
     ConfigError
-        If two files would write to the same names.
+        If two files would write to the same names, a table would replace a file of another origin, the folder is part
+        of an image, or the batch to continue has another model or other parameters.
     UFlowError
-        If the folder cannot be created.
+        If the folder cannot be created or written to, or is in use by another batch.
     """
-    paths, output = prepare(paths, output)
-    network = model.network(choose_device(device), weights)
-    collected = Collected()
-    was_stopped = False
-    for i, path in enumerate(paths):
-        progress = Progress(PHASE, i, len(paths))
-        answer = yield progress
-        if answer is FINISH:
-            was_stopped = True
-            break
-        try:
-            steps = detect_file_steps(model, network, path, output, config, channels=channels, axes=axes)
-            result = yield from steps if len(paths) == 1 else within(steps, progress)
-        except Stopped:
-            was_stopped = True
-            break
-        collected.add(result)
-        if result.reason:
-            yield Message(result.reason, warning=True, source=path)
-    else:
-        yield Progress(PHASE, len(paths), len(paths))
-    return collected.write(output, was_stopped=was_stopped, order=paths)
-
-
-def prepare(paths: Sequence[Path], output: str | Path) -> tuple[list[Path], Path]:
-    """Check the names of the files and create the output folder; errors as in :func:`detect_files_steps`."""
-    paths = [Path(path) for path in paths]
-    _check_names(paths)
+    paths, left_out = images_of(paths)
     output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UFlowError(
-            f"the folder '{output}' cannot be created ({error.strerror or error}); choose another output folder"
-        ) from error
-    return paths, output
+    make_folder(output)
+    was_stopped = False
+    with locked(output):
+        network = model.network(choose_device(device), weights)
+        options: dict[str, Any] = {"channels": channels, "axes": axes, "series": series}
+        task = task_of(model, config, options)
+        run = BatchRun(output, paths, task, config, options, resume=resume, overwrite=overwrite)
+        yield from results_left_out(left_out)
+        yield from run.begin()
+        for i, path in enumerate(paths):
+            progress = Progress(PHASE, i, len(paths))
+            answer = yield progress
+            if answer is FINISH:
+                was_stopped = True
+                break
+            if run.is_finished(path):
+                continue
+            try:
+                steps = detect_file_steps(model, network, path, output, config, **options)
+                result = yield from steps if len(paths) == 1 else within(steps, progress)
+            except Stopped:
+                was_stopped = True
+                break
+            yield from run.add(result)
+        else:
+            yield Progress(PHASE, len(paths), len(paths))
+        return (yield from run.finish(was_stopped=was_stopped))
+
+
+def results_left_out(paths: Sequence[Path]) -> Steps[None]:
+    """Say that files are results of a detection and no images."""
+    if paths:
+        text = f"left out: {counted(len(paths), 'result')} of an earlier detection, such as '{paths[0].name}'"
+        yield Message(text, warning=True)
 
 
 def detect_file_steps(
@@ -123,12 +138,13 @@ def detect_file_steps(
     *,
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
 ) -> Steps[FileResult]:
     """Detect in one file and write its maps; the failure of a file is returned as a result with a reason.
 
     Parameters
     ----------
-    model, config, channels, axes
+    model, config, channels, axes, series
         As in :func:`detect_files_steps`.
     network : UFlow
         ``model.network(...)``.
@@ -143,38 +159,48 @@ def detect_file_steps(
         If the job was asked to finish.
     """
     try:
-        planes = read_planes(path, channels=channels, axes=axes)
+        planes = read_planes(path, channels=channels, axes=axes, series=series)
         _check_sizes(planes)
         detections = yield from detect_stack_steps(model, planes, config, network=network)
         yield from or_stop(Progress("Writing", 0, 1))  # once begun, writing is completed
         write_detections(output, stem_of(path), planes, detections)
     except Stopped:
         raise
-    except (UFlowError, MemoryError) as error:
-        return FileResult(path, reason=str(error) or "not enough memory: choose a smaller tile")
-    lowest = [found.lowest_log10_nfa for found in detections]
+    except Exception as error:  # whatever an image raises, the others go on
+        return FileResult(path=path, reason=reason_of(error, path))
+    of_planes = [PlaneResult.of(found) for found in detections]
+    warnings = warnings_of(of_planes)
+    try:
+        rows = _overview_rows(planes, detections, of_planes)
+    except Exception as error:  # such as a file that vanished meanwhile: its maps are written
+        rows = ()
+        warnings.append(f"not in the overview: {reason_of(error, path)}")
+    return FileResult(
+        path=path,
+        planes=tuple(of_planes),
+        regions="".join(map(region_lines, _numbered(detections))),
+        rows=rows,
+        warnings=tuple(warnings),
+    )
+
+
+def _overview_rows(
+    planes: Sequence[Plane], detections: Sequence[Detection], results: Sequence[PlaneResult]
+) -> tuple[tuple[float, OverviewRow], ...]:
+    lowest = [result.lowest_log10_nfa for result in results]
     most_anomalous = np.argsort(lowest, kind="stable")[:N_OVERVIEW]
-    rows = tuple((lowest[i], overview_row(planes[i], detections[i])) for i in most_anomalous)
-    empty = np.zeros((0, 0), dtype=np.float32)
-    no_labels = empty.astype(np.int32)
-    tables = [replace(d, score=empty, log10_nfa=empty, labels=no_labels, energies=()) for d in detections]
-    return FileResult(path, tuple(_numbered(tables)), rows, min(lowest))
-
-
-def _check_names(paths: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in paths:
-        stem = stem_of(path)
-        if stem in seen:
-            raise ConfigError(f"'{seen[stem]}' and '{path}' have the same output files; process one folder at a time")
-        seen[stem] = path
+    return tuple((lowest[i], overview_row(planes[i], detections[i])) for i in most_anomalous)
 
 
 def _check_sizes(planes: Sequence[Plane]) -> None:
     shapes = sorted({plane.shape for plane in planes})
     if len(shapes) > 1:
         sizes = ", ".join(f"{height} x {width}" for height, width in shapes)
-        raise ImageError(f"the images of the file differ in size ({sizes} pixels); save each in a separate file")
+        named = ", ".join(f"'{name}'" for name in dict.fromkeys(plane.name for plane in planes))
+        raise ImageError(
+            f"the images of the file differ in size ({sizes} pixels): {named}; choose one series, or "
+            "save each in a separate file"
+        )
 
 
 def _numbered(detections: Sequence[Detection]) -> list[Detection]:

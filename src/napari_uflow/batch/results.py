@@ -1,27 +1,25 @@
-"""Results of a batch: per file, collected, and the summary."""
+"""Results of a batch: per plane, per file, and the summary."""
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_uflow.detection.guarantee import Guarantee
+import numpy as np
+
+from napari_uflow.detection.guarantee import Caveat, Guarantee
 from napari_uflow.detection.result import Detection
-from napari_uflow.evaluation.figures import save_figure
-from napari_uflow.evaluation.overview import OverviewRow, overview
-from napari_uflow.store.files import atomic_path
-from napari_uflow.store.regions import write_regions
+from napari_uflow.errors import UFlowError
+from napari_uflow.evaluation.overview import OverviewRow
+from napari_uflow.system.devices import is_out_of_memory
+from napari_uflow.system.scratch import strips
+from napari_uflow.wording import printable
 
-__all__ = ["N_OVERVIEW", "BatchSummary", "Collected", "FileResult"]
+__all__ = ["BatchSummary", "FileResult", "PlaneResult", "reason_of", "summary_of", "summary_row", "warnings_of"]
 
-N_OVERVIEW = 8
-"""Planes of the overview figure: those with the lowest NFA."""
-
-_COLUMNS = ("file", "outcome", "n_planes", "n_anomalous_planes", "n_regions", "lowest_log10_nfa", "reason")
+_NO_MEMORY = "not enough memory: choose a smaller tile, or close other programs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +44,8 @@ class BatchSummary:
         Distinct guarantees of the planes; stacks of different sizes differ if the planes share the false alarms.
     left_out : tuple of Path
         Files that were not processed because the batch was stopped.
+    warnings : tuple of (Path, str)
+        Processed files to whose results the guarantee does not apply, or that have another fault, each with the reason.
     """
 
     done: tuple[Path, ...]
@@ -57,9 +57,46 @@ class BatchSummary:
     was_stopped: bool
     guarantees: tuple[Guarantee, ...]
     left_out: tuple[Path, ...] = ()
+    warnings: tuple[tuple[Path, str], ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
+class PlaneResult:
+    """Result of one plane without its maps.
+
+    Attributes
+    ----------
+    name : str
+        Name of the plane.
+    n_regions : int
+        Anomalous regions.
+    lowest_log10_nfa : float
+        log10 NFA of the most anomalous region.
+    guarantee : Guarantee
+        Basis of the number of false alarms.
+    is_measured : bool
+        False if no pixel could be measured.
+    """
+
+    name: str
+    n_regions: int
+    lowest_log10_nfa: float
+    guarantee: Guarantee
+    is_measured: bool = True
+
+    @classmethod
+    def of(cls, found: Detection) -> PlaneResult:
+        """Return the result of a detection."""
+        return cls(
+            name=found.name,
+            n_regions=len(found.regions),
+            lowest_log10_nfa=found.lowest_log10_nfa,
+            guarantee=found.guarantee,
+            is_measured=any(np.isfinite(found.score[start:stop]).any() for start, stop in strips(found.score.shape)),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FileResult:
     """Result of one file, small enough to be sent from another machine.
 
@@ -67,84 +104,132 @@ class FileResult:
     ----------
     path : Path
         File.
-    tables : tuple of Detection
-        One per plane, with its regions but without its maps; empty for a failed file.
+    planes : tuple of PlaneResult
+        One per plane; empty for a failed file.
+    regions : str
+        Lines of the table of regions.
     rows : tuple of (float, OverviewRow)
         Lowest log10 NFA and overview row of the most anomalous planes.
-    lowest_log10_nfa : float
-        Lowest log10 NFA of all planes; NaN for a failed file.
+    warnings : tuple of str
+        What limits the results.
     reason : str
         Cause of the failure; "" for a processed file.
     """
 
     path: Path
-    tables: tuple[Detection, ...] = ()
+    planes: tuple[PlaneResult, ...] = ()
+    regions: str = ""
     rows: tuple[tuple[float, OverviewRow], ...] = ()
-    lowest_log10_nfa: float = math.nan
+    warnings: tuple[str, ...] = ()
     reason: str = ""
 
+    @property
+    def n_regions(self) -> int:
+        """Anomalous regions of all planes."""
+        return sum(plane.n_regions for plane in self.planes)
 
-class Collected:
-    """Results of the files so far, in any order, and the tables and the figure written of all of them."""
+    @property
+    def n_anomalous_planes(self) -> int:
+        """Planes with at least one region."""
+        return sum(plane.n_regions > 0 for plane in self.planes)
 
-    def __init__(self) -> None:
-        self._results: list[FileResult] = []
-        self._rows: list[tuple[float, OverviewRow]] = []
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result of a processed file as plain values for JSON, without its overview rows."""
+        planes = [{**asdict(plane), "guarantee": _plain(plane.guarantee)} for plane in self.planes]
+        return {
+            "path": str(self.path),
+            "planes": planes,
+            "regions": self.regions,
+            "warnings": list(self.warnings),
+            "reason": self.reason,
+        }
 
-    def add(self, result: FileResult) -> None:
-        """Add the result of a file; only the most anomalous planes are kept for the overview."""
-        self._rows = sorted([*self._rows, *result.rows], key=lambda row: row[0])[:N_OVERVIEW]
-        self._results.append(replace(result, rows=()))
-
-    def write(self, output: Path, *, was_stopped: bool, order: Sequence[Path]) -> BatchSummary:
-        """Write ``summary.csv``, ``regions.csv`` and ``overview.png``.
-
-        Parameters
-        ----------
-        output : Path
-            Existing folder.
-        was_stopped : bool
-            True if the user stopped the batch.
-        order : sequence of Path
-            All files in the order of the tables; files without a result were left out.
-        """
-        place = {path: i for i, path in enumerate(order)}
-        results = sorted(self._results, key=lambda result: place[result.path])
-        added = {result.path for result in results}
-        left_out = [path for path in order if path not in added]
-        done = [result for result in results if not result.reason]
-        if results:
-            rows = [_summary_row(result) for result in results]
-            rows += [(path.name, "not processed", "", "", "", "", "the batch was stopped") for path in left_out]
-            _write_summary(output / "summary.csv", rows)
-        tables = [table for result in done for table in result.tables]
-        if done:
-            write_regions(output / "regions.csv", tables)
-            limits = tables[0].config.heatmap_limits
-            figure = overview([row for _, row in self._rows], score_limits=limits, title="Most anomalous images first")
-            save_figure(figure, output / "overview.png")
-        n_regions = tuple(sum(len(table.regions) for table in result.tables) for result in done)
-        return BatchSummary(
-            done=tuple(result.path for result in done),
-            failed=tuple((result.path, result.reason) for result in results if result.reason),
-            n_regions=sum(n_regions),
-            n_regions_by_file=n_regions,
-            n_anomalous_planes=sum(len(table.regions) > 0 for table in tables),
-            n_planes=len(tables),
-            was_stopped=was_stopped,
-            guarantees=tuple(dict.fromkeys(table.guarantee for table in tables)),
-            left_out=tuple(left_out),
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FileResult:
+        """Return the result that :meth:`to_dict` described; KeyError, TypeError or ValueError if it did not."""
+        planes = [PlaneResult(**{**plane, "guarantee": _guarantee(plane["guarantee"])}) for plane in values["planes"]]
+        return cls(
+            path=Path(values["path"]),
+            planes=tuple(planes),
+            regions=str(values["regions"]),
+            warnings=tuple(values["warnings"]),
+            reason=str(values["reason"]),
         )
 
 
-def _summary_row(result: FileResult) -> tuple[Any, ...]:
+def _plain(guarantee: Guarantee) -> dict[str, Any]:
+    return {**asdict(guarantee), "caveats": [caveat.name for caveat in guarantee.caveats]}
+
+
+def _guarantee(values: Mapping[str, Any]) -> Guarantee:
+    return Guarantee(**{**values, "caveats": tuple(Caveat[name] for name in values["caveats"])})
+
+
+def warnings_of(planes: Sequence[PlaneResult]) -> list[str]:
+    """Return what limits the results of the planes of a file, each once with the number of planes."""
+    of_planes = [
+        [f"the guarantee {'is ' * (not caveat.is_voiding)}{caveat.value}" for caveat in plane.guarantee.caveats]
+        + ["no pixel could be measured"] * (not plane.is_measured)
+        for plane in planes
+    ]
+    texts = dict.fromkeys(text for found in of_planes for text in found)
+    counts = {text: sum(text in found for found in of_planes) for text in texts}
+    return [text if len(planes) == 1 else f"{text} ({n} of {len(planes)} planes)" for text, n in counts.items()]
+
+
+def reason_of(error: Exception, path: Path) -> str:
+    """Return why a file failed as a sentence that says what to do, whatever was raised.
+
+    Parameters
+    ----------
+    error : Exception
+        Any error.
+    path : Path
+        The file.
+    """
+    if isinstance(error, UFlowError):
+        return str(error)
+    if is_out_of_memory(error):
+        return _NO_MEMORY
+    if isinstance(error, OSError):
+        return f"'{path}' cannot be processed ({error.strerror or error}); check the drive, and process it again"
+    first = (str(error).splitlines() or [""])[0][:200]
+    return (
+        f"'{path}' cannot be processed ({type(error).__name__}: {first}); the file may be damaged: save it again with "
+        "another program, or report this"
+    )
+
+
+def summary_row(result: FileResult) -> tuple[Any, ...]:
+    """Return the row of a file in the summary."""
     if result.reason:
-        return (result.path.name, "failed", "", "", "", "", result.reason)
-    counts = [len(table.regions) for table in result.tables]
-    n_anomalous = sum(count > 0 for count in counts)
-    return (result.path.name, "done", len(counts), n_anomalous, sum(counts), f"{result.lowest_log10_nfa:.6g}", "")
+        return (result.path.name, "failed", "", "", "", "", "", result.reason)
+    return (
+        result.path.name,
+        "done",
+        len(result.planes),
+        result.n_anomalous_planes,
+        result.n_regions,
+        f"{min(plane.lowest_log10_nfa for plane in result.planes):.6g}",
+        "; ".join(result.warnings),
+        "",
+    )
 
 
-def _write_summary(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([_COLUMNS, *rows])
+def summary_of(results: Iterable[FileResult], left_out: Sequence[Path], *, was_stopped: bool) -> BatchSummary:
+    """Return the summary of the results of files, in their order."""
+    of_files = list(results)
+    done = [result for result in of_files if not result.reason]
+    planes = [plane for result in done for plane in result.planes]
+    return BatchSummary(
+        done=tuple(result.path for result in done),
+        failed=tuple((result.path, printable(result.reason)) for result in of_files if result.reason),
+        n_regions=sum(result.n_regions for result in done),
+        n_regions_by_file=tuple(result.n_regions for result in done),
+        n_anomalous_planes=sum(result.n_anomalous_planes for result in done),
+        n_planes=len(planes),
+        was_stopped=was_stopped,
+        guarantees=tuple(dict.fromkeys(plane.guarantee for plane in planes)),
+        left_out=tuple(left_out),
+        warnings=tuple((result.path, "; ".join(result.warnings)) for result in done if result.warnings),
+    )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 
-from napari_uflow.cli.commands import EXIT_STOPPED
+from napari_uflow.cli.interrupts import Interrupts
 from napari_uflow.cli.parser import make_parser
-from napari_uflow.errors import Stopped, UFlowError
+from napari_uflow.cli.reporter import silence
+from napari_uflow.cli.terminal import plain_streams
+from napari_uflow.errors import OverwriteError, Stopped, UFlowError
 from napari_uflow.system.apple import enable_mps_fallback
+from napari_uflow.wording import printable
 
 __all__ = ["main"]
 
 _EXIT_WRONG_INPUT = 2
+_EXIT_ABORTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0: done (a stopped training that kept its best model counts as done). 1: some files failed. 2: wrong input,
-        explained in one line. 130: stopped by Ctrl-C before there was a result.
+        0: done (a stopped training that kept its best model counts as done). 1: some files failed, or a model had to be
+        saved elsewhere. 2: wrong input, explained in one line. 130, 143 or 129: stopped by Ctrl-C, SIGTERM or SIGHUP
+        before there was a result.
     """
+    with plain_streams():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
+    interrupts = options.interrupts = Interrupts()
     enable_mps_fallback()
     try:
         run: Callable[[argparse.Namespace], int] = options.run
@@ -39,14 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except Stopped as stopped:
-        print(f"napari-uflow: {stopped}", file=sys.stderr)
-        return EXIT_STOPPED
+        print(f"napari-uflow: {printable(str(stopped))}", file=sys.stderr)
+        return interrupts.exit_code
+    except OverwriteError as error:
+        print(f"napari-uflow: error: {printable(str(error))}, or replace the file with --overwrite", file=sys.stderr)
+        return _EXIT_WRONG_INPUT
     except UFlowError as error:
-        print(f"napari-uflow: error: {error}", file=sys.stderr)
+        print(f"napari-uflow: error: {printable(str(error))}", file=sys.stderr)
         return _EXIT_WRONG_INPUT
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 0
     except KeyboardInterrupt:
         print("napari-uflow: interrupted", file=sys.stderr)
-        return EXIT_STOPPED
+        return _EXIT_ABORTED

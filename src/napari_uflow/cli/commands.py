@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,59 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_uflow.cli.flags import config_of
-from napari_uflow.cli.reporter import run_job
-from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, training_preset
-from napari_uflow.errors import ConfigError
+from napari_uflow.cli.output import EXIT_FAILED, check_folder
+from napari_uflow.cli.reporter import run_and_save, run_job
+from napari_uflow.config import DetectionConfig
 from napari_uflow.progress import Steps
-from napari_uflow.wording import counted
+from napari_uflow.wording import counted, printable
 
 if TYPE_CHECKING:
     from napari_uflow.batch.results import BatchSummary
+    from napari_uflow.cli.interrupts import Interrupts
     from napari_uflow.evaluation.evaluate import EvaluationRun
+    from napari_uflow.evaluation.trust import TrustReport
 
-__all__ = ["EXIT_FAILED", "EXIT_STOPPED", "demo", "detect", "evaluate", "show", "train", "trust"]
-
-EXIT_FAILED = 1
-EXIT_STOPPED = 130
-
-
-def _check_output(path: Path, *, is_folder: bool) -> None:
-    """Raise before a long run if the result cannot be written."""
-    folder = path if is_folder else path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write to the folder '{folder}': {error.strerror}") from error
-    if not os.access(folder, os.W_OK) or (not is_folder and path.is_dir()):
-        raise ConfigError(f"cannot write to '{path}'; choose another --output")
-
-
-def train(options: argparse.Namespace) -> int:
-    """Train a model and write it to a file."""
-    model_config = config_of(ModelConfig, options)
-    training = config_of(TrainingConfig, options, training_preset(options.preset))
-    _check_output(options.output, is_folder=False)
-    from napari_uflow.store.checkpoint import load_model, save_model
-    from napari_uflow.training.regions import read_regions
-    from napari_uflow.training.train import train_steps
-
-    init_from = None if options.init_from is None else load_model(options.init_from)
-    if init_from is not None and model_config == ModelConfig():
-        model_config = init_from.config
-    regions = read_regions(options.images, options.normal, channels=options.channels, axes=options.axes)
-    steps = train_steps(
-        regions, model_config, training, weights=options.weights, device=options.device, init_from=init_from
-    )
-    model = run_job(steps)
-    save_model(options.output, model)
-    print(f"model: {options.output} ({model.record.outcome.text()})")
-    return 0
+__all__ = ["demo", "detect", "evaluate", "show", "trust"]
 
 
 def detect(options: argparse.Namespace) -> int:
     """Detect in files and write the results to a folder."""
     config = config_of(DetectionConfig, options)
-    _check_output(options.output, is_folder=True)
+    check_folder(options.output)
     from napari_uflow.batch.cluster import detect_on_cluster_steps
     from napari_uflow.batch.files import detect_files_steps
     from napari_uflow.store.checkpoint import load_model
@@ -74,6 +39,7 @@ def detect(options: argparse.Namespace) -> int:
     steps: Callable[..., Steps[BatchSummary]] = detect_files_steps
     if options.scheduler is not None:
         steps = partial(detect_on_cluster_steps, scheduler=options.scheduler)
+    interrupts: Interrupts = options.interrupts
     summary = run_job(
         steps(
             model,
@@ -82,13 +48,17 @@ def detect(options: argparse.Namespace) -> int:
             config,
             channels=options.channels,
             axes=options.axes,
+            series=options.series,
             device=options.device,
             weights=options.weights,
-        )
+            resume=options.resume,
+            overwrite=options.overwrite,
+        ),
+        interrupts,
     )
     _print_summary(summary, options.output)
     if summary.was_stopped:
-        return EXIT_STOPPED
+        return interrupts.exit_code
     return EXIT_FAILED if summary.failed else 0
 
 
@@ -96,33 +66,40 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
     if summary.n_planes:
         noun = "plane" if summary.n_planes > len(summary.done) else "image"
         where = f"{summary.n_anomalous_planes} of {counted(summary.n_planes, noun)}"
-        print(f"{counted(summary.n_regions, 'anomalous region')} in {where}; written to {output}")
+        print(printable(f"{counted(summary.n_regions, 'anomalous region')} in {where}; written to {output}"))
     else:
         print("no image was processed")
     if summary.was_stopped:
         n_files = len(summary.done) + len(summary.failed) + len(summary.left_out)
-        print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} not processed")
+        print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} not processed; --resume continues")
     for guarantee in summary.guarantees:
         print(f"reliability: {guarantee.text()}")
+    if summary.warnings:
+        print(f"warnings: {counted(len(summary.warnings), 'file')}, see summary.csv", file=sys.stderr)
     for path, reason in summary.failed:
-        print(f"failed: {path}: {reason}", file=sys.stderr)
+        print(printable(f"failed: {path}: {reason}"), file=sys.stderr)
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate a model on a data set with masks."""
     config = config_of(DetectionConfig, options)
     if options.output is not None:
-        _check_output(options.output, is_folder=True)
+        check_folder(options.output)
     from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_images
     from napari_uflow.store.checkpoint import load_model
 
     model = load_model(options.model)
-    images = find_test_images(options.root, channels=options.channels, axes=options.axes)
-    run = run_job(evaluate_steps(model, images, config, device=options.device, weights=options.weights))
-    print(_evaluation_table(run, options.root.resolve().name))
-    print(f"reliability: {run.images[0].detection.guarantee.text()}")
-    if options.output is not None:
-        _write_evaluation(run, options.output, options.root.resolve().name)
+    images = find_test_images(options.root, channels=options.channels, axes=options.axes, series=options.series)
+    name = options.root.resolve().name
+
+    def save(run: EvaluationRun) -> None:
+        if options.output is not None:
+            _write_evaluation(run, options.output, name)
+        print(_evaluation_table(run, printable(name)))
+        print(f"reliability: {run.images[0].detection.guarantee.text()}")
+
+    steps = evaluate_steps(model, images, config, device=options.device, weights=options.weights)
+    run_and_save(steps, options.interrupts, save)
     return 0
 
 
@@ -162,16 +139,17 @@ def _of_all_kinds(run: EvaluationRun, n_rows: int) -> list[Any]:
 
 def demo(options: argparse.Namespace) -> int:
     """Run the demonstration."""
-    _check_output(options.output, is_folder=True)
+    check_folder(options.output)
     from napari_uflow.samples.demo import run_demo
 
-    return run_demo(options.output, seed=options.seed, device=options.device, run=run_job)
+    run = partial(run_job, interrupts=options.interrupts)
+    return run_demo(options.output, seed=options.seed, device=options.device, run=run)
 
 
 def trust(options: argparse.Namespace) -> int:
     """Compare accepted with observed false alarms, and plant defects."""
     if options.output is not None:
-        _check_output(options.output, is_folder=True)
+        check_folder(options.output)
     from napari_uflow.evaluation.figures import save_figure
     from napari_uflow.evaluation.trust import trust_steps
     from napari_uflow.evaluation.trust_figure import trust_figure
@@ -179,27 +157,34 @@ def trust(options: argparse.Namespace) -> int:
     from napari_uflow.training.regions import read_regions, regions_of_training
 
     model = load_model(options.model)
-    regions = read_regions(options.images, channels=options.channels, axes=options.axes) if options.images else []
+    regions = (
+        read_regions(options.images, channels=options.channels, axes=options.axes, series=options.series)
+        if options.images
+        else []
+    )
     n_seen = len(regions_of_training(regions, model.record, model.training.specimen_pattern))
     if n_seen:
         seen = f"{n_seen} of {counted(len(regions), 'image')} have the names of specimens of the training"
         print(f"warning: {seen}; if they are the same, false alarms are underestimated", file=sys.stderr)
     planes = [region.plane for region in regions]
-    report = run_job(
-        trust_steps(
-            model,
-            planes,
-            planted_into=regions,
-            n_planted=options.planted,
-            device=options.device,
-            weights=options.weights,
-        )
+
+    def save(report: TrustReport) -> None:
+        if options.output is not None:
+            report.save(options.output / "trust.json")
+            save_figure(trust_figure(report, title=options.model.name), options.output / "trust.png")
+        print(report.as_table())
+        if options.output is not None:
+            print(f"plots     {options.output / 'trust.png'}")
+
+    steps = trust_steps(
+        model,
+        planes,
+        planted_into=regions,
+        n_planted=options.planted,
+        device=options.device,
+        weights=options.weights,
     )
-    print(report.as_table())
-    if options.output is not None:
-        report.save(options.output / "trust.json")
-        save_figure(trust_figure(report, title=options.model.name), options.output / "trust.png")
-        print(f"plots     {options.output / 'trust.png'}")
+    run_and_save(steps, options.interrupts, save)
     return 0
 
 
@@ -215,7 +200,7 @@ def show(options: argparse.Namespace) -> int:
     record, history, earlier = card.record, card.history, card.record.resumed_from
     n_specimens, n_held_out = len(record.all_specimens), len(record.holdout_specimens)
     of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {n_held_out} of them held out"
-    print(f"{options.model}: U-Flow model, format {card.format}")
+    print(printable(f"{options.model}: U-Flow model, format {card.format}"))
     lines = {
         "backbone": f"{card.model.backbone} ({record.backbone_weights or 'no weights to load'})",
         "weights included": "yes" if card.has_backbone else "no, required: --weights",
@@ -239,7 +224,7 @@ def show(options: argparse.Namespace) -> int:
         "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
     for name, text in lines.items():
-        print(f"  {name + ':':<24}{text}")
+        print(f"  {name + ':':<24}{printable(text)}")
     return 0
 
 

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 from napari_uflow.cli import commands as run
-from napari_uflow.cli.flags import add_common, add_parameters
+from napari_uflow.cli.flags import add_common, add_former, add_parameters
+from napari_uflow.cli.train import train
 from napari_uflow.config import DetectionConfig, ModelConfig, PresetName, TrainingConfig
+from napari_uflow.wording import printable
 
 __all__ = ["make_parser"]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors quote no control characters of the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit."""
+        super().error(printable(message))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser; the parsed options carry the function of the command as `run`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="napari-uflow",
         description="Detect anomalies in microscope images: train on normal images, then detect.",
     )
@@ -42,22 +52,32 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="files, folders or patterns of normal images")
-    _add_output(parser, "model file to write", default="model.safetensors")
-    parser.add_argument("--normal", type=Path, help="folder of masks named like the images; pixels above 0 are normal")
+    _add_output(parser, "model file to write; an existing model is replaced", default="model.safetensors")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file that is not a model, too")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the training of this output that was killed, with the same images and parameters",
+    )
+    parser.add_argument(
+        "--normal",
+        type=Path,
+        help="folder of masks named like the images (NAME_mask.png, NAME.tif, ...); pixels above 0 are normal",
+    )
     parser.add_argument(
         "--init-from", type=Path, help="continue training this model; pass its original images plus new ones"
     )
+    add_former(parser, "--start", "init_from", type=Path)
     parser.add_argument(
         "--preset",
         choices=get_args(PresetName),
-        default="balanced",
         help="values of the training parameters that are not given: instant (no training: a Gaussian and a memory of "
-        "normal positions, in seconds), fast, balanced (the defaults) or best (default %(default)s)",
+        "normal positions, in seconds), fast, balanced (the defaults) or best (default balanced)",
     )
     add_common(parser)
     add_parameters(parser, ModelConfig)
     add_parameters(parser, TrainingConfig)
-    parser.set_defaults(run=run.train)
+    parser.set_defaults(run=train)
 
 
 def _detect(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +89,14 @@ def _detect(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="address of a dask.distributed cluster whose machines see the same files: tcp://HOST:8786",
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run that was stopped or killed in the output folder"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files in the output folder that are not results of a detection; images are never replaced",
+    )
     add_common(parser)
     add_parameters(parser, DetectionConfig)
     parser.set_defaults(run=run.detect)
@@ -76,7 +104,11 @@ def _detect(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
-    parser.add_argument("root", type=Path, help="folder with test/good, test/KIND and ground_truth/KIND/NAME_mask.png")
+    parser.add_argument(
+        "root",
+        type=Path,
+        help="folder with test/good, test/KIND and ground_truth/KIND/NAME_mask.png (or another kind of image)",
+    )
     _add_output(parser, "folder for numbers (JSON) and an overview (PNG); without it, nothing is written")
     add_common(parser)
     add_parameters(parser, DetectionConfig, without=("false_alarms_per",))  # the images are single planes

@@ -1,26 +1,32 @@
-"""Progress of a job on the terminal, and Ctrl-C."""
+"""Progress of a job on the terminal."""
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO, TypeVar
 
+from napari_uflow.cli.interrupts import Interrupts
+from napari_uflow.cli.terminal import clear_line
 from napari_uflow.progress import Event, Message, Progress, Steps, TimeLeft, TrainingPoint, drain
-from napari_uflow.wording import LEAST_PART, how_far
+from napari_uflow.wording import LEAST_PART, how_far, printable
 
-__all__ = ["Reporter", "run_job"]
+__all__ = ["Reporter", "run_and_save", "run_job", "silence"]
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 _SECONDS_ON_TERMINAL, _SECONDS_IN_LOG = 0.2, 15
 
 
 class Reporter:
-    """Printer of events to stderr: one line that is rewritten on a terminal, a line every 15 s elsewhere."""
+    """Printer of events to stderr: one line that is rewritten on a terminal, a line every 15 s elsewhere.
+
+    If nobody hears it, since the terminal is closed or the disk of a log is full, it falls silent: the job goes on.
+    """
 
     def __init__(self) -> None:
         self._phase = ""
@@ -64,16 +70,28 @@ class Reporter:
             left = f", {_duration(seconds)} left"
         text = f"{event.phase}: {how_far(event.done, event.total, event.part)}{left}"
         if self._is_terminal:
-            print(f"\r\x1b[K{text}", end="\n" if is_end else "", file=sys.stderr, flush=True)
+            self._print(text, end="\n" if is_end else "", clears=True)
             self._open_line = not is_end
         elif is_end or event.done + event.part >= LEAST_PART:
-            print(text, file=sys.stderr, flush=True)
+            self._print(text)
 
     def _line(self, text: str) -> None:
-        if self._open_line:
-            print("\r\x1b[K", end="", file=sys.stderr)
-            self._open_line = False
-        print(text, file=sys.stderr, flush=True)
+        self._print(printable(text), clears=self._open_line)
+        self._open_line = False
+
+    def _print(self, text: str, end: str = "\n", *, clears: bool = False) -> None:
+        try:
+            if clears:
+                clear_line()
+            print(text, end=end, file=sys.stderr, flush=True)
+        except OSError:
+            silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Discard from now on what is printed to a stream that cannot be written to."""
+    with suppress(OSError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _duration(seconds: float) -> str:
@@ -82,29 +100,29 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def run_job(steps: Steps[T]) -> T:
-    """Run a job with a progress line; the first Ctrl-C asks it to finish, the second one aborts it."""
-    with _interrupts() as was_interrupted:
-        return drain(steps, Reporter(), was_interrupted)
+def run_job(steps: Steps[T], interrupts: Interrupts) -> T:
+    """Run a job with a progress line; the first signal asks it to finish, a second Ctrl-C aborts it."""
+    return run_and_save(steps, interrupts, lambda result: result)
 
 
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    count = 0
+def run_and_save(steps: Steps[T], interrupts: Interrupts, save: Callable[[T], R]) -> R:
+    """Run a job, and save its result in a time in which no signal has an effect.
 
-    def handle(number: int, frame: object) -> None:  # noqa: ARG001 - signature of the signal module
-        nonlocal count
-        count += 1
-        if count > 1:
-            raise KeyboardInterrupt
-        print("\nfinishing; press Ctrl-C again to abort", file=sys.stderr)
+    Parameters
+    ----------
+    steps : generator
+        The job.
+    interrupts : Interrupts
+        The signals that may end it.
+    save : callable
+        Saves the result.
 
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread, which alone receives Ctrl-C
-        yield lambda: False
-        return
-    try:
-        yield lambda: count > 0
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    Returns
+    -------
+    object
+        What `save` returns.
+    """
+    with interrupts.handled():
+        result = drain(steps, Reporter(), interrupts)
+        with interrupts.saving():
+            return save(result)

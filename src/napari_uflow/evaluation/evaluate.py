@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,17 @@ from napari_uflow.evaluation.metrics import auroc
 from napari_uflow.evaluation.summary import Evaluation, evaluate_maps
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel
-from napari_uflow.progress import Progress, Steps, within
+from napari_uflow.progress import Message, Progress, Steps, or_stop, within
 from napari_uflow.store.images import find_images, read_planes
+from napari_uflow.store.masks import MaskFolder, read_masks
 from napari_uflow.system.devices import choose_device
+from napari_uflow.wording import counted
 
 __all__ = ["EvaluatedImage", "EvaluationRun", "TestImage", "evaluate_steps", "find_test_images"]
 
 _NORMAL_KIND = "good"
+# Names in a message.
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +63,11 @@ class TestImage:
         Raises
         ------
         ImageError
-            If the shapes of mask and image differ.
+            If the mask cannot be read, or does not fit the image.
         """
         if self.truth is None:
             return np.zeros(self.plane.shape, dtype=bool)
-        mask: NDArray[np.bool_] = read_planes(self.truth)[0].read().max(axis=0) > 0
-        if mask.shape != self.plane.shape:
-            raise ImageError(
-                f"the mask '{self.truth}' has {mask.shape[0]} x {mask.shape[1]} pixels, but its image has "
-                f"{self.plane.shape[0]} x {self.plane.shape[1]}"
-            )
-        return mask
+        return read_masks(self.truth, [self.plane])[0][:, :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,48 +90,54 @@ class EvaluationRun:
         Area under the ROC curve, 0 to 1, with images ranked by the lowest NFA of their regions.
     images : tuple of EvaluatedImage
         Every image with its detection.
+    without_mask : tuple of TestImage
+        Anomalous images without a mask, or with an empty one: only the numbers per image count them.
     """
 
     evaluation: Evaluation
     image_auroc_nfa: float
     images: tuple[EvaluatedImage, ...] = field(repr=False)
+    without_mask: tuple[TestImage, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, int | float | None]:
         """Return all metrics by name, with None for NaN, for JSON."""
         by_nfa = None if math.isnan(self.image_auroc_nfa) else self.image_auroc_nfa
-        return {**self.evaluation.to_dict(), "image_auroc_nfa": by_nfa}
+        return {**self.evaluation.to_dict(), "image_auroc_nfa": by_nfa, "n_without_mask": len(self.without_mask)}
 
 
 def find_test_images(
-    root: str | Path, *, channels: Sequence[int | str] | None = None, axes: str | None = None
+    root: str | Path,
+    *,
+    channels: Sequence[int | str] | None = None,
+    axes: str | None = None,
+    series: int | str | None = None,
 ) -> list[TestImage]:
     """Find the test images of a data set.
 
     Parameters
     ----------
     root : path
-        Folder with ``test/good/*``, ``test/KIND/*`` and ``ground_truth/KIND/NAME_mask.png`` (or ``NAME.png``, or TIFF);
-        without a folder ``test``, the folder that contains ``good`` and ``KIND``.
-    channels, axes
+        Folder with ``test/good/*``, ``test/KIND/*`` and ``ground_truth/KIND/NAME_mask.png`` (or ``NAME.png``, or any
+        other kind of image); without a folder ``test``, the folder that contains ``good`` and ``KIND``.
+    channels, axes, series
         As in :func:`~napari_uflow.store.images.read_planes`.
 
     Raises
     ------
     ImageError
-        If there is no image.
+        If there is no image, one is a stack, or one has several masks.
     """
     root = Path(root)
-    test = root / "test" if (root / "test").is_dir() else root
+    test = root / "test" if os.path.isdir(root / "test") else root
     truth = test.parent / "ground_truth"
     images = []
-    kinds = sorted(folder for folder in test.iterdir() if folder.is_dir()) if test.is_dir() else []
+    kinds = sorted(folder for folder in test.iterdir() if folder.is_dir()) if os.path.isdir(test) else []
     for folder in kinds:
+        has_masks = folder.name != _NORMAL_KIND and (truth / folder.name).is_dir()
+        masks = MaskFolder(truth / folder.name) if has_masks else None
         for path in find_images(folder):
-            mask = None
-            if folder.name != _NORMAL_KIND:
-                names = [f"{path.stem}{part}{end}" for part in ("_mask", "") for end in (".png", ".tif", ".tiff")]
-                mask = next((truth / folder.name / n for n in names if (truth / folder.name / n).is_file()), None)
-            planes = read_planes(path, channels=channels, axes=axes)
+            mask = None if masks is None else masks.find(path)
+            planes = read_planes(path, channels=channels, axes=axes, series=series)
             if len(planes) != 1:
                 raise ImageError(f"'{path}' is a stack of {len(planes)} planes; test images must be single planes")
             images.append(TestImage(planes[0], folder.name, mask))
@@ -176,6 +181,11 @@ def evaluate_steps(
     -------
     EvaluationRun
     """
+    # Before the work: a mask that does not fit ends it.
+    without = [image for image in images if image.is_anomalous and not image.mask().any()]
+    if without:
+        text = _without_mask(without, sum(image.is_anomalous for image in images))
+        yield from or_stop(Message(text, warning=True))
     network = model.network(choose_device(device), weights)
     done: list[EvaluatedImage] = []
     for i, image in enumerate(images):
@@ -192,4 +202,14 @@ def evaluate_steps(
         is_anomalous=is_anomalous,
     )
     by_nfa = auroc([-item.detection.lowest_log10_nfa for item in done], is_anomalous)
-    return EvaluationRun(evaluation, by_nfa, tuple(done))
+    return EvaluationRun(evaluation, by_nfa, tuple(done), tuple(without))
+
+
+def _without_mask(images: Sequence[TestImage], n_anomalous: int) -> str:
+    """Return which anomalous images have no mask, and what that means."""
+    names = [f"{image.kind}/{Path(image.plane.source or image.plane.name).name}" for image in images[:_MOST_NAMES]]
+    more = f" and {len(images) - _MOST_NAMES} more" if len(images) > _MOST_NAMES else ""
+    return (
+        f"{len(images)} of {counted(n_anomalous, 'anomalous image')} without a mask, or with an empty one "
+        f"({', '.join(names)}{more}): the numbers of pixels and regions leave them out"
+    )

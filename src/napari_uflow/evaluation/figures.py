@@ -7,7 +7,6 @@ any thread and in any Qt application. Every colour is set here, whatever the use
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow import __version__
+from napari_uflow.errors import ConfigError
+from napari_uflow.store.files import atomic_path
 
 __all__ = ["DPI", "FOUND_HEADING", "QUIET_COLOUR", "TEXT_COLOUR", "figure_pixels", "save_figure"]
 
@@ -42,19 +43,16 @@ def save_figure(fig: Figure, path: str | os.PathLike[str]) -> None:
     ConfigError
         If Matplotlib cannot write the format of the suffix.
     UFlowError
-        If the folder does not exist.
+        If the file cannot be written.
     """
     target = Path(path)
     kind = target.suffix[1:].lower()
     if kind not in fig.canvas.get_supported_filetypes():
         raise ConfigError(f"cannot write a figure to {target.name!r}: the name must end in .png, .pdf or .svg")
-    if not target.parent.is_dir():
-        raise UFlowError(f"'{target}' cannot be written: there is no folder '{target.parent}'")
-    # A temporary folder beside the target: same file system, ordinary permissions, one thing to delete.
-    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
-        draft = Path(folder) / target.name
-        fig.savefig(draft, format=kind, dpi=fig.dpi, facecolor="white")
-        os.replace(draft, target)
+    # by which `store.provenance` knows the files
+    metadata = {"Software": f"napari-uflow {__version__}"} if kind == "png" else None
+    with atomic_path(target) as draft:
+        fig.savefig(draft, format=kind, dpi=fig.dpi, facecolor="white", metadata=metadata)
 
 
 def figure_pixels(fig: Figure) -> NDArray[np.uint8]:

@@ -131,7 +131,11 @@ def _call(config: DetectionConfig) -> str:
 
 
 def methods_text(
-    model: TrainedModel, detection: Detection | None = None, *, sensitivity: Sensitivity | None = None
+    model: TrainedModel,
+    detection: Detection | None = None,
+    *,
+    sensitivity: Sensitivity | None = None,
+    is_edited: bool = False,
 ) -> str:
     """Return a paragraph on training and detection for the methods section of a paper.
 
@@ -143,6 +147,8 @@ def methods_text(
         Detection to describe too.
     sensitivity : Sensitivity, optional
         Planted defects that the model finds, if known.
+    is_edited : bool
+        True if regions were painted or erased by hand after the detection.
     """
     sentences = [
         _method(model),
@@ -151,6 +157,8 @@ def methods_text(
     ]
     if detection is not None:
         sentences += _detection(detection)
+    if is_edited:
+        sentences.append("Regions were then painted or erased by hand.")
     if sensitivity is not None:
         sentences += sensitivity.sentences()
     if model.record.versions:

@@ -18,6 +18,7 @@ from skimage.measure import find_contours, label, regionprops
 
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.evaluation.figures import DPI, FOUND_HEADING, QUIET_COLOUR, TEXT_COLOUR
+from napari_uflow.wording import printable
 
 __all__ = ["OverviewRow", "overview"]
 
@@ -208,7 +209,7 @@ class _Page:
         self.figure.text(
             left / self.width,
             1.0 - top / self.height,
-            text,
+            printable(text, keep="\n"),
             fontsize=size,
             fontweight=weight,
             color=colour,
@@ -218,10 +219,11 @@ class _Page:
 
     def caption(self, left: float, top: float, row: OverviewRow) -> None:
         """Print the name of a row in bold and its caption after it."""
+        text = printable(row.name)
         name = self.figure.text(
             left / self.width,
             1.0 - (top + 0.06) / self.height,
-            row.name if len(row.name) <= _LONGEST_NAME else "…" + row.name[1 - _LONGEST_NAME :],
+            text if len(text) <= _LONGEST_NAME else "…" + text[1 - _LONGEST_NAME :],
             fontsize=9.5,
             fontweight="bold",
             color=TEXT_COLOUR,

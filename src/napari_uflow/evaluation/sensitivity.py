@@ -29,7 +29,7 @@ from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import Event, Finish, Message, Progress, Steps, or_stop, within
 from napari_uflow.system.devices import choose_device
-from napari_uflow.training.regions import assign_specimens, regions_of_training
+from napari_uflow.training.regions import assign_specimens, matching_specimens, regions_of_training
 from napari_uflow.wording import counted
 
 __all__ = ["Sensitivity", "found_labels", "regions_not_trained_on", "sensitivity_steps"]
@@ -372,8 +372,9 @@ def _parts(
 ) -> list[_Part]:
     """Choose images, or parts of them, of the specimens in turn."""
     by_specimen: dict[str, list[tuple[NormalRegion, str]]] = {}
+    specimens = _specimens_of(regions, pattern)
     for i in rng.permutation(len(regions)):
-        specimen = _specimen_of(regions[i], pattern)
+        specimen = specimens[i]
         by_specimen.setdefault(specimen, []).append((regions[i], specimen))
     in_turn = [item for turn in zip_longest(*by_specimen.values()) for item in turn if item is not None]
     most = math.ceil(n_images / len(in_turn))
@@ -400,11 +401,12 @@ def _parts(
     return parts[:n_images]
 
 
-def _specimen_of(region: NormalRegion, pattern: str) -> str:
-    try:
-        return assign_specimens([region], pattern)[0].specimen
-    except ConfigError:  # the pattern is that of the training, and need not match other images
-        return region.specimen
+def _specimens_of(regions: Sequence[NormalRegion], pattern: str) -> list[str]:
+    if not pattern:
+        return [assign_specimens([region])[0].specimen for region in regions]
+    # the pattern is that of the training, and need not match other images
+    found = matching_specimens(regions, pattern)
+    return [region.specimen if name is None else name for region, name in zip(regions, found, strict=True)]
 
 
 def _config_of_part(model: TrainedModel, config: DetectionConfig, part: _Part) -> DetectionConfig:

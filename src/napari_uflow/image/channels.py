@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from napari_uflow.errors import ImageError
 
-__all__ = ["MAX_CHANNELS", "channel_names_of", "chosen_channels", "default_channels"]
+__all__ = ["MAX_CHANNELS", "channel_names_of", "channels_in", "chosen_channels", "default_channels"]
 
 MAX_CHANNELS = 3
 """Number of input channels of pre-trained backbones."""
@@ -40,22 +40,71 @@ def default_channels(sizes: Mapping[str, int], names: Sequence[str], name: str) 
     return None if len(kept) == len(names) else tuple(kept)
 
 
+def channels_in(text: str) -> list[int | str]:
+    """Return the channels in a text such as "0, 2" or "DAPI, GFP"; none for an empty one.
+
+    Examples
+    --------
+    >>> channels_in("488, DAPI,0")
+    [488, 'DAPI', 0]
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return [int(part) if part.isdecimal() and str(int(part)) == part else part for part in parts]
+
+
 def chosen_channels(wanted: Sequence[int | str], names: Sequence[str], name: str) -> tuple[int, ...]:
-    """Return the numbers of channels given by number from 0 or by name."""
+    """Return the numbers of channels given by name or by number from 0.
+
+    Parameters
+    ----------
+    wanted : sequence of int or str
+        Names, in which capital letters matter only if names differ in them, or numbers. What is both is refused;
+        ``name:1`` and ``number:1`` say which is meant.
+    names : sequence of str
+        Name of each channel.
+    name : str
+        Name of the image, for messages.
+
+    Raises
+    ------
+    ImageError
+        If there is no such channel, or more than one; or if the channels are more than 3, or not distinct.
+    """
     if not 1 <= len(wanted) <= MAX_CHANNELS:
         raise ImageError(f"channels must be 1 to {MAX_CHANNELS} names or numbers, not {list(wanted)}")
-    folded = [n.casefold() for n in names]
-    selected = []
-    for choice in wanted:
-        if isinstance(choice, str) and choice in names:
-            selected.append(list(names).index(choice))
-        elif isinstance(choice, str) and folded.count(choice.casefold()) == 1:
-            selected.append(folded.index(choice.casefold()))
-        elif not isinstance(choice, str) and 0 <= choice < len(names):
-            selected.append(int(choice))
-        else:
-            listed = ", ".join(f"{i} {n}" if n != str(i) else n for i, n in enumerate(names))
-            raise ImageError(f"'{name}' has no channel {choice!r}; it has: {listed}")
+    selected = [_chosen_channel(choice, names, name) for choice in wanted]
     if len(set(selected)) != len(selected):
         raise ImageError(f"channels must differ from each other, not {list(wanted)}")
     return tuple(selected)
+
+
+def _chosen_channel(wanted: int | str, names: Sequence[str], name: str) -> int:
+    choice, shown = str(wanted), repr(wanted) if isinstance(wanted, str) else str(wanted)
+    by_name, by_number = _called(choice, names), _numbered(choice, names)
+    if not by_name and not by_number:
+        kind, _, rest = choice.partition(":")
+        by_name = _called(rest, names) if kind == "name" else []
+        by_number = _numbered(rest, names) if kind == "number" else []
+    found = sorted({*by_name, *by_number})
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{i} {n}" if n != str(i) else n for i, n in enumerate(names))
+    if not found:
+        raise ImageError(f"'{name}' has no channel {shown}; it has: {listed}")
+    if len(by_name) > 1:
+        numbers = " and ".join(f"number:{i}" for i in by_name)
+        raise ImageError(f"'{name}' has several channels called {shown}: choose {numbers}")
+    raise ImageError(
+        f"{shown} is the name of channel {by_name[0]} of '{name}' and the number of another one, "
+        f"{names[by_number[0]]!r}: write name:{choice} or number:{choice}"
+    )
+
+
+def _called(choice: str, names: Sequence[str]) -> list[int]:
+    """Return the numbers of the channels with a name; those with other capital letters only if there is no other."""
+    exactly = [i for i, n in enumerate(names) if n == choice]
+    return exactly or [i for i, n in enumerate(names) if n.casefold() == choice.casefold()]
+
+
+def _numbered(choice: str, names: Sequence[str]) -> list[int]:
+    return [int(choice)] if choice.isdecimal() and len(choice) < 10 and int(choice) < len(names) else []

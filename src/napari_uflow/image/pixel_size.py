@@ -9,20 +9,39 @@ from typing import Self
 
 from napari_uflow.image.plane import Plane
 
-__all__ = ["PixelSize", "median_pixel_size"]
+__all__ = ["PixelSize", "length_ratio", "median_pixel_size"]
 
 _METRES = {
+    "fm": 1e-15,
     "pm": 1e-12,
+    "angstrom": 1e-10,
     "nm": 1e-9,
     "um": 1e-6,
     "µm": 1e-6,
     "μm": 1e-6,
     "mm": 1e-3,
     "cm": 1e-2,
+    "dm": 1e-1,
     "m": 1.0,
+    "km": 1e3,
     "in": 0.0254,
     "inch": 0.0254,
 }
+
+
+def length_ratio(unit: str, other: str) -> float | None:
+    """Return a unit as a multiple of another one; None if they differ and one of them is no known length.
+
+    Examples
+    --------
+    >>> length_ratio("mm", "um")
+    1000.0
+    """
+    if unit == other:
+        return 1.0
+    if unit not in _METRES or other not in _METRES:
+        return None
+    return float(f"{_METRES[unit] / _METRES[other]:.12g}")  # 1 mm is not 999.9999999999999 um
 
 
 @dataclass(frozen=True, slots=True)

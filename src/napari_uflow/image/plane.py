@@ -54,6 +54,10 @@ class Plane:
         Height and width of a pixel, in `unit`; None if unknown.
     unit : str or None
         Unit of the pixel size, such as "um"; None if unknown.
+    z_spacing : float or None
+        Distance of two planes along axis Z, in `unit`; None if unknown.
+    frame_interval : float or None
+        Time between two planes along axis T, in seconds; None if unknown.
     source : str or None
         Path of the file; None for an array in memory.
 
@@ -70,6 +74,8 @@ class Plane:
     name: str = "image"
     pixel_size: tuple[float, float] | None = None
     unit: str | None = None
+    z_spacing: float | None = None
+    frame_interval: float | None = None
     source: str | None = None
 
     def __post_init__(self) -> None:
@@ -95,6 +101,9 @@ class Plane:
                 )
         if self.pixel_size is not None:
             object.__setattr__(self, "pixel_size", _checked_pixel_size(self.pixel_size, self.name))
+        for what, step in (("z_spacing", self.z_spacing), ("frame_interval", self.frame_interval)):
+            if step is not None and not (math.isfinite(step) and step > 0):
+                raise ImageError(f"{what} of '{self.name}' must be a number above 0, not {step}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -205,6 +214,8 @@ def planes_of(
     name: str = "image",
     pixel_size: tuple[float, float] | None = None,
     unit: str | None = None,
+    z_spacing: float | None = None,
+    frame_interval: float | None = None,
     source: str | None = None,
 ) -> list[Plane]:
     """Divide an array into planes, one per position on the axes other than rows, columns and channels.
@@ -221,7 +232,7 @@ def planes_of(
         Channels to use, at most 3, by number from 0 or by name. By default all channels except the alpha of RGBA.
     channel_names : sequence of str or None
         Names of the entries of axis C (of S without C).
-    name, pixel_size, unit, source
+    name, pixel_size, unit, z_spacing, frame_interval, source
         Attributes of every :class:`Plane`.
 
     Returns
@@ -264,6 +275,8 @@ def planes_of(
             name=name,
             pixel_size=pixel_size,
             unit=unit,
+            z_spacing=z_spacing,
+            frame_interval=frame_interval,
             source=source,
         )
         for position in itertools.product(*(range(sizes[a]) for a in others))

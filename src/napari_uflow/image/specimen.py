@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from napari_uflow.errors import ConfigError
+from napari_uflow.system.patterns import search_group
 
 __all__ = ["hold_out_specimens", "specimen_of"]
 
@@ -81,15 +82,7 @@ def specimen_of(name: str, pattern: str | None = None) -> str:
     if pattern is None:
         match = _TILE_SUFFIX.match(name)
         return match[1] if match else name
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"the specimen pattern {pattern!r} is not a regular expression: {error}") from error
-    if compiled.groups != 1:
-        raise ConfigError(
-            f"the specimen pattern {pattern!r} must have one group in parentheses, the specimen, not {compiled.groups}"
-        )
-    match = compiled.search(name)
-    if match is None or not match[1]:
+    (found,) = search_group(pattern, [name])
+    if found is None:
         raise ConfigError(f"the specimen pattern {pattern!r} does not match the file name '{name}'")
-    return match[1]
+    return found

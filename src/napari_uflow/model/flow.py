@@ -154,7 +154,11 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
         nn.init.zeros_(self.subnet[-1].weight)
         nn.init.zeros_(self.subnet[-1].bias)
         # FrEIA draws from NumPy's global state; draw again from torch's, which the caller seeds.
-        matrix = _rotation(channels) if permute_soft else torch.eye(channels)[torch.randperm(channels)]
+        matrix = (
+            _rotation(channels)
+            if permute_soft
+            else torch.eye(channels, device="cpu")[torch.randperm(channels, device="cpu")]
+        )
         self.w_perm.data = matrix.reshape(self.w_perm.shape)
         self.w_perm_inv.data = matrix.T.reshape(self.w_perm.shape).contiguous()
         self.register_buffer("_order", torch.zeros(channels, dtype=torch.long), persistent=False)
@@ -214,7 +218,7 @@ class FlowStep(AllInOneBlock):  # type: ignore[misc]
 
 def _rotation(n: int) -> Tensor:
     """Return a random rotation, uniformly distributed, (n, n) float32."""
-    q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))
+    q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, device="cpu"))
     q = q * r.diagonal().sign()
     if torch.linalg.det(q) < 0:
         q[:, 0] = -q[:, 0]

@@ -100,6 +100,11 @@ def has_joint_levels(config: ModelConfig) -> bool:
     return config.levels == "joint" and JOINT_STRIDE in BACKBONES[config.backbone].strides
 
 
+def tested_strides(config: ModelConfig) -> tuple[int, ...]:
+    """Return the pixels per position of each map that the calibrated region test uses."""
+    return (JOINT_STRIDE,) if has_joint_levels(config) else BACKBONES[config.backbone].strides * 2
+
+
 def octaves_of(config: ModelConfig, sides: Sequence[int]) -> int:
     """Return the octaves of a model.
 

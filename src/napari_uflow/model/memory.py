@@ -24,7 +24,7 @@ _TILE_BITS = 31
 
 def key_of(specimen: str, tile: int | None = None) -> int:
     """Return the number, 63 bits, that stands for a specimen, or for one tile of it, in a memory."""
-    return zlib.crc32(specimen.encode()) << _TILE_BITS | (0 if tile is None else tile + 1)
+    return zlib.crc32(specimen.encode("utf-8", "surrogatepass")) << _TILE_BITS | (0 if tile is None else tile + 1)
 
 
 def specimen_part(keys: Tensor) -> Tensor:

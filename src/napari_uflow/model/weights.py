@@ -23,10 +23,13 @@ from napari_uflow.errors import BackboneUnavailableError
 from napari_uflow.model.backbone import Backbone
 from napari_uflow.model.packaged import PACKAGED, WeightsPackage
 
-__all__ = ["WEIGHTS_FOLDER_VARIABLE", "load_pretrained", "weights_folder"]
+__all__ = ["WEIGHTS_FOLDER_VARIABLE", "check_weights", "load_pretrained", "weights_folder"]
 
 WEIGHTS_FOLDER_VARIABLE = "NAPARI_UFLOW_WEIGHTS"
 """Environment variable with the path of the weights folder."""
+
+# The square of a larger number is infinite in float32.
+_LARGEST = 1e18
 
 # Raised by readers for a file that is damaged or holds no weights.
 _UNREADABLE = (
@@ -85,6 +88,45 @@ def load_pretrained(backbone: Backbone, weights: str | Path | None = None) -> st
     return ", ".join(sources)
 
 
+def check_weights(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, exact_type: bool) -> None:
+    """Raise if tensors cannot be the trained weights of a network.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Weights by name.
+    wanted : mapping of str to Tensor
+        Tensors of the network, with names, shapes and types; their values do not count.
+    exact_type : bool
+        True for weights that must be of the type of the network's; otherwise other floating-point types, such as
+        float16, serve as well.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is of another type; if a number is not finite, or so large that its square is not; if a variance is
+        negative; or if a kernel of the backbone is all zeros.
+    """
+    for name, values in state.items():
+        dtype = wanted[name].dtype
+        if values.dtype != dtype and (exact_type or not (values.is_floating_point() and dtype.is_floating_point)):
+            raise ValueError(f"its weights {name} are of the type {_plain(values.dtype)}, not {_plain(dtype)}")
+        if not values.numel() or not values.is_floating_point():
+            continue
+        low, high = (float(x) for x in torch.aminmax(values))
+        if not (low > -_LARGEST and high < _LARGEST):  # False for NaN, too
+            raise ValueError(f"its weights {name} are not finite, or too large to compute with")
+        if name.endswith("running_var") and low < 0:
+            raise ValueError(f"its weights {name} are variances but below zero")
+        is_kernel = values.ndim > 1 and name.endswith("weight") and not name.startswith(("flow.", "coarser."))
+        if is_kernel and low == high == 0:
+            raise ValueError(f"its weights {name} are all zero: they were never trained, or were lost")
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _candidates(name: str) -> Sequence[str]:
     architecture = name.split(".", maxsplit=1)[0]
     return [f"{stem}{end}" for stem in (name, architecture) for end in (".safetensors", ".pth")]
@@ -93,14 +135,14 @@ def _candidates(name: str) -> Sequence[str]:
 def _local_file(name: str, weights: str | Path | None, *, single: bool) -> Path | None:
     if weights is not None:
         path = Path(weights).expanduser()
-        if path.is_file() and single:
+        if os.path.isfile(path) and single:
             return path
-        if path.is_dir():
+        if os.path.isdir(path):
             for candidate in _candidates(name):
                 if (path / candidate).is_file():
                     return path / candidate
             raise _to_download(name, f"the folder {path} does not contain {_candidates(name)[0]}")
-        if path.is_file():
+        if os.path.isfile(path):
             raise BackboneUnavailableError(
                 f"this backbone needs a file for each of its networks: give a folder, not {path}"
             )
@@ -137,7 +179,11 @@ def _fill(network: nn.Module, state: Mapping[str, Any], path: Path, name: str) -
         raise BackboneUnavailableError(
             f"{path} does not contain the weights of {name}: {missing[0]} and {len(missing) - 1} more are missing"
         )
-    network.load_state_dict(chosen, strict=False)
+    try:
+        check_weights(chosen, wanted, exact_type=False)
+        network.load_state_dict(chosen, strict=False)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sparse or quantised tensors
+        raise BackboneUnavailableError(f"{path} cannot be used as weights of {name}: {_first_line(error)}") from error
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -200,14 +200,26 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the calibration from the values of :meth:`to_dict`, with None for values that are not finite."""
-        return cls(
-            tuple(values["strides"]),
+        """Return the calibration from the values of :meth:`to_dict`, with None for values that are not finite.
+
+        Raises
+        ------
+        ValueError
+            If they are none of a calibration.
+        """
+        found = cls(
+            tuple(map(int, values["strides"])),
             tuple(MapCalibration.from_dict(item) for item in values["maps"]),
             ConformalOffset.from_list(values["specimens"]),
-            tuple(tuple(-np.inf if x is None else x for x in row) for row in values["observed"]),
+            tuple(tuple(-np.inf if x is None else float(x) for x in row) for row in values["observed"]),
             float(values["n_pixels"]),
         )
+        has_observed = len(found.observed) in (0, len(found.maps))
+        if not has_observed or any(len(row) != len(QQ_LEVELS) or not max(row) <= 0 for row in found.observed):
+            raise ValueError("the observed probabilities of its calibration are none that a training counts")
+        if len(found.maps) != len(found.strides) or not 0 <= found.n_pixels < np.inf:
+            raise ValueError("the maps of its calibration do not belong together")
+        return found
 
 
 def needs_median(fitted: MapCalibration) -> bool:

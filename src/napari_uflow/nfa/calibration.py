@@ -160,14 +160,32 @@ class Tail:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the tail from its attributes by name."""
-        return cls(
-            tuple(values["values"]),
-            tuple(values["log10_p"]),
+        """Return the tail from its attributes by name.
+
+        Raises
+        ------
+        ValueError
+            If they are none of a tail.
+        """
+        tail = cls(
+            tuple(map(float, values["values"])),
+            tuple(map(float, values["log10_p"])),
             float(values["shape"]),
             float(values["scale"]),
             int(values["n_values"]),
         )
+        if not (
+            len(tail.values) == len(tail.log10_p) > 0
+            and np.isfinite([*tail.values, *tail.log10_p, tail.scale]).all()
+            and all(np.diff(tail.values) > 0)
+            and all(np.diff(tail.log10_p) < 0)
+            and tail.log10_p[0] <= 0
+            and _SHAPES[0] <= tail.shape <= _SHAPES[1]
+            and tail.scale > 0
+            and tail.n_values >= FEWEST_POSITIONS
+        ):
+            raise ValueError("a tail of its calibration is none that a training fits")
+        return tail
 
 
 @dataclass(frozen=True)
@@ -305,8 +323,14 @@ class MapCalibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the calibration from the values of :meth:`to_dict`."""
-        return cls(
+        """Return the calibration from the values of :meth:`to_dict`.
+
+        Raises
+        ------
+        ValueError
+            If they are none of a calibration.
+        """
+        found = cls(
             Tail.from_dict(values["tail"]),
             float(values["correlation_area"]),
             float(values["median"]),
@@ -314,6 +338,10 @@ class MapCalibration:
             int(values["n_specimens"]),
             bool(values.get("subtracts_median", True)),
         )
+        is_finite = np.isfinite([found.correlation_area, found.median, found.median_sd]).all()
+        if not is_finite or found.correlation_area < 1 or found.median_sd < 0 or found.n_specimens < 1:
+            raise ValueError("a map of its calibration is none that a training fits")
+        return found
 
 
 def _sd_of_one(by_specimen: Sequence[Sequence[float]]) -> float:

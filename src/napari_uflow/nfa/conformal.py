@@ -229,8 +229,22 @@ class ConformalOffset:
 
     @classmethod
     def from_list(cls, specimens: Sequence[Mapping[str, Any]]) -> Self:
-        """Return the offset from the values of :meth:`to_list`."""
-        return cls(tuple(HeldOutSpecimen(f["name"], tuple(tuple(p) for p in f["images"])) for f in specimens))
+        """Return the offset from the values of :meth:`to_list`.
+
+        Raises
+        ------
+        ValueError
+            If they are none of an offset.
+        """
+        found = tuple(
+            HeldOutSpecimen(str(f["name"]), tuple(tuple(map(float, p)) for p in f["images"])) for f in specimens
+        )
+        for image in (image for specimen in found for image in specimen.images):
+            if not np.isfinite(image).all() or any(np.diff(image) < 0):
+                raise ValueError("the held-out specimens of its calibration are none that a training tests")
+        if not all(specimen.images for specimen in found):
+            raise ValueError("a held-out specimen of its calibration has no image")
+        return cls(found)
 
 
 def specimens_needed(false_alarms: float) -> int:

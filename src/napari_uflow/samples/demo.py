@@ -15,6 +15,7 @@ from napari_uflow.evaluation.overview import overview
 from napari_uflow.samples.dataset import write_fibre_dataset
 from napari_uflow.store.checkpoint import load_model, save_model
 from napari_uflow.store.files import atomic_path
+from napari_uflow.store.model_place import check_model_place
 from napari_uflow.store.regions import write_regions
 from napari_uflow.training.regions import read_regions
 from napari_uflow.training.train import train_steps
@@ -51,6 +52,7 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any])
     int
         The exit code, 0.
     """
+    check_model_place(output / "model.safetensors")
     data = write_fibre_dataset(
         output / "sample",
         n_train=_N_TRAIN,

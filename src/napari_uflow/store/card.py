@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from safetensors import SafetensorError, safe_open
 
 from napari_uflow.config import ModelConfig, TrainingConfig
-from napari_uflow.errors import ConfigError, ModelFileError
+from napari_uflow.errors import ModelFileError
+from napari_uflow.image.channels import MAX_CHANNELS
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.model.info import has_joint_levels
-from napari_uflow.model.record import EarlierTraining, OutcomeKind, PlantedOutcome, TrainingOutcome, TrainingRecord
+from napari_uflow.model.record import OutcomeKind, TrainingRecord
+from napari_uflow.progress import TrainingPoint
+from napari_uflow.store.plain import from_plain
 
 __all__ = ["CARD", "FORMAT", "NOT_AS_WRITTEN", "ModelCard", "damaged", "opened", "parse_card", "read_card"]
 
@@ -28,8 +32,11 @@ FORMAT = 4
 CARD = "napari_uflow"
 """Name of the card among the metadata of a safetensors file."""
 
-NOT_AS_WRITTEN = (LookupError, TypeError, AttributeError, ValueError, ConfigError)
+NOT_AS_WRITTEN = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 """Raised for an entry of a card that is missing, or that has another type or value than any that is written."""
+
+# Entry with the checksum of the other ones.
+_CARD_SUM = "sha256_of_card"
 
 # Names and values of format 1 that format 2 calls otherwise.
 _RENAMED_IN_MAPS = {"n_fields": "n_specimens", "median_spread": "median_sd"}
@@ -79,6 +86,8 @@ class ModelCard:
         Origin of the model.
     has_backbone : bool
         The file holds the weights of the backbone.
+    sha256_of_weights : str or None
+        Checksum of the tensors, hexadecimal; None in a file of a version that did not keep it.
     """
 
     format: int = FORMAT
@@ -89,6 +98,7 @@ class ModelCard:
     history: tuple[Mapping[str, Any], ...]
     record: TrainingRecord
     has_backbone: bool
+    sha256_of_weights: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, as the current format has them; None for NaN and infinities."""
@@ -103,9 +113,10 @@ class ModelCard:
                 "history": self.history,
                 "record": asdict(self.record) | {"outcome": outcome},
                 "has_backbone": self.has_backbone,
+                "sha256_of_weights": self.sha256_of_weights,
             }
         )
-        return values
+        return {**values, _CARD_SUM: _sum_of_card(values)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -113,25 +124,31 @@ class ModelCard:
 
         Raises
         ------
-        LookupError, TypeError, AttributeError, ValueError, ConfigError
+        LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError
             If an entry is missing, or has another type or value than any that is written.
         """
-        number = int(values["format"])
+        number = from_plain(int, values["format"])
+        if number < 1:
+            raise ValueError(f"there is no format {number}")
         if number < 2:
             values = _upgraded(values)
         if number < 3:
             values = {**values, "model": {**_BEFORE_FORMAT_3, **values["model"]}}
             values["calibration"] = _with_median_subtracted(values["calibration"])
         points = [{k: math.nan if v is None else v for k, v in point.items()} for point in values["history"]]
+        intensity = IntensityRange.from_dict(values["intensity"])
+        if intensity.n_channels > MAX_CHANNELS:
+            raise ValueError(f"its images have {intensity.n_channels} channels")
         return cls(
             format=number,
             model=ModelConfig.from_dict(values["model"]),
             training=TrainingConfig.from_dict(values["training"]),
-            intensity=IntensityRange.from_dict(values["intensity"]),
-            calibration=values["calibration"],
-            history=tuple(points),
+            intensity=intensity,
+            calibration=from_plain(Mapping[str, Any] | None, values["calibration"]),
+            history=tuple(asdict(from_plain(TrainingPoint, point)) for point in points),
             record=_record(values["record"]),
-            has_backbone=bool(values["has_backbone"]),
+            has_backbone=from_plain(bool, values["has_backbone"]),
+            sha256_of_weights=from_plain(str | None, values.get("sha256_of_weights")),
         )
 
 
@@ -164,7 +181,7 @@ def opened(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
     ModelFileError
         If there is no such file, or it is not a safetensors file.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for a name that is too long, too
         raise ModelFileError(f"there is no model file '{path}'")
     try:
         with safe_open(path, framework=framework) as file:
@@ -202,7 +219,7 @@ def parse_card(path: Path, metadata: Mapping[str, str] | None) -> ModelCard:
     try:
         values = json.loads(text)
         number = int(values["format"])
-    except (ValueError, TypeError, KeyError) as error:
+    except NOT_AS_WRITTEN as error:
         raise ModelFileError(f"'{path}' is damaged: its description cannot be read") from error
     if number > FORMAT:
         raise ModelFileError(
@@ -211,6 +228,8 @@ def parse_card(path: Path, metadata: Mapping[str, str] | None) -> ModelCard:
         )
     try:
         card = ModelCard.from_dict(values)
+        if number == FORMAT and values.get(_CARD_SUM) not in (None, _sum_of_card(values)):
+            raise ValueError("its description is not the one that was saved (its checksum is another)")
     except NOT_AS_WRITTEN as error:
         raise damaged(path, error) from error
     if card.format == 3 and has_joint_levels(card.model):
@@ -239,29 +258,17 @@ def _finite(value: Any) -> Any:
 
 def _record(values: Mapping[str, Any]) -> TrainingRecord:
     """Make a record from plain values; those that are missing keep their defaults."""
-    given = {field.name: values[field.name] for field in fields(TrainingRecord) if field.name in values}
-    for name in ("image_names", "specimens", "holdout_specimens"):
-        given[name] = tuple(map(str, given.get(name, ())))
-    if given.get("pixel_size") is not None:
-        height, width = map(float, given["pixel_size"])
-        given["pixel_size"] = (height, width)
-    if "pixel_size_range" in given:
-        smallest, largest = map(float, given["pixel_size_range"])
-        given["pixel_size_range"] = (smallest, largest)
-    if "outcome" in given:
-        given["outcome"] = TrainingOutcome(OutcomeKind(given["outcome"]["kind"]), given["outcome"]["step"])
-    if given.get("first_training") is not None:
-        given["first_training"] = TrainingConfig.from_dict(given["first_training"])
-    given["resumed_from"] = _earlier(given.get("resumed_from"))
-    if given.get("planted") is not None:
-        given["planted"] = PlantedOutcome(**given["planted"])
-    return TrainingRecord(**given)
+    record: TrainingRecord = from_plain(TrainingRecord, values)
+    for size in (record.pixel_size, record.pixel_size_range):
+        if size is not None and min(size) <= 0:
+            raise ValueError(f"a pixel size is not above 0: {size}")
+    return record
 
 
-def _earlier(values: Mapping[str, Any] | None) -> EarlierTraining | None:
-    if values is None:
-        return None
-    return EarlierTraining(values["date"], int(values["n_steps"]), _earlier(values["resumed_from"]))
+def _sum_of_card(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the entries that a model is used with."""
+    kept = {name: values.get(name) for name in ("model", "training", "intensity", "calibration", "record")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _upgraded(card: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,26 +6,34 @@ them, and its ``__metadata__`` holds the card under the name ``napari_uflow``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from napari_uflow.errors import UFlowError
+from napari_uflow.model.check import check_state
+from napari_uflow.model.info import tested_strides
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.store.card import CARD, NOT_AS_WRITTEN, ModelCard, damaged, opened, parse_card
 from napari_uflow.store.files import atomic_path
+from napari_uflow.store.model_place import check_model_place, other_places
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_model", "save_model", "save_somewhere"]
 
 # Backbones larger than this are not copied into the model file; their weights are looked up when it is loaded.
 _LARGEST_BACKBONE = 300e6
 
 
-def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
+def save_model(path: str | os.PathLike[str], model: TrainedModel, *, overwrite: bool = False) -> None:
     """Write a model to one file, as a whole or not at all.
 
     Weights of a backbone below 300 MB are included, so the file works on a computer without internet; those of a larger
@@ -34,15 +42,20 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
     Parameters
     ----------
     path : path-like
-        Customary ending: ``.safetensors``. A file that exists is replaced.
+        Customary ending: ``.safetensors``. A model file that exists is replaced.
     model : TrainedModel
         The model.
+    overwrite : bool
+        Replace a file that is not a model, too.
 
     Raises
     ------
+    OverwriteError
+        If the file exists and is not a model.
     UFlowError
         If the file cannot be written.
     """
+    check_model_place(path, overwrite=overwrite)
     state = {key: value.contiguous() for key, value in model.state.items()}
     size = sum(v.numel() * v.element_size() for k, v in state.items() if k.startswith("backbone."))
     has_backbone = size <= _LARGEST_BACKBONE
@@ -56,6 +69,7 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
         history=model.history,
         record=model.record,
         has_backbone=has_backbone,
+        sha256_of_weights=_sha256(state),
     )
     with atomic_path(path) as temporary:
         try:
@@ -64,21 +78,59 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel) -> None:
             raise UFlowError(f"'{path}' cannot be written ({error}); is the disk full?") from error
 
 
+def save_somewhere(path: str | os.PathLike[str], model: TrainedModel, *, overwrite: bool = False) -> tuple[Path, str]:
+    """Write a model to a file, or to another one rather than lose it.
+
+    Parameters
+    ----------
+    path, model, overwrite
+        As for :func:`save_model`.
+
+    Returns
+    -------
+    file : Path
+        `path`, or a new file beside it, in the current folder, the user's own or the one for temporary files.
+    reason : str
+        Why `path` could not be written; "" if it was.
+
+    Raises
+    ------
+    UFlowError
+        If none of these can be written; the reason is that of `path`.
+    """
+    try:
+        save_model(path, model, overwrite=overwrite)
+    except UFlowError as error:
+        for other in other_places(path):
+            with suppress(UFlowError):
+                save_model(other, model)
+                return other, str(error)
+        raise
+    return Path(path), ""
+
+
 def load_model(path: str | os.PathLike[str]) -> TrainedModel:
     """Read a model file. Nothing in it is executed.
+
+    The weights are compared with their checksum and with the configuration; all of them must be finite.
 
     Raises
     ------
     ModelFileError
-        If there is no such file, or it is not a model of this package, is damaged, or has a format newer than this
-        version of the package.
+        If there is no such file, or it is not a model of this package, is damaged or altered, or has a format newer
+        than this version of the package.
     """
     path = Path(path)
     with opened(path, "pt") as file:
         card = parse_card(path, file.metadata())
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     try:
+        check_state(card.model, card.intensity.n_channels, state)
+        if card.sha256_of_weights not in (None, _sha256(state)):
+            raise ValueError("its weights are not those that were saved (their checksum is another)")
         calibration = None if card.calibration is None else Calibration.from_dict(card.calibration)
+        if calibration is not None and calibration.strides != tested_strides(card.model):
+            raise ValueError("its calibration does not belong to its configuration")
     except NOT_AS_WRITTEN as error:
         raise damaged(path, error) from error
     return TrainedModel(
@@ -90,3 +142,12 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         history=card.history,
         record=card.record,
     )
+
+
+def _sha256(state: Mapping[str, Tensor]) -> str:
+    """Return the checksum of names, types, shapes and values of tensors, hexadecimal."""
+    found = hashlib.sha256()
+    for name, values in sorted(state.items()):
+        found.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        found.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,6 +1,9 @@
 """Names of image files, and files that are written completely or not at all."""
 
+import logging
 import os
+import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -8,13 +11,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from napari_uflow.errors import UFlowError
+from napari_uflow.system.owner import TAG, has_ended, own_tag
 
-__all__ = ["atomic_path", "stem_of"]
+__all__ = ["atomic_path", "changed_at", "delete", "remove_leftovers", "stem_of", "temporary_name"]
+
+logger = logging.getLogger(__name__)
+
+_TEMPORARY = re.compile(rf"\.uflow-({TAG})-[0-9a-f]{{8}}-.*", re.DOTALL)
+# Letters of the file's name at the end of its temporary name, which must not be longer than names may be.
+_KEPT_OF_NAME = 20
 
 
 def stem_of(path: Path) -> str:
     """Return the name of an image file without its ending, ".tif" or ".ome.tif"."""
     return path.stem.removesuffix(".ome").removesuffix(".OME") or path.stem
+
+
+def changed_at(path: Path) -> float:
+    """Return the time of the last change of a file in seconds; 0 if there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def delete(path: Path) -> None:
+    """Delete a file; one that another program holds open stays."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        logger.warning("could not delete %s", path)
 
 
 def _mode(target: Path) -> int:
@@ -26,11 +52,36 @@ def _mode(target: Path) -> int:
     return 0o666 & ~mask
 
 
+def temporary_name(target: Path) -> Path:
+    """Return an unused hidden name in the folder of a file, with the file's ending and the owner of the file."""
+    return target.with_name(f".uflow-{own_tag()}-{uuid.uuid4().hex[:8]}-{target.name[-_KEPT_OF_NAME:]}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders in a folder whose process was killed.
+
+    Files of running processes, of other computers and of other programs stay.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that :func:`atomic_path` writes to.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except OSError:  # a folder that cannot be listed has none
+        return
+    for path in paths:
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is not None and has_ended(match[1]):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else delete(path)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Provide a temporary name to write to; the file is renamed when the block ends without an error.
+    """Provide a temporary file to write to; it is moved to its place when the block ends without an error.
 
-    Readers of `path` see the previous file or the complete new one.
+    Readers of `path` see the previous file or the complete new one, even if the computer loses its power.
 
     Parameters
     ----------
@@ -40,7 +91,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields
     ------
     Path
-        Unused name in the same folder with the same ending. The file is removed if the block raises.
+        File of the same name in a hidden folder beside it, which is also that of the temporary files of libraries. The
+        folder is removed if the block raises; if the process is killed, :func:`remove_leftovers` removes it.
 
     Raises
     ------
@@ -49,14 +101,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         open. (Every OSError of the block is reported as one of these.)
     """
     target = Path(path)
-    if not target.parent.is_dir():
-        raise UFlowError(f"'{target}' cannot be written: there is no folder '{target.parent}'")
-    if target.is_dir():
-        raise UFlowError(f"'{target}' cannot be written: it is a folder")
     # tempfile creates files that only their owner may read.
-    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}-{target.name}")
+    folder = temporary_name(target)
+    temporary = folder / target.name
     try:
+        if not target.parent.is_dir():
+            raise UFlowError(f"'{target}' cannot be written: there is no folder '{target.parent}'")
+        if target.is_dir():
+            raise UFlowError(f"'{target}' cannot be written: it is a folder")
+        folder.mkdir()
         yield temporary
+        _flush(temporary)
         # Some libraries write files that only their owner may read.
         temporary.chmod(_mode(target))
         os.replace(temporary, target)
@@ -66,4 +121,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             "close it in other programs, or choose another place"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Write a file to the disk: a network disk says only now that it is full."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

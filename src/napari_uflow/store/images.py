@@ -2,22 +2,21 @@
 
 import glob
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane, planes_of
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.omezarr import is_zarr, read_zarr
-from napari_uflow.store.tiff import READ_ERRORS, TIFF_SUFFIXES, read_tiff
+from napari_uflow.store.pictures import PICTURE_SUFFIXES, open_picture
+from napari_uflow.store.reading import unreadable
+from napari_uflow.store.series import chosen_series
+from napari_uflow.store.tiff import TIFF_SUFFIXES, read_tiff
 
 __all__ = ["IMAGE_SUFFIXES", "find_images", "read_planes"]
 
-IMAGE_SUFFIXES = TIFF_SUFFIXES | {".bmp", ".jpeg", ".jpg", ".png"}
+IMAGE_SUFFIXES = TIFF_SUFFIXES | PICTURE_SUFFIXES
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -37,30 +36,37 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     Raises
     ------
     ImageError
-        If a path matches no file.
+        If a path matches no file, or a folder cannot be listed.
     """
     found: list[Path] = []
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
-        place = Path(path)
-        if is_zarr(place):
-            files = [_named(place)]
-        elif place.is_dir():
-            files = sorted(p for p in place.iterdir() if _is_image(p))
-            if not files:
-                endings = ", ".join(sorted(IMAGE_SUFFIXES | {".zarr"}))
-                raise ImageError(
-                    f"the folder '{place}' contains no images ({endings}); give a folder of images, or a pattern"
-                )
-        elif place.is_file():
-            files = [place]
-        else:
-            files = sorted(p for p in map(Path, glob.glob(str(place))) if _is_image(p))
-            if not files:
-                raise ImageError(f"no image found at '{place}'; give a file, a folder or a pattern such as '*.tif'")
-        found += files
+        try:
+            found += _files_at(Path(path))
+        except OSError as error:  # a folder that may not be listed, a name that is too long
+            raise unreadable(Path(path), error) from error
     if not found:
         raise ImageError("no image given; give a file, a folder or a pattern such as '*.tif'")
     return list(dict.fromkeys(found))
+
+
+def _files_at(place: Path) -> list[Path]:
+    """Return the images of one file, folder or pattern."""
+    if is_zarr(place):
+        return [_named(place)]
+    if place.is_dir():
+        files = sorted(p for p in place.iterdir() if _is_image(p))
+        if not files:
+            endings = ", ".join(sorted(IMAGE_SUFFIXES | {".zarr"}))
+            raise ImageError(
+                f"the folder '{place}' contains no images ({endings}); give a folder of images, or a pattern"
+            )
+        return files
+    if place.is_file():
+        return [place]
+    files = sorted(p for p in map(Path, glob.glob(str(place))) if _is_image(p))
+    if not files:
+        raise ImageError(f"no image found at '{place}'; give a file, a folder or a pattern such as '*.tif'")
+    return files
 
 
 def _is_image(path: Path) -> bool:
@@ -79,12 +85,18 @@ def read_planes(
     *,
     channels: int | str | Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
 ) -> list[Plane]:
-    """Open a file and return its planes; pixels of TIFF files and zarr folders are read on demand.
+    """Open a file and return its planes; pixels are read on demand, and no file stays open.
 
-    Uncompressed TIFF files are mapped into memory; of compressed ones only the required strips or tiles are decoded, of
-    zarr only the chunks. PNG, JPEG and BMP files are read completely. A slide or an OME-Zarr image with several sizes
-    is opened at the largest one; an OME file with several images gives all of them.
+    Of uncompressed TIFF files only the required pixels are read, of compressed ones only the required strips or tiles
+    are decoded, of zarr only the chunks. PNG, JPEG and BMP files are decoded as a whole when pixels are needed; what
+    was decoded last is kept, up to a limit for all files together. A slide or an OME-Zarr image with several sizes is
+    opened at the largest one. A file with several images gives all but the label, macro and overview pictures of a
+    slide.
+
+    Images are read as they are shown: in the orientation that the file says, with the colours of a palette, without
+    alpha. No gamma or colour profile is applied.
 
     Parameters
     ----------
@@ -94,6 +106,8 @@ def read_planes(
         As in :func:`~napari_uflow.planes_of`; names are those of OME and ImageJ files.
     axes : str or None
         One letter per axis, in place of the axes that the file gives.
+    series : int, str or None
+        One image of a file with several, by name or by number from 0.
 
     Returns
     -------
@@ -104,39 +118,33 @@ def read_planes(
     Raises
     ------
     ImageError
-        If the file does not exist, cannot be read, or does not fit `channels` or `axes`; for a zarr folder, if the
-        package zarr is missing.
+        If the file does not exist, cannot be read, or does not fit `channels`, `axes` or `series`; if it has colours
+        that cannot be read, or declares more than can be read; for a zarr folder, if the package zarr is missing.
+        Reading pixels raises it if they are damaged, or the file is no longer there.
     """
     place = Path(path)
-    if is_zarr(place):
-        return read_zarr(place, name=stem_of(_named(place)), channels=channels, axes=axes)
-    if place.is_dir():
-        raise ImageError(f"'{place}' is a folder; give a file in it")
-    if not place.is_file():
-        raise ImageError(f"the file '{place}' does not exist")
-    if place.stat().st_size == 0:
-        raise ImageError(f"the file '{place}' is empty")
-    if place.suffix.lower() in TIFF_SUFFIXES:
-        return read_tiff(place, channels, axes)
-    if place.suffix.lower() in IMAGE_SUFFIXES:
-        return _read_other(place, channels, axes)
-    raise ImageError(f"'{place}' has no readable image format; save it as TIFF or PNG")
-
-
-def _read_other(path: Path, channels: int | str | Sequence[int | str] | None, axes: str | None) -> list[Plane]:
     try:
-        with warnings.catch_warnings():
-            # Images of up to 200 million pixels are read without a warning; larger ones are an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                colours = {"P": "RGB", "PA": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "LA": "L", "La": "L"}
-                data = np.asarray(image.convert(colours[image.mode]) if image.mode in colours else image)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"'{path}' is too large for this format; save it as TIFF, which is read in parts") from error
-    except (*READ_ERRORS, SyntaxError) as error:
-        raise ImageError(
-            f"'{path}' cannot be read; the file is damaged or of another format than its ending"
-        ) from error
-    if axes is None:
-        axes = "YX" if data.ndim == 2 else "YXS"
-    return planes_of(data, axes, channels=channels, name=path.stem, source=str(path))
+        return _read(place, channels, axes, series)
+    except OSError as error:  # a folder that may not be entered, a file that vanishes
+        raise unreadable(place, error) from error
+
+
+def _read(
+    path: Path, channels: int | str | Sequence[int | str] | None, axes: str | None, series: int | str | None
+) -> list[Plane]:
+    if is_zarr(path):
+        return read_zarr(path, name=stem_of(_named(path)), channels=channels, axes=axes, series=series)
+    if path.is_dir():
+        raise ImageError(f"'{path}' is a folder; give a file in it")
+    if not path.is_file():
+        raise ImageError(f"the file '{path}' does not exist")
+    if path.stat().st_size == 0:
+        raise ImageError(f"the file '{path}' is empty")
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        return read_tiff(path, channels, axes, series)
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ImageError(f"'{path}' has no readable image format; save it as TIFF or PNG")
+    data, own_axes = open_picture(path)
+    if series is not None:
+        chosen_series([path.stem], [f"{data.shape[0]} x {data.shape[1]} pixels"], series, path)
+    return planes_of(data, own_axes if axes is None else axes, channels=channels, name=path.stem, source=str(path))

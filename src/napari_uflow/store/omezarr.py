@@ -1,12 +1,10 @@
 """Read zarr folders: images with OME-Zarr metadata (OME-NGFF 0.1 to 0.5), and plain arrays."""
 
 import json
-import lzma
 import math
 import os
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +13,15 @@ import numpy.typing as npt
 
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane, planes_of
-from napari_uflow.store.units import normal_unit
+from napari_uflow.store.calibration import UNKNOWN, Calibration
+from napari_uflow.store.reading import DECODER_ERRORS, check_block, check_planes, is_inside, unreadable
+from napari_uflow.store.series import chosen_series
+from napari_uflow.store.zarr_guard import check_encoding, guarded_store
 
 __all__ = ["is_zarr", "read_zarr"]
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray")
 """Metadata files; a group or array has one of them."""
-
-_DAMAGE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-)
-"""Exceptions of zarr and its codecs for damaged or unknown metadata and chunks."""
 
 _KNOWN_AXES = "TCZYX"
 """Axes in the fixed order of the first versions of OME-Zarr."""
@@ -43,6 +31,9 @@ _FREE_LETTERS = "QRPUVW"
 
 _N_NAMED = 5
 """Most parts of a group that a message lists."""
+
+_BYTES_AT_ONCE = 2**28
+"""Bytes of chunks that are decoded at the same time, but at least one chunk."""
 
 _Channels = int | str | Sequence[int | str] | None
 
@@ -56,7 +47,14 @@ def _has_marks(path: Path) -> bool:
     return any(os.path.isfile(path / mark) for mark in _MARKS)
 
 
-def read_zarr(path: Path, *, name: str, channels: _Channels = None, axes: str | None = None) -> list[Plane]:
+def read_zarr(
+    path: Path,
+    *,
+    name: str,
+    channels: _Channels = None,
+    axes: str | None = None,
+    series: int | str | None = None,
+) -> list[Plane]:
     """Open a zarr folder and return its planes; only the required chunks of pixels are read.
 
     An image with several sizes is opened at the first, the finest one; a folder of bioformats2raw gives all its images.
@@ -72,6 +70,8 @@ def read_zarr(path: Path, *, name: str, channels: _Channels = None, axes: str | 
         As in :func:`~napari_uflow.planes_of`; names are the labels in the OME metadata, if they are unique.
     axes : str or None
         One letter per axis, in place of the axes in the metadata.
+    series : int, str or None
+        One of several images, by its name in the folder or by number from 0.
 
     Returns
     -------
@@ -81,23 +81,25 @@ def read_zarr(path: Path, *, name: str, channels: _Channels = None, axes: str | 
     Raises
     ------
     ImageError
-        If zarr is not installed; the folder is a plate, a well, or contains no image; it is damaged; or it does not
-        fit `channels` or `axes`.
+        If zarr is not installed or older than version 3; the folder is a plate, a well, or contains no image; it is
+        damaged, leads out of itself or has codecs that make objects; or it does not fit `channels`, `axes` or `series`.
     """
-    node = _node(path)
+    node = _node(path, path)
     _refuse_plates(node)
-    if "multiscales" not in node.ome and "bioformats2raw.layout" in node.ome:
-        images = {part: _node(path / part) for part in _series(node)}
-    else:
-        images = {"": node}
+    parts = _series(node) if "multiscales" not in node.ome and "bioformats2raw.layout" in node.ome else [""]
+    images = [_part(node, part) if part else node for part in parts]
+    chosen = chosen_series([_title(p, i) for p, i in zip(parts, images, strict=True)], parts, series, path)
     planes = []
-    for part, image in images.items():
-        title = f"{name} {part}" if len(images) > 1 else name
+    for number in chosen:
+        part, image = parts[number], images[number]
+        title = f"{name} {part}" if len(chosen) > 1 else name
         if "multiscales" in image.ome:
             planes += _planes_of_image(image, channels, axes, name=title, source=str(path))
         elif image.is_array:
             own = image.dimension_names if axes is None else axes
-            planes += planes_of(_opened(image), own, channels=channels, name=title, source=str(path))
+            data = _opened(image)
+            _check_n_planes(data, own, path)
+            planes += planes_of(data, own, channels=channels, name=title, source=str(path))
         else:
             raise ImageError(_no_image(image))
     return planes
@@ -111,10 +113,14 @@ class _Node:
     ----------
     path : Path
         Folder.
+    root : Path
+        Folder of the image, which nothing leads out of.
     zarr_format : int
         Version of the format, 2 or 3.
     is_array : bool
         False for a group.
+    metadata : mapping
+        Contents of the file of metadata of an array.
     ome : mapping
         OME metadata: the attributes, or in version 0.5 those under "ome".
     dimension_names : str or None
@@ -122,34 +128,58 @@ class _Node:
     """
 
     path: Path
+    root: Path
     zarr_format: int
     is_array: bool
-    ome: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(repr=False)
+    ome: Mapping[str, Any] = field(repr=False)
     dimension_names: str | None = None
 
 
-def _node(path: Path) -> _Node:
+def _part(node: _Node, part: str) -> _Node:
+    """Return a group or array inside another one, which the metadata name."""
+    place = node.path / part.strip("/")
+    if not is_inside(place, node.root):
+        raise ImageError(
+            f"'{node.path}' refers to {part[:100]!r} outside its folder, which is not read; copy all files"
+        )
+    return _node(place, node.root)
+
+
+def _title(part: str, image: _Node) -> str:
+    """Return the name of an image: the one in its metadata, else that of its folder."""
+    multiscales = image.ome.get("multiscales")
+    first = multiscales[0] if isinstance(multiscales, list) and multiscales else None
+    name = first.get("name") if isinstance(first, dict) else None
+    return name if isinstance(name, str) and name.strip() and not name.isdigit() else part
+
+
+def _node(path: Path, root: Path) -> _Node:
     names: Any = None
     if os.path.isfile(path / "zarr.json"):
-        zarr_format, metadata = 3, _metadata(path / "zarr.json")
+        zarr_format, metadata = 3, _metadata(path / "zarr.json", root)
         is_array = metadata.get("node_type") == "array"
         attributes, names = metadata.get("attributes"), metadata.get("dimension_names")
     elif _has_marks(path):
         zarr_format, is_array = 2, os.path.isfile(path / ".zarray")
-        attributes = _metadata(path / ".zattrs") if os.path.isfile(path / ".zattrs") else {}
+        metadata = _metadata(path / ".zarray", root) if is_array else {}
+        attributes = _metadata(path / ".zattrs", root) if os.path.isfile(path / ".zattrs") else {}
     else:
         raise ImageError(f"'{path}' has no zarr metadata ({', '.join(_MARKS)}); copy or convert the image again")
     ome = attributes.get("ome", attributes) if isinstance(attributes, dict) else {}
     letters = "".join(str(n).upper() for n in names) if isinstance(names, list) else ""
     is_known = bool(letters) and len(letters) == len(names) and set(letters) <= set(_KNOWN_AXES)
-    return _Node(path, zarr_format, is_array, ome if isinstance(ome, dict) else {}, letters if is_known else None)
+    ome = ome if isinstance(ome, dict) else {}
+    return _Node(path, root, zarr_format, is_array, metadata, ome, letters if is_known else None)
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _metadata(path: Path, root: Path) -> dict[str, Any]:
+    if not is_inside(path, root):
+        raise ImageError(f"'{path}' leads out of '{root}', and is not read; copy the image with its files")
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ImageError(f"'{path}' cannot be read; it is damaged, copy the image again ({error})") from error
+        raise unreadable(path, error, "it is damaged, copy the image again") from error
     if not isinstance(metadata, dict):
         raise ImageError(f"'{path}' is damaged: it contains no metadata; copy the image again")
     return metadata
@@ -177,8 +207,9 @@ def _first_path(metadata: Any, key: str, default: str) -> str:
 
 def _series(node: _Node) -> list[str]:
     """Return the names of the images in a folder of bioformats2raw: those it lists, or 0, 1 and so on."""
-    listed = _node(node.path / "OME").ome.get("series") if _has_marks(node.path / "OME") else None
+    listed = _part(node, "OME").ome.get("series") if _has_marks(node.path / "OME") else None
     if isinstance(listed, list) and listed:
+        check_planes(len(listed), node.path)
         return [str(part).strip("/") for part in listed]
     parts: list[str] = []
     while _has_marks(node.path / str(len(parts))):
@@ -203,7 +234,7 @@ def _planes_of_image(node: _Node, channels: _Channels, axes: str | None, *, name
     try:
         multiscale = node.ome["multiscales"][0]
         level = multiscale["datasets"][0]
-        place = node.path / str(level["path"]).strip("/")
+        part = str(level["path"])
         own_axes = [*(multiscale.get("axes") or ())]
         version = multiscale.get("version", node.ome.get("version"))
         scales = [
@@ -215,13 +246,15 @@ def _planes_of_image(node: _Node, channels: _Channels, axes: str | None, *, name
         labels = [channel.get("label") for channel in (node.ome.get("omero") or {}).get("channels") or ()]
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ImageError(f"the OME metadata of '{node.path}' are damaged; copy or convert the image again") from error
-    if not _has_marks(place):
+    place = node.path / part.strip("/")
+    if is_inside(place, node.root) and not _has_marks(place):
         raise ImageError(f"'{place}', listed in the metadata of '{node.path}', is missing; copy the image again")
-    data = _opened(_node(place))
+    data = _opened(_part(node, part))
     if axes is None:
         axes = _letters(own_axes, version, len(data.shape), node.path)
+    _check_n_planes(data, axes, node.path)
     sizes = dict(zip(axes.upper(), data.shape, strict=False)) if axes is not None else {}
-    pixel_size, unit = _calibration(scales, own_axes, None if axes is None else axes.upper())
+    calibration = _calibration(scales, own_axes, None if axes is None else axes.upper())
     is_named = len(labels) == sizes.get("C", 1) and all(isinstance(n, str) and n for n in labels)
     return planes_of(
         data,
@@ -229,10 +262,14 @@ def _planes_of_image(node: _Node, channels: _Channels, axes: str | None, *, name
         channels=channels,
         channel_names=labels if is_named and len(set(labels)) == len(labels) else None,
         name=name,
-        pixel_size=pixel_size,
-        unit=unit,
         source=source,
+        **calibration.fields,
     )
+
+
+def _check_n_planes(data: "_Pixels", axes: str | None, path: Path) -> None:
+    letters = "?" * (len(data.shape) - 2) + "YX" if axes is None or len(axes) != len(data.shape) else axes.upper()
+    check_planes(math.prod(n for a, n in zip(letters, data.shape, strict=True) if a not in "YXCS"), path)
 
 
 def _letters(own_axes: Sequence[Any], version: Any, n_axes: int, path: Path) -> str | None:
@@ -259,25 +296,21 @@ def _letters(own_axes: Sequence[Any], version: Any, n_axes: int, path: Path) -> 
     return "".join(letters)
 
 
-def _calibration(
-    scales: Sequence[Any], own_axes: Sequence[Any], axes: str | None
-) -> tuple[tuple[float, float] | None, str | None]:
-    """Return pixel size and unit; None for both if the metadata lack one of them."""
-    if axes is None or not {"Y", "X"} <= set(axes) or len(own_axes) != len(axes):
-        return None, None
+def _calibration(scales: Sequence[Any], own_axes: Sequence[Any], axes: str | None) -> Calibration:
+    """Return the sizes along the axes; unknown if the metadata do not give a scale for each of them."""
+    if axes is None or len(own_axes) != len(axes):
+        return UNKNOWN
     if not scales or not all(isinstance(scale, list) and len(scale) == len(axes) for scale in scales):
-        return None, None
-    row, col = axes.index("Y"), axes.index("X")
-    height, width = (math.prod(_number(scale[i]) for scale in scales) for i in (row, col))
-    units = [axis.get("unit") if isinstance(axis, dict) else None for axis in (own_axes[row], own_axes[col])]
-    unit, other = (normal_unit(str(u)) if u else None for u in units)
-    if unit is None or unit != other or not all(math.isfinite(s) and s > 0 for s in (height, width)):
-        return None, None
-    return (height, width), unit
+        return UNKNOWN
+    sizes = {}
+    for i, letter in enumerate(axes):
+        unit = own_axes[i].get("unit") if isinstance(own_axes[i], dict) else None
+        sizes[letter] = (math.prod(_number(scale[i]) for scale in scales), unit or None)
+    return Calibration.of(sizes)
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e300 else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,11 +329,22 @@ class _Pixels:
         dtype: np.dtype[Any] = np.dtype(self.array.dtype)
         return dtype
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a decoded chunk."""
+        return math.prod(int(n) for n in self.array.chunks) * self.dtype.itemsize
+
     def __getitem__(self, key: Any, /) -> npt.NDArray[Any]:
+        import zarr
+
+        n_chunks = max(1, min(10, _BYTES_AT_ONCE // max(self.chunk_bytes, 1)))
         try:
-            return np.asarray(self.array[key])
-        except _DAMAGE as error:
-            raise ImageError(f"'{self.path}' cannot be read; a chunk is damaged, copy it again ({error})") from error
+            with zarr.config.set({"async.concurrency": n_chunks}):
+                return np.asarray(self.array[key])
+        except ImageError:
+            raise
+        except DECODER_ERRORS as error:
+            raise unreadable(self.path, error, "a chunk is damaged, copy it again") from error
 
 
 def _opened(node: _Node) -> _Pixels:
@@ -308,15 +352,21 @@ def _opened(node: _Node) -> _Pixels:
         import zarr
     except ImportError as error:
         raise ImageError(f"'{node.path}' requires the package zarr: pip install napari-uflow[zarr]") from error
-    is_old = int(zarr.__version__.split(".")[0]) < 3
-    if is_old and node.zarr_format == 3:
-        raise ImageError(f"'{node.path}' has zarr format 3, which requires a newer zarr: pip install --upgrade zarr")
-    # Given, because a folder may contain the metadata of both formats.
-    options = {} if is_old else {"zarr_format": node.zarr_format}
+    if int(zarr.__version__.split(".")[0]) < 3:
+        raise ImageError(f"'{node.path}' requires zarr 3 or newer: pip install --upgrade zarr")
+    if not node.is_array:
+        raise ImageError(f"'{node.path}' cannot be read; it contains no pixels, copy or convert the image again")
+    compressor = check_encoding(node.metadata, node.zarr_format, node.path)
+    opened: list[_Pixels] = []
+    store = guarded_store(node.path, node.root, compressor, lambda: opened[0].chunk_bytes)
     try:
-        pixels = _Pixels(zarr.open_array(os.fspath(node.path), mode="r", **options), node.path)
-    except _DAMAGE as error:
-        raise ImageError(
-            f"'{node.path}' cannot be read; it is damaged or has an encoding that zarr does not support ({error})"
-        ) from error
-    return pixels
+        # The format is given, because a folder may contain the metadata of both.
+        opened.append(_Pixels(zarr.open_array(store, mode="r", zarr_format=node.zarr_format), node.path))
+        chunk_bytes = opened[0].chunk_bytes
+    except ImageError:
+        raise
+    except DECODER_ERRORS as error:
+        reason = "it is damaged or has an encoding that zarr does not support"
+        raise unreadable(node.path, error, reason) from error
+    check_block(chunk_bytes, node.path)
+    return opened[0]

@@ -1,14 +1,16 @@
 """Write tables of regions as CSV."""
 
-import csv
 import os
 from collections.abc import Iterable
 
 from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection
-from napari_uflow.store.files import atomic_path
+from napari_uflow.store.table import lines_of, write_table
 
-__all__ = ["write_regions"]
+__all__ = ["REGION_COLUMNS", "region_lines", "write_regions"]
+
+REGION_COLUMNS = ("plane", *RegionTable.__dataclass_fields__, "area_unit")
+"""Columns of a table of regions."""
 
 
 def write_regions(path: str | os.PathLike[str], detections: Iterable[Detection]) -> None:
@@ -27,15 +29,16 @@ def write_regions(path: str | os.PathLike[str], detections: Iterable[Detection])
     UFlowError
         If the file cannot be written.
     """
-    names = list(RegionTable.__dataclass_fields__)
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["plane", *names, "area_unit"])
-        for detection in detections:
-            unit = f"{detection.unit}^2" if detection.unit and detection.pixel_size else ""
-            for row in detection.regions.rows():
-                values = ["" if value != value else _short(value) for value in row.values()]
-                writer.writerow([detection.name, *values, unit])
+    write_table(path, REGION_COLUMNS, map(region_lines, detections))
+
+
+def region_lines(detection: Detection) -> str:
+    """Return the regions of a plane as lines of a table with `REGION_COLUMNS`."""
+    unit = f"{detection.unit}^2" if detection.unit and detection.pixel_size else ""
+    return lines_of(
+        [detection.name, *("" if value != value else _short(value) for value in row.values()), unit]
+        for row in detection.regions.rows()
+    )
 
 
 def _short(value: float) -> str:

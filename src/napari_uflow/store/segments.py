@@ -2,9 +2,9 @@
 
 import math
 import operator
-import threading
-from collections import OrderedDict
+import os
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,16 @@ import numpy.typing as npt
 import tifffile
 
 from napari_uflow.errors import ImageError
+from napari_uflow.store.codestreams import declared_pixels
+from napari_uflow.store.decoded import DECODED
+from napari_uflow.store.raw import ranges_of
+from napari_uflow.store.reading import DECODER_ERRORS, check_block, unreadable
+from napari_uflow.store.source import SourceFile
 
 __all__ = ["TiffSegments"]
 
-_CACHE_BYTES = 2**26
-"""Bytes of decoded segments kept in memory, at least the last one: neighbouring windows share strips."""
+_ROOM = 2**16
+"""Pixels that a compressed strip or tile may have beside those of the image."""
 
 
 class TiffSegments:
@@ -44,29 +49,35 @@ class TiffSegments:
         n_pages = math.prod(self.shape[: self._n_stack_axes]) if self._n_stack_axes >= 0 else -1
         if n_pages != len(series.pages) or self.shape[self._n_stack_axes :] != tuple(page.shape):
             raise ImageError(f"'{series.parent.filename}' has pages that do not fit its shape {self.shape}")
+        # A damaged file may have several numbers for one.
+        block = [operator.index(n) for n in page.chunks]
+        self._n_block_values = math.prod(block)
+        check_block(self._n_block_values * self.dtype.itemsize, Path(series.parent.filehandle.path))
         self._chunked = (1,) * (n_page_axes - len(page.chunked)) + tuple(page.chunked)
-        chunks = (1,) * (n_page_axes - len(page.chunks)) + tuple(page.chunks)
+        chunks = (1,) * (n_page_axes - len(block)) + tuple(block)
         self._chunks = tuple(min(c, n) for c, n in zip(chunks, page.shape, strict=True))
+        if any(-(-n // c) != k for n, c, k in zip(page.shape, self._chunks, self._chunked, strict=True)):
+            raise ImageError(f"'{series.parent.filename}' is damaged: its blocks do not cover the image; copy it again")
         self._image_size = (page.imagedepth, page.imagelength, page.imagewidth)
         self._nodata = page.nodata
         self._decode = page.decode
         self._is_jpeg = page.compression in (6, 7, 34892, 33007)
         self._jpeg_header = page.jpegheader if self._is_jpeg else None
-        # (path, offsets, byte counts, JPEG tables) of each page; None for a missing page.
+        # (file, offsets, byte counts, JPEG tables) of each page; None for a missing page.
+        paths = {p.parent.filehandle.path for p in series.pages if p is not None}
+        files = {path: SourceFile(path) for path in paths}
         self._pages = [
             None
             if p is None
             else (
-                p.parent.filehandle.path,
+                files[p.parent.filehandle.path],
                 tuple(p.dataoffsets),
                 tuple(p.databytecounts),
                 p.jpegtables if self._is_jpeg else None,
             )
             for p in series.pages
         ]
-        self._cache: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
-        self._n_cached_bytes = 0
-        self._lock = threading.Lock()
+        self._owner = DECODED.new_owner(self)
 
     @property
     def ndim(self) -> int:
@@ -82,7 +93,7 @@ class TiffSegments:
 
     def __getitem__(self, key: Any, /) -> npt.NDArray[Any]:
         """Return the part of the series given by a tuple of integers and slices."""
-        ranges, kept = self._ranges(key)
+        ranges, kept = ranges_of(key, self.shape)
         stack, inside = ranges[: self._n_stack_axes], ranges[self._n_stack_axes :]
         values = np.zeros(tuple(len(r) for r in ranges), dtype=self.dtype)
         for place in product(*(range(len(r)) for r in stack)):
@@ -91,28 +102,6 @@ class TiffSegments:
                 page = page * n + r[i]
             self._read_page(page, inside, values[place])
         return values.reshape([len(r) for r, is_kept in zip(ranges, kept, strict=True) if is_kept])
-
-    def _ranges(self, key: Any) -> tuple[list[range], list[bool]]:
-        """Return the positions on each axis, and True for axes that are kept (not indexed by an integer)."""
-        keys = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in keys:
-            i = keys.index(Ellipsis)
-            keys = (*keys[:i], *[slice(None)] * (self.ndim - len(keys) + 1), *keys[i + 1 :])
-        if len(keys) > self.ndim:
-            raise IndexError(f"{len(keys)} indices for {self.ndim} axes")
-        ranges, kept = [], []
-        for k, n in zip((*keys, *[slice(None)] * (self.ndim - len(keys))), self.shape, strict=True):
-            if isinstance(k, slice):
-                ranges.append(range(*k.indices(n)))
-                if ranges[-1].step < 1:
-                    raise IndexError(f"the step of a slice must be above 0, not {k.step}")
-            else:
-                i = operator.index(k)
-                if not -n <= i < n:
-                    raise IndexError(f"index {i} is out of range for an axis of {n}")
-                ranges.append(range(i % n, i % n + 1))
-            kept.append(isinstance(k, slice))
-        return ranges, kept
 
     def _read_page(self, page: int, wanted: list[range], values: npt.NDArray[Any]) -> None:
         """Fill `values` with the wanted positions of one page."""
@@ -136,34 +125,38 @@ class TiffSegments:
     def _segment(self, page: int, chunk: tuple[int, ...]) -> npt.NDArray[Any]:
         """Return one strip or tile, cut at the end of the page, with the axes of the page."""
         number = int(np.ravel_multi_index(chunk, self._chunked))
-        with self._lock:
-            if (page, number) in self._cache:
-                self._cache.move_to_end((page, number))
-                return self._cache[page, number]
-        segment = self._decoded(page, number, chunk)
-        with self._lock:
-            if (page, number) not in self._cache:  # another thread may have been faster
-                self._cache[page, number] = segment
-                self._n_cached_bytes += segment.nbytes
-            while self._n_cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
-                self._n_cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-        return segment
+        return DECODED.get(self._owner, (page, number), lambda: self._decoded(page, number, chunk))
 
     def _decoded(self, page: int, number: int, chunk: tuple[int, ...]) -> npt.NDArray[Any]:
         shape = tuple(
             min(c, n - i * c) for i, c, n in zip(chunk, self._chunks, self.shape[self._n_stack_axes :], strict=True)
         )
         place = self._pages[page]
-        if place is None or not place[2][number]:
+        if place is None:
             return np.full(shape, self._nodata, dtype=self.dtype)
-        path, offsets, byte_counts, tables = place
+        source, offsets, byte_counts, tables = place
         jpeg = {"jpegtables": tables, "jpegheader": self._jpeg_header} if self._is_jpeg else {}
         try:
-            with open(path, "rb") as file:
+            if not byte_counts[number]:
+                return np.full(shape, self._nodata, dtype=self.dtype)
+            with source.opened() as file:
                 file.seek(offsets[number])
-                decoded, (_, d, h, w, _), _ = self._decode(file.read(byte_counts[number]), number, **jpeg)
+                n_left = max(os.fstat(file.fileno()).st_size - offsets[number], 0)
+                encoded = file.read(min(byte_counts[number], n_left))
+            self._check_size(encoded, source.path)
+            decoded, (_, d, h, w, _), _ = self._decode(encoded, number, **jpeg)
             depth, length, width = self._image_size
             segment: npt.NDArray[Any] = decoded[: depth - d, : length - h, : width - w].reshape(shape)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise ImageError(f"'{path}' cannot be read: {error}") from error
+        except ImageError:
+            raise
+        except DECODER_ERRORS as error:
+            raise unreadable(source.path, error) from error
         return segment
+
+    def _check_size(self, encoded: bytes, path: Path) -> None:
+        """Refuse a compressed image that is much larger than its strip or tile; in NDPI files all have one header."""
+        n_pixels = 0 if self._jpeg_header else declared_pixels(encoded)
+        if n_pixels > 2 * self._n_block_values + _ROOM:
+            raise ImageError(
+                f"'{path}' is damaged: a block declares {n_pixels:,} pixels, more than it has; copy it again"
+            )

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from napari_uflow import __version__
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.store.files import atomic_path
 from napari_uflow.store.units import OME_UNITS, normal_unit
@@ -23,30 +24,43 @@ __all__ = ["write_tiff", "write_tiff_tiles"]
 _IMAGEJ_LIMIT = 2**32 - 2**25
 """Bytes of pixels in a TIFF file with offsets of 32 bits, with 32 MB left for metadata."""
 
+_SOFTWARE = f"napari-uflow {__version__}"
+"""By which files written here are known, see `store.provenance`."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Calibration:
-    """Pixel size and distance of planes in a unit; None for each that is not written."""
+    """Pixel size and distance of planes in a unit, and seconds between frames; None for each that is not written."""
 
     pixel_size: tuple[float, float] | None
     unit: str | None
     z_spacing: float | None = None
+    frame_interval: float | None = None
 
     @classmethod
-    def checked(cls, pixel_size: tuple[float, float] | None, unit: str | None, z_spacing: float | None = None) -> Self:
+    def checked(
+        cls,
+        pixel_size: tuple[float, float] | None,
+        unit: str | None,
+        z_spacing: float | None = None,
+        frame_interval: float | None = None,
+    ) -> Self:
         """Return the calibration to write; a size in pixels is not written."""
-        if z_spacing is not None and not (math.isfinite(z_spacing) and z_spacing > 0):
-            raise ConfigError(f"z_spacing must be a number above 0, not {z_spacing}")
+        for name, value in (("z_spacing", z_spacing), ("frame_interval", frame_interval)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} must be a number above 0, not {value}")
+        interval = None if frame_interval is None else float(frame_interval)
         if pixel_size is None:
-            return cls(None, None)
+            return cls(None, None, None, interval)
         if len(pixel_size) != 2 or not all(math.isfinite(s) and s > 0 for s in pixel_size):
             raise ConfigError(f"pixel_size must be two numbers above 0 (height, width), not {pixel_size}")
         if unit is None:
             raise ConfigError("unit must be given with pixel_size, for example unit='um'")
         unit = normal_unit(unit)
         if unit is None:
-            return cls(None, None)
-        return cls((float(pixel_size[0]), float(pixel_size[1])), unit, None if z_spacing is None else float(z_spacing))
+            return cls(None, None, None, interval)
+        spacing = None if z_spacing is None else float(z_spacing)
+        return cls((float(pixel_size[0]), float(pixel_size[1])), unit, spacing, interval)
 
     def fits_imagej(self) -> bool:
         """Return True if ImageJ can store the pixel size: a ratio of two whole numbers of 32 bits."""
@@ -62,6 +76,9 @@ class _Calibration:
             for axis, size in sizes.items():
                 metadata[f"PhysicalSize{axis}"] = size
                 metadata[f"PhysicalSize{axis}Unit"] = OME_UNITS.get(self.unit, self.unit)
+        if self.frame_interval is not None and "T" in axes:
+            metadata["TimeIncrement"] = self.frame_interval
+            metadata["TimeIncrementUnit"] = "s"
         if description is not None:
             metadata["Description"] = json.dumps(description)
         return metadata
@@ -71,15 +88,23 @@ class _Calibration:
         metadata: dict[str, Any] = {"axes": axes}
         options: dict[str, Any] = {"metadata": metadata}
         if self.pixel_size is not None:
-            metadata["unit"] = self.unit
+            metadata["unit"] = _escaped(self.unit or "")
             # pixels per unit, which tifffile writes as a ratio
             options["resolution"] = (1 / self.pixel_size[1], 1 / self.pixel_size[0])
             options["resolutionunit"] = "NONE"
         if self.z_spacing is not None and "Z" in axes:
             metadata["spacing"] = self.z_spacing
+        if self.frame_interval is not None and "T" in axes:
+            metadata["finterval"] = self.frame_interval
+            metadata["tunit"] = "s"
         if description is not None:
             metadata["Info"] = json.dumps(description)
         return options
+
+
+def _escaped(unit: str) -> str:
+    r"""Return a unit in ASCII, as ImageJ writes it: \u00c5 for an ångström."""
+    return "".join(c if c.isascii() and c.isprintable() else f"\\u{ord(c):04x}" for c in unit)
 
 
 def write_tiff(
@@ -90,13 +115,14 @@ def write_tiff(
     pixel_size: tuple[float, float] | None = None,
     unit: str | None = None,
     z_spacing: float | None = None,
+    frame_interval: float | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an array as a TIFF file that Fiji opens with its axes, pixel size and unit; completely or not at all.
 
     The format is an ImageJ hyperstack if ImageJ supports the data, and OME-TIFF otherwise: for labels above 65535,
-    colours of other types than uint8, pixel sizes below 1e-5 or above 1e5, files too large for 32 bits (4 GB), and
-    names that end in ".ome.tif".
+    whole numbers below 0, colours of other types than uint8, pixel sizes below 1e-5 or above 1e5, files too large for
+    32 bits (4 GB), and names that end in ".ome.tif".
 
     Parameters
     ----------
@@ -104,8 +130,8 @@ def write_tiff(
         File to write; an existing one is replaced.
     data : array-like
         Numbers. uint8, uint16 and float32 are kept, other real numbers become float32. Booleans become 0 and 1 of
-        uint8, and other whole numbers (labels) uint16, or uint32 if one is above 65535. All whole numbers but uint8
-        and uint16 are compressed (zlib).
+        uint8; other whole numbers become uint16, or uint32 if one is above 65535, and int8, int16 or int32 if one is
+        below 0. All whole numbers but uint8 and uint16 are compressed (zlib).
     axes : str
         One letter of T, Z, C, Y, X, S per axis, in any order.
     pixel_size : (float, float), optional
@@ -114,24 +140,28 @@ def write_tiff(
         Unit such as "um"; required with `pixel_size`. A size in "pixel" is not written.
     z_spacing : float, optional
         Distance of two planes on axis Z, in `unit`; only written with a pixel size and an axis Z.
+    frame_interval : float, optional
+        Time between two planes on axis T, in seconds; only written with an axis T.
     description : mapping, optional
         Values written as JSON: to the Info of an ImageJ file, to the Description of an OME file.
 
     Raises
     ------
     ImageError
-        If the axes do not fit the data, or the data cannot be written: complex numbers, labels below 0 or above 2**32.
+        If the axes do not fit the data, or the data cannot be written: complex numbers, whole numbers below -2**31 or
+        above 2**32 - 1, or a mixture of some below 0 and some above 2**31 - 1.
     ConfigError
-        If the pixel size is not two numbers above 0 with a unit, or the spacing is not a number above 0.
+        If the pixel size is not two numbers above 0 with a unit, or spacing or interval are not numbers above 0.
     UFlowError
         If the file cannot be written; a previous one is kept.
     """
     target = Path(path)
-    calibration = _Calibration.checked(pixel_size, unit, z_spacing)
+    calibration = _Calibration.checked(pixel_size, unit, z_spacing, frame_interval)
     values, is_compressed = _writable(np.asarray(data), target)
     values, axes = _in_order(values, axes, target)
     options: dict[str, Any] = {"compression": "zlib"} if is_compressed else {}
     options["photometric"] = "rgb" if "S" in axes else "minisblack"
+    options["software"] = _SOFTWARE
     with atomic_path(target) as temporary:
         if _is_ome(target, values, axes) or not calibration.fits_imagej():
             with tifffile.TiffWriter(temporary, ome=True, bigtiff=values.nbytes > _IMAGEJ_LIMIT) as writer:
@@ -146,6 +176,7 @@ def _is_ome(target: Path, values: npt.NDArray[Any], axes: str) -> bool:
     return (
         target.name.lower().endswith((".ome.tif", ".ome.tiff"))
         or values.dtype == np.uint32
+        or values.dtype.kind == "i"
         or ("S" in axes and values.dtype != np.uint8)
         or values.nbytes > _IMAGEJ_LIMIT
     )
@@ -210,6 +241,7 @@ def write_tiff_tiles(
                 tile=tile,
                 compression=compression,
                 photometric="minisblack",
+                software=_SOFTWARE,
                 metadata=calibration.ome_metadata("YX", description),
             )
         if next(remaining, None) is not None:
@@ -245,9 +277,14 @@ def _writable(values: npt.NDArray[Any], path: Path) -> tuple[npt.NDArray[Any], b
     if values.dtype in (np.uint8, np.uint16):
         return values.astype(values.dtype.newbyteorder("="), copy=False), False
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
-    if low < 0 or high >= 2**32:
-        raise ImageError(f"labels in '{path}' must be 0 to {2**32 - 1}, not {low} to {high}; use float32")
-    return values.astype(np.uint16 if high < 2**16 else np.uint32), True
+    types = ("uint16", "uint32") if low >= 0 else ("int8", "int16", "int32")
+    for name in types:
+        if np.iinfo(name).min <= low and high <= np.iinfo(name).max:
+            return values.astype(name), True
+    raise ImageError(
+        f"'{path}' cannot store whole numbers from {low} to {high}: they must be 0 to {2**32 - 1}, or {-(2**31)} to "
+        f"{2**31 - 1}; use float32"
+    )
 
 
 def _in_order(values: npt.NDArray[Any], axes: str, path: Path) -> tuple[npt.NDArray[Any], str]:

@@ -31,12 +31,23 @@ def memory_for_tiles(device: torch.device) -> float:
     return min(MOST_OF_PROCESSOR, _FRACTION_OF_PROCESSOR * float(psutil.virtual_memory().available))
 
 
+# Of torch's allocators, of the C++ library, and of oneDNN, which says nothing else if it finds no memory.
+_SIGNS_OF_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "not enough memory",
+    "bad_alloc",
+    "could not create a primitive",
+    "could not create a memory object",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if an error reports a lack of memory of the computer or its GPU."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS_OF_NO_MEMORY)
 
 
 def free_memory(device: torch.device) -> None:

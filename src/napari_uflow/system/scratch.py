@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from napari_uflow.errors import UFlowError
 
-__all__ = ["LARGE", "allocate_map", "is_large", "release_pages", "strips"]
+__all__ = ["LARGE", "allocate_map", "allocate_on_disk", "is_large", "release_pages", "strips"]
 
 LARGE = 2**27
 """Bytes from which a map is disk-backed: 128 MB, a map of 32-bit numbers of 5,800 x 5,800 pixels."""
@@ -58,6 +58,24 @@ def allocate_map(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """
     if not is_large(shape, dtype):
         return np.empty(shape, dtype)
+    return allocate_on_disk(shape, dtype, what="a map")
+
+
+def allocate_on_disk(shape: tuple[int, ...], dtype: DTypeLike, *, what: str) -> NDArray[Any]:
+    """Return an uninitialised disk-backed array, as :func:`allocate_map` does for large ones.
+
+    Parameters
+    ----------
+    shape, dtype
+        As for :func:`allocate_map`.
+    what : str
+        Its content, for the message of an error: "a map".
+
+    Raises
+    ------
+    UFlowError
+        If the disk has not enough free space.
+    """
     n_bytes = _n_bytes(shape, dtype)
     try:
         with tempfile.TemporaryFile(prefix="napari-uflow-") as file:
@@ -65,9 +83,16 @@ def allocate_map(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
             return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
     except OSError as error:
         raise UFlowError(
-            f"not enough disk space for a map of {n_bytes / 1e9:.1f} GB in '{tempfile.gettempdir()}' "
+            f"not enough disk space for {what} of {n_bytes / 1e6:,.1f} MB in '{_folder()}' "
             f"({error.strerror or error}); set the environment variable TMPDIR to another folder"
         ) from error
+
+
+def _folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # every candidate is full or cannot be written
+        return os.environ.get("TMPDIR", "the folder for temporary files")
 
 
 def _reserve(file: int, n_bytes: int) -> None:

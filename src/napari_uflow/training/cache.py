@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_uflow.errors import UFlowError
 from napari_uflow.image.grid import Window
 from napari_uflow.model.border import Border
 from napari_uflow.system.devices import memory_for_tiles
+from napari_uflow.system.scratch import allocate_on_disk
 
 __all__ = ["CachedTile", "FeatureCache", "FeatureCaches", "Origin"]
 
@@ -24,6 +25,22 @@ _LARGEST = torch.finfo(torch.float16).max
 _HOLDOUT_PART = 0.25
 # Training tiles' part of a GPU's memory for tiles; held-out tiles get the rest.
 _TRAIN_PART_OF_GPU = 0.8
+# float16 values of a file: tiles share files, since a process may have only a few hundred files open. A file is as
+# large as those before it together, within these limits.
+_FEWEST_VALUES, _MOST_VALUES = 2**24, 2**29
+_NOTHING = np.empty(0, np.float16)
+
+
+def _block_for(n_values: int, n_before: int) -> NDArray[np.float16]:
+    """Return a new file of at least `n_values`, not of many more if the disk has no room for them."""
+    n = max(n_values, min(max(n_before, _FEWEST_VALUES), _MOST_VALUES))
+    while True:
+        try:
+            return allocate_on_disk((n,), np.float16, what="features")
+        except UFlowError:
+            if n == n_values:
+                raise
+            n = max(n_values, n // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +93,12 @@ class CachedTile:
 
 
 class FeatureCache:
-    """Features of tiles in float16; a context manager that removes its files.
+    """Features of tiles in float16; a context manager that drops them.
 
     Parameters
     ----------
     memory_limit : float
-        Bytes in memory; further tiles are memory-mapped from a temporary folder.
+        Bytes in memory; further tiles are memory-mapped from temporary files, which have no names.
     device : torch.device, optional
         GPU that holds the first tiles, which need not be copied to it in every step.
     device_limit : float
@@ -97,7 +114,7 @@ class FeatureCache:
         self._memory_limit = memory_limit
         self._device, self._device_limit = device, device_limit
         self._tiles: list[CachedTile] = []
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._block: NDArray[np.float16] = _NOTHING  # the free part of the file that is being filled
         self.n_bytes_on_device = 0
         self.n_bytes_in_memory = 0
         self.n_bytes_on_disk = 0
@@ -127,6 +144,11 @@ class FeatureCache:
             The image in the tile's pixel coordinates.
         origin : Origin, optional
             Where the tile comes from.
+
+        Raises
+        ------
+        UFlowError
+            If the disk has not enough free space.
         """
         size = 2 * sum(x.numel() for x in features)
         is_on_device = self._device is not None and self.n_bytes_on_device + size <= self._device_limit
@@ -139,8 +161,8 @@ class FeatureCache:
             self.n_bytes_in_memory += size
             kept = tuple(x.contiguous() for x in halves)
         else:
+            kept = tuple(self._on_disk(x) for x in halves)
             self.n_bytes_on_disk += size
-            kept = tuple(self._on_disk(x, level) for level, x in enumerate(halves))
         self._tiles.append(CachedTile(kept, tuple(x.to("cpu", torch.bool) for x in is_normal), frame, origin))
 
     def apply_border(self, border: Border, strides: Sequence[int]) -> None:
@@ -163,20 +185,17 @@ class FeatureCache:
             masks = [border.mask(x, tile.frame, stride) for x, stride in zip(tile.is_normal, strides, strict=True)]
             self._tiles[i] = replace(tile, is_normal=tuple(masks))
 
-    def _on_disk(self, x: Tensor, level: int) -> Tensor:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="napari-uflow-")
-        path = Path(self._folder.name) / f"{len(self._tiles)}_{level}.f16"
-        mapped = np.memmap(path, dtype=np.float16, mode="w+", shape=tuple(x.shape))
-        mapped[:] = x.numpy()
-        return torch.from_numpy(mapped)
+    def _on_disk(self, x: Tensor) -> Tensor:
+        """Return a copy in the current block; a new block follows one that is full."""
+        if x.numel() > len(self._block):
+            self._block = _block_for(x.numel(), self.n_bytes_on_disk // 2)
+        kept, self._block = self._block[: x.numel()], self._block[x.numel() :]
+        return torch.from_numpy(kept.reshape(tuple(x.shape))).copy_(x)
 
     def close(self) -> None:
-        """Drop all tiles and remove the files."""
+        """Drop all tiles; a file is removed as soon as nothing refers to its tiles."""
         self._tiles.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._block = _NOTHING
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +208,7 @@ class FeatureCache:
 
 @dataclass(frozen=True, slots=True)
 class FeatureCaches:
-    """The features of a training; a context manager that removes their files.
+    """The features of a training; a context manager that drops them.
 
     Attributes
     ----------

@@ -111,7 +111,7 @@ def _run(
     run: _Optimisation, training: TrainingConfig, model_so_far: Callable[[History, TrainingOutcome], TrainedModel]
 ) -> Steps[TrainingOutcome]:
     """Do the steps of an optimisation, with a check of the model now and then, until it ends."""
-    last_snapshot = time.monotonic()
+    last_snapshot, saved_step = time.monotonic(), None
     for step in range(1, training.steps + 1):
         yield from run.step()
         if run.has_failed:
@@ -126,9 +126,11 @@ def _run(
         point = run.check(step)
         if answer is not FINISH:
             answer = yield point
-        if point.is_best and answer is not FINISH and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS:
-            last_snapshot = time.monotonic()
-            answer = yield Snapshot(model_so_far(run.history, TrainingOutcome(OutcomeKind.INTERRUPTED, step)))
+        has_news = run.best_step != saved_step and time.monotonic() - last_snapshot > _SECONDS_BETWEEN_SNAPSHOTS
+        if has_news and answer is not FINISH:
+            model = run.at_best(model_so_far)
+            last_snapshot, saved_step = time.monotonic(), run.best_step
+            answer = yield Snapshot(model)
         outcome = run.outcome_after(step, answer)
         if outcome is not None:
             return outcome
@@ -339,6 +341,22 @@ class _Optimisation:
             best = self._steps.best
             return TrainingOutcome(OutcomeKind.CONVERGED, 0 if best is None else best.step)
         return None
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best weights so far, 0 for the initial ones; None as long as there are none."""
+        return None if self._steps.best is None else self._steps.best.step
+
+    def at_best(self, model_so_far: Callable[[History, TrainingOutcome], TrainedModel]) -> TrainedModel:
+        """Return the model of the best weights so far, as if the training had been interrupted at their step."""
+        best, current = self._steps.best, self._state()
+        assert best is not None
+        history = tuple(point for point in self.history if point["step"] <= best.step)
+        self._network.flow.load_state_dict(best.state)
+        try:
+            return model_so_far(history, TrainingOutcome(OutcomeKind.INTERRUPTED, best.step))
+        finally:
+            self._network.flow.load_state_dict(current)
 
     def restore_best(self) -> bool:
         """Load the best weights into the network; return True if these are the initial ones.

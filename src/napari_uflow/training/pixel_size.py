@@ -15,7 +15,7 @@ from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.progress import Message
 from napari_uflow.wording import counted
 
-__all__ = ["messages_about_pixel_sizes", "reference_pixel_size", "working_regions"]
+__all__ = ["images_of", "messages_about_pixel_sizes", "reference_pixel_size", "working_regions"]
 
 
 def reference_pixel_size(regions: Sequence[NormalRegion], init_from: TrainedModel | None) -> PixelSize | None:
@@ -28,7 +28,7 @@ def reference_pixel_size(regions: Sequence[NormalRegion], init_from: TrainedMode
     init_from : TrainedModel or None
         Model that is resumed; its features are of its pixel size, known or not.
     """
-    return median_pixel_size(_images(regions)) if init_from is None else trained_pixel_size(init_from.record)
+    return median_pixel_size(images_of(regions)) if init_from is None else trained_pixel_size(init_from.record)
 
 
 def working_regions(
@@ -63,7 +63,7 @@ def messages_about_pixel_sizes(
     """
     if pixel_size is None:
         return
-    images = _images(regions)
+    images = images_of(regions)
     ratios = [pixel_size_ratios(pixel_size, plane) for plane in images]
     resampled = [relative_magnification(config, pixel_size, plane) != 1 for plane in images]
     if any(resampled):
@@ -88,6 +88,6 @@ def messages_about_pixel_sizes(
         )
 
 
-def _images(regions: Sequence[NormalRegion]) -> list[Plane]:
+def images_of(regions: Sequence[NormalRegion]) -> list[Plane]:
     """Return the images of the regions, each once."""
     return list({(id(r.plane.data), *sorted(r.plane.index.items())): r.plane for r in regions}.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ from napari_uflow.errors import ImageError
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.model.record import OutcomeKind
 from napari_uflow.training.regions import regions_of_training
+from napari_uflow.wording import counted
 
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["check_same_specimens", "learned_by", "refinement_of", "repeated", "rest_of_training"]
+__all__ = ["check_same_images", "check_same_specimens", "learned_by", "refinement_of", "repeated", "rest_of_training"]
 
 # A refinement has this part of the steps of the first training at this part of its learning rate: the flow should learn
 # a little more without forgetting.
@@ -130,4 +132,32 @@ def check_same_specimens(model: TrainedModel, regions: Sequence[NormalRegion]) -
         raise ImageError(
             f"none of these images took part in the training to resume, which used {some}{' ...' * (len(known) > 3)}: "
             f"choose the images of that training, under the same names"
+        )
+
+
+def check_same_images(model: TrainedModel, regions: Sequence[NormalRegion]) -> None:
+    """Refuse to resume a training with other images than all of its own.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The snapshot to resume from.
+    regions : sequence of NormalRegion
+        Normal regions to train on.
+
+    Raises
+    ------
+    ImageError
+        If an image of that training is missing, or another one is there.
+    """
+    record = model.record
+    titles = [region.plane.title for region in dict.fromkeys(regions)]
+    missing = Counter(record.image_names) - Counter(titles)
+    new = Counter(titles) - Counter(record.image_names)
+    is_complete = len(record.image_names) == record.n_images  # a record does not name thousands
+    if missing or (is_complete and new) or len(titles) != record.n_images:
+        example = f", such as '{next(iter(missing or new))}'" if missing or new else ""
+        raise ImageError(
+            f"the training to resume had {counted(record.n_images, 'image')}, but {len(titles)} are given, and some "
+            f"differ{example}: choose the images of that training, under the same names"
         )

@@ -24,10 +24,10 @@ from napari_uflow.image.specimen import specimen_of
 from napari_uflow.model.record import TrainingRecord
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.images import find_images, read_planes
+from napari_uflow.store.masks import MaskFolder, read_masks
+from napari_uflow.system.patterns import search_group
 
-__all__ = ["assign_specimens", "read_regions", "regions_of_training"]
-
-_MASK_SUFFIXES = (".png", ".tif", ".tiff")
+__all__ = ["assign_specimens", "matching_specimens", "read_regions", "regions_of_training"]
 
 
 def read_regions(
@@ -36,6 +36,7 @@ def read_regions(
     *,
     channels: int | str | Sequence[int | str] | None = None,
     axes: str | None = None,
+    series: int | str | None = None,
 ) -> list[NormalRegion]:
     """Open files of normal images and return what is normal in them, plane by plane; hardly a pixel is read.
 
@@ -44,9 +45,10 @@ def read_regions(
     images : path-like, or iterable of path-like
         Files, folders or patterns, as for :func:`~napari_uflow.store.images.find_images`.
     masks : path-like, optional
-        Folder with one mask for each image, of its name or its name and ``_mask``, PNG or TIFF; pixels above 0 are
-        normal, in every plane. Without it, everything is normal.
-    channels, axes
+        Folder with one mask for each image, of its name and ``_mask`` or of its name alone; pixels above 0 are normal.
+        A mask of one plane is that of all planes of its image; those of a stack belong to the planes at the same
+        positions. Without it, everything is normal.
+    channels, axes, series
         As in :func:`~napari_uflow.store.images.read_planes`.
 
     Returns
@@ -57,23 +59,24 @@ def read_regions(
     Raises
     ------
     ImageError
-        If there is no image, one cannot be read, or one has no mask.
+        If there is no image, one cannot be read, or one has no mask or one that does not fit it.
     """
     regions = []
+    folder = None if masks is None else MaskFolder(masks)
     for path in find_images(images):
-        planes = read_planes(path, channels=channels, axes=axes)
-        mask = None if masks is None else read_planes(_mask_of(Path(masks), path))[0].read().max(axis=0) > 0
-        regions += [NormalRegion(plane, mask) for plane in planes]
+        planes = read_planes(path, channels=channels, axes=axes, series=series)
+        found = read_masks(_mask_of(folder, path), planes, axes=axes) if folder is not None else [None] * len(planes)
+        regions += [NormalRegion(plane, mask) for plane, mask in zip(planes, found, strict=True)]
     return regions
 
 
-def _mask_of(folder: Path, path: Path) -> Path:
-    stem = stem_of(path)
-    stems = [f"{name}{end}" for name in dict.fromkeys((path.stem, stem)) for end in ("", "_mask")]
-    names = [f"{name}{suffix}" for name in stems for suffix in _MASK_SUFFIXES]
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
+def _mask_of(folder: MaskFolder, path: Path) -> Path:
+    found = folder.find(path)
     if found is None:
-        raise ImageError(f"there is no mask for '{path.name}' in '{folder}'; name it {stem}.png or {stem}.tif")
+        stem = stem_of(path)
+        raise ImageError(
+            f"there is no mask for '{path.name}' in '{folder}'; name it {stem}_mask.png or {stem}_mask.tif"
+        )
     return found
 
 
@@ -96,18 +99,56 @@ def assign_specimens(
     ConfigError
         If the pattern is not a regular expression with one group, or does not match a name.
     """
+    if pattern:
+        return _assigned_by_pattern(regions, pattern)
     name_of = _names_by_file(regions)
-    with_folder = {} if pattern else _names_with_folder(regions, name_of)
+    with_folder = _names_with_folder(regions, name_of)
     assigned: dict[int, NormalRegion] = {}
     for region in regions:
         if region.has_given_specimen:
             assigned[id(region)] = region
         elif id(region) not in assigned:
-            specimen, folder = specimen_of(name_of(region), pattern or None), _folder(region)
-            known_as = [] if pattern else [name for name in _names_in(folder, specimen) if name in known]
+            specimen, folder = specimen_of(name_of(region)), _folder(region)
+            known_as = [name for name in _names_in(folder, specimen) if name in known]
             name = known_as[0] if known_as else with_folder.get((specimen, folder), specimen)
             assigned[id(region)] = region.of_specimen(name)
     return [assigned[id(region)] for region in regions]
+
+
+def _assigned_by_pattern(regions: Sequence[NormalRegion], pattern: str) -> list[NormalRegion]:
+    name_of = _names_by_file(regions)
+    assigned: dict[int, NormalRegion] = {}
+    for region, specimen in zip(regions, matching_specimens(regions, pattern), strict=True):
+        if specimen is None:
+            raise ConfigError(f"the specimen pattern {pattern!r} does not match the file name '{name_of(region)}'")
+        assigned.setdefault(id(region), region if region.has_given_specimen else region.of_specimen(specimen))
+    return [assigned[id(region)] for region in regions]
+
+
+def matching_specimens(regions: Sequence[NormalRegion], pattern: str) -> list[str | None]:
+    """Return the specimen of each region by a pattern, or the one that it was given with.
+
+    Parameters
+    ----------
+    regions : sequence of NormalRegion
+        Regions of any images.
+    pattern : str
+        Regular expression whose only group is the specimen, searched in the names of the images.
+
+    Returns
+    -------
+    list of str or None
+        None where the pattern does not match.
+
+    Raises
+    ------
+    ConfigError
+        If the pattern is not a regular expression with one group, or takes too long.
+    """
+    name_of = _names_by_file(regions)
+    names = list(dict.fromkeys(name_of(region) for region in regions if not region.has_given_specimen))
+    found = dict(zip(names, search_group(pattern, names), strict=True))
+    return [region.specimen if region.has_given_specimen else found[name_of(region)] for region in regions]
 
 
 def regions_of_training(
@@ -123,17 +164,18 @@ def regions_of_training(
         Record of the training.
     pattern : str
         Specimen pattern of the training. A specimen of an image whose name it does not match had no part.
+
+    Raises
+    ------
+    ConfigError
+        If the pattern is not a regular expression with one group, or takes too long.
     """
     known = record.all_specimens
-    found = []
-    for region in regions:
-        try:
-            (assigned,) = assign_specimens([region], pattern, known)
-        except ConfigError:
-            continue
-        if assigned.specimen in known:
-            found.append(region)
-    return found
+    if pattern:
+        specimens = matching_specimens(regions, pattern)
+    else:
+        specimens = [assign_specimens([region], "", known)[0].specimen for region in regions]
+    return [region for region, specimen in zip(regions, specimens, strict=True) if specimen in known]
 
 
 def _names_by_file(regions: Sequence[NormalRegion]) -> Callable[[NormalRegion], str]:

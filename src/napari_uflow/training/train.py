@@ -33,6 +33,7 @@ from napari_uflow.training.normalise import normalise_steps
 from napari_uflow.training.octaves import coarser_steps, octaves_for
 from napari_uflow.training.optimise import History, optimise
 from napari_uflow.training.pixel_size import messages_about_pixel_sizes, reference_pixel_size, working_regions
+from napari_uflow.training.pixel_types import messages_about_pixel_types
 from napari_uflow.training.planted import Likelihoods, PlantedFeatures, best_evidence, planted_set, sources_of
 from napari_uflow.training.record import record_of
 from napari_uflow.training.regions import assign_specimens
@@ -264,6 +265,8 @@ def _prepare(
     else:
         source = init_from.record.backbone_weights
         network = init_from.network(torch_device, weights)
+    for message in messages_about_pixel_types(regions):
+        yield from or_stop(message)
     pixel_size = reference_pixel_size(regions, init_from)
     if not network.config.magnification:
         magnification = 1.0

@@ -32,6 +32,16 @@ def _seeds() -> list[tuple[str, bytes, int]]:
         "rgb.tif": (np.dstack([texture] * 3), {"photometric": "rgb"}),
         "float.tif": (texture.astype(np.float32), {"compression": "zlib", "predictor": 3}),
         "pages.tif": (np.resize(texture, (5, 40, 40)), {}),
+        "palette.tif": (
+            texture,
+            {"photometric": "palette", "colormap": np.resize(texture, (3, 256)).astype(np.uint16)},
+        ),
+        "cmyk.tif": (np.dstack([texture] * 4), {"photometric": "separated", "compression": "zlib"}),
+        "white.tif": (texture, {"photometric": "miniswhite", "extratags": [(274, 3, 1, 6, True)]}),
+        "planes.tif": (np.stack([texture] * 4), {"photometric": "rgb", "planarconfig": "separate"}),
+        "multiplied.tif": (np.dstack([texture] * 4), {"photometric": "rgb", "extrasamples": ["assocalpha"]}),
+        "jpeg2000.tif": (texture, {"tile": (64, 64), "compression": "jpeg2000"}),
+        "bits.tif": (texture > 100, {}),
         "imagej.tif": (stack, {"imagej": True, "metadata": {"axes": "TZYX"}, "resolution": (3, 3)}),
         "ome.ome.tif": (stack, {"metadata": {"axes": "TCYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}}),
     }
@@ -55,7 +65,8 @@ def _make(rng: random.Random, folder: Path) -> Path:
     return path
 
 
-def _use(path: Path) -> None:
+def read_windows(path: Path) -> None:
+    """Read a window of the first planes, and the corner of the last one."""
     planes = read_planes(path)
     for plane in planes[:4]:
         plane.read(Window(-8, -8, min(200, plane.shape[0] + 16), min(200, plane.shape[1] + 16)))
@@ -63,4 +74,4 @@ def _use(path: Path) -> None:
     last.read(Window(max(0, last.shape[0] - 32), max(0, last.shape[1] - 32), 32, 32))
 
 
-TARGET = Target("tiff", _make, _use)
+TARGET = Target("tiff", _make, read_windows)

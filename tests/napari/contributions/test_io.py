@@ -57,6 +57,23 @@ def test_many_labels_keep_their_numbers_and_their_spacing(tmp_path):
         assert 'PhysicalSizeZ="2.0"' in file.ome_metadata
 
 
+@pytest.mark.parametrize(
+    ("units", "spacing", "interval"),
+    [
+        (("s", "um", "um", "um"), 2.0, 0.5),
+        (("ms", "nm", "um", "um"), 0.002, 0.0005),
+        (("pixel", "pixel", "um", "um"), None, None),
+    ],
+)
+def test_the_steps_of_slices_and_frames_are_kept_in_any_unit(units, spacing, interval, tmp_path):
+    options = {"scale": (0.5, 2, 0.5, 0.25), "units": units, "axis_labels": ("t", "z", "y", "x")}
+    name = saved(Labels(labels((3, 4, 30, 40)), **options), tmp_path / "found.tif")
+    with tifffile.TiffFile(name) as file:
+        found = file.imagej_metadata
+    assert found.get("spacing") == (None if spacing is None else pytest.approx(spacing))
+    assert found.get("finterval") == (None if interval is None else pytest.approx(interval))
+
+
 def test_a_heatmap_with_gaps(tmp_path):
     values = np.linspace(0, 1, 35, dtype=np.float32).reshape(5, 7)
     values[2, 3] = np.nan

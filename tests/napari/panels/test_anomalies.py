@@ -494,6 +494,134 @@ def test_the_paragraph_in_the_clipboard(widget, viewer, tiny_model):
     assert "as in the cited paper" in text
 
 
+def settled(widget, qtbot):
+    """Wait until the table has followed a stroke of the brush."""
+    with qtbot.waitSignal(widget._link.edited, timeout=5000):
+        pass
+
+
+def areas(widget):
+    return {row.number: row.values["area_px"] for row in widget.table.rows()}
+
+
+@pytest.mark.slow
+def test_painted_and_erased_regions_are_in_the_table_and_in_the_exports(widget, result, export, qtbot):
+    first = min(numbers(widget))
+    labels = result.labels
+    before = areas(widget)
+    labels.data_setitem(np.nonzero(labels.data == first), 0)
+    new = 100
+    labels.data_setitem((np.full(12, 1), np.repeat([20, 21], 6), np.tile(np.arange(30, 36), 2)), new)
+    settled(widget, qtbot)
+    shown, n_pixels = np.unique(labels.data[labels.data > 0], return_counts=True)
+    assert areas(widget) == dict(zip(shown, n_pixels, strict=True))
+    assert (first in shown, new in shown, areas(widget)[new]) == (False, True, 12)
+    row = next(row for row in widget.table.rows() if row.number == new)
+    assert row.index == (1,)
+    assert (row.values["centroid_row"], row.values["centroid_col"]) == (20.5, 32.5)
+    assert row.values["peak_score"] == pytest.approx(np.nanmax(result.heatmap.data[1, 20:22, 30:36]))
+    with open(export("csv"), newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["label"]): int(row["area_px"]) for row in rows} == areas(widget)
+    features = json.loads(export("geojson").read_text(encoding="utf-8"))["features"]
+    drawn_by_hand = next(f for f in features if f["properties"]["name"].endswith(f" {new}"))
+    assert drawn_by_hand["geometry"]["plane"]["z"] == 1
+    assert drawn_by_hand["geometry"]["coordinates"] == [[[30, 20], [36, 20], [36, 22], [30, 22], [30, 20]]]
+    assert len(features) == len(rows)
+    labels.undo()
+    labels.undo()
+    settled(widget, qtbot)
+    assert areas(widget) == before
+
+
+@pytest.mark.slow
+def test_a_painted_region_can_be_marked_normal(widget, result, viewer, qtbot):
+    result.labels.data_setitem((np.full(4, 1), np.array([20, 20, 21, 21]), np.array([30, 31, 30, 31])), 100)
+    settled(widget, qtbot)
+    widget.table.follow(100)
+    widget.mark_normal()
+    (region,) = marked_normal_of(session_of(viewer)).regions
+    assert region.plane.index == {"Z": 1}
+    assert 100 not in numbers(widget)
+
+
+@pytest.mark.slow
+def test_what_was_copied_is_of_the_model_that_found_it(
+    viewer, detections, tiny_model, tiny_pyramid, tiny_model_file, tmp_path, qtbot
+):
+    session = session_of(viewer)
+    session.open_model(tiny_model_file)
+    made_by = session.model
+    image = viewer.add_image(drawn(), name="drawn", **GEOMETRY)
+    target = target_of_planes(image, planes_of_layer(image), "layer")
+    show_detections(viewer, session, target, detections, model_name="tiny", model=made_by)
+    widget = AnomaliesWidget(viewer)
+    qtbot.addWidget(widget)
+
+    def copied(action):
+        action.trigger()
+        return QApplication.clipboard().text()
+
+    script, paragraph = copied(widget.export_bar.copy_python), copied(widget.export_bar.copy_methods)
+    assert repr(str(tiny_model_file)) in script
+    session.set_model(tiny_pyramid, "refined")
+    assert copied(widget.export_bar.copy_python) == script
+    assert copied(widget.export_bar.copy_methods) == paragraph
+    session.save_model(tmp_path / "refined")
+    assert copied(widget.export_bar.copy_python) == script
+    session.set_model(made_by, "copy")
+    session.save_model(tmp_path / "copy")
+    assert repr(str(tmp_path / "copy.safetensors")) in copied(widget.export_bar.copy_python)
+    session.set_model(tiny_pyramid, "refined")
+    session.save_model(tmp_path / "copy")  # in its place
+    assert "The model was not saved" in copied(widget.export_bar.copy_python)
+
+
+@pytest.mark.slow
+def test_what_was_copied_says_that_regions_were_edited(widget, result, viewer, tiny_model):
+    session_of(viewer).set_model(tiny_model, "tiny")
+    for action in (widget.export_bar.copy_python, widget.export_bar.copy_methods):
+        action.trigger()
+        assert "by hand" not in QApplication.clipboard().text()
+    result.labels.data[0] = 0
+    for action in (widget.export_bar.copy_python, widget.export_bar.copy_methods):
+        action.trigger()
+        assert "by hand" in QApplication.clipboard().text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "ending"), [("csv", ".csv"), ("geojson", ".geojson"), ("labels", ".tif")])
+def test_a_file_for_which_no_dialog_asked_is_not_replaced(widget, tmp_path, monkeypatch, kind, ending):
+    mine = tmp_path / f"mine{ending}"
+    mine.write_text("my own")
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "mine"))
+    widget.export_bar.export(kind)
+    assert "not a result of this program" in widget.status.text()
+    assert mine.read_text() == "my own"
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(mine))  # for which it did
+    widget.export_bar.export(kind)
+    assert mine.read_bytes() != b"my own"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(EXPORTS))
+def test_a_result_never_replaces_its_image(viewer, detections, tmp_path, qtbot, monkeypatch, kind):
+    path = tmp_path / "drawn.tif"
+    write_tiff(path, drawn(), "ZYX")
+    before = path.read_bytes()
+    found = [replace(d, provenance=replace(d.provenance, source=str(path))) for d in detections]
+    show(viewer, found)
+    widget = AnomaliesWidget(viewer)
+    qtbot.addWidget(widget)
+    asked = tmp_path / f"link.{kind if kind in ('csv', 'geojson') else 'tif'}"
+    asked.hardlink_to(path)
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(asked))
+    widget.export_bar.export(kind)
+    assert "one of the images" in widget.status.text()
+    assert asked.samefile(path)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_channels_before_the_stack(viewer, detections, qtbot):
     stack = np.stack([drawn(), drawn()])

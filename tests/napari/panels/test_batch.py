@@ -1,6 +1,8 @@
 """The Detect in files widget: the list shows the result of each file, and the written files can be opened."""
 
 import csv
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from napari_uflow._napari.panels.batch import BatchWidget
 from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow.batch.mark import is_unfinished
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
+from napari_uflow.system.owner import nobody
 
 WAIT = 60_000
 
@@ -57,7 +61,10 @@ def test_a_folder_is_processed(widget, folder, qtbot):
     assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
     assert widget.output.path() == str(folder / "anomalies")
     assert widget.job_bar.button.isEnabled()
+    of_a_killed_run = folder / "anomalies" / f".uflow-{nobody()}-01234567-a_labels.tif"
+    of_a_killed_run.mkdir(parents=True)
     run(widget, qtbot)
+    assert not of_a_killed_run.exists()
     a, b, c = results(widget)
     assert a.endswith(("anomaly", "anomalies"))
     assert b.startswith("cannot be read; ")
@@ -104,6 +111,70 @@ def test_stopping_keeps_what_is_done(widget, folder, qtbot):
     assert "..." not in results(widget)
     assert widget.files.add_files.isEnabled()
     assert widget.job_bar.button.text() == "Detect in all files"
+
+
+@pytest.mark.slow
+def test_the_list_warns_of_a_black_image(widget, folder, qtbot):
+    write_tiff(folder / "black.tif", np.zeros((96, 96), np.uint8), "YX")
+    widget.add([folder / "a.tif", folder / "black.tif"])
+    run(widget, qtbot)
+    assert "brightness differs" in widget.files.warnings()[1]
+    assert "brightness" not in widget.files.warnings()[0]
+    assert "with a warning; the list shows it." in widget.files_line.text()
+    widget.files.clear_results()
+    assert widget.files.warnings() == ["", ""]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_is_continued(widget, folder, qtbot):
+    for i in range(6):
+        write_tiff(folder / f"more {i}.tif", np.full((256, 256), 100 + i, np.uint8), "YX")
+    widget.add([folder])
+    assert widget.resume.isHidden()
+    widget.job_bar.button.click()
+    job = widget._session.runner.job
+    qtbot.waitUntil(lambda: results(widget)[0] == "done", timeout=WAIT)
+    with qtbot.waitSignal(job.ended, timeout=WAIT):
+        widget.job_bar.button.click()
+    assert is_unfinished(folder / "anomalies")
+    assert not widget.resume.isHidden()
+    widget.resume.setChecked(True)
+    written = (folder / "anomalies" / "a_labels.tif").stat().st_mtime_ns
+    run(widget, qtbot)
+    assert (folder / "anomalies" / "a_labels.tif").stat().st_mtime_ns == written
+    assert widget.files_line.text().startswith("8 images processed, ")
+    assert widget.resume.isHidden()
+
+
+@pytest.mark.slow
+def test_results_are_not_taken_for_images(widget, folder, qtbot):
+    widget.add([folder / "a.tif"])
+    widget.output.box.setText(str(folder))
+    run(widget, qtbot)
+    widget.add([folder])
+    assert [path.name for path in widget.paths()] == ["a.tif", "b.tif", "c.tif"]
+    widget.add([folder / "a_labels.tif"])
+    assert "is a result of a detection" in widget.job_bar.status.text()
+
+
+@pytest.mark.slow
+def test_a_file_of_others_is_not_replaced(widget, folder, qtbot):
+    (folder / "anomalies").mkdir()
+    (folder / "anomalies" / "summary.csv").write_text("my own")
+    widget.add([folder])
+    run(widget, qtbot)
+    assert "not a result of this program" in widget.job_bar.status.text()
+    assert (folder / "anomalies" / "summary.csv").read_text() == "my own"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are Unicode there")
+def test_a_name_that_is_not_utf_8(widget, folder, qtbot):
+    (folder / "a.tif").rename(folder / os.fsdecode(b"Zelle_\xb5m.tif"))
+    widget.add([folder])
+    assert widget.files.tree.topLevelItem(0).text(0) in ("Zelle_\\udcb5m.tif", "b.tif")
+    run(widget, qtbot)
+    assert widget.files_line.text().startswith("2 images processed, ")
 
 
 @pytest.mark.slow
@@ -174,6 +245,9 @@ def test_channels_and_axes_are_passed_on(widget, folder, qtbot):
     widget.file_axes.channels.setText("7")
     run(widget, qtbot)
     assert "channel" in results(widget)[0]
+    widget.file_axes.series.setText("macro image")
+    run(widget, qtbot)
+    assert "no series 'macro image'" in results(widget)[0]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from napari_uflow._napari.session import results as outputs
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.worker import Outcome
+from napari_uflow.errors import OverwriteError
 from napari_uflow.samples.fibres import fibre_field
 
 WAIT = 60_000
@@ -251,6 +252,15 @@ def test_a_model_file(widget, tiny_model_file, qtbot, tmp_path):
     assert (session.model_name, session.model_path) == ("tiny", tiny_model_file)
     assert widget.model_bar.label.text() == "tiny (scattering, 1 specimen held out)"
     assert session.save_model(tmp_path / "other") == tmp_path / "other.safetensors"
+    assert session.model_name == "other"
+    with pytest.raises(OverwriteError, match="choose it with its ending"):  # it was not named in the dialog
+        session.save_model(tmp_path / "other")
+    assert session.save_model(tmp_path / "other.safetensors") == tmp_path / "other.safetensors"
+    foreign = tmp_path / "foreign.safetensors"
+    foreign.write_text("of another program")
+    with pytest.raises(OverwriteError, match="not a model"):
+        session.save_model(foreign)
+    assert foreign.read_text() == "of another program"
     assert session.model_name == "other"
     qtbot.waitUntil(lambda: session.runner.state is State.IDLE)
 

@@ -1,6 +1,5 @@
 """The Train widget in a viewer: choices, estimate, jobs and their outcome."""
 
-import os
 import subprocess
 import sys
 import time
@@ -33,7 +32,9 @@ from napari_uflow.image.specimen import hold_out_specimens
 from napari_uflow.model.record import OutcomeKind
 from napari_uflow.progress import FINISH, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.samples.fibres import fibre_field
+from napari_uflow.system.owner import nobody
 from napari_uflow.training.refine import refinement_of
+from napari_uflow.training.snapshots import describe, discard, interrupted, new_snapshot
 
 WAIT = 60_000
 
@@ -408,12 +409,16 @@ def test_a_model_is_saved_while_it_is_trained_and_when_it_is_done(tmp_path, tiny
     assert next(steps) == Progress("Training", 1, 2)
     (unfinished,) = tmp_path.iterdir()
     assert unfinished.name.startswith("unfinished-")
-    assert autosave.left_behind(tmp_path) is None  # this program is alive
+    assert not interrupted(tmp_path)  # this program is alive
     with pytest.raises(StopIteration) as stop:
         steps.send(FINISH)
     assert stop.value.value is tiny_model
     (saved,) = tmp_path.iterdir()
     assert saved.name.startswith("a_b ")
+
+
+def snapshot_of_killed(folder):
+    return new_snapshot(folder).with_name(f"unfinished-{nobody()}-01234567.safetensors")
 
 
 def failing(model):
@@ -426,10 +431,10 @@ def test_a_failed_training_leaves_its_best_model_to_resume_from(tmp_path, tiny_m
     steps = autosave.autosaving(failing(tiny_model), tmp_path, "a")
     with pytest.raises(RuntimeError):
         drain(steps)
-    path = autosave.left_behind(tmp_path)
-    assert autosave.describe(path).startswith("'fibres 0' and 1 more, scattering, step 4 of 4, 20")
-    autosave.discard(path)
-    assert autosave.left_behind(tmp_path) is None
+    (path,) = interrupted(tmp_path)
+    assert describe(path).startswith("'fibres 0' and 1 more, scattering, step 4 of 4, 20")
+    discard(path)
+    assert not interrupted(tmp_path)
 
 
 def test_a_full_disk_ends_no_training(tmp_path, tiny_model, monkeypatch):
@@ -446,6 +451,19 @@ def test_a_full_disk_ends_no_training(tmp_path, tiny_model, monkeypatch):
     assert drain(autosave.autosaving(training(), tmp_path, "a"), events.append) is tiny_model
     assert [event.warning for event in events] == [True, True]
     assert "No space left" in events[0].text
+
+
+def test_a_finished_model_that_cannot_be_saved_leaves_its_snapshot(tmp_path, tiny_model, monkeypatch):
+    def training():
+        yield Snapshot(tiny_model)
+        monkeypatch.setattr("napari_uflow.store.checkpoint.save_file", full)
+        return tiny_model
+
+    def full(*args, **kwargs):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    assert drain(autosave.autosaving(training(), tmp_path, "a")) is tiny_model
+    assert len(interrupted(tmp_path)) == 1
 
 
 def test_files_that_cannot_be_deleted_end_no_training(tmp_path, tiny_model, monkeypatch):
@@ -468,17 +486,6 @@ def test_files_that_cannot_be_deleted_end_no_training(tmp_path, tiny_model, monk
     assert drain(autosave.autosaving(training(), tmp_path, "a")) is tiny_model
 
 
-def test_a_reused_process_id_hides_no_interrupted_training(tmp_path):
-    path = tmp_path / f"unfinished-{os.getpid()}-12345-abc.safetensors"
-    path.touch()
-    assert autosave.left_behind(tmp_path) == path
-    older = tmp_path / "unfinished-0-0-def.safetensors"
-    older.touch()
-    os.utime(older, (1, 1))
-    autosave.discard(path)
-    assert autosave.left_behind(tmp_path) is None
-
-
 def test_old_models_are_removed(tmp_path):
     for i in range(8):
         (tmp_path / f"model {i}.safetensors").touch()
@@ -490,9 +497,7 @@ def test_old_models_are_removed(tmp_path):
 def test_the_model_of_an_interrupted_training_is_offered(viewer, qtbot, tmp_path, tiny_model):
     from napari_uflow.store.checkpoint import save_model
 
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    save_model(tmp_path / f"unfinished-{process.pid}.safetensors", tiny_model)
+    save_model(snapshot_of_killed(tmp_path), tiny_model)
     widget = TrainWidget(viewer)
     qtbot.addWidget(widget)
     assert not widget.rescue.isHidden()
@@ -508,7 +513,7 @@ def test_the_model_of_an_interrupted_training_is_offered(viewer, qtbot, tmp_path
 def test_a_recovered_model_becomes_active_although_the_widget_was_closed(viewer, qtbot, tmp_path, tiny_model):
     from napari_uflow.store.checkpoint import save_model
 
-    save_model(tmp_path / "unfinished-0-0-abc.safetensors", tiny_model)
+    save_model(snapshot_of_killed(tmp_path), tiny_model)
     widget = TrainWidget(viewer)
     session = widget.session
     widget.rescue.use_button.click()
@@ -527,9 +532,7 @@ def test_an_interrupted_training_is_resumed(viewer, images, qtbot, tmp_path, tin
 
     two_steps = tiny_training_config.replace(steps=2)
     interrupted = train(normal_regions(images), tiny_model_config, two_steps, device="cpu")
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    path = tmp_path / f"unfinished-{process.pid}.safetensors"
+    path = snapshot_of_killed(tmp_path)
     save_model(path, replace(interrupted, training=tiny_training_config.replace(steps=5), calibration=None))
 
     widget = TrainWidget(viewer)

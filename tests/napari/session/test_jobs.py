@@ -207,6 +207,23 @@ def test_napari_may_quit_the_worker(qtbot, runner):
     assert closed == [True]
 
 
+def test_warnings_for_developers_are_logged_and_not_shown(qtbot, runner, caplog):
+    """The garbage collector warns in the thread of the job of files that another plugin has not closed."""
+
+    def steps():
+        warnings.warn("unclosed file", ResourceWarning, stacklevel=1)
+        warnings.warn("use another function", DeprecationWarning, stacklevel=1)
+        yield Message("on the way")
+        return 1
+
+    with caplog.at_level("INFO"):
+        heard = listen(runner.start(steps, title="Work"))
+        wait(qtbot, runner)
+    assert [event for event in heard if event[0] == "message"] == [("message", Message("on the way"))]
+    assert "ResourceWarning: unclosed file" in caplog.text
+    assert "use another function" in caplog.text
+
+
 def test_a_warning_at_the_end_is_passed_on(qtbot, runner):
     def steps():
         yield Progress("Working", 0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_uflow._napari.contributions.io import write_image, write_labels, write_mask
@@ -16,8 +17,6 @@ from napari_uflow.errors import ConfigError, UFlowError
 
 if TYPE_CHECKING:
     from napari.layers import Image
-
-    from napari_uflow.detection.result import Detection
 
 __all__ = ["EXPORTS", "as_methods_text", "as_python", "export"]
 
@@ -47,30 +46,32 @@ def export(kind: str, path: str, result: LayerDetection, image: Image | None) ->
 
     Raises
     ------
+    ConfigError
+        If the file is the image, or the suffix makes it a file of another origin, for which no dialog has asked.
     UFlowError
         If the file cannot be written.
     """
     if kind in ("csv", "geojson"):
-        if not path.lower().endswith((f".{kind}", ".json")):
-            path += f".{kind}"
+        from napari_uflow.store.provenance import check_replaceable, identities
+
+        name = path if path.lower().endswith((f".{kind}", ".json")) else f"{path}.{kind}"
+        sources = identities(Path(found.provenance.source) for found in result.detections if found.provenance.source)
+        check_replaceable(name, sources, overwrite=name == path)  # the dialog has asked for this name only
+        shown = result.shown()
+        detections = [found for _, found in shown]
         if kind == "csv":
             from napari_uflow.store.regions import write_regions
 
-            write_regions(path, _numbered(result))
+            write_regions(name, detections)
         else:
             from napari_uflow.store.geojson import write_geojson
 
-            write_geojson(path, _numbered(result), [_place(result, index, image) for index, _ in result.planes])
-        return path
+            write_geojson(name, detections, [_place(result, index, image) for index, _ in shown])
+        return name
     write = {"labels": write_labels, "mask": write_mask, "heatmap": write_image}[kind]
     layer = result.heatmap if kind == "heatmap" else result.labels
     data, meta, _ = layer.as_layer_data_tuple()
     return write(path, data, meta)[0]
-
-
-def _numbered(result: LayerDetection) -> list[Detection]:
-    """Return the detections with the labels of the labels layer."""
-    return [found.numbered_after(first) for found, first in zip(result.detections, result.first_labels, strict=True)]
 
 
 def _place(result: LayerDetection, index: tuple[int, ...], image: Image | None) -> dict[str, int]:
@@ -87,7 +88,10 @@ def _place(result: LayerDetection, index: tuple[int, ...], image: Image | None) 
 
 
 def as_python(result: LayerDetection, session: Session, index: tuple[int, ...], image: Image | None) -> str:
-    """Return a script that repeats a detection; `index` is the plane of a result that does not cover the image."""
+    """Return a script that repeats a detection with its own model.
+
+    `index` is the plane of a result that does not cover the image.
+    """
     from napari_uflow.evaluation.methods import python_script
 
     found = dict(result.planes)[index]
@@ -98,14 +102,22 @@ def as_python(result: LayerDetection, session: Session, index: tuple[int, ...], 
         place = place_of(image, result.labels, index)
         planes = planes_of_layer(image, **options)
         positions = [i for i, plane in enumerate(planes) if plane.index == place.at] if len(planes) > 1 else None
-    remark = (
-        "Only a part of the image was processed in napari; this script processes all of it." if scope == "view" else ""
+    remarks = ["Only a part of the image was processed in napari; this script processes all of it."] * (scope == "view")
+    remarks += [
+        "Regions were painted or erased by hand in napari; this script gives those detected."
+    ] * result.is_edited
+    model = result.model or session.model
+    return python_script(
+        found,
+        None if model is None else session.path_of(model),
+        positions=positions,
+        channels=options["channels"],
+        remark=" ".join(remarks),
     )
-    return python_script(found, session.model_path, positions=positions, channels=options["channels"], remark=remark)
 
 
 def as_methods_text(result: LayerDetection | None, session: Session) -> str:
-    """Return a paragraph for the methods section.
+    """Return a paragraph for the methods section, on the model that made the result.
 
     Raises
     ------
@@ -114,10 +126,11 @@ def as_methods_text(result: LayerDetection | None, session: Session) -> str:
     """
     from napari_uflow.evaluation.methods import methods_text
 
-    if session.model is None:
+    model = (None if result is None else result.model) or session.model
+    if model is None:
         raise ConfigError("no model to describe: open the model of this result")
     if result is None:
-        return methods_text(session.model, None)
+        return methods_text(model, None)
     found = result.planes[0][1]
     n_marked_normal = sum(plane.n_marked_normal for plane in result.detections)
-    return methods_text(session.model, replace(found, n_marked_normal=n_marked_normal))
+    return methods_text(model, replace(found, n_marked_normal=n_marked_normal), is_edited=result.is_edited)

@@ -82,7 +82,8 @@ def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     Raises
     ------
     UFlowError
-        If the layer has more axes than a TIFF file can name, or the file cannot be written.
+        If the layer has more axes than a TIFF file can name, the file cannot be written, it is the image that a result
+        was found in, or the added suffix makes it a file of another origin.
     """
     return _write(path, data, meta)
 
@@ -111,24 +112,30 @@ class _Described(NamedTuple):
 
 
 def _write(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
+    from napari_uflow.store.provenance import check_replaceable, identities
     from napari_uflow.store.tiff import TIFF_SUFFIXES
     from napari_uflow.store.tiff_writer import write_tiff
 
+    known = (meta.get("metadata") or {}).get("napari_uflow")
+    source = known.get("source") if isinstance(known, Mapping) else None
     target = Path(path)
-    if target.suffix.lower() not in TIFF_SUFFIXES:
+    is_asked = target.suffix.lower() in TIFF_SUFFIXES
+    if not is_asked:
         target = target.with_name(target.name + ".tif")
+    # the dialog has asked for the given name only
+    check_replaceable(target, identities([Path(source)] if source else []), overwrite=is_asked)
     values = np.asarray(data[0] if meta.get("multiscale") else data)
     layer = _described(values, meta)
-    values, axes, spacing = _hyperstack(values, layer)
+    values, axes, steps = _hyperstack(values, layer)
     pixel_size, unit = _calibration(layer)
-    known = (meta.get("metadata") or {}).get("napari_uflow")
     write_tiff(
         target,
         values,
         axes,
         pixel_size=pixel_size,
         unit=unit,
-        z_spacing=spacing if unit else None,
+        z_spacing=steps.get("Z") if unit else None,
+        frame_interval=steps.get("T"),
         description={"napari_uflow": _plain(known)} if known else None,
     )
     return [str(target)]
@@ -147,9 +154,9 @@ def _described(values: NDArray[Any], meta: Mapping[str, Any]) -> _Described:
     )
 
 
-def _hyperstack(values: NDArray[Any], layer: _Described) -> tuple[NDArray[Any], str, float | None]:
-    """Return the values with the axes of ImageJ, the letters of these axes, and the spacing of planes along Z."""
-    from napari_uflow._napari.layers.axes import axis_letters, unit_text
+def _hyperstack(values: NDArray[Any], layer: _Described) -> tuple[NDArray[Any], str, dict[str, float | None]]:
+    """Return the values with the axes of ImageJ, the letters of these axes, and the steps along Z and T."""
+    from napari_uflow._napari.layers.axes import axis_letters
 
     letters = list(axis_letters(layer))
     kept = [axis for axis, n in enumerate(values.shape) if letters[axis] in "YXS" or n > 1]
@@ -164,10 +171,25 @@ def _hyperstack(values: NDArray[Any], layer: _Described) -> tuple[NDArray[Any], 
                     "rows, columns): save a part of it"
                 )
             named[axis] = free.pop()
-    z = next((axis for axis in kept if letters[axis] == "Z" and named[axis] == "Z"), None)
-    same_unit = z is not None and unit_text(layer.units[z]) == unit_text(layer.units[-1])
-    spacing = abs(float(layer.scale[z])) if z is not None and same_unit else None
-    return values, "".join(named[axis] for axis in kept), spacing
+    steps = {
+        letter: _step(layer, axis, unit)
+        for letter, unit in (("Z", layer.units[-1]), ("T", "second"))
+        for axis in kept
+        if letters[axis] == named[axis] == letter
+    }
+    return values, "".join(named[axis] for axis in kept), steps
+
+
+def _step(layer: _Described, axis: int, unit: Any) -> float | None:
+    """Return the step of an axis in a unit, such as that of the pixel size; None if it has no such unit."""
+    own = layer.units[axis]
+    step = abs(float(layer.scale[axis]))
+    if str(own) == str(unit):
+        return step
+    try:
+        return float((step * own).to(unit).magnitude)
+    except Exception:  # an error of pint, which the plugin does not import: another kind of unit
+        return None
 
 
 def _calibration(layer: _Described) -> tuple[tuple[float, float] | None, str | None]:

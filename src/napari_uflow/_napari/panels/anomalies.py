@@ -90,6 +90,7 @@ class AnomaliesWidget(Panel):
         self.table.clicked.connect(lambda _: self._show(self.table.current()))
         self._link.picked.connect(self._picked)
         self._link.pressed.connect(self.mark_normal)
+        self._link.edited.connect(self._take_result)
         self.judge_bar.mark_wanted.connect(self.mark_normal)
         self.judge_bar.undo_wanted.connect(self.undo_mark_normal)
         self.judge_bar.refine_wanted.connect(self.refine)

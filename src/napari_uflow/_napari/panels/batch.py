@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices, QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QCheckBox
 
+from napari_uflow._napari.parts.fields import tooltip
 from napari_uflow._napari.parts.file_axes import FileAxesForm
 from napari_uflow._napari.parts.file_list import FileList
 from napari_uflow._napari.parts.form import ConfigForm
@@ -19,6 +21,7 @@ from napari_uflow._napari.parts.panel import Panel, advanced_section, heading, p
 from napari_uflow._napari.session.job import Job, Running
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
+from napari_uflow.batch.mark import is_unfinished
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Message
@@ -57,6 +60,12 @@ class BatchWidget(Panel):
             "For each image NAME: NAME_heatmap.tif, NAME_log10_nfa.tif and NAME_labels.tif, with pixel size and axes. "
             "For all images: regions.csv, summary.csv and overview.png. The folder is created if needed."
         )
+        self.resume = QCheckBox("Continue the unfinished run in this folder")
+        self.resume.setToolTip(
+            tooltip(
+                "Keep the images that were finished before the run was stopped, and do the rest. Otherwise all are new."
+            )
+        )
         self.form = ConfigForm(DetectionConfig, shown=lambda parameter: not parameter.advanced)
         self.form.set_config(DetectionConfig(false_alarms=read_settings().false_alarms))
         self.advanced = ConfigForm(DetectionConfig, shown=lambda parameter: parameter.advanced)
@@ -77,6 +86,7 @@ class BatchWidget(Panel):
         below = (
             heading("Output folder"),
             self.output,
+            self.resume,
             heading("Detection"),
             self.form,
             advanced_section(self.file_axes, self.advanced),
@@ -128,15 +138,22 @@ class BatchWidget(Panel):
         self.job_bar.set_ready(is_ready)
         self.files.set_frozen(self._is_running)
         self.file_axes.set_enabled(not self._is_running)
-        for widget in (self.output, self.form, self.advanced):
+        for widget in (self.output, self.resume, self.form, self.advanced):
             widget.setEnabled(not self._is_running)
+        can_resume = bool(self.output.path()) and is_unfinished(self.output.path())
+        self.resume.setVisible(can_resume and not self._is_running)
 
     # ---- the job
 
     def _start(self) -> Job:
         model, paths, output, config = self._session.model, self.paths(), self.output.path(), self.config()
         device, weights = read_settings().device, weights_folder()
-        channels, axes = self.file_axes.chosen_channels(), self.file_axes.chosen_axes()
+        resume = self.resume.isChecked() and is_unfinished(output)
+        reading: dict[str, Any] = {
+            "channels": self.file_axes.chosen_channels(),
+            "axes": self.file_axes.chosen_axes(),
+            "series": self.file_axes.chosen_series(),
+        }
         if model is None:
             raise ConfigError("no model: train one or open a model file")
 
@@ -144,7 +161,7 @@ class BatchWidget(Panel):
             from napari_uflow.batch.files import detect_files_steps
 
             return detect_files_steps(
-                model, paths, output, config, channels=channels, axes=axes, device=device, weights=weights
+                model, paths, output, config, device=device, weights=weights, resume=resume, **reading
             )
 
         job = self._session.runner.start(make_steps, title="Detecting in files")
@@ -186,13 +203,14 @@ class BatchWidget(Panel):
     def _show_summary(self, summary: BatchSummary) -> None:
         found = dict(zip(map(Path, summary.done), summary.n_regions_by_file, strict=True))
         failed = {Path(path): reason for path, reason in summary.failed}
+        warnings = {Path(path): reason for path, reason in summary.warnings}
         for i, path in enumerate(self.paths()):
             if path in found:
                 self._written[path] = Path(self.output.path())
                 text = counted(found[path], "anomaly", "anomalies") if found[path] else "no anomalies"
             else:
                 text = _without_path(failed[path], path) if path in failed else "not processed"
-            self.files.set_result(i, text)
+            self.files.set_result(i, text, warnings.get(path, ""))
         self._tell(_in_words(summary))
         self.open_output.setVisible(bool(summary.done))
 
@@ -245,4 +263,6 @@ def _in_words(summary: BatchSummary) -> str:
         )
     if summary.failed:
         texts.append(f"{counted(len(summary.failed), 'file', 'files')} failed; the list shows why.")
+    if summary.warnings:
+        texts.append(f"{counted(len(summary.warnings), 'file', 'files')} with a warning; the list shows it.")
     return " ".join(texts) or "No file was processed."

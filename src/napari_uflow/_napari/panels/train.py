@@ -15,7 +15,6 @@ from napari_uflow._napari.parts.normal_images import NormalImagesForm
 from napari_uflow._napari.parts.panel import Panel, as_sentence, push_button, run_later, text_label
 from napari_uflow._napari.parts.rescue_bar import RescueBar
 from napari_uflow._napari.session import trainings
-from napari_uflow._napari.session.autosave import discard
 from napari_uflow._napari.session.estimate import TrainingEstimate, estimate_training, speed_of
 from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.marked_normal import marked_normal_of
@@ -24,6 +23,7 @@ from napari_uflow._napari.session.session import Session, session_of
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import TrainingPoint
 from napari_uflow.training.refine import learned_by
+from napari_uflow.training.snapshots import discard
 from napari_uflow.wording import counted
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QLineEdit
 
 from napari_uflow._napari.parts.fields import ChoiceBox, tooltip
+from napari_uflow.image.channels import channels_in
 
 __all__ = ["ChannelForm", "channels_box", "chosen_channels"]
 
 
 def chosen_channels(text: str) -> list[int | str] | None:
     """Return the channels in a text ("0, 2" or "DAPI, GFP"); None for an empty one."""
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    return [int(name) if name.isdecimal() else name for name in names] or None
+    return channels_in(text) or None
 
 
 def channels_box(tip: str) -> QLineEdit:

@@ -1,4 +1,4 @@
-"""Form of the channels and axes of files."""
+"""Form of the channels, axes and series of files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FileAxesForm"]
 
 
 class FileAxesForm(QFormLayout):
-    """Channels to use, and axes of files with wrong metadata.
+    """Channels to use, axes of files with wrong metadata, and the image to use of files with several.
 
     Signals
     -------
@@ -36,9 +36,18 @@ class FileAxesForm(QFormLayout):
                 "C channels, S colours, Z depth, T time."
             )
         )
+        self.series = QLineEdit()
+        self.series.setPlaceholderText("main images")
+        self.series.setToolTip(
+            tooltip(
+                "One image of files with several, by name or by number from 0, such as a region of a slide. Empty: all "
+                "images of a file but labels and overviews."
+            )
+        )
         self.addRow("Channels", self.channels)
         self.addRow("Axes", self.axes)
-        for box in (self.channels, self.axes):
+        self.addRow("Series", self.series)
+        for box in (self.channels, self.axes, self.series):
             box.textChanged.connect(lambda _: self.changed.emit())
 
     def chosen_channels(self) -> list[int | str] | None:
@@ -49,7 +58,11 @@ class FileAxesForm(QFormLayout):
         """Return the letters of the axes; None for those of the files."""
         return self.axes.text().strip().upper() or None
 
+    def chosen_series(self) -> str | None:
+        """Return the name or number of an image; None for the main ones."""
+        return self.series.text().strip() or None
+
     def set_enabled(self, is_enabled: bool) -> None:
         """Enable or disable the fields."""
-        for box in (self.channels, self.axes):
+        for box in (self.channels, self.axes, self.series):
             box.setEnabled(is_enabled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,10 +22,13 @@ from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.parts.fields import tooltip
 from napari_uflow._napari.parts.panel import push_button
 from napari_uflow.errors import UFlowError
+from napari_uflow.wording import printable
 
 __all__ = ["FileList"]
 
 _PATH = Qt.ItemDataRole.UserRole
+_RESULT, _WARNING = 1, 2
+_NAME_OF_RESULT = re.compile(r"(heatmap|log10_nfa|labels|mask)(\.ome)?\.tiff?$|^(overview|trust)\.png$", re.IGNORECASE)
 
 
 class FileList(QWidget):
@@ -50,7 +54,7 @@ class FileList(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.tree = _Tree()
-        self.tree.setHeaderLabels(["File", "Result"])
+        self.tree.setHeaderLabels(["File", "Result", "Warning"])
         self.tree.setRootIsDecorated(False)
         self.tree.setUniformRowHeights(True)
         self.tree.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
@@ -58,6 +62,7 @@ class FileList(QWidget):
         self.tree.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Interactive)
         self.tree.header().setStretchLastSection(True)
         self.tree.setColumnWidth(0, 150)
+        self.tree.setColumnWidth(1, 110)
         self.tree.setMinimumHeight(150)
         self.tree.setToolTip(tooltip("Double-click a row to open the image with its result."))
         self.tree.itemDoubleClicked.connect(lambda item: self.opened.emit(_path_of(item)))
@@ -87,8 +92,9 @@ class FileList(QWidget):
         return [_path_of(item) for item in self._items()]
 
     def add(self, paths: Sequence[str | Path]) -> None:
-        """Add files, and the images of folders; files already on the list are not repeated."""
+        """Add files, and the images of folders; files already on the list and results are left out."""
         from napari_uflow.store.images import find_images
+        from napari_uflow.store.provenance import is_result
 
         known = set(self.paths())
         try:
@@ -96,13 +102,18 @@ class FileList(QWidget):
         except UFlowError as error:
             self.refused.emit(str(error))
             return
-        for path in found:
+        # files are opened only if their names suggest it: a folder on a slow drive must not block the window
+        images = [path for path in found if not (_NAME_OF_RESULT.search(path.name) and is_result(path))]
+        if not images:
+            self.refused.emit(f"'{found[0]}' is a result of a detection: add the images themselves")
+            return
+        for path in images:
             if path not in known:
-                item = QTreeWidgetItem([path.name, ""])
+                item = QTreeWidgetItem([printable(path.name), "", ""])
                 item.setData(0, _PATH, str(path))
-                item.setToolTip(0, str(path))
+                item.setToolTip(0, printable(str(path)))
                 self.tree.addTopLevelItem(item)
-        self.added.emit(found)
+        self.added.emit(images)
         self.changed.emit()
 
     def _items(self) -> list[QTreeWidgetItem]:
@@ -139,18 +150,24 @@ class FileList(QWidget):
 
     def results(self) -> list[str]:
         """Return the result of each file, "" if there is none yet."""
-        return [item.text(1) for item in self._items()]
+        return [item.text(_RESULT) for item in self._items()]
+
+    def warnings(self) -> list[str]:
+        """Return the warning about the result of each file, "" if there is none."""
+        return [item.text(_WARNING) for item in self._items()]
 
     def clear_results(self) -> None:
-        """Clear all results."""
-        for item in self._items():
-            _set_result(item, "")
+        """Clear all results and warnings."""
+        for i in range(self.tree.topLevelItemCount()):
+            self.set_result(i, "")
 
-    def set_result(self, i: int, text: str) -> None:
-        """Set the result of the i-th file."""
+    def set_result(self, i: int, text: str, warning: str = "") -> None:
+        """Set the result of the i-th file, and what limits it."""
         item = self.tree.topLevelItem(i)
         if item is not None:
-            _set_result(item, text)
+            for column, value in ((_RESULT, text), (_WARNING, warning)):
+                item.setText(column, value)
+                item.setToolTip(column, tooltip(value) if value else "")
 
 
 class _Tree(QTreeWidget):
@@ -169,8 +186,3 @@ class _Tree(QTreeWidget):
 
 def _path_of(item: QTreeWidgetItem) -> Path:
     return Path(item.data(0, _PATH))
-
-
-def _set_result(item: QTreeWidgetItem, text: str) -> None:
-    item.setText(1, text)
-    item.setToolTip(1, tooltip(text) if text else "")

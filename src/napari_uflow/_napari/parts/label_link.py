@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QWidget
 
 from napari_uflow._napari.layers.watch import while_alive
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from napari.layers import Labels
 
 __all__ = ["LabelLink"]
+
+_MS_AFTER_EDIT = 200
 
 
 class LabelLink(QObject):
@@ -34,10 +36,13 @@ class LabelLink(QObject):
         The user selected a label.
     pressed
         One of the keys was pressed.
+    edited
+        The user painted or erased, some time ago.
     """
 
     picked = Signal(int)
     pressed = Signal()
+    edited = Signal()
 
     def __init__(self, widget: QWidget, keys: Sequence[str]) -> None:
         super().__init__(widget)
@@ -45,6 +50,11 @@ class LabelLink(QObject):
         self._keys = tuple(keys)
         self._labels: Labels | None = None
         self._is_selecting = False
+        self._was_painted = False
+        self._editing = QTimer(self)
+        self._editing.setSingleShot(True)
+        self._editing.setInterval(_MS_AFTER_EDIT)
+        self._editing.timeout.connect(self.edited)
 
     @property
     def labels(self) -> Labels | None:
@@ -55,11 +65,16 @@ class LabelLink(QObject):
         """Follow another layer, or none."""
         if self._labels is not None:
             self._labels.events.selected_label.disconnect(self._picked)
+            self._labels.events.paint.disconnect(self._painted)
+            self._labels.events.set_data.disconnect(self._changed)
             for key in self._keys:
                 self._labels.bind_key(key, None)
         self._labels = labels
+        self._was_painted = False
         if labels is not None:
             labels.events.selected_label.connect(self._picked)
+            labels.events.paint.connect(self._painted)
+            labels.events.set_data.connect(self._changed)
             for key in self._keys:
                 labels.bind_key(key, _press(weakref.ref(self)), overwrite=True)
 
@@ -77,6 +92,17 @@ class LabelLink(QObject):
     def _picked(self, event: Any = None) -> None:  # noqa: ARG002 - napari's signature
         if not self._is_selecting and self._labels is not None:
             self.picked.emit(int(self._labels.selected_label))
+
+    @while_alive
+    def _painted(self, event: Any = None) -> None:  # noqa: ARG002
+        self._was_painted = True
+        self._editing.start()
+
+    @while_alive
+    def _changed(self, event: Any = None) -> None:  # noqa: ARG002
+        """Undo and redo signal no more than a move of the slider does."""
+        if self._was_painted:
+            self._editing.start()
 
     def _press(self) -> None:
         if self._widget.isVisible():

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_uflow._napari.parts.panel import push_button, text_label
 from napari_uflow._napari.session import settings
-from napari_uflow._napari.session.autosave import describe, discard, left_behind
+from napari_uflow.training.snapshots import describe, discard, interrupted
 
 __all__ = ["RescueBar"]
 
@@ -58,7 +58,7 @@ class RescueBar(QWidget):
 
     def offer(self) -> None:
         """Look for the model of an interrupted training, and offer it."""
-        self._path = left_behind(settings.data_folder())
+        self._path = next(iter(interrupted(settings.data_folder())), None)
         self.setVisible(self._path is not None)
         if self._path is not None:
             what = describe(self._path)

@@ -181,7 +181,7 @@ class DetectModel(QObject):
             if viewer is None:
                 return
             for target, detections in zip(targets, found, strict=True):
-                show_detections(viewer, session, target, detections, model_name=name)
+                show_detections(viewer, session, target, detections, model_name=name, model=model)
 
         def compare(found: Any) -> None:  # noqa: ARG001
             self._speed = speed_of(began, estimated)

@@ -51,10 +51,9 @@ def mark_normal(session: Session, viewer: Viewer, result: LayerDetection, index:
     if image is None:
         raise ImageError(f"the image '{result.image_name}' is no longer open: open it and run Detect again")
     place = place_of(image, result.labels, index)
-    first = result.first_labels[[at for at, _ in result.planes].index(index)]
     found, correction = mark(
-        dict(result.planes)[index],
-        number - first,
+        dict(result.shown())[index],
+        number,
         place.plane,
         side=_TILE if session.model is None else _side_for(session.model, place.plane),
         specimen=place.specimen,

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from napari_uflow.system.apple import enable_mps_fallback
+from napari_uflow.system.libraries import make_torch_safe
 
-__all__ = ["are_loaded", "load_libraries", "make_torch_safe"]
+__all__ = ["are_loaded", "load_libraries"]
 
 # Imported by a job.
 _LIBRARIES = {"napari_uflow.detection.detect", "napari_uflow.store.checkpoint", "napari_uflow.training.train"}
@@ -24,26 +24,6 @@ _RTLD_NOW = 2
 def are_loaded() -> bool:
     """Return whether the libraries of a job have been imported."""
     return set(sys.modules) >= _LIBRARIES
-
-
-def make_torch_safe() -> None:
-    """Prepare the process of a viewer for the import of torch; a second call takes no time.
-
-    On Linux torch depends on triton, which contains its own LLVM. Mesa's drivers (software, AMD, Intel) load another
-    LLVM with the first window, and a triton that is loaded later binds to its symbols: the process crashes. With
-    RTLD_DEEPBIND triton binds to its own. Seen with triton 3.8 and LLVM 15.
-    """
-    enable_mps_fallback()
-    if not hasattr(os, "RTLD_DEEPBIND") or "triton" in sys.modules or importlib.util.find_spec("triton") is None:
-        return
-    flags = sys.getdlopenflags()
-    sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
-    try:
-        importlib.import_module("triton")
-    except (ImportError, OSError, RuntimeError):  # torch works without it
-        pass
-    finally:
-        sys.setdlopenflags(flags)
 
 
 def load_libraries() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_uflow.detection.result import Detection
+    from napari_uflow.model.uflow import TrainedModel
 
 __all__ = ["features_of", "relabel", "show_detections"]
 
@@ -37,7 +38,13 @@ _COARSEST = 1024
 
 
 def show_detections(
-    viewer: Viewer, session: Session, target: Target, detections: Sequence[Detection], *, model_name: str
+    viewer: Viewer,
+    session: Session,
+    target: Target,
+    detections: Sequence[Detection],
+    *,
+    model_name: str,
+    model: TrainedModel | None = None,
 ) -> LayerDetection:
     """Show a detection in layers, or in the layers of an earlier one of the same image and scope.
 
@@ -51,6 +58,8 @@ def show_detections(
         One for each plane of the target.
     model_name : str
         Name of the model, for the metadata of the layers.
+    model : TrainedModel or None
+        The model, for scripts and paragraphs on this result.
     """
     score, log10_nfa, planes = _stacked(target, detections)
     ids, features = _labels(target.shape, planes, target.transform["axis_labels"])
@@ -68,6 +77,7 @@ def show_detections(
         result.labels.features = features
     for layer in _layers(result):
         layer.metadata["napari_uflow"] = dict(record)
+    result = replace(result, model=model)
     session.set_result(result)
     viewer.layers.selection.active = result.labels
     _bring_into_view(viewer, result)

@@ -13,9 +13,8 @@ from qtpy.QtCore import QObject, Signal
 from napari_uflow._napari.layers.axes import bare
 from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.layer_detection import LayerDetection
-from napari_uflow._napari.session.libraries import make_torch_safe
 from napari_uflow._napari.session.runner import JobRunner
-from napari_uflow.errors import ConfigError
+from napari_uflow.errors import ConfigError, OverwriteError
 from napari_uflow.progress import Message, Steps
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from napari_uflow._napari.session.recipe import Recipe
     from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.system.libraries import make_torch_safe
 
 __all__ = ["Session", "session_of"]
 
@@ -52,6 +52,7 @@ class Session(QObject):
         self._model: TrainedModel | None = None
         self._model_name = ""
         self._model_path: Path | None = None
+        self._paths: list[tuple[weakref.ref[TrainedModel], Path]] = []  # of all models with a file
         self._recipe: Recipe | None = None
         self._results: dict[Labels, LayerDetection] = {}
         viewer.layers.events.removed.connect(self._forget_removed)
@@ -93,6 +94,7 @@ class Session(QObject):
         self._model_name = name if model is not None else ""
         self._model_path = Path(path) if path is not None and model is not None else None
         self._recipe = recipe if model is not None else None
+        self._note_path()
         self.model_changed.emit()
 
     def take_model_of(self, job: Job, name: str, recipe: Recipe | None = None) -> None:
@@ -146,6 +148,9 @@ class Session(QObject):
 
         Raises
         ------
+        OverwriteError
+            If the file exists and is not a model, or was not named with its suffix: the user has not agreed to replace
+            it.
         UFlowError
             If there is no model, or the file cannot be written.
         """
@@ -157,10 +162,28 @@ class Session(QObject):
         path = Path(path)
         if path.suffix != ".safetensors":
             path = path.with_name(path.name + ".safetensors")
+            if path.exists():
+                raise OverwriteError(f"'{path}' exists; to replace it, choose it with its ending")
         save_model(path, self._model)
         self._model_name, self._model_path = path.stem, path
+        self._note_path()
         self.model_changed.emit()
         return path
+
+    def _note_path(self) -> None:
+        """Note the file of the active model; it replaces that of another model in the same place."""
+        if self._model is None or self._model_path is None:
+            return
+        self._paths = [
+            (ref, path)
+            for ref, path in self._paths
+            if ref() is not None and ref() is not self._model and path != self._model_path
+        ]
+        self._paths.append((weakref.ref(self._model), self._model_path))
+
+    def path_of(self, model: TrainedModel) -> Path | None:
+        """Return the file of a model, which may no longer be the active one; None for an unsaved one."""
+        return next((path for ref, path in self._paths if ref() is model), None)
 
     @property
     def results(self) -> Mapping[Labels, LayerDetection]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from napari_uflow._napari.session import settings
-from napari_uflow._napari.session.autosave import autosaving, discard
+from napari_uflow._napari.session.autosave import autosaving
 from napari_uflow._napari.session.estimate import count_marked_tiles, estimate_training
 from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.recipe import Recipe
@@ -16,6 +16,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.training.refine import check_same_specimens, refinement_of, repeated, rest_of_training
+from napari_uflow.training.snapshots import discard
 
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel

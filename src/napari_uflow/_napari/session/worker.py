@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 # Minimum time between two progress events for the window; other events are passed on immediately.
 _SECONDS_BETWEEN = 0.05
 
+_FOR_DEVELOPERS = (ResourceWarning, DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning)
+
 
 class Outcome(Enum):
     """End of a job. A stopped job may have a result: training keeps its best model."""
@@ -45,7 +47,8 @@ def steps_in_worker(
     """Drive a job, and yield its events for the window.
 
     Up to thousands of progress events per second are reduced to twenty. Python warnings of this thread become messages:
-    a warning shown from a worker can freeze the window.
+    a warning shown from a worker can freeze the window. Those meant for developers are logged: the garbage collector
+    warns in any thread of what other programs have not closed.
 
     Parameters
     ----------
@@ -64,9 +67,11 @@ def steps_in_worker(
     me = threading.get_ident()
     shown_before = warnings.showwarning
 
-    def hear(message: Any, *args: Any, **kwargs: Any) -> None:
+    def hear(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if threading.get_ident() != me:
-            shown_before(message, *args, **kwargs)
+            shown_before(message, category, *args, **kwargs)
+        elif issubclass(category, _FOR_DEVELOPERS):
+            logger.info("%s: %s", category.__name__, message)
         elif str(message) not in seen:
             seen.add(str(message))
             heard.append(str(message))

@@ -1,0 +1,141 @@
+"""Files that napari-uflow wrote, told from those of others by what is in them."""
+
+from __future__ import annotations
+
+import csv
+import html
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import tifffile
+
+from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.store.regions import REGION_COLUMNS
+from napari_uflow.store.table import SUMMARY_COLUMNS
+from napari_uflow.store.tiff import TIFF_SUFFIXES
+
+__all__ = ["check_replaceable", "identities", "is_own", "is_result"]
+
+_PROGRAM = "napari-uflow"
+_KEY = '{"napari_uflow": '
+_KEY_OF_MAPS = '"map": '
+# Bytes of a PNG file in which Matplotlib writes the name of the program.
+_PNG_HEAD = 1024
+
+
+def is_result(path: str | os.PathLike[str]) -> bool:
+    """Return True if a file is a map, labels or a figure that napari-uflow wrote, saved again by others or not.
+
+    Parameters
+    ----------
+    path : path-like
+        File; one that cannot be read is no result.
+    """
+    place = Path(path)
+    try:
+        if place.suffix.lower() in TIFF_SUFFIXES:
+            return _KEY in _tiff_texts(place)[1]
+        return place.suffix.lower() == ".png" and _is_own_png(place)
+    except Exception:  # any error of a reader: a file that is damaged or of another format was not written here
+        return False
+
+
+def is_own(path: Path) -> bool:
+    """Return True if a file is as a detection in files wrote it.
+
+    Labels that were corrected and saved again are not: another program signs them itself, and napari's layers are no
+    maps of files.
+    """
+    try:
+        if path.suffix.lower() in TIFF_SUFFIXES:
+            software, description = _tiff_texts(path)
+            return software.startswith(_PROGRAM) and _KEY in description and _KEY_OF_MAPS in description
+        if path.suffix.lower() == ".png":
+            return _is_own_png(path)
+        with open(path, newline="", encoding="utf-8") as file:
+            header = tuple(next(csv.reader(file), ()))
+    except Exception:  # as above
+        return False
+    return header in (REGION_COLUMNS, SUMMARY_COLUMNS)
+
+
+def _tiff_texts(path: Path) -> tuple[str, str]:
+    """Return the program and the description of a TIFF file; only its first page is read."""
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages.first.tags
+        info = (file.imagej_metadata or {}).get("Info", "") if file.is_imagej else file.pages.first.description
+        software = tags["Software"].value if "Software" in tags else ""
+    return str(software), html.unescape(str(info))
+
+
+def _is_own_png(path: Path) -> bool:
+    """Return True if a PNG file names this program; only its beginning is read."""
+    with open(path, "rb") as file:
+        return b"tEXtSoftware\0" + _PROGRAM.encode() in file.read(_PNG_HEAD)
+
+
+def identities(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:
+    """Return what the system knows files by, whatever their names: links and other spellings are the same file.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Files and folders; those that do not exist are left out.
+    """
+    return frozenset(found for path in paths if (found := _identity(path)) is not None)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def check_replaceable(
+    path: str | os.PathLike[str], inputs: frozenset[tuple[int, int]] = frozenset(), *, overwrite: bool = False
+) -> None:
+    """Check that writing to a name destroys no image and no file of another origin.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write.
+    inputs : frozenset
+        Images of the run, from :func:`identities`; they are never replaced.
+    overwrite : bool
+        True to replace files of any other origin.
+
+    Raises
+    ------
+    ConfigError
+        If the file exists and is one of the images, or was not written by napari-uflow.
+    UFlowError
+        If the name is too long for the file system.
+    """
+    place = Path(path)
+    if not _exists(place):
+        return
+    if _identity(place) in inputs:
+        raise ConfigError(f"'{place}' cannot be written: it is one of the images; choose another place")
+    if not overwrite and not (place.is_file() and is_own(place)):
+        raise ConfigError(
+            f"'{place}' cannot be written: there is a file that is not a result of this program; "
+            "choose another place, or move that file"
+        )
+
+
+def _exists(path: Path) -> bool:
+    """Return True for a file, folder or link of this name."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)
+            return True
+    except OSError as error:
+        raise UFlowError(
+            f"'{path}' cannot be written ({error.strerror or error}); give the image or the folder a shorter name"
+        ) from error
+    return False
