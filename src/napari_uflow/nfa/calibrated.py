@@ -78,9 +78,8 @@ class Calibration:
     ) -> Steps[Self]:
         """Fit to normal images held out of training, step by step.
 
-        Every specimen is tested with tails fitted to specimens of other groups; its regions determine the guarantee. The
-        stored tails are the strictest of all groups: whichever specimen a new one is compared with, it is tested at
-        least as strictly as that one.
+        Every specimen is tested with tails fitted to specimens of other groups; its regions determine the guarantee.
+        The stored tails are the strictest of all groups: a new specimen is tested at least as strictly as each of them.
 
         Parameters
         ----------

@@ -149,6 +149,8 @@ class Tail:
         beyond = [tail.value_at(p) for tail in tails for p in np.arange(-1.75, -12.1, -0.25)]
         values = np.unique([*(value for tail in tails for value in tail.values), *(v for v in beyond if v > last)])
         log10_p = np.max([tail.log10_tail(values) for tail in tails], axis=0)
+        is_needed = np.append(np.diff(log10_p) < 0, True)  # not the values below the least of some tail
+        values, log10_p = values[is_needed], log10_p[is_needed]
         scales = [tail.scale + tail.shape * (values[-1] - tail.values[-1]) for tail in tails]
         return cls(
             tuple(map(float, values)),

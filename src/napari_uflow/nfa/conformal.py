@@ -9,8 +9,8 @@ nominal log10 NFA <= t are reported. With the loss bounded by B, the rule "repor
 
 has an expected loss of at most epsilon in the next specimen, for every distribution and every n (an average over the
 draw of the held-out specimens too), if all specimens are scored alike. Here a held-out specimen is scored with tails of
-other groups of specimens, and a new one at least as strictly as with any of those tails (cross-validation conformal risk
-control): the bound still holds, whatever the number of specimens and however many values are equal.
+other groups of specimens, and a new one at least as strictly as with any of those tails (cross-validation conformal
+risk control): the bound holds for any number of specimens, and however many values are equal.
 
 For small epsilon B is 1: the guarantee is then about the probability of any false alarm in an image. For larger epsilon
 B is epsilon times sqrt(n + 1), or times 3 if that is more; more false alarms in one image count as B. The smallest
