@@ -16,6 +16,7 @@ import pytest
 import zarr
 
 from napari_uflow.errors import ImageError
+from napari_uflow.image.grid import Window
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.omezarr import read_zarr
 
@@ -224,3 +225,13 @@ def test_one_of_several_images(zarr_format: int, tmp_path: Path) -> None:
         assert len(read_zarr(path, name="a", series=wanted)) == 1
     with pytest.raises(ImageError, match=r"no series 3; it has: 0 'slide'"):
         read_planes(path, series=3)
+
+
+@pytest.mark.parametrize("side", [2**31 + 1, 2**62, 10**30])
+def test_a_side_that_no_image_has_is_refused(tmp_path: Path, side: int) -> None:
+    path = tmp_path / "a.zarr"
+    zarr.create_array(str(path), shape=(40, 40), chunks=(20, 20), dtype="u1", zarr_format=2)
+    header = json.loads((path / ".zarray").read_text())
+    (path / ".zarray").write_text(json.dumps({**header, "shape": [side, 40]}))
+    with pytest.raises(ImageError, match=r"a\.zarr'"):
+        read_planes(path)[0].read(Window(-8, -8, 60, 60))

@@ -267,7 +267,7 @@ class MapCalibration:
         )
 
     @classmethod
-    def strictest(cls, fitted: Sequence[MapCalibration]) -> Self:
+    def strictest(cls, fitted: Sequence[Self]) -> Self:
         """Return the first of some calibrations of one map with the tail and correlation that no other exceeds."""
         return replace(
             fitted[0],

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane, planes_of
 from napari_uflow.store.calibration import UNKNOWN, Calibration
-from napari_uflow.store.reading import DECODER_ERRORS, check_block, check_planes, is_inside, unreadable
+from napari_uflow.store.reading import DECODER_ERRORS, check_block, check_planes, check_sides, is_inside, unreadable
 from napari_uflow.store.series import chosen_series
 from napari_uflow.store.zarr_guard import check_encoding, guarded_store
 
@@ -98,7 +98,7 @@ def read_zarr(
         elif image.is_array:
             own = image.dimension_names if axes is None else axes
             data = _opened(image)
-            _check_n_planes(data, own, path)
+            _check_size(data, own, path)
             planes += planes_of(data, own, channels=channels, name=title, source=str(path))
         else:
             raise ImageError(_no_image(image))
@@ -252,7 +252,7 @@ def _planes_of_image(node: _Node, channels: _Channels, axes: str | None, *, name
     data = _opened(_part(node, part))
     if axes is None:
         axes = _letters(own_axes, version, len(data.shape), node.path)
-    _check_n_planes(data, axes, node.path)
+    _check_size(data, axes, node.path)
     sizes = dict(zip(axes.upper(), data.shape, strict=False)) if axes is not None else {}
     calibration = _calibration(scales, own_axes, None if axes is None else axes.upper())
     is_named = len(labels) == sizes.get("C", 1) and all(isinstance(n, str) and n for n in labels)
@@ -267,7 +267,8 @@ def _planes_of_image(node: _Node, channels: _Channels, axes: str | None, *, name
     )
 
 
-def _check_n_planes(data: "_Pixels", axes: str | None, path: Path) -> None:
+def _check_size(data: "_Pixels", axes: str | None, path: Path) -> None:
+    check_sides(data.shape, path)
     letters = "?" * (len(data.shape) - 2) + "YX" if axes is None or len(axes) != len(data.shape) else axes.upper()
     check_planes(math.prod(n for a, n in zip(letters, data.shape, strict=True) if a not in "YXCS"), path)
 

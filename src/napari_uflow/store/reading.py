@@ -4,6 +4,7 @@ import lzma
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from napari_uflow.errors import ImageError
@@ -12,8 +13,10 @@ __all__ = [
     "DECODER_ERRORS",
     "MAX_BLOCK_BYTES",
     "MAX_PLANES",
+    "MAX_SIDE",
     "check_block",
     "check_planes",
+    "check_sides",
     "is_inside",
     "unreadable",
 ]
@@ -38,6 +41,9 @@ DECODER_ERRORS = (
 
 MAX_PLANES = 100_000
 """Most planes of a file; metadata of a few bytes can declare any number of them."""
+
+MAX_SIDE = 2**31
+"""Longest side of an image in pixels; positions in a longer one do not fit into the numbers that count them."""
 
 MAX_BLOCK_BYTES = 2**29
 """Most bytes of pixels that are decoded at once: a strip, a tile, a chunk, a PNG or JPEG image."""
@@ -74,6 +80,13 @@ def check_planes(n_planes: int, path: Path) -> None:
             f"'{path}' declares {n_planes:,} planes, more than {MAX_PLANES:,}; it is damaged, or must be divided into "
             "several files"
         )
+
+
+def check_sides(shape: Iterable[int], path: Path) -> None:
+    """Raise an `ImageError` if a file declares a side of more than `MAX_SIDE` pixels."""
+    longest = max(shape, default=0)
+    if longest > MAX_SIDE:
+        raise ImageError(f"'{path}' declares a side of {longest:,} pixels, more than {MAX_SIDE:,}; it is damaged")
 
 
 def check_block(n_bytes: int, path: Path) -> None:
