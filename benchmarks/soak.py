@@ -171,7 +171,7 @@ def viewer(curves: Curves, cycles: int) -> None:
 
 
 def layers(curves: Curves, cycles: int) -> None:
-    """Add and remove an image layer and a labels layer of the same size as the plugin's results."""
+    """Add and remove two image layers and a labels layer of the same size as the plugin's results."""
     window = _viewer()
 
     window.open_sample("napari-uflow", "defective_fibres")
@@ -179,7 +179,8 @@ def layers(curves: Curves, cycles: int) -> None:
     rng = np.random.default_rng(0)
     own = set(window.layers)
     for _ in range(cycles):
-        window.add_image(rng.random(shape, np.float32), colormap="inferno", blending="additive")
+        for _ in range(2):
+            window.add_image(rng.random(shape, np.float32), colormap="inferno", blending="additive")
         window.add_labels(rng.integers(0, 3, shape))
         _events(0.5)
         _remove(window, own)
