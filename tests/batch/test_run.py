@@ -231,6 +231,18 @@ def test_the_tables_grow_with_the_files(tiny_model, images, out):
     assert names(out) == maps("a", "b") | {"summary.csv", "regions.csv", "unfinished.jsonl"}
 
 
+def test_a_new_run_says_that_it_gives_up_an_unfinished_one(tiny_model, images, out):
+    killed(tiny_model, images, out, 2)
+    events = []
+    batch(tiny_model, images, out, events)
+    said = [event.text for event in events if isinstance(event, Message) and "unfinished run" in event.text]
+    assert len(said) == 1
+    assert "had finished 2 images; this run begins anew" in said[0]
+    again = []
+    batch(tiny_model, images, out, again)
+    assert not any("unfinished run" in event.text for event in again if isinstance(event, Message))
+
+
 def test_a_batch_is_continued_where_it_was_killed(tiny_model, images, out, tmp_path, monkeypatch):
     killed(tiny_model, images, out, 2)
     with open(out / "unfinished.jsonl", "a", encoding="utf-8") as file:

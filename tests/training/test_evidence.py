@@ -264,7 +264,11 @@ def test_the_held_out_part_of_a_single_specimen_is_not_remembered():
 @pytest.mark.parametrize(("n", "n_remembered"), [(1, 0), (2, 2)])
 def test_nothing_held_out(n, n_remembered):
     """A single specimen cannot be compared with a memory of itself; two can with each other's."""
-    model = run(specimens(n), MODEL.replace(evidence="memory"), INSTANT.replace(holdout=0.0))
+    events = []
+    training = INSTANT.replace(holdout=0.0)
+    model = train(specimens(n), MODEL.replace(evidence="memory"), training, device=DEVICE, on_event=events.append)
+    said = [event.text for event in events if isinstance(event, Message) and "has no memory" in event.text]
+    assert len(said) == (n == 1)
     assert model.record.n_holdout_tiles == 0
     assert len(remembered(model)) == n_remembered
     assert model.calibration is not None

@@ -169,7 +169,7 @@ class BatchRun:
         self._next_tables = 0.0
         self._messages: list[Message] = []
         self._check(paths, overwrite=overwrite)
-        before = self._unfinished(task, paths) if resume else []
+        before = self._unfinished(task, paths) if resume else self._given_up()
         resumed = {result.path for result in before}
         self.order = [*(path for path in resumed if path not in set(paths)), *paths]
         self.refused = self._refused([path for path in paths if path not in resumed], overwrite=overwrite)
@@ -221,6 +221,17 @@ class BatchRun:
         ]
         self._messages.append(Message(f"resuming: {counted(len(kept), 'image')} finished before"))
         return kept
+
+    def _given_up(self) -> list[FileResult]:
+        """Say that an unfinished batch of the folder is not continued."""
+        _, results = self._journal.read()
+        if results:
+            text = (
+                f"an unfinished run in '{self._folder}' had finished {counted(len(results), 'image')}; this run begins "
+                f"anew (--resume continues one)"
+            )
+            self._messages.append(Message(text, warning=True))
+        return []
 
     def _remove_earlier(self) -> None:
         """Remove the figure and the maps of an earlier batch: what is in the tables belongs to the maps beside them."""

@@ -54,6 +54,10 @@ _NOT_LEARNED = (
     "the regions marked normal are not learned: the model has no memory, and this training has no steps; train a new "
     "model with steps, or with a memory"
 )
+_NO_MEMORY = (
+    "the model has no memory of normal positions: with one specimen and nothing held out, there is nothing to compare "
+    "a normal image with; add images of other specimens, or say which images belong to one (specimen pattern)"
+)
 _TOO_FEW_POSITIONS = "too few normal pixels to calibrate the false-alarm rate; add normal images"
 
 
@@ -167,6 +171,8 @@ def train_steps(
                 can_remember=run.can_remember,
                 remembers_held_out=not split.is_divided_by_place,
             )
+            if not run.can_remember and network.config.evidence != "likelihood":
+                yield from or_stop(Message(_NO_MEMORY, warning=True))
             yield from coarser_steps(network, run.working, split, training, run.intensity, is_new=init_from is None)
             judge = yield from _judge(run)
         history, outcome = yield from optimise(

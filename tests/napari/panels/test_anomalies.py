@@ -535,6 +535,19 @@ def test_painted_and_erased_regions_are_in_the_table_and_in_the_exports(widget, 
 
 
 @pytest.mark.slow
+def test_painting_that_is_lost_is_told(widget, viewer, result, monkeypatch, qtbot):
+    told, session = [], session_of(viewer)
+    monkeypatch.setattr("napari.utils.notifications.show_warning", told.append)
+    relabel(session, session.results[result.labels], 10.0)
+    assert not told
+    result.labels.data_setitem((np.full(4, 1), np.array([20, 20, 21, 21]), np.array([30, 31, 30, 31])), 100)
+    settled(widget, qtbot)
+    relabel(session, session.results[result.labels], 1.0)
+    assert len(told) == 1
+    assert "painted or erased by hand is gone" in told[0]
+
+
+@pytest.mark.slow
 def test_a_painted_region_can_be_marked_normal(widget, result, viewer, qtbot):
     result.labels.data_setitem((np.full(4, 1), np.array([20, 20, 21, 21]), np.array([30, 31, 30, 31])), 100)
     settled(widget, qtbot)

@@ -35,6 +35,10 @@ _LARGEST_PLAIN = 4096
 """Most rows or columns of a single-scale layer. Larger results, which may exceed the textures of a graphics card, are
 multiscale layers, which cannot be painted in."""
 _COARSEST = 1024
+_EDITS_ARE_LOST = (
+    "The regions in '{}' were found anew; what was painted or erased by hand is gone. Paint after the last move of the "
+    "slider and the last region marked normal."
+)
 
 
 def show_detections(
@@ -283,9 +287,14 @@ def relabel(session: Session, result: LayerDetection, false_alarms: float) -> La
     false_alarms : float
         Accepted false alarms per image or stack.
     """
+    from napari.utils.notifications import show_warning
+
     from napari_uflow.detection.detect import resegment
     from napari_uflow.store.description import description_of
 
+    before = session.results.get(bare(result.labels))
+    if before is not None and before.is_edited:
+        show_warning(_EDITS_ARE_LOST.format(result.labels.name))
     planes = tuple((index, resegment(found, false_alarms)) for index, found in result.planes)
     layer = result.labels
     ids, features = _labels(finest(layer).shape, planes, layer.axis_labels)
