@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, get_args
 
@@ -16,7 +17,17 @@ __all__ = ["make_parser"]
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser whose errors quote no control characters of the command line."""
+    """Parser whose errors quote no control characters of the command line, and for which ``--option=--`` is one."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the arguments; argparse makes an empty list of ``--option=--``."""
+        found, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(found).items():
+            if value == [] and name != "images":
+                self.error(f"argument --{name.replace('_', '-')}: expected one argument")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit."""
