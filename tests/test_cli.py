@@ -214,6 +214,21 @@ def test_a_mistake_found_on_the_way_is_one_line_at_the_end(here, capsys):
     assert not Path("model.safetensors").is_dir()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_an_output_that_cannot_be_printed_is_one_line(here):
+    command = [sys.executable, "-m", "napari_uflow", "show", "model.safetensors"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "napari-uflow: error: the output cannot be printed (No space left on device)\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_a_program_without_standard_streams_works(here):
+    code = f"{sys.executable} -m napari_uflow show model.safetensors >&- 2>&-"
+    assert subprocess.run(["sh", "-c", code], check=False).returncode == 0
+
+
 # The whole way
 
 
