@@ -229,6 +229,12 @@ def test_a_program_without_standard_streams_works(here):
     assert subprocess.run(["sh", "-c", code], check=False).returncode == 0
 
 
+def test_a_model_with_the_longest_name_is_saved(here, capsys):
+    name = "m" * 255
+    assert call(capsys, f"train data/train/good -o {name} --steps 1 {FAST}")[0] == 0
+    assert load_model(name).training.steps == 1
+
+
 # The whole way
 
 

@@ -46,10 +46,17 @@ def train(options: argparse.Namespace) -> int:
     check_folder(output.parent)
     from napari_uflow.store.files import delete
     from napari_uflow.store.model_place import check_model_place
-    from napari_uflow.training.snapshots import describe, discard, interrupted, new_snapshot, writing_snapshots
+    from napari_uflow.training.snapshots import (
+        describe,
+        discard,
+        interrupted,
+        new_snapshot,
+        prefix_of,
+        writing_snapshots,
+    )
 
     check_model_place(output, overwrite=options.overwrite)
-    prefix = f"{output.name}."
+    prefix = prefix_of(output)
     left = next(iter(interrupted(output.parent, prefix)), None)
     if left is not None and not options.resume:
         print(
