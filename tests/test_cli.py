@@ -25,7 +25,7 @@ from napari_uflow.cli.interrupts import Interrupts
 from napari_uflow.cli.parser import make_parser
 from napari_uflow.cli.reporter import Reporter, run_and_save, run_job
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
-from napari_uflow.errors import ModelFileError
+from napari_uflow.errors import ModelFileError, UFlowError
 from napari_uflow.model.record import EarlierTraining, OutcomeKind
 from napari_uflow.progress import FINISH, Message, Progress, TrainingPoint
 from napari_uflow.store import checkpoint
@@ -224,6 +224,115 @@ def test_a_mistake_found_on_the_way_is_one_line_at_the_end(here, capsys):
     code, _, err = call(capsys, "train data/train/good --tile 64 --min-normal 1 --normal masks")
     assert code == 2
     assert not Path("model.safetensors").is_dir()
+
+
+# Files of others
+
+
+REPORTS = {
+    "evaluate model.safetensors data -o kept --device cpu": ("evaluation.json", "overview.png"),
+    "trust model.safetensors -o kept --device cpu": ("trust.json", "trust.png"),
+}
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_reports_replace_reports_only(here, capsys, command):
+    Path("kept").mkdir()
+    for name in REPORTS[command]:
+        place = Path("kept") / name
+        place.write_bytes(b"mine")
+        code, _, err = call(capsys, command)
+        assert (code, place.read_bytes()) == (2, b"mine")
+        assert err.endswith("or replace the file with --overwrite\n")
+        place.unlink()
+    assert call(capsys, command)[0] == 0
+    assert call(capsys, command)[0] == 0
+    place.write_bytes(b"mine")
+    assert call(capsys, f"{command} --overwrite")[0] == 0
+    assert place.read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["regions.csv", "evaluation.json", "overview.png", "found/good_000_labels.tif", "sample/train/good/000.png"]
+)
+def test_the_demo_replaces_no_file_of_others(here, capsys, name):
+    place = Path("shown") / name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"mine")
+    code, _, err = call(capsys, "demo -o shown")
+    assert (code, place.read_bytes()) == (2, b"mine")
+    assert f"'{place}' cannot be written" in err
+
+
+def test_a_demo_without_space_for_the_sample_is_one_line(here, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("napari_uflow.samples.demo.write_fibre_dataset", full)
+    code, _, err = call(capsys, "demo -o shown")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "No space left on device" in err
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_numbers_that_cannot_be_written_are_printed(here, capsys, monkeypatch, command):
+    def full(*_):
+        raise UFlowError("the disk is full")
+
+    monkeypatch.setattr("napari_uflow.evaluation.figures.save_figure", full)
+    code, out, err = call(capsys, command)
+    assert code == 2
+    assert "accepted per image" in out or "image AUROC" in out
+    assert "the disk is full" in err
+
+
+def test_a_model_never_replaces_an_image_or_a_mask(here, capsys):
+    for name in ("images", "masks"):
+        shutil.copytree("data/train/good", name)
+    command = f"train images --normal masks --steps 1 {FAST} --overwrite -o"
+    for name in ("images/000.png", "masks/001.png"):
+        before = Path(name).read_bytes()
+        code, _, err = call(capsys, f"{command} {name}")
+        assert (code, Path(name).read_bytes()) == (2, before)
+        assert "it is one of the images" in err
+
+
+def test_results_among_images_are_left_out(here, capsys):
+    shutil.copytree("data/train/good", "images")
+    shutil.copytree("data/test", "test")
+    for folder in ("images", "test/good"):
+        assert call(capsys, f"detect model.safetensors {folder} -o {folder} --device cpu")[0] == 0
+    said = "warning: left out: 10 results of an earlier detection, such as '000_heatmap.tif'"
+    code, _, err = call(capsys, f"train images -o m.safetensors --steps 1 {FAST}")
+    assert (code, err.count(said)) == (0, 1)
+    assert load_model("m.safetensors").record.n_images == 3
+    said = said.replace("10", "7")
+    for command in ("trust model.safetensors test/good --planted 0", "evaluate model.safetensors test"):
+        code, out, err = call(capsys, f"{command} --device cpu")
+        assert (code, err.count(said)) == (0, 1)
+        assert "2 new images" in out or "2 normal" in out
+    assert call(capsys, "train images/000_labels.tif -o n.safetensors")[0] == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_an_output_that_cannot_be_printed_is_one_line(here):
+    command = [sys.executable, "-m", "napari_uflow", "show", "model.safetensors"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "napari-uflow: error: the output cannot be printed (No space left on device)\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_a_program_without_standard_streams_works(here):
+    code = f"{sys.executable} -m napari_uflow show model.safetensors >&- 2>&-"
+    assert subprocess.run(["sh", "-c", code], check=False).returncode == 0
+
+
+def test_a_model_with_the_longest_name_is_saved(here, capsys):
+    name = "m" * 255
+    assert call(capsys, f"train data/train/good -o {name} --steps 1 {FAST}")[0] == 0
+    assert load_model(name).training.steps == 1
 
 
 # The whole way

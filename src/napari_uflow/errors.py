@@ -31,7 +31,7 @@ class ModelFileError(UFlowError):
     """A model file cannot be read: it is damaged, of an unknown format, or not a model."""
 
 
-class OverwriteError(UFlowError):
+class OverwriteError(ConfigError):
     """A file exists that this package has not written; the command line replaces it only with ``--overwrite``."""
 
 

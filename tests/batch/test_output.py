@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_uflow.batch import output
 from napari_uflow.batch.output import map_paths, write_detections
 from napari_uflow.detection.detect import detect
+from napari_uflow.errors import UFlowError
 from napari_uflow.image.plane import planes_of
 
 
@@ -29,3 +31,20 @@ def test_the_spacing_of_slices_and_the_interval_of_frames_are_kept(
             else:
                 found = file.imagej_metadata.get("spacing"), file.imagej_metadata.get("finterval")
         assert found == (spacing, interval)
+
+
+def test_a_full_disk_leaves_no_part_of_the_maps(tiny_model, tmp_path, monkeypatch):
+    """The tables do not list an image whose maps cannot all be written."""
+    (plane,) = planes_of(np.random.default_rng(0).integers(50, 90, (40, 48), dtype=np.uint8), "YX")
+    found = detect(tiny_model, plane, device="cpu")
+    write = output.write_tiff
+
+    def full(path, *arguments, **options):
+        if path.name == "a_labels.tif":
+            raise UFlowError("No space left on device")
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(output, "write_tiff", full)
+    with pytest.raises(UFlowError, match="No space"):
+        write_detections(tmp_path, "a", [plane], [found])
+    assert list(tmp_path.iterdir()) == []

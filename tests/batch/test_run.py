@@ -17,7 +17,7 @@ from napari_uflow.batch.files import PHASE, detect_files_steps
 from napari_uflow.batch.journal import Journal
 from napari_uflow.batch.mark import is_unfinished
 from napari_uflow.config import DetectionConfig
-from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.errors import ConfigError, OverwriteError, UFlowError
 from napari_uflow.progress import Message, Progress, drain
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.store.images import read_planes
@@ -89,6 +89,16 @@ def maps(*stems):
 
 
 TABLES = {"regions.csv", "summary.csv", "overview.png"}
+
+
+def test_a_file_with_the_name_of_the_journal_is_not_replaced(tiny_model, images, out):
+    out.mkdir()
+    (out / "unfinished.jsonl").write_text("my list\n")
+    with pytest.raises(OverwriteError, match=r"unfinished\.jsonl"):
+        batch(tiny_model, images, out)
+    assert (out / "unfinished.jsonl").read_text() == "my list\n"
+    batch(tiny_model, images[:1], out, overwrite=True)
+    assert not is_unfinished(out)
 
 
 # ---- whatever an image raises

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import struct
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -677,3 +678,14 @@ def test_a_model_is_saved_beside_a_file_that_has_taken_its_name(tiny_model, tmp_
     assert "not a model" in reason
     assert path.read_text() == "of another program"
     assert load_model(other).config == tiny_model.config
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("place", ["m\udcff.safetensors", "f\udcff/m.safetensors"])
+def test_a_place_whose_name_is_no_text(place, tmp_path, tiny_model):
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    save_model(path, tiny_model)
+    loaded = load_model(path).state
+    assert loaded.keys() == tiny_model.state.keys()
+    assert all(torch.equal(loaded[name], values) for name, values in tiny_model.state.items())

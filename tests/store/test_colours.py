@@ -83,13 +83,24 @@ def test_white_is_zero(dtype: Any, top: int, compression: str | None, tmp_path: 
 
 def test_white_is_zero_in_packed_bits(tmp_path: Path) -> None:
     bits = numbers((20, 30), bool, 2)
-    tifffile.imwrite(tmp_path / "a.tif", bits, photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "a.tif", bits, photometric="miniswhite", software="a scanner")
     np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], ~bits)
     few = numbers((20, 30), np.uint16, 4096)
     Image.fromarray(few).save(tmp_path / "b.tif")
     tifffile.imwrite(tmp_path / "c.tif", few, photometric="miniswhite")
     np.testing.assert_array_equal(read(tmp_path / "b.tif")[0], few)
     np.testing.assert_array_equal(read(tmp_path / "c.tif")[0], 65535 - few.astype(np.float32))
+
+
+def test_boolean_arrays_written_from_python_keep_their_values(tmp_path: Path) -> None:
+    bits = numbers((2, 20, 30), bool, 2)
+    tifffile.imwrite(tmp_path / "a.tif", bits)
+    with tifffile.TiffWriter(tmp_path / "b.tif") as file:
+        for page, n_rows in zip(bits, (20, 10), strict=True):
+            file.write(page[:n_rows])
+    np.testing.assert_array_equal([plane.read()[0] for plane in read_planes(tmp_path / "a.tif")], bits)
+    second = read_planes(tmp_path / "b.tif", series=1)[0]
+    np.testing.assert_array_equal(second.read()[0], bits[1, :10])
 
 
 def test_values_of_imagej_are_measurements(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def palette(mask):
 def test_pixels_above_zero_count_in_every_kind_of_file(tmp_path, name, made):
     image = made(drawn(8))
     if isinstance(image, np.ndarray):
-        tifffile.imwrite(tmp_path / name, image, photometric="rgb" if image.ndim == 3 else "minisblack")
+        tifffile.imwrite(tmp_path / name, image, photometric="rgb" if image.ndim == 3 else None)
     else:
         image.save(tmp_path / name)
     (mask,) = read_masks(tmp_path / name, planes("YX"))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.evaluation.figures import save_figure
+from napari_uflow.samples.dataset import write_fibre_dataset
 from napari_uflow.store.provenance import check_replaceable, identities, is_own, is_result
 from napari_uflow.store.regions import write_regions
 from napari_uflow.store.table import SUMMARY_COLUMNS, write_table
@@ -120,3 +121,16 @@ def test_a_name_that_is_too_long_is_an_error_in_words(tmp_path):
     with pytest.raises(UFlowError, match="shorter name"):
         check_replaceable(tmp_path / ("q" * 252 + ".tif"))
     check_replaceable(tmp_path / ("q" * 251 + ".tif"))
+
+
+def test_images_of_the_sample_are_own_but_no_results(tmp_path):
+    folder = write_fibre_dataset(tmp_path, n_train=1, n_test_good=0, n_test_defective=0, shape=(128, 128))
+    path = folder / "train" / "good" / "000.png"
+    assert is_own(path)
+    assert not is_result(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tif")
+    assert not is_result(tmp_path / "a.tif")

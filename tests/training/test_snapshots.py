@@ -12,7 +12,15 @@ from safetensors import SafetensorError
 from napari_uflow.progress import FINISH, Message, Progress, Snapshot, drain
 from napari_uflow.store.checkpoint import load_model, save_model
 from napari_uflow.system.owner import nobody, own_tag
-from napari_uflow.training.snapshots import describe, discard, interrupted, leave, new_snapshot, writing_snapshots
+from napari_uflow.training.snapshots import (
+    describe,
+    discard,
+    interrupted,
+    leave,
+    new_snapshot,
+    prefix_of,
+    writing_snapshots,
+)
 
 NAME = "import sys; from pathlib import Path; from napari_uflow.training.snapshots import new_snapshot as new"
 
@@ -20,8 +28,8 @@ NAME = "import sys; from pathlib import Path; from napari_uflow.training.snapsho
 def of_killed(folder: Path, prefix: str = "") -> Path:
     """Return the name of a snapshot whose process has ended."""
     code = f"{NAME}; print(new(Path(sys.argv[1]), sys.argv[2]))"
-    done = subprocess.run([sys.executable, "-c", code, folder, prefix], capture_output=True, text=True, check=True)
-    return Path(done.stdout.strip())
+    done = subprocess.run([sys.executable, "-c", code, folder, prefix], capture_output=True, check=True)
+    return Path(os.fsdecode(done.stdout).strip())
 
 
 def test_the_last_snapshot_is_in_the_file_and_answers_reach_the_training(tmp_path, tiny_model, tiny_pyramid):
@@ -133,3 +141,12 @@ def test_the_prefix_is_taken_as_it_is(prefix, tmp_path):
     leave(path)
     (found,) = interrupted(tmp_path, prefix)
     assert found.name.startswith(f"{prefix}unfinished-")
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "a" * 255, "é" * 127, "日" * 85, os.fsdecode(b"\xff" * 255)])
+def test_names_of_any_length_have_snapshots(name, tmp_path, tiny_model):
+    prefix = prefix_of(tmp_path / name)
+    path = of_killed(tmp_path, prefix)
+    save_model(path, tiny_model)
+    assert interrupted(tmp_path, prefix) == [path]
+    assert interrupted(tmp_path, prefix_of(tmp_path / f"{name[:-1]}b")) == []

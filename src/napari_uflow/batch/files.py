@@ -22,9 +22,9 @@ from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Steps, or_stop, within
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.images import read_planes
+from napari_uflow.store.provenance import left_out_text
 from napari_uflow.store.regions import region_lines
 from napari_uflow.system.devices import choose_device
-from napari_uflow.wording import counted
 
 __all__ = ["PHASE", "detect_file_steps", "detect_files_steps", "results_left_out"]
 
@@ -125,8 +125,7 @@ def detect_files_steps(
 def results_left_out(paths: Sequence[Path]) -> Steps[None]:
     """Say that files are results of a detection and no images."""
     if paths:
-        text = f"left out: {counted(len(paths), 'result')} of an earlier detection, such as '{paths[0].name}'"
-        yield Message(text, warning=True)
+        yield Message(left_out_text(paths), warning=True)
 
 
 def detect_file_steps(

@@ -14,7 +14,7 @@ from napari_uflow.evaluation.overview import OverviewRow
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.store.description import description_of
-from napari_uflow.store.files import stem_of
+from napari_uflow.store.files import delete, stem_of
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
 from napari_uflow.system.scratch import allocate_map, release_pages, strips
@@ -51,28 +51,40 @@ def write_detections(folder: Path, stem: str, planes: Sequence[Plane], detection
     detections : sequence of Detection
         Detection of each plane.
     """
+    written: list[Path] = []
+    try:
+        for name, path in map_paths(folder, stem).items():
+            _write_map(path, name, planes, detections)
+            written.append(path)
+    except BaseException:  # no part of a result is left: the tables do not list it
+        for path in written:
+            delete(path)
+        raise
+
+
+def _write_map(path: Path, name: str, planes: Sequence[Plane], detections: Sequence[Detection]) -> None:
+    """Write one map of the planes of a file."""
     first = detections[0]
     axes, shape = _stack_axes(planes)
-    for name, path in map_paths(folder, stem).items():
-        maps = [getattr(found, _MAPS[name]) for found in detections]
-        # a single plane is not copied: it may be too large for the memory
-        stacked = maps[0] if len(maps) == 1 else allocate_map((len(maps), *maps[0].shape), maps[0].dtype)
-        n_labels = 0
-        for i, found in enumerate(detections if len(maps) > 1 else ()):
-            stacked[i] = found.numbered_after(n_labels).labels if name == "labels" else maps[i]
-            n_labels += len(found.regions)
-            release_pages(stacked, maps[i])
-        write_tiff(
-            path,
-            stacked.reshape(*shape, *maps[0].shape),
-            axes + "YX",
-            pixel_size=first.pixel_size if first.unit else None,
-            unit=first.unit if first.pixel_size else None,
-            z_spacing=planes[0].z_spacing if "Z" in planes[0].index else None,
-            frame_interval=planes[0].frame_interval if "T" in planes[0].index else None,
-            description={"napari_uflow": {**description_of(first), "map": name}},
-        )
-        release_pages(stacked)
+    maps = [getattr(found, _MAPS[name]) for found in detections]
+    # a single plane is not copied: it may be too large for the memory
+    stacked = maps[0] if len(maps) == 1 else allocate_map((len(maps), *maps[0].shape), maps[0].dtype)
+    n_labels = 0
+    for i, found in enumerate(detections if len(maps) > 1 else ()):
+        stacked[i] = found.numbered_after(n_labels).labels if name == "labels" else maps[i]
+        n_labels += len(found.regions)
+        release_pages(stacked, maps[i])
+    write_tiff(
+        path,
+        stacked.reshape(*shape, *maps[0].shape),
+        axes + "YX",
+        pixel_size=first.pixel_size if first.unit else None,
+        unit=first.unit if first.pixel_size else None,
+        z_spacing=planes[0].z_spacing if "Z" in planes[0].index else None,
+        frame_interval=planes[0].frame_interval if "T" in planes[0].index else None,
+        description={"napari_uflow": {**description_of(first), "map": name}},
+    )
+    release_pages(stacked)
 
 
 def _stack_axes(planes: Sequence[Plane]) -> tuple[str, tuple[int, ...]]:

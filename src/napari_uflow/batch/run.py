@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from napari_uflow.batch.journal import Journal
+from napari_uflow.batch.mark import UNFINISHED
 from napari_uflow.batch.output import map_paths, overview_row_of_files
 from napari_uflow.batch.results import BatchSummary, FileResult, summary_of, summary_row
 from napari_uflow.config import DetectionConfig
@@ -22,7 +23,7 @@ from napari_uflow.evaluation.figures import save_figure
 from napari_uflow.evaluation.overview import OverviewRow, overview
 from napari_uflow.progress import Message, Steps
 from napari_uflow.store.files import remove_leftovers, stem_of
-from napari_uflow.store.provenance import check_replaceable, identities, is_own, is_result
+from napari_uflow.store.provenance import check_replaceable, identities, is_own, without_results
 from napari_uflow.store.regions import REGION_COLUMNS
 from napari_uflow.store.table import SUMMARY_COLUMNS, lines_of, write_table
 from napari_uflow.wording import counted
@@ -48,15 +49,9 @@ def images_of(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
     ConfigError
         If two images would write to the same names, or all files are results.
     """
-    given = [Path(path) for path in paths]
-    results = [path for path in given if is_result(path)]
-    if results and len(results) == len(given):
-        raise ConfigError(f"'{results[0]}' is a result of a detection; give the images themselves")
-    left_out = set(results)
+    given, results = without_results([Path(path) for path in paths])
     images: dict[str, Path] = {}
     for path in given:
-        if path in left_out:
-            continue
         other = images.setdefault(stem_of(path), path)
         if other is not path and not identities([other]) & identities([path]):
             raise _same_output(other, path)
@@ -189,7 +184,7 @@ class BatchRun:
                 other = seen.setdefault(stem_of(path).casefold(), path)
                 if other is not path:
                     raise _same_output(other, path)
-        for name in (_SUMMARY, _REGIONS, _OVERVIEW):
+        for name in (_SUMMARY, _REGIONS, _OVERVIEW, UNFINISHED):
             check_replaceable(self._folder / name, self._inputs, overwrite=overwrite)
 
     def _refused(self, paths: Sequence[Path], *, overwrite: bool) -> dict[Path, str]:

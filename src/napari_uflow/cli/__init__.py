@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from napari_uflow.cli.interrupts import Interrupts
+from napari_uflow.cli.output import EXIT_FAILED
 from napari_uflow.cli.parser import make_parser
 from napari_uflow.cli.reporter import silence
-from napari_uflow.cli.terminal import plain_streams
+from napari_uflow.cli.terminal import OutputError, plain_streams
 from napari_uflow.errors import OverwriteError, Stopped, UFlowError
 from napari_uflow.system.apple import enable_mps_fallback
 from napari_uflow.wording import printable
@@ -31,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0: done (a stopped training that kept its best model counts as done). 1: some files failed, or a model had to be
-        saved elsewhere. 2: wrong input, explained in one line. 130, 143 or 129: stopped by Ctrl-C, SIGTERM or SIGHUP
-        before there was a result.
+        0: done (a stopped training that kept its best model counts as done). 1: some files failed, a model had to be
+        saved elsewhere, or the standard output cannot be written to. 2: wrong input, explained in one line. 130, 143 or
+        129: stopped by Ctrl-C, SIGTERM or SIGHUP before there was a result.
     """
     with plain_streams():
         return _run(arguments)
@@ -60,6 +62,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         silence(sys.stdout)
         return 0
+    except OutputError as error:
+        silence(sys.stdout)
+        with suppress(OSError):
+            print(f"napari-uflow: error: the output cannot be printed ({error.strerror})", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("napari-uflow: interrupted", file=sys.stderr)
         return _EXIT_ABORTED

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_uflow.cli.flags import config_of
-from napari_uflow.cli.output import EXIT_FAILED, check_folder
+from napari_uflow.cli.output import EXIT_FAILED, check_folder, warn
 from napari_uflow.cli.reporter import run_and_save, run_job
 from napari_uflow.config import DetectionConfig
 from napari_uflow.progress import Steps
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from napari_uflow.cli.interrupts import Interrupts
     from napari_uflow.evaluation.evaluate import EvaluationRun
     from napari_uflow.evaluation.trust import TrustReport
+    from napari_uflow.image.plane import Plane
 
 __all__ = ["demo", "detect", "evaluate", "show", "trust"]
+
+_EVALUATION, _OVERVIEW = "evaluation.json", "overview.png"
+_TRUST, _PLOTS = "trust.json", "trust.png"
 
 
 def detect(options: argparse.Namespace) -> int:
@@ -89,18 +93,37 @@ def evaluate(options: argparse.Namespace) -> int:
     from napari_uflow.store.checkpoint import load_model
 
     model = load_model(options.model)
-    images = find_test_images(options.root, channels=options.channels, axes=options.axes, series=options.series)
+    images = find_test_images(
+        options.root, channels=options.channels, axes=options.axes, series=options.series, report=warn
+    )
     name = options.root.resolve().name
+    inputs = [*_files_of(image.plane for image in images), *(image.truth for image in images if image.truth)]
+    _check_replaceable(options, inputs, _EVALUATION, _OVERVIEW)
 
     def save(run: EvaluationRun) -> None:
-        if options.output is not None:
-            _write_evaluation(run, options.output, name)
-        print(_evaluation_table(run, printable(name)))
-        print(f"reliability: {run.images[0].detection.guarantee.text()}")
+        try:
+            if options.output is not None:
+                _write_evaluation(run, options.output, name)
+        finally:  # on a full disk, the numbers are at least printed
+            print(_evaluation_table(run, printable(name)))
+            print(f"reliability: {run.images[0].detection.guarantee.text()}")
 
     steps = evaluate_steps(model, images, config, device=options.device, weights=options.weights)
     run_and_save(steps, options.interrupts, save)
     return 0
+
+
+def _check_replaceable(options: argparse.Namespace, inputs: Iterable[Path], *names: str) -> None:
+    """Check that the results of a command, if it writes any, replace no image and no file of another origin."""
+    from napari_uflow.store.provenance import check_replaceable, identities
+
+    if options.output is not None:
+        for name in names:
+            check_replaceable(options.output / name, identities(inputs), overwrite=options.overwrite)
+
+
+def _files_of(planes: Iterable[Plane]) -> list[Path]:
+    return [Path(plane.source) for plane in planes if plane.source]
 
 
 def _evaluation_table(run: EvaluationRun, name: str) -> str:
@@ -113,16 +136,15 @@ def _write_evaluation(run: EvaluationRun, folder: Path, name: str, n_rows: int =
     from napari_uflow.batch.output import overview_row
     from napari_uflow.evaluation.figures import save_figure
     from napari_uflow.evaluation.overview import overview
-    from napari_uflow.store.files import atomic_path
+    from napari_uflow.store.report import write_report
 
-    with atomic_path(folder / "evaluation.json") as path:
-        path.write_text(json.dumps(run.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_report(folder / _EVALUATION, run.to_dict())
     rows = [
         overview_row(item.image.plane, item.detection, item.image.mask(), kind=item.image.kind)
         for item in _of_all_kinds(run, n_rows)
     ]
     limits = run.images[0].detection.config.heatmap_limits
-    save_figure(overview(rows, score_limits=limits, title=name), folder / "overview.png")
+    save_figure(overview(rows, score_limits=limits, title=name), folder / _OVERVIEW)
 
 
 def _of_all_kinds(run: EvaluationRun, n_rows: int) -> list[Any]:
@@ -143,7 +165,7 @@ def demo(options: argparse.Namespace) -> int:
     from napari_uflow.samples.demo import run_demo
 
     run = partial(run_job, interrupts=options.interrupts)
-    return run_demo(options.output, seed=options.seed, device=options.device, run=run)
+    return run_demo(options.output, seed=options.seed, device=options.device, run=run, overwrite=options.overwrite)
 
 
 def trust(options: argparse.Namespace) -> int:
@@ -158,23 +180,26 @@ def trust(options: argparse.Namespace) -> int:
 
     model = load_model(options.model)
     regions = (
-        read_regions(options.images, channels=options.channels, axes=options.axes, series=options.series)
+        read_regions(options.images, channels=options.channels, axes=options.axes, series=options.series, report=warn)
         if options.images
         else []
     )
     n_seen = len(regions_of_training(regions, model.record, model.training.specimen_pattern))
     if n_seen:
         seen = f"{n_seen} of {counted(len(regions), 'image')} have the names of specimens of the training"
-        print(f"warning: {seen}; if they are the same, false alarms are underestimated", file=sys.stderr)
+        warn(f"{seen}; if they are the same, false alarms are underestimated")
     planes = [region.plane for region in regions]
+    _check_replaceable(options, _files_of(planes), _TRUST, _PLOTS)
 
     def save(report: TrustReport) -> None:
+        try:
+            if options.output is not None:
+                report.save(options.output / _TRUST)
+                save_figure(trust_figure(report, title=options.model.name), options.output / _PLOTS)
+        finally:
+            print(report.as_table())
         if options.output is not None:
-            report.save(options.output / "trust.json")
-            save_figure(trust_figure(report, title=options.model.name), options.output / "trust.png")
-        print(report.as_table())
-        if options.output is not None:
-            print(f"plots     {options.output / 'trust.png'}")
+            print(f"plots     {options.output / _PLOTS}")
 
     steps = trust_steps(
         model,

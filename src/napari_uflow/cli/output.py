@@ -1,13 +1,14 @@
-"""Places for results, checked before a long run, and the exit code if some of them are missing."""
+"""Places for results, checked before a long run, warnings, and the exit code if some results are missing."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from napari_uflow.errors import ConfigError
 
-__all__ = ["EXIT_FAILED", "check_folder"]
+__all__ = ["EXIT_FAILED", "check_folder", "warn"]
 
 EXIT_FAILED = 1
 """Exit code if some files failed, or a model was saved elsewhere."""
@@ -30,3 +31,8 @@ def check_folder(folder: Path) -> None:
     from napari_uflow.store.files import remove_leftovers
 
     remove_leftovers(folder)
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    print(f"warning: {text}", file=sys.stderr)

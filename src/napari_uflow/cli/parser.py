@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _demo(parser: argparse.ArgumentParser) -> None:
     _add_output(parser, "folder to write to", default="demo_output")
+    _add_overwrite(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample data set (%(default)s)")
     add_common(parser, images=False)
     parser.set_defaults(run=run.demo)
@@ -64,7 +65,11 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="files, folders or patterns of normal images")
     _add_output(parser, "model file to write; an existing model is replaced", default="model.safetensors")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file that is not a model, too")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an existing file that is not a model, too; images are never replaced",
+    )
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -103,11 +108,7 @@ def _detect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="continue the run that was stopped or killed in the output folder"
     )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace files in the output folder that are not results of a detection; images are never replaced",
-    )
+    _add_overwrite(parser)
     add_common(parser)
     add_parameters(parser, DetectionConfig)
     parser.set_defaults(run=run.detect)
@@ -121,6 +122,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         help="folder with test/good, test/KIND and ground_truth/KIND/NAME_mask.png (or another kind of image)",
     )
     _add_output(parser, "folder for numbers (JSON) and an overview (PNG); without it, nothing is written")
+    _add_overwrite(parser)
     add_common(parser)
     add_parameters(parser, DetectionConfig, without=("false_alarms_per",))  # the images are single planes
     parser.set_defaults(run=run.evaluate)
@@ -130,6 +132,7 @@ def _trust(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("images", nargs="*", help="files, folders or patterns of normal images not used in training")
     _add_output(parser, "folder for numbers (JSON) and plots (PNG); without it, nothing is written")
+    _add_overwrite(parser)
     parser.add_argument(
         "--planted",
         type=_count,
@@ -161,3 +164,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
     shown = text if default is None else f"{text} (%(default)s)"
     parser.add_argument("-o", "--output", type=Path, default=None if default is None else Path(default), help=shown)
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files in the output folder that are not results of this program; images are never replaced",
+    )

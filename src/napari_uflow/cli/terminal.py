@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
 from napari_uflow.wording import printable
 
-__all__ = ["clear_line", "plain_streams"]
+__all__ = ["OutputError", "clear_line", "plain_streams"]
 
 _CLEAR_LINE = "\r\x1b[K"
+
+
+class OutputError(OSError):
+    """A standard stream cannot be written to, such as a file on a full disk."""
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # the reader has heard enough
+        raise
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror or str(error)) from error
 
 
 class _PlainStream:
@@ -24,8 +39,14 @@ class _PlainStream:
         """Write a text; return the number of its characters."""
         encoding = self.stream.encoding or "utf-8"
         safe = printable(text, keep="\t\n").encode(encoding, "backslashreplace").decode(encoding)
-        self.stream.write(safe)
+        with _told():
+            self.stream.write(safe)
         return len(text)
+
+    def flush(self) -> None:
+        """Write out what is kept in memory."""
+        with _told():
+            self.stream.flush()
 
     def writelines(self, lines: Iterator[str]) -> None:
         """Write several texts."""
@@ -38,10 +59,14 @@ class _PlainStream:
 
 @contextlib.contextmanager
 def plain_streams() -> Iterator[None]:
-    """Let standard output and error pass through such streams, whoever writes to them: warnings and libraries too."""
+    """Let standard output and error pass through such streams, whoever writes to them: warnings and libraries too.
+
+    A program that was started without one of them (``>&-``, a service) has one that discards everything.
+    """
     with (
-        contextlib.redirect_stdout(_PlainStream(sys.stdout)),
-        contextlib.redirect_stderr(_PlainStream(sys.stderr)),
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(_PlainStream(sys.stdout or nowhere)),
+        contextlib.redirect_stderr(_PlainStream(sys.stderr or nowhere)),
     ):
         yield
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_uflow.cli.flags import config_of
-from napari_uflow.cli.output import EXIT_FAILED, check_folder
+from napari_uflow.cli.output import EXIT_FAILED, check_folder, warn
 from napari_uflow.cli.reporter import run_and_save
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError
@@ -46,24 +46,34 @@ def train(options: argparse.Namespace) -> int:
     check_folder(output.parent)
     from napari_uflow.store.files import delete
     from napari_uflow.store.model_place import check_model_place
-    from napari_uflow.training.snapshots import describe, discard, interrupted, new_snapshot, writing_snapshots
+    from napari_uflow.store.provenance import check_replaceable, identities
+    from napari_uflow.training.snapshots import (
+        describe,
+        discard,
+        interrupted,
+        new_snapshot,
+        prefix_of,
+        writing_snapshots,
+    )
 
     check_model_place(output, overwrite=options.overwrite)
-    prefix = f"{output.name}."
+    prefix = prefix_of(output)
     left = next(iter(interrupted(output.parent, prefix)), None)
     if left is not None and not options.resume:
-        print(
-            f"warning: an earlier training of '{output}' was interrupted ({describe(left)}); add --resume to continue "
-            f"it, or delete '{left}'",
-            file=sys.stderr,
+        warn(
+            f"an earlier training of '{output}' was interrupted ({describe(left)}); add --resume to continue it, or "
+            f"delete '{left}'"
         )
     from napari_uflow.store.checkpoint import save_somewhere
     from napari_uflow.training.regions import read_regions
     from napari_uflow.training.train import train_steps
 
     regions = read_regions(
-        options.images, options.normal, channels=options.channels, axes=options.axes, series=options.series
+        options.images, options.normal, channels=options.channels, axes=options.axes, series=options.series, report=warn
     )
+    inputs = [Path(region.plane.source) for region in regions if region.plane.source]
+    inputs += [] if options.normal is None else options.normal.iterdir()
+    check_replaceable(output, identities(inputs), overwrite=True)  # other files were checked as a place for a model
     plan = _rest(options, left, regions) if options.resume else _new(options)
     if plan.snapshot is not None:
         print(f"resuming the training of '{output}' ({describe(plan.snapshot)})", file=sys.stderr)
@@ -86,7 +96,7 @@ def train(options: argparse.Namespace) -> int:
             print(f"the best model so far is in '{snapshot}'; add --resume to continue the training", file=sys.stderr)
     print(printable(f"model: {path} ({outcome})"))
     if reason:
-        print(f"warning: {reason}; the model is in '{path}' instead", file=sys.stderr)
+        warn(f"{reason}; the model is in '{path}' instead")
         return EXIT_FAILED
     return 0
 

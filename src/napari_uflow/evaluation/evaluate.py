@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +23,13 @@ from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.progress import Message, Progress, Steps, or_stop, within
 from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.store.masks import MaskFolder, read_masks
+from napari_uflow.store.provenance import is_result, left_out_text
 from napari_uflow.system.devices import choose_device
 from napari_uflow.wording import counted
 
 __all__ = ["EvaluatedImage", "EvaluationRun", "TestImage", "evaluate_steps", "find_test_images"]
+
+logger = logging.getLogger(__name__)
 
 _NORMAL_KIND = "good"
 # Names in a message.
@@ -111,6 +115,7 @@ def find_test_images(
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
     series: int | str | None = None,
+    report: Callable[[str], None] = logger.warning,
 ) -> list[TestImage]:
     """Find the test images of a data set.
 
@@ -121,6 +126,8 @@ def find_test_images(
         other kind of image); without a folder ``test``, the folder that contains ``good`` and ``KIND``.
     channels, axes, series
         As in :func:`~napari_uflow.store.images.read_planes`.
+    report : callable
+        Is told of results of a detection among the images, which are left out; by default they are logged.
 
     Raises
     ------
@@ -130,17 +137,22 @@ def find_test_images(
     root = Path(root)
     test = root / "test" if os.path.isdir(root / "test") else root
     truth = test.parent / "ground_truth"
-    images = []
+    images, results = [], []
     kinds = sorted(folder for folder in test.iterdir() if folder.is_dir()) if os.path.isdir(test) else []
     for folder in kinds:
         has_masks = folder.name != _NORMAL_KIND and (truth / folder.name).is_dir()
         masks = MaskFolder(truth / folder.name) if has_masks else None
         for path in find_images(folder):
+            if is_result(path):
+                results.append(path)
+                continue
             mask = None if masks is None else masks.find(path)
             planes = read_planes(path, channels=channels, axes=axes, series=series)
             if len(planes) != 1:
                 raise ImageError(f"'{path}' is a stack of {len(planes)} planes; test images must be single planes")
             images.append(TestImage(planes[0], folder.name, mask))
+    if results:
+        report(left_out_text(results))
     if not images:
         raise ImageError(
             f"no test image in '{root}': it must contain test/good, test/KIND and ground_truth/KIND, where KIND "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from napari_uflow.nfa.calibrated import QQ_LEVELS
 from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.nfa.labelling import label_mask
 from napari_uflow.progress import Message, Progress, Steps, or_stop, within
-from napari_uflow.store.files import atomic_path
+from napari_uflow.store.report import write_report
 from napari_uflow.system.devices import choose_device
 from napari_uflow.wording import counted
 
@@ -99,8 +98,7 @@ class TrustReport:
         UFlowError
             If the file cannot be written.
         """
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_report(path, self.to_dict())
 
     def is_guaranteed(self, false_alarms: float) -> bool:
         """Return True if the held-out specimens guarantee this number of false alarms per image."""

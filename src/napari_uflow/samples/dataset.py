@@ -5,7 +5,8 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-from skimage.io import imsave
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from napari_uflow.samples.defects import DefectKind
 from napari_uflow.samples.fibres import FibreField, fibre_field
@@ -94,4 +95,6 @@ def _field_seed(seed: int, group: int, index: int) -> int:
 
 def _write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    imsave(path, image, check_contrast=False)
+    signature = PngInfo()
+    signature.add_text("Source", "napari-uflow sample")  # by which `store.provenance` knows the files
+    Image.fromarray(image).save(path, pnginfo=signature)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from napari_uflow.batch.output import overview_row, write_detections
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig
+from napari_uflow.errors import UFlowError
 from napari_uflow.evaluation.evaluate import EvaluationRun, evaluate_steps, find_test_images
 from napari_uflow.evaluation.figures import save_figure
 from napari_uflow.evaluation.overview import overview
 from napari_uflow.samples.dataset import write_fibre_dataset
 from napari_uflow.store.checkpoint import load_model, save_model
-from napari_uflow.store.files import atomic_path
 from napari_uflow.store.model_place import check_model_place
+from napari_uflow.store.provenance import check_replaceable
 from napari_uflow.store.regions import write_regions
+from napari_uflow.store.report import write_report
 from napari_uflow.training.regions import read_regions
 from napari_uflow.training.train import train_steps
 
@@ -33,7 +34,7 @@ _DRAWING = {"aligned": True, "diameter_px": 5.0, "severity": (0.8, 1.0)}
 _TRAINING = {"steps": 80, "batch_size": 6, "augmentations": 1, "check_every": 25, "holdout": 0.25}
 
 
-def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any]) -> int:
+def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any], overwrite: bool = False) -> int:
     """Write the sample, train, detect, evaluate, and write model, maps, tables and an overview.
 
     Parameters
@@ -46,38 +47,51 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any])
         As in :func:`~napari_uflow.training.train.train_steps`.
     run : callable
         Runs a job and returns its result.
+    overwrite : bool
+        Replace files that are not of an earlier demonstration.
 
     Returns
     -------
     int
         The exit code, 0.
+
+    Raises
+    ------
+    OverwriteError
+        If there is a file of another origin in the place of a result or among the images of the sample.
+    UFlowError
+        If a file cannot be written.
     """
-    check_model_place(output / "model.safetensors")
-    data = write_fibre_dataset(
-        output / "sample",
-        n_train=_N_TRAIN,
-        n_test_good=_N_TEST_GOOD,
-        n_test_defective=_N_TEST_DEFECTIVE,
-        shape=_SHAPE,
-        seed=seed,
-        **_DRAWING,
-    )
+    _check(output, overwrite=overwrite)
+    data, found = output / "sample", output / "found"
+    try:
+        found.mkdir(exist_ok=True)
+        write_fibre_dataset(
+            data,
+            n_train=_N_TRAIN,
+            n_test_good=_N_TEST_GOOD,
+            n_test_defective=_N_TEST_DEFECTIVE,
+            shape=_SHAPE,
+            seed=seed,
+            **_DRAWING,
+        )
+    except OSError as error:
+        raise UFlowError(
+            f"the sample cannot be written to '{output}' ({error.strerror or error}); choose another place"
+        ) from error
     regions = read_regions(data / "train" / "good")
     training = TrainingConfig.from_dict({**_TRAINING, "seed": seed})
     model = run(train_steps(regions, ModelConfig(), training, device=device))
-    save_model(output / "model.safetensors", model)
+    save_model(output / "model.safetensors", model, overwrite=overwrite)
 
     # The demo continues with the model file, as a user would.
     model = load_model(output / "model.safetensors")
     result: EvaluationRun = run(evaluate_steps(model, find_test_images(data), DetectionConfig(), device=device))
-    found = output / "found"
-    found.mkdir(exist_ok=True)
     for item in result.images:
         stem = f"{item.image.kind}_{item.image.plane.name}"
         write_detections(found, stem, [item.image.plane], [item.detection])
     write_regions(output / "regions.csv", [item.detection for item in result.images])
-    with atomic_path(output / "evaluation.json") as path:
-        path.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_report(output / "evaluation.json", result.to_dict())
     shown: dict[str, int] = {}
     rows = []
     for item in result.images:
@@ -96,3 +110,11 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any])
     print(f"maps      {found}{'/'}*_heatmap.tif, *_log10_nfa.tif, *_labels.tif")
     print(f"regions   {output / 'regions.csv'}")
     return 0
+
+
+def _check(output: Path, *, overwrite: bool) -> None:
+    """Raise if a file of another origin would be replaced, or taken for an image of the sample."""
+    check_model_place(output / "model.safetensors", overwrite=overwrite)
+    places = [output / name for name in ("regions.csv", "evaluation.json", "overview.png")]
+    for place in [*places, *(output / "sample").rglob("*.*"), *(output / "found").glob("*.tif")]:
+        check_replaceable(place, overwrite=overwrite)

@@ -121,9 +121,9 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         than this version of the package.
     """
     path = Path(path)
-    with opened(path, "pt") as file:
+    with opened(path, "pt" if _is_text(path) else "np") as file:
         card = parse_card(path, file.metadata())
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
+        state = {key: torch.as_tensor(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     try:
         check_state(card.model, card.intensity.n_channels, state)
         if card.sha256_of_weights not in (None, _sha256(state)):
@@ -142,6 +142,15 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         history=card.history,
         record=card.record,
     )
+
+
+def _is_text(path: Path) -> bool:
+    """Return False for a path that is not UTF-8, which torch opens no file at."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sha256(state: Mapping[str, Tensor]) -> str:

@@ -26,7 +26,8 @@ def as_shown(data: LazyArray, axes: str, series: tifffile.TiffPageSeries, path: 
     """Return the pixels of a series as a viewer shows them, with their axes.
 
     Colours of a palette become red, green and blue; white-is-zero is inverted, except in files of ImageJ, whose values
-    are measurements and whose inversion is of the display only; CMYK and YCbCr become RGB; alpha is left out, and
+    are measurements and whose inversion is of the display only, and of boolean arrays that were written from Python
+    (tifffile calls them white-is-zero and leaves True 1); CMYK and YCbCr become RGB; alpha is left out, and
     colours that were multiplied by it are divided by it.
 
     Parameters
@@ -50,7 +51,7 @@ def as_shown(data: LazyArray, axes: str, series: tifffile.TiffPageSeries, path: 
     samples = axes.find("S") if int(page.samplesperpixel) > 1 else -1
     if photometric == 3:
         return _of_palette(data, axes, series, path)
-    if photometric == 0 and not page.parent.is_imagej:
+    if photometric == 0 and not page.parent.is_imagej and not _is_boolean_array(page):
         if dtype.kind not in "bu":
             raise _refused(path, f"white is 0 in values of type {dtype}")
         top = 1 if dtype.kind == "b" else 2 ** int(page.bitspersample) - 1
@@ -71,6 +72,11 @@ def as_shown(data: LazyArray, axes: str, series: tifffile.TiffPageSeries, path: 
     if samples >= 0 and extra and extra[-1] in (1, 2) and page.samplesperpixel in (2, 4):
         data = without_alpha(data, samples, is_multiplied=extra[-1] == 1)
     return data, axes
+
+
+def _is_boolean_array(page: tifffile.TiffPage) -> bool:
+    program = page.parent.pages.first.tags.valueof(305)  # of the file: later pages do not repeat it
+    return int(page.bitspersample) == 1 and str(program).startswith("tifffile")
 
 
 def _refused(path: Path, what: str) -> ImageError:

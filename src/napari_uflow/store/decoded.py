@@ -42,7 +42,7 @@ class DecodedBlocks:
                 self._blocks.move_to_end((owner, key))
                 return self._blocks[owner, key]
         block = decode()
-        block.flags.writeable = False  # it is given to every caller
+        block.setflags(write=False)  # it is given to every caller
         with self._lock:
             if (owner, key) not in self._blocks:  # another thread may have been faster
                 self._blocks[owner, key] = block

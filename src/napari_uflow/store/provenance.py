@@ -5,24 +5,29 @@ from __future__ import annotations
 import csv
 import html
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import tifffile
 
-from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.errors import ConfigError, OverwriteError, UFlowError
 from napari_uflow.store.regions import REGION_COLUMNS
 from napari_uflow.store.table import SUMMARY_COLUMNS
 from napari_uflow.store.tiff import TIFF_SUFFIXES
+from napari_uflow.wording import counted
 
-__all__ = ["check_replaceable", "identities", "is_own", "is_result"]
+__all__ = ["check_replaceable", "identities", "is_own", "is_result", "left_out_text", "without_results"]
 
 _PROGRAM = "napari-uflow"
 _KEY = '{"napari_uflow": '
 _KEY_OF_MAPS = '"map": '
-# Bytes of a PNG file in which Matplotlib writes the name of the program.
-_PNG_HEAD = 1024
+# Bytes of a file in which the name of the program is written.
+_HEAD = 1024
+_FIGURE = b"tEXtSoftware\0" + _PROGRAM.encode()
+_SAMPLE = b"tEXtSource\0" + _PROGRAM.encode()  # not a result: one may train on it and detect in it
+_REPORT = re.compile(rb'\s*\{\s*"napari_uflow":')
 
 
 def is_result(path: str | os.PathLike[str]) -> bool:
@@ -35,25 +40,29 @@ def is_result(path: str | os.PathLike[str]) -> bool:
     """
     place = Path(path)
     try:
+        if not place.is_file():  # opening a pipe would wait for ever
+            return False
         if place.suffix.lower() in TIFF_SUFFIXES:
             return _KEY in _tiff_texts(place)[1]
-        return place.suffix.lower() == ".png" and _is_own_png(place)
+        return place.suffix.lower() == ".png" and _FIGURE in _head(place)
     except Exception:  # any error of a reader: a file that is damaged or of another format was not written here
         return False
 
 
 def is_own(path: Path) -> bool:
-    """Return True if a file is as a detection in files wrote it.
+    """Return True if a file is as a command wrote it.
 
-    Labels that were corrected and saved again are not: another program signs them itself, and napari's layers are no
-    maps of files.
+    These are maps, figures, tables, reports, journals of batches and images of the sample. Labels that were corrected
+    and saved again are not: another program signs them itself, and napari's layers are no maps of files.
     """
     try:
         if path.suffix.lower() in TIFF_SUFFIXES:
             software, description = _tiff_texts(path)
             return software.startswith(_PROGRAM) and _KEY in description and _KEY_OF_MAPS in description
         if path.suffix.lower() == ".png":
-            return _is_own_png(path)
+            return any(mark in _head(path) for mark in (_FIGURE, _SAMPLE))
+        if path.suffix.lower() in (".json", ".jsonl"):
+            return _REPORT.match(_head(path)) is not None
         with open(path, newline="", encoding="utf-8") as file:
             header = tuple(next(csv.reader(file), ()))
     except Exception:  # as above
@@ -70,10 +79,29 @@ def _tiff_texts(path: Path) -> tuple[str, str]:
     return str(software), html.unescape(str(info))
 
 
-def _is_own_png(path: Path) -> bool:
-    """Return True if a PNG file names this program; only its beginning is read."""
+def _head(path: Path) -> bytes:
     with open(path, "rb") as file:
-        return b"tEXtSoftware\0" + _PROGRAM.encode() in file.read(_PNG_HEAD)
+        return file.read(_HEAD)
+
+
+def without_results(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the images among files, and the results of this program among them.
+
+    Raises
+    ------
+    ConfigError
+        If all files are results.
+    """
+    results = [path for path in paths if is_result(path)]
+    if results and len(results) == len(paths):
+        raise ConfigError(f"'{results[0]}' is a result of a detection; give the images themselves")
+    left_out = set(results)
+    return [path for path in paths if path not in left_out], results
+
+
+def left_out_text(results: Sequence[Path]) -> str:
+    """Return the sentence that says that files are results of a detection and no images."""
+    return f"left out: {counted(len(results), 'result')} of an earlier detection, such as '{results[0].name}'"
 
 
 def identities(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:
@@ -112,7 +140,9 @@ def check_replaceable(
     Raises
     ------
     ConfigError
-        If the file exists and is one of the images, or was not written by napari-uflow.
+        If the file exists and is one of the images.
+    OverwriteError
+        If it was not written by napari-uflow.
     UFlowError
         If the name is too long for the file system.
     """
@@ -122,7 +152,7 @@ def check_replaceable(
     if _identity(place) in inputs:
         raise ConfigError(f"'{place}' cannot be written: it is one of the images; choose another place")
     if not overwrite and not (place.is_file() and is_own(place)):
-        raise ConfigError(
+        raise OverwriteError(
             f"'{place}' cannot be written: there is a file that is not a result of this program; "
             "choose another place, or move that file"
         )

@@ -12,6 +12,7 @@ this one rule to the same files:
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -25,9 +26,12 @@ from napari_uflow.model.record import TrainingRecord
 from napari_uflow.store.files import stem_of
 from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.store.masks import MaskFolder, read_masks
+from napari_uflow.store.provenance import left_out_text, without_results
 from napari_uflow.system.patterns import search_group
 
 __all__ = ["assign_specimens", "matching_specimens", "read_regions", "regions_of_training"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_regions(
@@ -37,6 +41,7 @@ def read_regions(
     channels: int | str | Sequence[int | str] | None = None,
     axes: str | None = None,
     series: int | str | None = None,
+    report: Callable[[str], None] = logger.warning,
 ) -> list[NormalRegion]:
     """Open files of normal images and return what is normal in them, plane by plane; hardly a pixel is read.
 
@@ -50,6 +55,8 @@ def read_regions(
         positions. Without it, everything is normal.
     channels, axes, series
         As in :func:`~napari_uflow.store.images.read_planes`.
+    report : callable
+        Is told of results of a detection among the images, which are left out; by default they are logged.
 
     Returns
     -------
@@ -60,10 +67,15 @@ def read_regions(
     ------
     ImageError
         If there is no image, one cannot be read, or one has no mask or one that does not fit it.
+    ConfigError
+        If all files are results of a detection.
     """
     regions = []
     folder = None if masks is None else MaskFolder(masks)
-    for path in find_images(images):
+    paths, results = without_results(find_images(images))
+    if results:
+        report(left_out_text(results))
+    for path in paths:
         planes = read_planes(path, channels=channels, axes=axes, series=series)
         found = read_masks(_mask_of(folder, path), planes, axes=axes) if folder is not None else [None] * len(planes)
         regions += [NormalRegion(plane, mask) for plane, mask in zip(planes, found, strict=True)]

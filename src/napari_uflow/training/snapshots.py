@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import re
 import uuid
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +20,27 @@ from napari_uflow.system.owner import TAG, has_ended, is_of_this_computer, nobod
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["describe", "discard", "interrupted", "leave", "new_snapshot", "writing_snapshots"]
+__all__ = ["describe", "discard", "interrupted", "leave", "new_snapshot", "prefix_of", "writing_snapshots"]
 
 logger = logging.getLogger(__name__)
 
 _UNFINISHED = re.compile(rf"(?P<prefix>.*)unfinished-(?P<tag>{TAG})-[0-9a-f]{{8}}\.safetensors", re.DOTALL)
+# Bytes of a name that leave the others room in the 255 of most file systems.
+_LONGEST_NAME = 160
+
+
+def prefix_of(output: Path) -> str:
+    """Return the beginning of the names of the snapshots of trainings of a model file.
+
+    Parameters
+    ----------
+    output : Path
+        The model file. Of a long name, the beginning and a checksum are used.
+    """
+    name = os.fsencode(output.name)
+    if len(name) <= _LONGEST_NAME:
+        return f"{output.name}."
+    return f"{output.name[: _LONGEST_NAME // 4]}-{zlib.crc32(name):08x}."
 
 
 def new_snapshot(folder: Path, prefix: str = "") -> Path:

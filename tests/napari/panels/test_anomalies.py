@@ -586,7 +586,7 @@ def test_what_was_copied_is_of_the_model_that_found_it(
     session.save_model(tmp_path / "copy")
     assert repr(str(tmp_path / "copy.safetensors")) in copied(widget.export_bar.copy_python)
     session.set_model(tiny_pyramid, "refined")
-    session.save_model(tmp_path / "copy")  # in its place
+    session.save_model(tmp_path / "copy.safetensors")  # in its place
     assert "The model was not saved" in copied(widget.export_bar.copy_python)
 
 

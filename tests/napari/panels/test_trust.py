@@ -8,6 +8,7 @@ import pytest
 from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication, QEvent
 
+from napari_uflow import __version__
 from napari_uflow._napari.panels.trust import TrustWidget
 from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.session.runner import State
@@ -132,7 +133,7 @@ def test_the_report_is_saved(widget, qtbot, tmp_path, monkeypatch, end):
     idle(widget, qtbot)
     assert widget.job_bar.status.text() == f"Saved '{path}'."
     if end == ".json":
-        assert json.loads(path.read_text()) == widget.report.to_dict()
+        assert json.loads(path.read_text()) == {"napari_uflow": __version__, **widget.report.to_dict()}
     else:
         assert path.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.glob("report*")) == [path]
