@@ -20,9 +20,9 @@ squares detected at epsilon = 1: 4 x 4 positions of the finest level with latent
 The second table draws maps of evidence, 40 x 40 positions, from ten laws that the guarantee was not developed on: a
 heavy-tailed gain, two types of specimen, shading, periodic texture, sparse bright nuclei, quantised values, identical
 maps, images of different sizes, bursts of nuclei in some images, smooth noise. For each number of held-out specimens it
-prints what the guarantee bounds, the mean of min(N, B) over new images and draws of the held-out ones (B is 1 for .1 and
-.3: the part of images with any false alarm), and the mean number N at 1. The error is that over the draws of the held-out
-specimens; a star marks means above epsilon by more than two of them.
+prints what the guarantee bounds, the mean of min(N, B) over new images and draws of the held-out ones (B is 1 for .1
+and .3: the part of images with any false alarm), and the mean number N at 1. The error is that over the draws of the
+held-out specimens; a star marks means above epsilon by more than two of them.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ LAWS: dict[str, Callable[[np.random.Generator], Map]] = {
 
 
 def realised(task: tuple[str, int, int, int, int]) -> list[float]:
-    """Return the means of min(N, B) at each accepted number, and of N at the last, for one draw of the held-out ones."""
+    """Return the means of min(N, B) at each accepted number, and of N at the last, for one draw of specimens."""
     law, n_specimens, n_tests, seed, number = task
     rng = np.random.default_rng((seed, n_specimens, number, 3))
     images = [CalibrationImage(str(i), (LAWS[law](rng),)) for i in range(n_specimens)]
