@@ -208,3 +208,14 @@ def _realised(law, n_specimens, false_alarms, sets, tests):
 
 def test_few_specimens_with_equal_values_keep_their_guarantee():
     assert _realised(_quantised, 3, 0.25, sets=40, tests=15) <= 0.25  # .34 with the tail of all specimens
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_image_like_all_held_out_ones_is_no_alarm(seed):
+    """Its regions are exactly as significant as theirs, but for rounding."""
+    values = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(40, 40)), 0.7)
+    images = [CalibrationImage(str(i), (values,)) for i in range(9)]
+    fitted = drain(Calibration.fit_steps(images, (8,), subtracts_median=None))
+    (level,) = fitted.regions((values,))
+    nfa = combine_levels([level], (1,), values.shape, background=5.0)
+    assert label_mask(nfa, math.log10(0.5)).max() == 0

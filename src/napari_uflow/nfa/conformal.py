@@ -46,7 +46,8 @@ _FEWEST_SPECIMENS = 3
 _ROUNDING = 1e-6
 # Regions of higher nominal log10 NFA are ignored.
 HIGHEST = 3.0
-_JUST_BELOW = 1e-9
+# The values of held-out specimens are rounded to float32, those of a new image are not: equal ones must stay equal.
+_JUST_BELOW = 1e-6
 # Largest difference, in decades, by which values between two thresholds of the guarantee keep their order.
 _ORDER = 0.002
 # log10 of the largest number of false alarms in the curve of guarantees.
@@ -132,7 +133,7 @@ class ConformalOffset:
     def _edges(self) -> NDArray[np.float64]:
         """Candidate thresholds (k,), increasing: just below each region of the held-out specimens, and the highest."""
         values = np.unique([value for specimen in self.specimens for image in specimen.images for value in image])
-        return np.append(values - _JUST_BELOW, HIGHEST)
+        return np.append(values - _JUST_BELOW * np.maximum(1.0, np.abs(values)), HIGHEST)
 
     @cached_property
     def _counts(self) -> NDArray[np.int16]:
