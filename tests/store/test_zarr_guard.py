@@ -235,3 +235,13 @@ def test_a_side_that_no_image_has_is_refused(tmp_path: Path, side: int) -> None:
     (path / ".zarray").write_text(json.dumps({**header, "shape": [side, 40]}))
     with pytest.raises(ImageError, match=r"a\.zarr'"):
         read_planes(path)[0].read(Window(-8, -8, 60, 60))
+
+
+@pytest.mark.parametrize("shape", [[], [40]])
+def test_an_array_that_is_no_image_is_refused(tmp_path: Path, shape: list[int]) -> None:
+    path = tmp_path / "a.zarr"
+    zarr.create_array(str(path), shape=(40, 40), chunks=(20, 20), dtype="u1", zarr_format=2)
+    header = json.loads((path / ".zarray").read_text())
+    (path / ".zarray").write_text(json.dumps({**header, "shape": shape, "chunks": [20] * len(shape)}))
+    with pytest.raises(ImageError, match="a"):
+        read_planes(path)

@@ -269,6 +269,8 @@ def _planes_of_image(node: _Node, channels: _Channels, axes: str | None, *, name
 
 def _check_size(data: "_Pixels", axes: str | None, path: Path) -> None:
     check_sides(data.shape, path)
+    if len(data.shape) < 2:
+        return  # no image, which is said when its axes are read
     letters = "?" * (len(data.shape) - 2) + "YX" if axes is None or len(axes) != len(data.shape) else axes.upper()
     check_planes(math.prod(n for a, n in zip(letters, data.shape, strict=True) if a not in "YXCS"), path)
 
