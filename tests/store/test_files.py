@@ -106,7 +106,10 @@ def test_an_error_of_the_disk_is_heard_before_the_old_file_is_replaced(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UFlowError, match="No space left"), atomic_path(path) as temporary:
+    with (
+        pytest.raises(UFlowError, match=r"\(No space left on device\); free some space, or"),
+        atomic_path(path) as temporary,
+    ):
         temporary.write_text("new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,5 +1,6 @@
 """Names of image files, and files that are written completely or not at all."""
 
+import errno
 import logging
 import os
 import re
@@ -16,6 +17,8 @@ from napari_uflow.system.owner import TAG, has_ended, own_tag
 __all__ = ["atomic_path", "changed_at", "delete", "remove_leftovers", "stem_of", "temporary_name"]
 
 logger = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _TEMPORARY = re.compile(rf"\.uflow-({TAG})-[0-9a-f]{{8}}-.*", re.DOTALL)
 # Letters of the file's name at the end of its temporary name, which must not be longer than names may be.
@@ -116,9 +119,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(_mode(target))
         os.replace(temporary, target)
     except OSError as error:
+        remedy = "free some space" if error.errno in _FULL else "close it in other programs"
         raise UFlowError(
-            f"'{target}' cannot be written ({error.strerror or error}); "
-            "close it in other programs, or choose another place"
+            f"'{target}' cannot be written ({error.strerror or error}); {remedy}, or choose another place"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
