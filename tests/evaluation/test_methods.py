@@ -84,7 +84,7 @@ def test_the_paragraph_says_what_a_reader_asks(tiny_model, odd_plane):
     for part in (
         "napari-uflow 0.",
         "wavelet scattering transform",
-        "3 normal images from 3 independent specimens",
+        "The model was made from 3 normal images of 3 independent specimens, and trained on ",
         "64 × 64 pixels",
         "1 specimen of them",
         "was held out of training",
@@ -100,6 +100,15 @@ def test_the_paragraph_says_what_a_reader_asks(tiny_model, odd_plane):
     assert text.count("\n\n") == 1
 
 
+def test_the_paragraph_says_that_nothing_was_held_out(tiny_model, odd_plane):
+    found = detect(tiny_model, odd_plane, DetectionConfig(false_alarms=0.01))
+    several, alone = (replace(found, guarantee=replace(found.guarantee, n_specimens=n)) for n in (4, 0))
+    assert "extrapolated from the scores of specimens held out of training" in methods_text(tiny_model, several)
+    text = methods_text(tiny_model, alone)
+    assert "extrapolated from the scores of a single specimen or of the training images" in text
+    assert "scores of specimens held out" not in text
+
+
 def test_the_paragraph_describes_either_kind_of_levels(tiny_model, tiny_pyramid):
     joint, pyramid = methods_text(tiny_model), methods_text(tiny_pyramid)
     n = len(tiny_model.state["memory.vectors"])
@@ -107,10 +116,10 @@ def test_the_paragraph_describes_either_kind_of_levels(tiny_model, tiny_pyramid)
     assert "the mean of its likelihood under a normalizing flow" in joint
     assert f", and its distance from the nearest of {n} normal positions," in joint
     assert "Total Recall" in joint
-    assert "the flow had 2 steps." in joint
+    assert "the flow had 2 coupling blocks." in joint
     assert "U-shaped normalizing flow" not in joint
     assert "a U-shaped normalizing flow" in pyramid
-    assert "the flow had 2 steps at each scale." in pyramid
+    assert "the flow had 2 coupling blocks at each scale." in pyramid
     assert "Total Recall" not in pyramid
 
 
@@ -124,7 +133,9 @@ def test_the_paragraph_describes_the_evidence(tiny_model):
     nothing = {**tiny_model.state, "memory.vectors": tiny_model.state["memory.vectors"][:0]}
     assert "scored by its likelihood" in text("memory", state=nothing)
     instant = {"training": tiny_model.training.replace(steps=0), "history": ()}
-    assert "was not trained: the likelihood is that of a Gaussian" in text("likelihood+memory", **instant)
+    untrained = text("likelihood+memory", **instant)
+    assert "Gaussian of the features of normal images (a normalizing flow that was not trained)" in untrained
+    assert "coupling block" not in untrained
     assert "Gaussian" not in text("memory", **instant)
 
 

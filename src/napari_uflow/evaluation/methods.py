@@ -187,7 +187,12 @@ def _method(model: TrainedModel) -> str:
             f"a frozen network, at several scales, in normal images."
         )
     n = _n_remembered(model)
-    scores = ["its likelihood under a normalizing flow that learns the features of normal images"]
+    scores = [
+        "its likelihood under a normalizing flow that learns the features of normal images"
+        if model.training.steps
+        else "its likelihood under a Gaussian of the features of normal images (a normalizing flow that was not "
+        "trained)"
+    ]
     scores = scores * _uses_likelihood(model) + [
         f"its distance from the nearest of {n} normal positions, both by its own features and by their mean over 3 × 3 "
         f"positions"
@@ -209,8 +214,11 @@ def _features(model: TrainedModel) -> str:
     source = model.record.backbone_weights
     if source and BACKBONES[model.config.backbone].needs_weights:
         text += f" (weights: {os.path.basename(source)})"
-    text += f"; the flow had {counted(model.config.flow_steps, 'step')}"
-    return f"{text}." if has_joint_levels(model.config) else f"{text} at each scale."
+    if has_joint_levels(model.config):
+        if model.training.steps and _uses_likelihood(model):
+            text += f"; the flow had {counted(model.config.flow_steps, 'coupling block')}"
+        return f"{text}."
+    return f"{text}; the flow had {counted(model.config.flow_steps, 'coupling block')} at each scale."
 
 
 def _training(model: TrainedModel) -> list[str]:
@@ -219,11 +227,12 @@ def _training(model: TrainedModel) -> list[str]:
     sentences = []
     if record.n_images:
         text = (
-            f"It was trained on {counted(record.n_images, 'normal image')} from "
+            f"The model was made from {counted(record.n_images, 'normal image')} of "
             f"{counted(len(record.all_specimens), 'independent specimen')}"
         )
         if record.n_tiles:
-            text += f", in {counted(record.n_tiles, 'tile')} of {model.config.tile} × {model.config.tile} pixels"
+            side = model.config.tile
+            text += f", and trained on {counted(record.n_tiles, 'tile')} of {side} × {side} pixels"
         if record.is_divided_by_place:
             text += f"; {counted(record.n_holdout_tiles, 'tile')} of the same specimen were held out of training"
         elif held_out:
@@ -253,8 +262,6 @@ def _training(model: TrainedModel) -> list[str]:
             f"{counted(model.training.batch_size, 'tile')} a step) for {counted(last, 'step')}; the weights of step "
             f"{best}, with the {chosen}, were kept."
         )
-    elif not model.training.steps and _uses_likelihood(model):
-        sentences.append("The flow was not trained: the likelihood is that of a Gaussian.")
     return sentences
 
 
@@ -263,6 +270,8 @@ def _detection(detection: Detection) -> list[str]:
     rests = ""
     if config.nfa == "size-conditional":
         rests = f", {_CALIBRATIONS[detection.guarantee.kind]}"
+        if not detection.guarantee.n_specimens:
+            rests = rests.replace("specimens held out of training", "a single specimen or of the training images")
     sentences = [
         f"A region was reported as anomalous if its number of false alarms (NFA: the expected number of regions at "
         f"least as significant in a normal {detection.guarantee.counted_on}) was at most {config.false_alarms:g}. The "
