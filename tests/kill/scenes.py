@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib
+import os
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from PIL import Image
@@ -36,17 +38,23 @@ def make_scenes(folder: Path) -> dict[str, Scene]:
     def train(output: Path, steps: int) -> int:
         return main(["train", str(normal), "-o", str(output), "--steps", str(steps), *options])
 
-    def detect(place: Path) -> int:
-        return main(["detect", str(old), str(images), "-o", str(place / "found"), "--device", "cpu"])
+    def detect(place: Path, model: Path, *more: str) -> int:
+        return main(["detect", str(model), str(images), "-o", str(place / "found"), "--device", "cpu", *more])
 
     # Work in this process compiles what the forks need. A snapshot a minute would be none in these short trainings.
     importlib.import_module("napari_uflow.training.optimise")._SECONDS_BETWEEN_SNAPSHOTS = 0.0
     old, new = folder / "old.safetensors", folder / "new.safetensors"
     for path, steps in ((old, 1), (new, 2)):
         assert train(path, steps) == 0
-    warm = folder / "warm"
-    warm.mkdir()
-    assert detect(warm) == 0
+    results = []
+    for path in (old, new):
+        place = folder / f"results of {path.stem}"
+        place.mkdir()
+        assert detect(place, path) == 0
+        results.append(place / "found")
+    earlier, whole = ({path.name: path.read_bytes() for path in found.iterdir()} for found in results)
+    same = {name for name in earlier if earlier[name] == whole[name]}  # images without a region
+    assert not any(name.endswith(("heatmap.tif", "nfa.tif", "summary.csv")) for name in same), same
     model = load_model(new)
 
     def with_old_model(place: Path) -> None:
@@ -63,24 +71,34 @@ def make_scenes(folder: Path) -> dict[str, Scene]:
         return f"{'old' if steps == 1 else 'new'} model{' and snapshot' * len(snapshots)}"
 
     def with_old_results(place: Path) -> None:
-        shutil.copytree(warm / "found", place / "found")
+        shutil.copytree(results[0], place / "found")
 
     def look_at_results(place: Path) -> str:
+        """Tables and maps must be of one run, or marked as unfinished; the rest is then done by resuming it."""
         found = place / "found"
         remove_leftovers(found)
-        names = {path.name for path in found.iterdir() if not path.name.startswith(".")}
-        expected = {path.name for path in (warm / "found").iterdir()}
-        assert names == expected, names ^ expected
-        for path in found.iterdir():
-            _read(path)
-        return "complete files"
+        files = {path.name: path.read_bytes() for path in found.iterdir() if not path.name.startswith(".")}
+        if "unfinished.jsonl" not in files:
+            assert files in (earlier, whole), sorted(files)
+            return "earlier results" if files == earlier else "new results"
+        for name in files:
+            _read(found / name)
+        maps = {name for name in files if name.endswith(".tif")}
+        new_maps = {name for name in maps - same if files[name] == whole[name]}
+        assert all(files[name] == earlier[name] for name in maps - new_maps)
+        assert not new_maps or files["summary.csv"] != earlier["summary.csv"], "new maps beside an earlier table"
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            assert detect(place, new, "--resume") == 0
+        assert {path.name: path.read_bytes() for path in found.iterdir() if not path.name.startswith(".")} == whole
+        n_images = sum(name.endswith("heatmap.tif") for name in new_maps)
+        return f"unfinished with {n_images} new images, and resumed"
 
     return {
         scene.name: scene
         for scene in (
             Scene("training", with_old_model, lambda place: train(place / _OUTPUT, 12), look_at_models),
             Scene("saving", with_old_model, lambda place: save_somewhere(place / _OUTPUT, model)[1], look_at_models),
-            Scene("detecting", with_old_results, detect, look_at_results),
+            Scene("detecting", with_old_results, lambda place: detect(place, new), look_at_results),
         )
     }
 

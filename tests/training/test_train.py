@@ -494,8 +494,9 @@ def test_a_single_tile_is_not_split_with_a_warning():
     model = run(specimens(1, (64, 64)), events=events)
     check(model)
     assert model.record.n_holdout_tiles == 0
-    (warning,) = warnings_of(events)
-    assert "no specimen could be held out" in warning
+    not_split, no_memory = warnings_of(events)
+    assert "no specimen could be held out" in not_split
+    assert "the model has no memory" in no_memory
 
 
 @pytest.mark.slow
