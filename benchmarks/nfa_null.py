@@ -41,7 +41,7 @@ from scipy.stats import binom
 
 from napari_uflow.nfa.binomial import binomial_log10_nfa, candidate_threshold
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
-from napari_uflow.nfa.conformal import counts_images, specimens_needed
+from napari_uflow.nfa.conformal import loss_bound, specimens_needed
 from napari_uflow.nfa.counts import log10_tests_for_any_size
 from napari_uflow.nfa.drawing import combine_levels
 from napari_uflow.nfa.labelling import label_mask
@@ -173,7 +173,7 @@ def realised(task: tuple[str, int, int, int, int]) -> list[float]:
     images = [CalibrationImage(str(i), (LAWS[law](rng),)) for i in range(n_specimens)]
     fitted = drain(Calibration.fit_steps(images, (STRIDE,), subtracts_median=None))
     counts = np.array([_counts(fitted, LAWS[law](rng)) for _ in range(n_tests)])
-    bounds = [1 if counts_images(e, n_specimens) else max(3 * e, e * math.sqrt(n_specimens + 1)) for e in ACCEPTED]
+    bounds = [loss_bound(e, n_specimens) for e in ACCEPTED]
     return [*np.minimum(counts, bounds).mean(axis=0), counts[:, -1].mean()]
 
 

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from hypothesis import settings
+from safetensors import SafetensorError
 
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.image.plane import Plane
@@ -96,6 +97,16 @@ def tiny_model_file(tiny_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_model(path, tiny_model)
     return path
+
+
+@pytest.fixture
+def fill_disk(monkeypatch):
+    """Return a function after whose call no model can be saved."""
+
+    def full(*args, **kwargs):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    return lambda: monkeypatch.setattr("napari_uflow.store.checkpoint.save_file", full)
 
 
 @pytest.fixture(scope="session")

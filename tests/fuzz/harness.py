@@ -165,10 +165,8 @@ def _batch(target: Target, first: int, end: float, seed: int, report: Report, pa
     os.close(source)
     _, status, usage = os.wait4(child, 0)
     report.peak_memory = max(report.peak_memory, usage.ru_maxrss * 1024)
-    if hung and number > first:
+    if hung and (number > first or patience == 1):
         return number
-    if hung and patience == 1:
-        return first
     if hung:
         report.add(number, f"no end within {patience * target.limit:g} s")
     elif os.WIFSIGNALED(status):

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors import SafetensorError
 
 from napari_uflow.progress import FINISH, Message, Progress, Snapshot, drain
 from napari_uflow.store.checkpoint import load_model, save_model
@@ -50,11 +49,8 @@ def test_the_last_snapshot_is_in_the_file_and_answers_reach_the_training(tmp_pat
     assert interrupted(tmp_path) == []  # of this process, which runs
 
 
-def test_a_full_disk_ends_no_training(tmp_path, tiny_model, monkeypatch):
-    def full(*args, **kwargs):
-        raise SafetensorError("No space left on device (os error 28)")
-
-    monkeypatch.setattr("napari_uflow.store.checkpoint.save_file", full)
+def test_a_full_disk_ends_no_training(tmp_path, tiny_model, fill_disk):
+    fill_disk()
 
     def training():
         yield Snapshot(tiny_model)

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from napari_uflow import __version__
 from napari_uflow.batch.mark import UNFINISHED
 from napari_uflow.batch.results import FileResult
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import UFlowError
 from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.store.checkpoint import checksum_of
 from napari_uflow.store.files import atomic_path
 
 __all__ = ["Journal", "task_of"]
@@ -32,13 +31,10 @@ def task_of(model: TrainedModel, config: DetectionConfig, read_options: Mapping[
     read_options : mapping
         Channels, axes and series of the images.
     """
-    digest = hashlib.sha256(json.dumps([model.config.to_dict(), model.record.date], default=str).encode())
-    for name in sorted(model.state):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(np.asarray(model.state[name])).tobytes())
+    identity = json.dumps([model.config.to_dict(), model.record.date, checksum_of(model.state)], default=str)
     return {
         "napari_uflow": __version__,
-        "model": digest.hexdigest(),
+        "model": hashlib.sha256(identity.encode()).hexdigest(),
         "detection": config.to_dict(),
         "images": json.loads(json.dumps(read_options)),
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_uflow.cli.flags import config_of
-from napari_uflow.cli.output import EXIT_FAILED, check_folder, warn
+from napari_uflow.cli.output import EXIT_FAILED, check_folder, files_of, warn
 from napari_uflow.cli.reporter import run_and_save, run_job
 from napari_uflow.config import DetectionConfig
 from napari_uflow.progress import Steps
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from napari_uflow.cli.interrupts import Interrupts
     from napari_uflow.evaluation.evaluate import EvaluationRun
     from napari_uflow.evaluation.trust import TrustReport
-    from napari_uflow.image.plane import Plane
 
 __all__ = ["demo", "detect", "evaluate", "show", "trust"]
 
@@ -97,7 +96,7 @@ def evaluate(options: argparse.Namespace) -> int:
         options.root, channels=options.channels, axes=options.axes, series=options.series, report=warn
     )
     name = options.root.resolve().name
-    inputs = [*_files_of(image.plane for image in images), *(image.truth for image in images if image.truth)]
+    inputs = [*files_of(image.plane for image in images), *(image.truth for image in images if image.truth)]
     _check_replaceable(options, inputs, _EVALUATION, _OVERVIEW)
 
     def save(run: EvaluationRun) -> None:
@@ -120,10 +119,6 @@ def _check_replaceable(options: argparse.Namespace, inputs: Iterable[Path], *nam
     if options.output is not None:
         for name in names:
             check_replaceable(options.output / name, identities(inputs), overwrite=options.overwrite)
-
-
-def _files_of(planes: Iterable[Plane]) -> list[Path]:
-    return [Path(plane.source) for plane in planes if plane.source]
 
 
 def _evaluation_table(run: EvaluationRun, name: str) -> str:
@@ -189,7 +184,7 @@ def trust(options: argparse.Namespace) -> int:
         seen = f"{n_seen} of {counted(len(regions), 'image')} have the names of specimens of the training"
         warn(f"{seen}; if they are the same, false alarms are underestimated")
     planes = [region.plane for region in regions]
-    _check_replaceable(options, _files_of(planes), _TRUST, _PLOTS)
+    _check_replaceable(options, files_of(planes), _TRUST, _PLOTS)
 
     def save(report: TrustReport) -> None:
         try:

@@ -153,7 +153,7 @@ def config_of(config: type[C], options: argparse.Namespace, base: C | None = Non
         if parameter.type in (int, float):
             try:
                 values[parameter.name] = parameter.type(text)
-            except (ValueError, TypeError) as error:  # argparse makes a list of the value "--"
+            except ValueError as error:
                 allowed = parameter.range_text
                 raise ConfigError(f"{_flag_of(parameter.name)} must be a number ({allowed}), not {text!r}") from error
         else:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from napari_uflow.errors import ConfigError
 
-__all__ = ["EXIT_FAILED", "check_folder", "warn"]
+if TYPE_CHECKING:
+    from napari_uflow.image.plane import Plane
+
+__all__ = ["EXIT_FAILED", "check_folder", "files_of", "warn"]
 
 EXIT_FAILED = 1
 """Exit code if some files failed, or a model was saved elsewhere."""
@@ -31,6 +36,11 @@ def check_folder(folder: Path) -> None:
     from napari_uflow.store.files import remove_leftovers
 
     remove_leftovers(folder)
+
+
+def files_of(planes: Iterable[Plane]) -> list[Path]:
+    """Return the files of planes; those in memory have none."""
+    return [Path(plane.source) for plane in planes if plane.source]
 
 
 def warn(text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_uflow.cli.flags import config_of
-from napari_uflow.cli.output import EXIT_FAILED, check_folder, warn
+from napari_uflow.cli.output import EXIT_FAILED, check_folder, files_of, warn
 from napari_uflow.cli.reporter import run_and_save
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError
@@ -71,7 +71,7 @@ def train(options: argparse.Namespace) -> int:
     regions = read_regions(
         options.images, options.normal, channels=options.channels, axes=options.axes, series=options.series, report=warn
     )
-    inputs = [Path(region.plane.source) for region in regions if region.plane.source]
+    inputs = files_of(region.plane for region in regions)
     inputs += [] if options.normal is None else options.normal.iterdir()
     check_replaceable(output, identities(inputs), overwrite=True)  # other files were checked as a place for a model
     plan = _rest(options, left, regions) if options.resume else _new(options)

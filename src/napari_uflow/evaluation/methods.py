@@ -32,8 +32,8 @@ _REFERENCE_OF_MEMORY = (
 
 _CALIBRATIONS = {
     GuaranteeKind.GUARANTEED: "calibrated so that the accepted number holds on specimens held out of training",
-    GuaranteeKind.EXTRAPOLATED: "extrapolated from the scores of specimens held out of training",
-    GuaranteeKind.TAILS: "computed from the tails of the scores of specimens held out of training",
+    GuaranteeKind.EXTRAPOLATED: "extrapolated from the scores of {source}",
+    GuaranteeKind.TAILS: "computed from the tails of the scores of {source}",
     GuaranteeKind.NOMINAL: "computed under the assumption that the latents of normal images are standard normal",
 }
 
@@ -269,9 +269,9 @@ def _detection(detection: Detection) -> list[str]:
     config = detection.config
     rests = ""
     if config.nfa == "size-conditional":
-        rests = f", {_CALIBRATIONS[detection.guarantee.kind]}"
-        if not detection.guarantee.n_specimens:
-            rests = rests.replace("specimens held out of training", "a single specimen or of the training images")
+        is_held_out = detection.guarantee.n_specimens
+        source = "specimens held out of training" if is_held_out else "a single specimen or of the training images"
+        rests = f", {_CALIBRATIONS[detection.guarantee.kind].format(source=source)}"
     sentences = [
         f"A region was reported as anomalous if its number of false alarms (NFA: the expected number of regions at "
         f"least as significant in a normal {detection.guarantee.counted_on}) was at most {config.false_alarms:g}. The "

@@ -36,7 +36,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HIGHEST", "ConformalOffset", "HeldOutSpecimen", "counts_images", "specimens_needed"]
+__all__ = ["HIGHEST", "ConformalOffset", "HeldOutSpecimen", "counts_images", "loss_bound", "specimens_needed"]
 
 # The loss of a specimen is bounded by 1, or by this many times epsilon if that is more; with more specimens, by more.
 _LEAST_BOUND = 3.0
@@ -156,7 +156,7 @@ class ConformalOffset:
 
     def _certified(self, false_alarms: float) -> float:
         """Return the largest nominal threshold whose guaranteed number is at most `false_alarms`."""
-        bound = _bound(false_alarms, self.n_specimens)
+        bound = loss_bound(false_alarms, self.n_specimens)
         allowed = false_alarms * (1 + 1e-9) * (self.n_specimens + 1) - bound
         # The loss never decreases with the threshold; the first edge lies below every region.
         low, high = 0, len(self._edges)
@@ -261,8 +261,9 @@ def specimens_needed(false_alarms: float) -> int:
 
 def counts_images(false_alarms: float, n_specimens: int) -> bool:
     """Return True if a guarantee bounds the fraction of images with any false alarm, False if their mean number."""
-    return _bound(false_alarms, n_specimens) == 1.0
+    return loss_bound(false_alarms, n_specimens) == 1.0
 
 
-def _bound(false_alarms: float, n_specimens: int) -> float:
+def loss_bound(false_alarms: float, n_specimens: int) -> float:
+    """Return B, the number that an image with more false alarms counts as in the guarantee."""
     return max(1.0, false_alarms * max(_LEAST_BOUND, math.sqrt(n_specimens + 1)))

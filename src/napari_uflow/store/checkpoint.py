@@ -27,7 +27,7 @@ from napari_uflow.store.card import CARD, NOT_AS_WRITTEN, ModelCard, damaged, op
 from napari_uflow.store.files import atomic_path
 from napari_uflow.store.model_place import check_model_place, other_places
 
-__all__ = ["load_model", "save_model", "save_somewhere"]
+__all__ = ["checksum_of", "load_model", "save_model", "save_somewhere"]
 
 # Backbones larger than this are not copied into the model file; their weights are looked up when it is loaded.
 _LARGEST_BACKBONE = 300e6
@@ -69,7 +69,7 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel, *, overwrite: 
         history=model.history,
         record=model.record,
         has_backbone=has_backbone,
-        sha256_of_weights=_sha256(state),
+        sha256_of_weights=checksum_of(state),
     )
     with atomic_path(path) as temporary:
         try:
@@ -126,7 +126,7 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         state = {key: torch.as_tensor(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     try:
         check_state(card.model, card.intensity.n_channels, state)
-        if card.sha256_of_weights not in (None, _sha256(state)):
+        if card.sha256_of_weights not in (None, checksum_of(state)):
             raise ValueError("its weights are not those that were saved (their checksum is another)")
         calibration = None if card.calibration is None else Calibration.from_dict(card.calibration)
         if calibration is not None and calibration.strides != tested_strides(card.model):
@@ -153,7 +153,7 @@ def _is_text(path: Path) -> bool:
     return True
 
 
-def _sha256(state: Mapping[str, Tensor]) -> str:
+def checksum_of(state: Mapping[str, Tensor]) -> str:
     """Return the checksum of names, types, shapes and values of tensors, hexadecimal."""
     found = hashlib.sha256()
     for name, values in sorted(state.items()):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication, QEvent
-from safetensors import SafetensorError
 
 from napari_uflow._napari.layers.areas import normal_regions
 from napari_uflow._napari.panels.train import TrainWidget
@@ -437,11 +436,8 @@ def test_a_failed_training_leaves_its_best_model_to_resume_from(tmp_path, tiny_m
     assert not interrupted(tmp_path)
 
 
-def test_a_full_disk_ends_no_training(tmp_path, tiny_model, monkeypatch):
-    def full(*args, **kwargs):
-        raise SafetensorError("No space left on device (os error 28)")
-
-    monkeypatch.setattr("napari_uflow.store.checkpoint.save_file", full)
+def test_a_full_disk_ends_no_training(tmp_path, tiny_model, fill_disk):
+    fill_disk()
 
     def training():
         yield Snapshot(tiny_model)
@@ -453,14 +449,11 @@ def test_a_full_disk_ends_no_training(tmp_path, tiny_model, monkeypatch):
     assert "No space left" in events[0].text
 
 
-def test_a_finished_model_that_cannot_be_saved_leaves_its_snapshot(tmp_path, tiny_model, monkeypatch):
+def test_a_finished_model_that_cannot_be_saved_leaves_its_snapshot(tmp_path, tiny_model, fill_disk):
     def training():
         yield Snapshot(tiny_model)
-        monkeypatch.setattr("napari_uflow.store.checkpoint.save_file", full)
+        fill_disk()
         return tiny_model
-
-    def full(*args, **kwargs):
-        raise SafetensorError("No space left on device (os error 28)")
 
     assert drain(autosave.autosaving(training(), tmp_path, "a")) is tiny_model
     assert len(interrupted(tmp_path)) == 1
