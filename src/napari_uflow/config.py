@@ -293,6 +293,9 @@ class ModelConfig(Config):
             )
 
 
+GuaranteeName = Literal["auto", "split", "cross"]
+
+
 @dataclass(frozen=True)
 class TrainingConfig(Config):
     """Parameters of a training."""
@@ -343,6 +346,12 @@ class TrainingConfig(Config):
         low=0.0,
         high=0.5,
         step=0.05,
+    )
+    guarantee: GuaranteeName = _parameter(
+        "auto",
+        "Specimens that the guarantee counts false alarms on: 'split' (those held out), 'cross' (every specimen, each "
+        "scored by a network that was trained without it: fewer images guarantee as much, and training takes up to "
+        "twice as long), or 'auto' ('cross' for fewer than 30 specimens).",
     )
     specimen_pattern: str = _parameter(
         "",

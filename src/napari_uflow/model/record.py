@@ -168,10 +168,15 @@ class TrainingRecord:
         Independent specimens trained on, sorted; those of the trainings it was resumed from included.
     holdout_specimens : tuple of str
         Specimens held out of training, sorted. A single specimen is divided by place and is in both.
+    folds : tuple of tuple of str
+        Specimens in the groups of which each was held out in turn, the first being `holdout_specimens`; empty if only
+        these were held out.
     n_tiles, n_holdout_tiles : int
         Tiles trained on and held out.
     n_marked_normal : int
         Regions of the training that a user had marked normal after a detection.
+    n_marked_held_out : int
+        Those of them in specimens held out, which the flow was not trained on.
     pixel_size : (float, float) or None
         Height and width of the pixels that images of another known size were brought to: the median of the training
         images, or the size of the model that the training was resumed from.
@@ -200,9 +205,11 @@ class TrainingRecord:
     image_names: tuple[str, ...] = ()
     specimens: tuple[str, ...] = ()
     holdout_specimens: tuple[str, ...] = ()
+    folds: tuple[tuple[str, ...], ...] = ()
     n_tiles: int = 0
     n_holdout_tiles: int = 0
     n_marked_normal: int = 0
+    n_marked_held_out: int = 0
     pixel_size: tuple[float, float] | None = None
     unit: str | None = None
     pixel_size_range: tuple[float, float] = (1.0, 1.0)
@@ -217,6 +224,11 @@ class TrainingRecord:
     def all_specimens(self) -> frozenset[str]:
         """All specimens that had a part in the training, held out or not."""
         return frozenset(self.specimens) | frozenset(self.holdout_specimens)
+
+    @property
+    def counted_specimens(self) -> tuple[str, ...]:
+        """Specimens that false alarms are counted on: those held out, at once or in turn, sorted."""
+        return tuple(sorted({name for fold in self.folds for name in fold})) or self.holdout_specimens
 
     @property
     def is_divided_by_place(self) -> bool:

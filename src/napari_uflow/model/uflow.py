@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -32,15 +33,17 @@ from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.progress import Chunks, run_chunks, under
 from napari_uflow.system.memory import tile_that_fits
 
-__all__ = ["MARGIN", "TrainedModel", "UFlow"]
+__all__ = ["MARGIN", "Sample", "TrainedModel", "UFlow"]
 
 MARGIN = 32
 """Pixels read by reflection beyond the image's border; a multiple of every stride."""
 
+_LEARNED = re.compile(r"(coarser\.)*(norm|flow)\.")
 # Kinds of evidence: the likelihood, then the distance of each aperture.
 _LIKELIHOOD, _DISTANCE = 0, 1
 
 Sample: TypeAlias = tuple[Tensor, Tensor, Window | None, int]
+"""Raw joint features (1, C, M, N) float32 of a tile, mask (M, N) of normal positions, frame, and key in the memory."""
 
 
 class UFlow(nn.Module):
@@ -396,6 +399,25 @@ class UFlow(nn.Module):
         with self.memory.without(key_of(specimen)), coarser:
             yield
 
+    def learned_state(self) -> dict[str, Tensor]:
+        """Return a copy, on the CPU, of all that is fitted to images trained on: the normalisation and the flow.
+
+        Neither the memory, which can leave a specimen out, nor the scale.
+        """
+        state = self.state_dict()
+        return {key: value.detach().cpu().clone() for key, value in state.items() if _LEARNED.match(key)}
+
+    @contextmanager
+    def with_state(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """Compute with other weights for a while; those that are not given stay."""
+        own = self.state_dict()
+        before = {key: own[key].detach().clone() for key in state}
+        self.load_state_dict(state, strict=False)
+        try:
+            yield
+        finally:
+            self.load_state_dict(before, strict=False)
+
     @property
     def uses_memory(self) -> bool:
         """The memory is part of the evidence; never an empty one."""
@@ -436,6 +458,10 @@ class TrainedModel:
         Losses, the values of a :class:`~napari_uflow.progress.TrainingPoint` per check.
     record : TrainingRecord
         Origin of the model: images, specimens, tiles, pixel size, weights, versions, date, outcome.
+    folds : tuple of mapping of str to Tensor
+        Normalisation and flow of the networks that were trained without the specimens of each of `record.folds` but the
+        first, which `state` was trained without; what is missing is as in `state`. Empty if there are none, and in a
+        snapshot of a training.
     """
 
     config: ModelConfig
@@ -445,6 +471,7 @@ class TrainedModel:
     calibration: Calibration | None = field(default=None, repr=False)
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     record: TrainingRecord = field(default=TrainingRecord(), repr=False)
+    folds: tuple[Mapping[str, Tensor], ...] = field(default=(), repr=False)
 
     @property
     def n_channels(self) -> int:

@@ -26,7 +26,7 @@ from napari_uflow.store.plain import from_plain
 
 __all__ = ["CARD", "FORMAT", "NOT_AS_WRITTEN", "ModelCard", "damaged", "opened", "parse_card", "read_card"]
 
-FORMAT = 4
+FORMAT = 5
 """Number of the format that is written; files with a lower number are upgraded when read, higher ones refused."""
 
 CARD = "napari_uflow"
@@ -228,7 +228,7 @@ def parse_card(path: Path, metadata: Mapping[str, str] | None) -> ModelCard:
         )
     try:
         card = ModelCard.from_dict(values)
-        if number == FORMAT and values.get(_CARD_SUM) not in (None, _sum_of_card(values)):
+        if number >= 4 and values.get(_CARD_SUM) not in (None, _sum_of_card(values)):
             raise ValueError("its description is not the one that was saved (its checksum is another)")
     except NOT_AS_WRITTEN as error:
         raise damaged(path, error) from error

@@ -29,6 +29,8 @@ from napari_uflow.store.model_place import check_model_place, other_places
 
 __all__ = ["checksum_of", "load_model", "save_model", "save_somewhere"]
 
+# Before the number of a fold, in the names of its weights.
+_FOLD = "fold."
 # Backbones larger than this are not copied into the model file; their weights are looked up when it is loaded.
 _LARGEST_BACKBONE = 300e6
 
@@ -57,6 +59,8 @@ def save_model(path: str | os.PathLike[str], model: TrainedModel, *, overwrite: 
     """
     check_model_place(path, overwrite=overwrite)
     state = {key: value.contiguous() for key, value in model.state.items()}
+    for number, fold in enumerate(model.folds, start=1):
+        state.update((f"{_FOLD}{number}.{key}", value.contiguous()) for key, value in fold.items())
     size = sum(v.numel() * v.element_size() for k, v in state.items() if k.startswith("backbone."))
     has_backbone = size <= _LARGEST_BACKBONE
     if not has_backbone:
@@ -125,7 +129,14 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         card = parse_card(path, file.metadata())
         state = {key: torch.as_tensor(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     try:
-        check_state(card.model, card.intensity.n_channels, state)
+        found = dict(state)
+        folds = _taken_folds(found)
+        if folds and len(folds) != len(card.record.folds) - 1:
+            raise ValueError("its networks are not as many as its groups of specimens")
+        check_state(card.model, card.intensity.n_channels, found)
+        own = {key: value for key, value in found.items() if not key.startswith("backbone.")}
+        for fold in folds:
+            check_state(card.model, card.intensity.n_channels, own | fold)
         if card.sha256_of_weights not in (None, checksum_of(state)):
             raise ValueError("its weights are not those that were saved (their checksum is another)")
         calibration = None if card.calibration is None else Calibration.from_dict(card.calibration)
@@ -137,11 +148,23 @@ def load_model(path: str | os.PathLike[str]) -> TrainedModel:
         config=card.model,
         training=card.training,
         intensity=card.intensity,
-        state=state,
+        state=found,
         calibration=calibration,
         history=card.history,
         record=card.record,
+        folds=folds,
     )
+
+
+def _taken_folds(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
+    """Take the weights of the folds out of a state, and return those of each."""
+    folds: dict[int, dict[str, Tensor]] = {}
+    for name in [name for name in state if name.startswith(_FOLD)]:
+        number, key = name.removeprefix(_FOLD).split(".", 1)
+        folds.setdefault(int(number), {})[key] = state.pop(name)
+    if sorted(folds) != list(range(1, len(folds) + 1)):
+        raise ValueError("a network of its groups of specimens is missing")
+    return tuple(folds[number] for number in sorted(folds))
 
 
 def _is_text(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from napari_uflow.model.border import Border
 from napari_uflow.system.devices import memory_for_tiles
 from napari_uflow.system.scratch import allocate_on_disk
 
-__all__ = ["CachedTile", "FeatureCache", "FeatureCaches", "Origin"]
+__all__ = ["CachedTile", "FeatureCache", "FeatureCaches", "Origin", "TileLists", "TileSets", "Tiles"]
 
 _LARGEST = torch.finfo(torch.float16).max
 # Memory for held-out tiles, over that for training tiles: there are fewer, and they are not augmented.
@@ -92,6 +92,33 @@ class CachedTile:
         return self.features[0].shape[-2], self.features[0].shape[-1]
 
 
+class Tiles(Protocol):
+    """Tiles by their number: a cache, or a list of some of its tiles."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> CachedTile: ...
+
+
+class TileSets(Protocol):
+    """Tiles trained on, and tiles held out."""
+
+    @property
+    def train(self) -> Tiles:
+        """Tiles trained on."""
+
+    @property
+    def holdout(self) -> Tiles:
+        """Tiles held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileLists:
+    """Some of the tiles of a training: lists of those trained on and of those held out."""
+
+    train: Sequence[CachedTile]
+    holdout: Sequence[CachedTile] = ()
+
+
 class FeatureCache:
     """Features of tiles in float16; a context manager that drops them.
 
@@ -124,6 +151,10 @@ class FeatureCache:
 
     def __getitem__(self, index: int) -> CachedTile:
         return self._tiles[index]
+
+    def tiles(self) -> list[CachedTile]:
+        """Return all tiles, in a list of its own."""
+        return list(self._tiles)
 
     def add(
         self,

@@ -19,6 +19,7 @@ from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
 from napari_uflow.nfa.calibration import FEWEST_POSITIONS
 from napari_uflow.progress import Progress, Steps
 from napari_uflow.system.devices import memory_for_tiles
+from napari_uflow.training.folds import Fold
 from napari_uflow.training.tiles import TrainingTile, regions_of
 
 __all__ = ["calibrate_steps", "has_enough_positions"]
@@ -33,7 +34,12 @@ _SCAN_TILE = 1024
 
 
 def calibrate_steps(
-    network: UFlow, intensity: IntensityRange, tiles: Sequence[TrainingTile], *, only_tiles: bool = False
+    network: UFlow,
+    intensity: IntensityRange,
+    tiles: Sequence[TrainingTile],
+    *,
+    only_tiles: bool = False,
+    folds: Sequence[Fold] = (),
 ) -> Steps[Calibration]:
     """Fit a calibration to the scores of normal images.
 
@@ -48,6 +54,8 @@ def calibrate_steps(
         to 2048 pixels of the image a side, and 32 million pixels in all.
     only_tiles : bool
         True if the network was trained on other places of these images: only the tiles count, not what is between them.
+    folds : sequence of Fold
+        Images of their specimens are scored by the networks that were trained without them.
 
     Raises
     ------
@@ -62,7 +70,8 @@ def calibrate_steps(
     for done, (region, window) in enumerate(windows):
         yield Progress(phase, done, len(windows))
         tile = network.tile_that_fits(window.shape, memory_for_tiles(network.device))
-        with network.remembering_others(region.specimen):
+        state = next((fold.state for fold in folds if region.specimen in fold.specimens), {})
+        with network.with_state(state), network.remembering_others(region.specimen):
             scores = yield from score_steps(network, intensity, region.plane, window=window, tile=tile, phase=None)
         normal = _normal(region, window)
         if only_tiles:

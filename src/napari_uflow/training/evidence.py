@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_uflow.image.grid import Window
 from napari_uflow.model.memory import key_of, specimen_part
-from napari_uflow.model.uflow import UFlow
+from napari_uflow.model.uflow import Sample, UFlow
 from napari_uflow.progress import Chunks, Progress, Steps, chunk_steps, or_stop
 from napari_uflow.training.cache import CachedTile, FeatureCache, FeatureCaches, Origin
 from napari_uflow.training.coreset import coreset_in_chunks
 
-__all__ = ["evidence_steps", "memory_keys", "scale_steps"]
+__all__ = ["MOST_MEASURED", "evidence_steps", "memory_keys", "remembered_tiles", "samples_of", "scale_steps"]
 
-# Tiles that the scale is fitted to.
-_MOST_MEASURED = 200
+MOST_MEASURED = 200
+"""Tiles that the scale is fitted to."""
 # Held-out specimens from which the kinds of evidence are weighed.
 _FEWEST_HELD_OUT = 3
 # Largest part of the memory that comes from regions marked normal, and from images that are not there any more.
@@ -71,7 +70,7 @@ def scale_steps(
     rng: np.random.Generator,
     *,
     only_likelihood: bool = False,
-    most: int = _MOST_MEASURED,
+    most: int = MOST_MEASURED,
 ) -> Steps[None]:
     """Fit the scale of the evidence to training tiles, each compared with the memory of other specimens.
 
@@ -92,8 +91,8 @@ def scale_steps(
     """
     progress = Progress("Measuring normal positions", 0, 1)
     train, holdout = (
-        partial(_samples, network, [tiles[int(i)] for i in np.sort(rng.permutation(len(tiles))[:most])])
-        for tiles in _remembered(caches.train, caches.holdout, set(network.memory.keys.tolist()))
+        partial(samples_of, network, [tiles[int(i)] for i in np.sort(rng.permutation(len(tiles))[:most])])
+        for tiles in remembered_tiles(caches.train, caches.holdout, set(network.memory.keys.tolist()))
     )
     n_held_out = len({caches.holdout[i].origin.specimen for i in range(len(caches.holdout))})
     yield from or_stop(progress)
@@ -102,7 +101,8 @@ def scale_steps(
     yield from or_stop(Progress("Measuring normal positions", 1, 1))
 
 
-def _samples(network: UFlow, tiles: Sequence[_Tile]) -> Iterator[tuple[Tensor, Tensor, Window | None, int]]:
+def samples_of(network: UFlow, tiles: Sequence[RememberedTile]) -> Iterator[Sample]:
+    """Yield tiles as the scale of a network is fitted to them."""
     for tile in tiles:
         cached = tile.cached
         yield cached.features[0][None].to(network.device).float(), cached.is_normal[0], cached.frame, tile.key
@@ -126,7 +126,7 @@ def memory_keys(origins: Sequence[Origin], held_out: Collection[str] = ()) -> li
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class RememberedTile:
     """A tile of a cache, not an augmentation, and its key in the memory."""
 
     cache: FeatureCache
@@ -142,9 +142,9 @@ class _Tile:
         return int(self.cached.is_normal[0].sum())
 
 
-def _remembered(
+def remembered_tiles(
     train: FeatureCache, holdout: FeatureCache | None, known: Collection[int] = ()
-) -> tuple[list[_Tile], list[_Tile]]:
+) -> tuple[list[RememberedTile], list[RememberedTile]]:
     """Return the tiles trained on and those held out, each once.
 
     Augmentations are left out, which a new image does not have, and repetitions, which say nothing new. A specimen
@@ -152,7 +152,7 @@ def _remembered(
     """
     caches = [train] if holdout is None else [train, holdout]
     held_out = set[str]() if holdout is None else {holdout[i].origin.specimen for i in range(len(holdout))}
-    found: list[list[_Tile]] = [[], []]
+    found: list[list[RememberedTile]] = [[], []]
     for tiles, cache in zip(found, caches, strict=False):
         first = {cache[i].origin: i for i in reversed(range(len(cache))) if not cache[i].origin.is_augmented}
         indices = sorted(first.values())
@@ -160,7 +160,7 @@ def _remembered(
         whole = [key_of(origin.specimen) for origin in origins]
         keys = memory_keys(origins, held_out) if cache is train else whole
         keys = [of_all if of_all in known else key for key, of_all in zip(keys, whole, strict=True)]
-        tiles += [_Tile(cache, i, key) for i, key in zip(indices, keys, strict=True)]
+        tiles += [RememberedTile(cache, i, key) for i, key in zip(indices, keys, strict=True)]
     return found[0], found[1]
 
 
@@ -172,7 +172,7 @@ def _choose(
     names = {cache[i].origin.specimen for cache in (train, holdout) if cache is not None for i in range(len(cache))}
     # beside vectors of others, each specimen is one
     whole = {key_of(name) for name in names} if old.has_others(names) else set[int]()
-    tiles = [tile for of_cache in _remembered(train, holdout, whole) for tile in of_cache]
+    tiles = [tile for of_cache in remembered_tiles(train, holdout, whole) for tile in of_cache]
     keys = torch.tensor([tile.key for tile in tiles])
     is_there = torch.isin(specimen_part(old.keys.cpu()), specimen_part(keys))
     kept = np.flatnonzero(~is_there.numpy())
@@ -201,7 +201,7 @@ def _chosen(
     return [(vectors[at], keys[at])]
 
 
-def _drawn(tiles: Sequence[_Tile], most: int, rng: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+def _drawn(tiles: Sequence[RememberedTile], most: int, rng: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
     """Draw at most `most` normal positions of some tiles: vectors (n, C) and keys (n,) of each."""
     counts = np.array([tile.n_positions for tile in tiles], dtype=np.int64)
     ends = np.cumsum(counts)

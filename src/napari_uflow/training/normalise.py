@@ -14,9 +14,9 @@ from napari_uflow.model.border import LARGEST_EXCESS, Border, border_excess
 from napari_uflow.model.energy import energy
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, Progress, Steps, or_stop
-from napari_uflow.training.cache import FeatureCache, FeatureCaches
+from napari_uflow.training.cache import FeatureCache, FeatureCaches, Tiles
 
-__all__ = ["normalise_steps"]
+__all__ = ["fit_norm_steps", "normalise_steps"]
 
 # Tiles whose corners are measured.
 _MOST_MEASURED = 64
@@ -37,14 +37,14 @@ def normalise_steps(network: UFlow, caches: FeatureCaches) -> Steps[None]:
     ImageError
         If no position of a level is normal throughout.
     """
-    yield from _fit(network, caches.train, "Fitting the feature normalisation")
+    yield from fit_norm_steps(network, caches.train, "Fitting the feature normalisation")
     if network.config.border != "auto" or network.is_joint:  # positions of joint levels are judged by border class
         return
     excess = _largest_excess(network, caches.train)
     network.border = Border.choose(excess)
     if network.border.kind == "replicate":
         caches.apply_border(network.border, network.strides)
-        yield from _fit(network, caches.train, "Fitting the feature normalisation without the border")
+        yield from fit_norm_steps(network, caches.train, "Fitting the feature normalisation without the border")
     if excess > LARGEST_EXCESS:
         yield from or_stop(
             Message(
@@ -54,12 +54,27 @@ def normalise_steps(network: UFlow, caches: FeatureCaches) -> Steps[None]:
         )
 
 
-def _fit(network: UFlow, cache: FeatureCache, phase: str) -> Steps[None]:
-    """Fit the statistics of all levels."""
+def fit_norm_steps(network: UFlow, tiles: Tiles, phase: str) -> Steps[None]:
+    """Fit the feature normalisation of all levels.
+
+    Parameters
+    ----------
+    network : UFlow
+        Its `norm` is fitted.
+    tiles : Tiles
+        Tiles of normal images.
+    phase : str
+        Name of the phase in the progress events.
+
+    Raises
+    ------
+    ImageError
+        If no position of a level is normal throughout.
+    """
     for level, stride in enumerate(network.strides):
         yield from or_stop(Progress(phase, level, len(network.strides)))
         try:
-            network.norm.fit(level, lambda level=level: _samples(network, cache, level))  # type: ignore[misc]
+            network.norm.fit(level, lambda level=level: _samples(network, tiles, level))  # type: ignore[misc]
         except ValueError as error:
             raise ImageError(
                 f"no cell of {stride} x {stride} pixels is entirely normal: mark larger areas as normal, without "
@@ -68,9 +83,9 @@ def _fit(network: UFlow, cache: FeatureCache, phase: str) -> Steps[None]:
     yield from or_stop(Progress(phase, len(network.strides), len(network.strides)))
 
 
-def _samples(network: UFlow, cache: FeatureCache, level: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for i in range(len(cache)):
-        tile = cache[i]
+def _samples(network: UFlow, tiles: Tiles, level: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for i in range(len(tiles)):
+        tile = tiles[i]
         yield network.of_flow(tile.features)[level][None].float(), tile.is_normal[level][None]
 
 

@@ -17,6 +17,7 @@ from napari_uflow.progress import Message, Progress, Steps, or_stop
 from napari_uflow.training.cache import FeatureCaches
 from napari_uflow.training.evidence import evidence_steps
 from napari_uflow.training.features import fill_cache
+from napari_uflow.training.folds import Fold, scale_folds_steps
 from napari_uflow.training.normalise import normalise_steps
 from napari_uflow.training.tiles import LEAST_MARKED, Split, TrainingTile
 
@@ -53,9 +54,10 @@ def coarser_steps(
     intensity: IntensityRange,
     *,
     is_new: bool,
+    folds: Sequence[Fold] = (),
     depth: int = 1,
 ) -> Steps[None]:
-    """Fit the coarser octaves of a network; those with too few normal positions are left out.
+    """Fit the coarser octaves of a network, and of those of its folds; ones of too few normal positions are left out.
 
     Those of a resumed model stay as they are if there are too few positions now.
 
@@ -73,6 +75,8 @@ def coarser_steps(
         Brightness range of the model.
     is_new : bool
         The normalisation is fitted, too; it stays that of a resumed model.
+    folds : sequence of Fold
+        Folds of the training; those that are new get the normalisations of their coarser octaves.
     depth : int
         Halvings of the size.
     """
@@ -98,7 +102,10 @@ def coarser_steps(
         if is_new:
             yield from normalise_steps(coarser, caches)
         yield from evidence_steps(coarser, caches, rng, remembers_held_out=not half.is_divided_by_place)
-    yield from coarser_steps(coarser, regions, half, training, intensity, is_new=is_new, depth=depth + 1)
+        for fold in folds:
+            yield from fold.normalise_steps(coarser, caches, depth)
+        yield from scale_folds_steps(coarser, caches, folds, rng, depth)
+    yield from coarser_steps(coarser, regions, half, training, intensity, is_new=is_new, folds=folds, depth=depth + 1)
     network.config = network.config.replace(octaves=1 + coarser.config.octaves)
     if depth == 1:
         yield from or_stop(Message(f"Images are looked at in {sizes_text(network.config.octaves)} size"))
@@ -115,7 +122,7 @@ def _half_steps(
     """Return the tiles of the regions at half the size, some of them if there are many."""
     train: list[TrainingTile] = []
     holdout: list[TrainingTile] = []
-    marked = {id(tile.region) for tile in split.train if tile.region.is_marked_normal}
+    marked = {id(tile.region) for tile in (*split.train, *split.holdout) if tile.region.is_marked_normal}
     by_place = split.is_divided_by_place
     pairs = {id(region): (fine, region) for fine, region in zip(working, regions, strict=True)}
     for done, (fine, region) in enumerate(pairs.values()):
@@ -124,10 +131,12 @@ def _half_steps(
             continue
         least = LEAST_MARKED if region.is_marked_normal else training.min_normal
         for window in sample_windows(region, coarser.tile, align=coarser.align, min_normal=least):
-            is_held_out = region.specimen in split.holdout_specimens and not region.is_marked_normal
+            is_held_out = region.specimen in split.holdout_specimens
             if is_held_out and by_place:
                 full = Window(2 * window.row, 2 * window.col, 2 * window.height, 2 * window.width)
-                is_held_out = any(t.region.plane is fine.plane and t.window.overlaps(full) for t in split.holdout)
+                is_held_out = not region.is_marked_normal and any(
+                    t.region.plane is fine.plane and t.window.overlaps(full) for t in split.holdout
+                )
             if is_held_out:
                 holdout.append(TrainingTile(region, window))
             elif region.is_marked_normal or region.specimen in split.specimens:

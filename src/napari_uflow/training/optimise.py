@@ -17,17 +17,37 @@ from napari_uflow.errors import ImageError
 from napari_uflow.model.energy import energy, negative_log_likelihood
 from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import TrainedModel, UFlow
-from napari_uflow.progress import FINISH, Finish, Message, Progress, Snapshot, Steps, TrainingPoint
+from napari_uflow.progress import FINISH, Finish, Message, Progress, Snapshot, Steps, TrainingPoint, or_stop
 from napari_uflow.system.devices import free_memory, is_out_of_memory
-from napari_uflow.training.cache import FeatureCache, FeatureCaches
+from napari_uflow.training.cache import CachedTile, TileLists, Tiles, TileSets
 from napari_uflow.training.merit import Maxima
 from napari_uflow.training.planted import PlantedFeatures
 from napari_uflow.wording import counted
 
-__all__ = ["BestStep", "History", "optimise"]
+__all__ = ["BestStep", "History", "optimise", "repeat_steps"]
 
 History: TypeAlias = "tuple[dict[str, float], ...]"
 """The losses of a training, one dictionary of a TrainingPoint's values per check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimised:
+    """The end of an optimisation.
+
+    Attributes
+    ----------
+    history : tuple of dict
+        Values of a TrainingPoint at each check.
+    outcome : TrainingOutcome
+        How it ended.
+    best_step : int
+        Step whose weights were kept; 0 for the initial ones.
+    """
+
+    history: History = ()
+    outcome: TrainingOutcome = TrainingOutcome()
+    best_step: int = 0
+
 
 # Quantile of the held-out energies that is reported: overtrained latents explode at single positions.
 _WATCHED_QUANTILE = 0.999
@@ -57,14 +77,14 @@ _TOO_MUCH_LOST = (
 
 def optimise(
     network: UFlow,
-    caches: FeatureCaches,
+    caches: TileSets,
     training: TrainingConfig,
     rng: np.random.Generator,
     model_so_far: Callable[[History, TrainingOutcome], TrainedModel],
     *,
     has_new: bool = False,
     planted: PlantedFeatures | None = None,
-) -> Steps[tuple[History, TrainingOutcome]]:
+) -> Steps[Optimised]:
     """Train the flow on cached features; leave the network with its best weights.
 
     Without steps the flow stays as it is. The initial weights are candidates, too: an untrained flow on whitened
@@ -75,7 +95,7 @@ def optimise(
     ----------
     network : UFlow
         Its flow is trained.
-    caches : FeatureCaches
+    caches : TileSets
         Features of the tiles.
     training : TrainingConfig
         Parameters of the optimisation.
@@ -95,16 +115,49 @@ def optimise(
         If the loss was never finite.
     """
     if not training.steps:
-        return (), TrainingOutcome(OutcomeKind.DONE)
+        return Optimised()
     run = _Optimisation(network, caches, training, rng, keep_initial=not has_new, planted=planted)
     outcome = yield from _run(run, training, model_so_far)
-    if run.restore_best() and outcome.is_complete:
+    is_initial = run.restore_best()
+    if is_initial and outcome.is_complete:
         outcome = TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
         if has_new:
             yield Message(_TOO_MUCH_LOST, warning=True)
         else:
             yield Message(_NOTHING_LEARNED, warning=True) if planted is None else Message(_NOTHING_FOUND)
-    return run.history, outcome
+    return Optimised(run.history, outcome, 0 if is_initial else run.best_step or 0)
+
+
+def repeat_steps(
+    network: UFlow, tiles: Sequence[CachedTile], training: TrainingConfig, rng: np.random.Generator, n: int, phase: str
+) -> Steps[None]:
+    """Do some steps of a training on other tiles.
+
+    Parameters
+    ----------
+    network : UFlow
+        Its flow is trained.
+    tiles : sequence of CachedTile
+        Tiles to train on.
+    training : TrainingConfig
+        Parameters of the optimisation.
+    rng : Generator
+        Draws the batches.
+    n : int
+        Number of steps.
+    phase : str
+        Name of the phase in the progress events.
+
+    Raises
+    ------
+    Stopped
+        If it was asked to finish.
+    """
+    run = _Optimisation(network, TileLists(tiles), training, rng, keep_initial=False)
+    for step in range(n):
+        yield from or_stop(Progress(phase, step, n))
+        yield from run.step()
+    yield from or_stop(Progress(phase, n, n))
 
 
 def _run(
@@ -219,7 +272,7 @@ class _Optimisation:
     def __init__(
         self,
         network: UFlow,
-        caches: FeatureCaches,
+        caches: TileSets,
         training: TrainingConfig,
         rng: np.random.Generator,
         *,
@@ -393,7 +446,7 @@ def _endless_order(n: int, rng: np.random.Generator) -> Iterator[int]:
 
 
 def _batches(
-    network: UFlow, cache: FeatureCache, indices: Iterable[int], batch_size: int
+    network: UFlow, cache: Tiles, indices: Iterable[int], batch_size: int
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Yield features for the flow, and masks, of tiles, stacked by shape, each stack of at most `batch_size` tiles."""
     device = network.device
@@ -419,7 +472,7 @@ def _stacked(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def _held_out(network: UFlow, cache: FeatureCache, batch_size: int) -> tuple[float, float]:
+def _held_out(network: UFlow, cache: Tiles, batch_size: int) -> tuple[float, float]:
     """Return the loss in nats per latent dimension, and the watched quantile of the energies of the worst level.
 
     NaN for a cache without tiles.

@@ -17,7 +17,7 @@ from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.model.record import EarlierTraining, TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import TrainedModel
-from napari_uflow.training.tiles import Split
+from napari_uflow.training.tiles import Split, regions_of
 
 __all__ = ["record_of"]
 
@@ -78,6 +78,7 @@ def record_of(
         n_tiles=len(split.train),
         n_holdout_tiles=len(split.holdout),
         n_marked_normal=sum(region.is_marked_normal for region in distinct),
+        n_marked_held_out=sum(region.is_marked_normal for region in regions_of(split.holdout)),
         pixel_size=None if pixel_size is None else (pixel_size.height, pixel_size.width),
         unit=None if pixel_size is None else pixel_size.unit,
         pixel_size_range=(min([1.0, *ratios]), max([1.0, *ratios])),

@@ -101,10 +101,13 @@ def learned_by(model: TrainedModel) -> frozenset[str]:
     Parameters
     ----------
     model : TrainedModel
-        The refined model. Without steps its flow learns nothing; without a memory nothing else does.
+        The refined model. Its flow learns nothing without steps, nor from specimens that are held out; without a memory
+        nothing else does.
     """
     found = set()
-    if model.training.steps and model.record.outcome.kind is not OutcomeKind.NOTHING_LEARNED:
+    record = model.record
+    has_flow_learned = model.training.steps and record.outcome.kind is not OutcomeKind.NOTHING_LEARNED
+    if has_flow_learned and record.n_marked_held_out < max(record.n_marked_normal, 1):
         found.add("flow")
     if model.config.evidence != "likelihood" and len(model.state.get("memory.vectors", ())):
         found.add("memory")

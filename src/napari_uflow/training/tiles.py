@@ -56,7 +56,8 @@ class Split:
     Attributes
     ----------
     train, holdout : tuple of TrainingTile
-        Tiles trained on, and tiles held out; the latter are none if nothing can be held out.
+        Tiles trained on, and tiles held out; the latter are none if nothing can be held out. Regions marked normal in
+        specimens held out are held out, too.
     """
 
     train: tuple[TrainingTile, ...]
@@ -79,8 +80,13 @@ class Split:
 
     @property
     def for_calibration(self) -> tuple[TrainingTile, ...]:
-        """The tiles held out, or else those trained on."""
-        return self.holdout or self.train
+        """The tiles held out, or else those trained on; regions marked normal lie in these."""
+        return tuple(t for t in self.holdout if not t.region.is_marked_normal) or self.train
+
+    @property
+    def of_images(self) -> tuple[TrainingTile, ...]:
+        """All tiles but those of regions marked normal, which lie in these."""
+        return tuple(t for t in (*self.holdout, *self.train) if not t.region.is_marked_normal)
 
 
 def regions_of(tiles: Sequence[TrainingTile]) -> list[NormalRegion]:
@@ -115,8 +121,8 @@ def choose_tiles(
     Parameters
     ----------
     regions : sequence of NormalRegion
-        Normal regions; those marked normal are trained on, and held out nowhere. Beside others, their tiles are at most
-        half of the largest number; if there are more, they are drawn at random.
+        Normal regions. Those marked normal are trained on, unless their specimen is held out. Beside others, their
+        tiles are at most half of the largest number; if there are more, they are drawn at random.
     tile, align : int
         Side of a tile, and the divisor of its position, in pixels.
     training : TrainingConfig
@@ -144,16 +150,20 @@ def choose_tiles(
     train = [t for t in tiles if t.region.specimen not in held_out]
     # A region given several times, to weigh more, is held out once.
     holdout = list(dict.fromkeys(t for t in tiles if t.region.specimen in held_out))
-    if not train and not marked_tiles:  # no tile of the other specimens is normal enough
-        train, holdout = tiles, []
+    marked_holdout = list(dict.fromkeys(t for t in marked_tiles if t.region.specimen in held_out))
+    marked_train = [t for t in marked_tiles if t.region.specimen not in held_out]
+    if not train and not marked_train:  # no tile of the other specimens is normal enough
+        train, holdout, marked_train, marked_holdout = tiles, [], marked_tiles, []
     may_divide = before is None or set(before.specimens) == set(before.holdout_specimens)
     if not holdout and training.holdout > 0 and may_divide:
         train, holdout = _divided_by_place(tiles, training.holdout)
-    holdout = _without(holdout, marked, training.min_normal)
+        holdout, marked_train, marked_holdout = _without(holdout, marked, training.min_normal), marked_tiles, []
     if train:
-        marked_tiles = _drawn(marked_tiles, max(1, int(_LARGEST_MARKED * training.max_tiles)), rng)
-    train = _drawn(train, max(0, training.max_tiles - len(marked_tiles)), rng) + marked_tiles
-    return Split(tuple(train), tuple(_drawn(holdout, max(1, math.ceil(training.max_tiles * training.holdout)), rng)))
+        marked_train = _drawn(marked_train, max(1, int(_LARGEST_MARKED * training.max_tiles)), rng)
+    train = _drawn(train, max(0, training.max_tiles - len(marked_train)), rng) + marked_train
+    most = max(1, math.ceil(training.max_tiles * training.holdout))
+    marked_holdout = _drawn(marked_holdout, most, rng)
+    return Split(tuple(train), (*_drawn(holdout, most, rng), *marked_holdout))
 
 
 def _held_out_specimens(

@@ -12,11 +12,11 @@ from typing import TypeVar
 import numpy as np
 
 from napari_uflow.config import ModelConfig, TrainingConfig
-from napari_uflow.errors import ConfigError, ImageError
+from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.region import NormalRegion, common_channels
-from napari_uflow.model.record import PlantedOutcome, TrainingOutcome, TrainingRecord
+from napari_uflow.model.record import OutcomeKind, PlantedOutcome, TrainingOutcome, TrainingRecord
 from napari_uflow.model.uflow import MARGIN, TrainedModel, UFlow
 from napari_uflow.model.weights import load_pretrained
 from napari_uflow.nfa.calibrated import Calibration
@@ -24,14 +24,15 @@ from napari_uflow.nfa.calibration import TooFewPositionsError
 from napari_uflow.nfa.conformal import ConformalOffset, specimens_needed
 from napari_uflow.progress import Event, Message, Steps, drain, or_stop
 from napari_uflow.system.devices import choose_device
-from napari_uflow.training.cache import FeatureCaches
+from napari_uflow.training.cache import FeatureCaches, TileLists
 from napari_uflow.training.calibrate import calibrate_steps, has_enough_positions
 from napari_uflow.training.evidence import evidence_steps, scale_steps
 from napari_uflow.training.features import fill_cache
+from napari_uflow.training.folds import Fold, choose_folds, scale_folds_steps, train_folds_steps
 from napari_uflow.training.magnification import magnification_steps
 from napari_uflow.training.normalise import normalise_steps
 from napari_uflow.training.octaves import coarser_steps, octaves_for
-from napari_uflow.training.optimise import History, optimise
+from napari_uflow.training.optimise import History, Optimised, optimise
 from napari_uflow.training.pixel_size import messages_about_pixel_sizes, reference_pixel_size, working_regions
 from napari_uflow.training.pixel_types import messages_about_pixel_types
 from napari_uflow.training.planted import Likelihoods, PlantedFeatures, best_evidence, planted_set, sources_of
@@ -54,9 +55,17 @@ _NOT_LEARNED = (
     "the regions marked normal are not learned: the model has no memory, and this training has no steps; train a new "
     "model with steps, or with a memory"
 )
+_HELD_OUT_NOT_LEARNED = (
+    "the regions marked normal are not learned: their specimens are held out, where false alarms are counted, and the "
+    "model has no memory; train a new model with a memory"
+)
 _NO_MEMORY = (
     "the model has no memory of normal positions: with one specimen and nothing held out, there is nothing to compare "
     "a normal image with; add images of other specimens, or say which images belong to one (specimen pattern)"
+)
+_ONLY_HELD_OUT = (
+    "stopped: the other specimens are not held out in turn, and false alarms are counted only on {} held out from the "
+    "beginning"
 )
 _TOO_FEW_POSITIONS = "too few normal pixels to calibrate the false-alarm rate; add normal images"
 
@@ -161,8 +170,9 @@ def train_steps(
         can_calibrate = has_enough_positions(network, split.for_calibration)
         if not can_calibrate:
             yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
-        has_new = init_from is not None and any(region.is_marked_normal for region in regions)
+        has_new = init_from is not None and any(tile.region.is_marked_normal for tile in split.train)
         judge = None
+        folds = run.folds if can_calibrate else []
         if network.is_joint:
             yield from evidence_steps(
                 network,
@@ -173,11 +183,14 @@ def train_steps(
             )
             if not run.can_remember and network.config.evidence != "likelihood":
                 yield from or_stop(Message(_NO_MEMORY, warning=True))
-            yield from coarser_steps(network, run.working, split, training, run.intensity, is_new=init_from is None)
+            is_new = init_from is None
+            yield from coarser_steps(network, run.working, split, training, run.intensity, is_new=is_new, folds=folds)
             judge = yield from _judge(run)
-        history, outcome = yield from optimise(
+        optimised = yield from optimise(
             network,
-            caches,
+            TileLists(
+                caches.train.tiles(), [tile for tile in caches.holdout.tiles() if not tile.origin.is_marked_normal]
+            ),
             training,
             run.rng,
             partial(_snapshot, run, caches),
@@ -187,14 +200,23 @@ def train_steps(
         planted = None if judge is None else (yield from _to_the_end(judge.decide_steps(network)))
         if network.is_joint and network.config.evidence == "auto":
             network.set_evidence("likelihood+memory")
-        if network.is_joint and history:  # of the flow as it is now; it takes a moment
+        if network.is_joint and optimised.history:  # of the flow as it is now; it takes a moment
             yield from _to_the_end(scale_steps(network, caches, run.rng, only_likelihood=True))
-        if has_new and not training.steps and not (network.is_joint and network.uses_memory):
-            yield Message(_NOT_LEARNED, warning=True)
+        if folds:
+            folds = yield from _learned_folds(run, caches, folds, optimised)
+        if run.n_marked and not (has_new and training.steps) and not (network.is_joint and network.uses_memory):
+            yield Message(_NOT_LEARNED if has_new else _HELD_OUT_NOT_LEARNED, warning=True)
     # Not to be stopped: it takes a moment, and the model of a stopped training should be as good as any.
-    calibration = (yield from _to_the_end(_calibrate(run))) if can_calibrate else None
-    model_so_far = run.model(history, outcome)
-    return replace(model_so_far, calibration=calibration, record=replace(model_so_far.record, planted=planted))
+    calibration = (yield from _to_the_end(_calibrate(run, folds))) if can_calibrate else None
+    model_so_far = run.model(optimised.history, optimised.outcome)
+    return replace(
+        model_so_far,
+        calibration=calibration,
+        record=replace(
+            model_so_far.record, planted=planted, folds=tuple(tuple(sorted(fold.specimens)) for fold in folds)
+        ),
+        folds=tuple(fold.state for fold in folds[1:] if fold.state),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +229,8 @@ class _Run:
     working: Sequence[NormalRegion]
     pixel_size: PixelSize | None
     split: Split
+    folds: list[Fold]
+    n_marked: int
     intensity: IntensityRange
     backbone_weights: str
     init_from: TrainedModel | None
@@ -286,7 +310,8 @@ def _prepare(
         network.set_octaves(octaves_for(working, network.config))
     split = choose_tiles(working, network.tile, network.align, training, rng, before)
     n_marked = len({region for region in working if region.is_marked_normal})
-    for message in _messages_about(split, before, n_marked):
+    folds = choose_folds(split, training, init_from)
+    for message in _messages_about(split, folds, before, n_marked):
         yield from or_stop(message)
     intensity = IntensityRange.fit(regions_of(split.train), rng=rng) if init_from is None else init_from.intensity
     return _Run(
@@ -296,6 +321,8 @@ def _prepare(
         working=working,
         pixel_size=pixel_size,
         split=split,
+        folds=folds,
+        n_marked=0 if init_from is None else n_marked,
         intensity=intensity,
         backbone_weights=source,
         init_from=init_from,
@@ -325,23 +352,33 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
         )
 
 
-def _messages_about(split: Split, before: TrainingRecord | None, n_marked: int) -> Iterator[Message]:
+def _messages_about(
+    split: Split, folds: Sequence[Fold], before: TrainingRecord | None, n_marked: int
+) -> Iterator[Message]:
     """Yield the size of a split and its consequences for the model.
 
     Parameters
     ----------
     split : Split
         The tiles.
+    folds : sequence of Fold
+        Groups of specimens that are held out in turn; empty if only those of the split are.
     before : TrainingRecord or None
         Record of the model that the training is resumed from.
     n_marked : int
         Regions marked normal.
     """
     n_held_out = len(split.holdout_specimens)
+    n_counted = len({name for fold in folds for name in fold.specimens}) or n_held_out
     yield Message(
         f"{counted(len(split.train), 'tile')} from {counted(len(split.specimens), 'specimen')} to train on, "
         f"{len(split.holdout)} from {n_held_out} held out"
     )
+    if folds:
+        yield Message(
+            f"Then each of the {counted(n_counted, 'specimen')} is held out in turn, in {len(folds)} groups, so that "
+            f"false alarms are counted on all"
+        )
     n_forgotten = 0 if before is None else len(set(before.specimens) - split.specimens)
     if n_forgotten:
         yield Message(
@@ -349,7 +386,7 @@ def _messages_about(split: Split, before: TrainingRecord | None, n_marked: int) 
             f"gradually forget them; add those images too",
             warning=True,
         )
-    n_used = sum(region.is_marked_normal for region in regions_of(split.train))
+    n_used = sum(region.is_marked_normal for region in regions_of((*split.train, *split.holdout)))
     if n_used < n_marked:
         yield Message(
             f"{n_used} of {n_marked} regions marked normal are trained on, drawn at random: more would displace the "
@@ -368,9 +405,9 @@ def _messages_about(split: Split, before: TrainingRecord | None, n_marked: int) 
             "add images of other specimens",
             warning=True,
         )
-    elif n_held_out < specimens_needed(1.0):
+    elif n_counted < specimens_needed(1.0):
         yield Message(
-            f"false alarms are only estimated with {counted(n_held_out, 'held-out specimen')}; a guarantee of 1 per "
+            f"false alarms are only estimated with {counted(n_counted, 'held-out specimen')}; a guarantee of 1 per "
             f"image needs {specimens_needed(1.0)}, of 0.1 per image {specimens_needed(0.1)}: add images of other "
             f"specimens, or hold out a larger part"
         )
@@ -421,6 +458,31 @@ class _Judge:
         return found
 
 
+def _learned_folds(run: _Run, caches: FeatureCaches, folds: list[Fold], optimised: Optimised) -> Steps[list[Fold]]:
+    """Train the networks of the folds; return none if it is stopped: false alarms are then counted as in a split."""
+    network, init_from = run.network, run.init_from
+    before = () if init_from is None else init_from.history
+    try:
+        if optimised.outcome.kind is OutcomeKind.STOPPED:
+            raise Stopped
+        if not network.is_joint or network.uses_likelihood:
+            yield from train_folds_steps(
+                network,
+                caches,
+                run.training,
+                folds,
+                n_best=optimised.best_step,
+                n_done=int(optimised.history[-1]["step"]) if optimised.history else 0,
+                n_before=int(max((point["step"] for point in before), default=0)),
+            )
+    except Stopped:
+        yield Message(_ONLY_HELD_OUT.format(counted(len(run.split.holdout_specimens), "specimen")), warning=True)
+        return []
+    if network.is_joint:
+        yield from _to_the_end(scale_folds_steps(network, caches, folds, run.rng))
+    return folds
+
+
 def _snapshot(run: _Run, caches: FeatureCaches, history: History, outcome: TrainingOutcome) -> TrainedModel:
     """Return the model with the current weights, and with the scale of their likelihood."""
     if run.network.is_joint:
@@ -456,12 +518,16 @@ def _judge(run: _Run) -> Steps[_Judge | None]:
     return _Judge(features, features.likelihoods(network), network.config.evidence == "auto")
 
 
-def _calibrate(run: _Run) -> Steps[Calibration | None]:
-    """Calibrate on the held-out tiles; on the training tiles, without a guarantee, if none are held out."""
+def _calibrate(run: _Run, folds: Sequence[Fold]) -> Steps[Calibration | None]:
+    """Calibrate on the images of all folds, or on the held-out tiles.
+
+    Or else on the training tiles, without a guarantee, if none are held out.
+    """
+    split = run.split
+    tiles = split.of_images if folds else split.for_calibration
+    by_place = split.is_divided_by_place
     try:
-        calibration = yield from calibrate_steps(
-            run.network, run.intensity, run.split.for_calibration, only_tiles=run.split.is_divided_by_place
-        )
+        calibration = yield from calibrate_steps(run.network, run.intensity, tiles, only_tiles=by_place, folds=folds)
     except TooFewPositionsError:  # the model is useful without a calibration
         yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
         return None

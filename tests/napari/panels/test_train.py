@@ -282,7 +282,7 @@ def test_the_estimate_has_the_numbers_of_the_training():
     from napari_uflow.training import evidence, magnification, octaves, planted, train
 
     mine = (estimate._MOST_MEASURED, estimate._FEWEST_MEASURED)
-    assert mine == (evidence._MOST_MEASURED, evidence._FEWEST_HELD_OUT)
+    assert mine == (evidence.MOST_MEASURED, evidence._FEWEST_HELD_OUT)
     for name in ("_MOST_SOURCES", "_FEWEST_SOURCES", "_MOST_DEFECTS", "_FEWEST_DEFECTS", "_PIXELS_PER_DEFECT"):
         assert getattr(estimate, name) == getattr(planted, name)
     assert (estimate._PLANTED_SIDE, estimate._PLANTED_MARGIN) == (planted.PLANTED_SIDE, planted.MARGIN)

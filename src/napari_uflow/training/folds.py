@@ -1,0 +1,233 @@
+"""Every specimen held out in turn: the networks that were trained without each group of specimens, the folds.
+
+False alarms are counted on specimens that a network has not seen. With few images, those held out are too few for a
+guarantee, and those trained on are as good: each is scored by a network that was trained without its group. All share
+the backbone and its features, which are computed once, and the memory, which leaves the specimen out that is scored;
+only the normalisation and the flow are fitted again. The first fold consists of the specimens held out of the training
+of the model itself.
+
+References
+----------
+R. F. Barber, E. J. Candès, A. Ramdas, R. J. Tibshirani (2021). Predictive inference with the jackknife+. The Annals of
+Statistics 49. https://doi.org/10.1214/20-AOS1965 (CV+).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from napari_uflow.config import TrainingConfig
+from napari_uflow.model.uflow import Sample, TrainedModel, UFlow
+from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
+from napari_uflow.training.cache import CachedTile, FeatureCaches, TileSets
+from napari_uflow.training.evidence import MOST_MEASURED, remembered_tiles, samples_of
+from napari_uflow.training.normalise import fit_norm_steps
+from napari_uflow.training.optimise import repeat_steps
+from napari_uflow.training.tiles import Split
+
+__all__ = ["Fold", "choose_folds", "scale_folds_steps", "train_folds_steps"]
+
+# So many specimens guarantee enough if a part of them is held out.
+_MANY_SPECIMENS = 30
+# Fewer cannot guarantee anything, see :mod:`napari_uflow.nfa.conformal`.
+_FEWEST_SPECIMENS = 3
+_MOST_FOLDS = 5
+# Streams of random numbers: the choice of the folds, and the first of those of their trainings.
+_CHOICE, _TRAINING = 20, 21
+
+
+@dataclass(eq=False)
+class Fold:
+    """Specimens, and what a network learns without them.
+
+    Attributes
+    ----------
+    specimens : frozenset of str
+        Specimens that are held out.
+    state : dict of str to Tensor
+        Normalisation and flow of the network trained without them; what is missing is as in the network trained
+        without the first fold.
+    is_new : bool
+        The state is to be learned from the beginning.
+    """
+
+    specimens: frozenset[str]
+    state: dict[str, Tensor] = field(default_factory=dict)
+    is_new: bool = False
+
+    def state_of_octave(self, depth: int) -> dict[str, Tensor]:
+        """Return the weights for the network of an octave, under their names there; 0 is the finest."""
+        prefix = "coarser." * depth
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.state.items()
+            if key.startswith((f"{prefix}norm.", f"{prefix}flow."))
+        }
+
+    def tiles(self, caches: TileSets, repeats: int = 1) -> list[CachedTile]:
+        """Return the tiles to train on without the specimens.
+
+        Parameters
+        ----------
+        caches : TileSets
+            Features of the tiles of a training.
+        repeats : int
+            Times that tiles held out by the model itself count: they have no augmented copies.
+        """
+        train, holdout = (
+            [tile for tile in (of[i] for i in range(len(of))) if tile.origin.specimen not in self.specimens]
+            for of in (caches.train, caches.holdout)
+        )
+        return train + repeats * holdout
+
+    def normalise_steps(self, network: UFlow, caches: TileSets, depth: int = 0, repeats: int = 1) -> Steps[None]:
+        """Fit the normalisation of an octave if the fold is new; the network stays as it is.
+
+        Parameters
+        ----------
+        network : UFlow
+            The network of the octave.
+        caches : TileSets
+            Features of the tiles of the training, in this octave.
+        depth : int
+            Halvings of the size.
+        repeats : int
+            As for :meth:`tiles`.
+        """
+        if not self.is_new:
+            return
+        kept = {key: value for key, value in network.learned_state().items() if key.startswith("norm.")}
+        with network.with_state(kept):
+            yield from fit_norm_steps(network, self.tiles(caches, repeats), "Fitting the normalisation without a group")
+            fitted = {key: value for key, value in network.learned_state().items() if key.startswith("norm.")}
+        self.state |= {"coarser." * depth + key: value for key, value in fitted.items()}
+
+
+def choose_folds(split: Split, training: TrainingConfig, init_from: TrainedModel | None = None) -> list[Fold]:
+    """Choose the groups of specimens to hold out in turn; none if only those of the split are held out.
+
+    Parameters
+    ----------
+    split : Split
+        Tiles of the training. The specimens that it holds out are the first group; groups are about as large as that,
+        and five at most.
+    training : TrainingConfig
+        Its guarantee and seed.
+    init_from : TrainedModel, optional
+        Model whose training is resumed: its specimens stay in their groups, whose weights are kept.
+    """
+    names = split.specimens | split.holdout_specimens
+    is_wanted = training.guarantee == "cross" or (training.guarantee == "auto" and len(names) < _MANY_SPECIMENS)
+    is_possible = split.holdout and split.specimens and not split.is_divided_by_place
+    if not (is_wanted and is_possible and len(names) >= _FEWEST_SPECIMENS):
+        return []
+    groups: list[set[str]] = []
+    states: Sequence[Mapping[str, Tensor]] = ()
+    if init_from is not None:
+        groups = [set(split.specimens.intersection(fold)) for fold in init_from.record.folds[1:]]
+        states = init_from.folds
+    if not groups:
+        n = min(_MOST_FOLDS, round(len(names) / len(split.holdout_specimens))) - 1
+        groups = [set() for _ in range(max(1, min(n, len(split.specimens))))]
+    left = sorted(split.specimens.difference(*groups))
+    for i in np.random.default_rng((training.seed, _CHOICE)).permutation(len(left)):
+        min(groups, key=len).add(left[i])
+    folds = [Fold(split.holdout_specimens)]
+    if states:
+        folds += [Fold(frozenset(group), dict(state)) for group, state in zip(groups, states, strict=True)]
+    else:
+        folds += [Fold(frozenset(group), is_new=True) for group in groups]
+    return folds
+
+
+def train_folds_steps(
+    network: UFlow,
+    caches: TileSets,
+    training: TrainingConfig,
+    folds: Sequence[Fold],
+    *,
+    n_best: int,
+    n_done: int,
+    n_before: int = 0,
+) -> Steps[None]:
+    """Train the networks of all folds but the first as that of the model was trained; the network stays as it is.
+
+    Together they take no more steps than that training took.
+
+    Parameters
+    ----------
+    network : UFlow
+        The trained network.
+    caches : TileSets
+        Features of the tiles of the training.
+    training : TrainingConfig
+        Its parameters.
+    folds : sequence of Fold
+        Their states are completed.
+    n_best, n_done : int
+        Step of the training that was kept, and steps that it took.
+    n_before : int
+        Steps of the trainings that it was resumed from, which a new fold makes up for.
+    """
+    repeats = training.augmentations
+    for i, fold in enumerate(folds[1:]):
+        yield from fold.normalise_steps(network, caches, repeats=repeats)
+        if fold.is_new:
+            fresh = UFlow(
+                network.config.replace(octaves=1), network.n_channels, training.seed, backbone=network.backbone
+            )
+            flow = {key: value for key, value in fresh.learned_state().items() if key.startswith("flow.")}
+            fold.state |= flow
+        wanted, most = n_best, n_done
+        if fold.is_new:
+            wanted, most = wanted + n_before, most + n_before
+        n_steps = min(wanted, -(-most // (len(folds) - 1)))
+        if not n_steps:
+            continue
+        # the learning rate falls as far as it did
+        config = training.replace(steps=max(n_steps, round(max(training.steps, wanted) * n_steps / wanted)))
+        rng = np.random.default_rng((training.seed, _TRAINING + i))
+        phase = f"Training without group {i + 2} of {len(folds)}"
+        with network.with_state(fold.state_of_octave(0)):
+            yield from repeat_steps(network, fold.tiles(caches, repeats), config, rng, n_steps, phase)
+            trained = network.learned_state()
+        fold.state |= {key: value for key, value in trained.items() if key.startswith("flow.")}
+
+
+def scale_folds_steps(
+    network: UFlow, caches: FeatureCaches, folds: Sequence[Fold], rng: np.random.Generator, depth: int = 0
+) -> Steps[None]:
+    """Fit the scale of the likelihood to images of all folds, each scored by a network that was trained without it.
+
+    Parameters
+    ----------
+    network : UFlow
+        Its scale is fitted.
+    caches : FeatureCaches
+        Features of the tiles.
+    folds : sequence of Fold
+        All folds of the training; nothing is done without any.
+    rng : Generator
+        Draws tiles if there are many.
+    depth : int
+        Octave of the network.
+    """
+    tiles = [t for part in remembered_tiles(caches.train, caches.holdout) for t in part]
+    tiles = [t for t in tiles if not t.cached.origin.is_marked_normal]
+    tiles = [tiles[int(i)] for i in np.sort(rng.permutation(len(tiles))[:MOST_MEASURED])] if folds else []
+    if not tiles:
+        return
+
+    def samples() -> Iterator[Sample]:
+        for fold in folds:
+            with network.with_state(fold.state_of_octave(depth)):
+                yield from samples_of(network, [t for t in tiles if t.cached.origin.specimen in fold.specimens])
+
+    progress = Progress("Measuring normal positions", 0, 1)
+    yield from or_stop(progress)
+    yield from chunk_steps(network.fit_scale(samples, only_likelihood=True), progress)
+    yield from or_stop(Progress("Measuring normal positions", 1, 1))
