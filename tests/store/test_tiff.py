@@ -525,3 +525,17 @@ def test_a_transparency_mask_is_no_second_image(tmp_path):
         writer.write(numbers((6, 7)) > 3, subfiletype=4, photometric="mask", metadata=None)
     (plane,) = read_planes(path)
     np.testing.assert_array_equal(plane.read()[0], numbers((6, 7)))
+
+
+@pytest.mark.parametrize(("kind", "value"), [(11, struct.pack("<f", 8.0)), (9, struct.pack("<i", -8))])
+def test_a_place_of_pixels_that_is_no_whole_number(tmp_path, kind, value):
+    """The type of a tag is that of the file: a place may be a fraction, or negative."""
+    path = tmp_path / "odd.tif"
+    tifffile.imwrite(path, np.zeros((32, 32), np.uint8))
+    data = bytearray(path.read_bytes())
+    place = data.index(struct.pack("<HH", 273, 4))
+    data[place + 2 : place + 4] = struct.pack("<H", kind)
+    data[place + 8 : place + 12] = value
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match="odd.tif"):
+        read_planes(path)[0].read()

@@ -11,7 +11,7 @@ from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.training.tiles import TrainingTile, choose_tiles, regions_of
+from napari_uflow.training.tiles import Split, TrainingTile, choose_tiles, regions_of
 
 
 def region(shape=(256, 256), specimen="a", mask=None) -> NormalRegion:
@@ -180,16 +180,21 @@ def test_regions_marked_normal_are_trained_on_and_held_out_nowhere(n_copies, cor
         assert not (tile.region.normal() & region.normal()).any()
 
 
-def test_regions_marked_normal_in_a_held_out_specimen_are_trained_on():
+def test_regions_marked_normal_in_a_held_out_specimen_are_held_out_and_stay_where_false_alarms_are_counted():
     planes = [Plane(data=np.zeros((256, 256), np.uint8), name=str(i)) for i in range(5)]
     regions = [NormalRegion(plane) for plane in planes]
     (specimen,) = {tile.region.specimen for tile in choose(regions)[1]}
     plane = planes[int(specimen)]
     region = marked(plane, (slice(64, 128), slice(64, 128)), specimen)
     train, held = choose([*regions, region])
-    assert any(tile.region is region for tile in train)
+    assert not any(tile.region is region for tile in train)
     assert {tile.region.specimen for tile in held} == {specimen}
-    assert all(tile.region.plane is plane and not tile.region.normal()[64:128, 64:128].any() for tile in held)
+    assert any(tile.region is region for tile in held)
+    split = Split(tuple(train), tuple(held))
+    for tiles in (split.for_calibration, split.of_images):
+        counted = [tile.region for tile in tiles if tile.region.plane is plane]
+        assert counted
+        assert all(of is not region and of.normal()[64:128, 64:128].all() for of in counted)
 
 
 @pytest.mark.parametrize("max_tiles", [1, 4, 10, 100])

@@ -220,7 +220,8 @@ def scripted_losses(monkeypatch, losses) -> list[dict[str, torch.Tensor]]:
 
 def test_the_best_state_is_kept(monkeypatch):
     states = scripted_losses(monkeypatch, [9.0, 3.0, 1.0, 2.0, math.nan, 1.5])
-    model = run(specimens(), training=TRAINING.replace(steps=5, check_every=1))
+    training = TRAINING.replace(steps=5, check_every=1, guarantee="split")
+    model = run(specimens(), training=training)
     assert [point["is_best"] for point in model.history] == [True, True, False, False, False]
     for key, value in states[2].items():
         assert torch.equal(model.state[f"flow.{key}"], value)

@@ -218,8 +218,9 @@ def show(options: argparse.Namespace) -> int:
         print(json.dumps(card.to_dict(), indent=2))
         return 0
     record, history, earlier = card.record, card.history, card.record.resumed_from
-    n_specimens, n_held_out = len(record.all_specimens), len(record.holdout_specimens)
-    of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {n_held_out} of them held out"
+    n_specimens, n_held_out = len(record.all_specimens), len(record.counted_specimens)
+    held_out = "each held out in turn" if record.folds else f"{n_held_out} of them held out"
+    of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {held_out}"
     print(printable(f"{options.model}: U-Flow model, format {card.format}"))
     lines = {
         "backbone": f"{card.model.backbone} ({record.backbone_weights or 'no weights to load'})",

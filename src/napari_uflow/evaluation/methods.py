@@ -238,6 +238,11 @@ def _training(model: TrainedModel) -> list[str]:
         elif held_out:
             text += f"; {counted(len(held_out), 'specimen')} of them ({counted(record.n_holdout_tiles, 'tile')})"
             text += f" {'was' if len(held_out) == 1 else 'were'} held out of training"
+            if record.folds:
+                text += (
+                    f", and each of all specimens was held out in turn, in {len(record.folds)} groups, to count false "
+                    f"alarms on it with a network that had not seen it (cross-validation)"
+                )
         else:
             text += "; nothing was held out of training"
         sentences.append(text + ".")

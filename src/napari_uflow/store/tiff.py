@@ -179,6 +179,8 @@ def _lazy(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -
     is_one_file = all(p is None or p.parent is tif for p in series.pages)
     if offset is not None and is_one_file and math.prod(series.shape) > 0:
         dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
+        if not isinstance(offset, int) or offset < 0:  # a tag may have any type
+            raise ImageError(f"'{path}' is damaged: the place of its pixels is no whole number; copy it again")
         if offset + dtype.itemsize * math.prod(series.shape) > os.stat(path).st_size:
             raise ImageError(f"'{path}' cannot be read; the file ends before its pixels do, copy it again")
         return RawPixels(path, dtype, tuple(int(n) for n in series.shape), offset)

@@ -14,7 +14,7 @@ Statistics 49. https://doi.org/10.1214/20-AOS1965 (CV+).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,17 +27,12 @@ from napari_uflow.training.cache import CachedTile, FeatureCaches, TileSets
 from napari_uflow.training.evidence import MOST_MEASURED, remembered_tiles, samples_of
 from napari_uflow.training.normalise import fit_norm_steps
 from napari_uflow.training.optimise import repeat_steps
-from napari_uflow.training.tiles import Split
+from napari_uflow.training.tiles import Split, choose_groups
 
-__all__ = ["Fold", "choose_folds", "scale_folds_steps", "train_folds_steps"]
+__all__ = ["Fold", "folds_of", "scale_folds_steps", "train_folds_steps"]
 
-# So many specimens guarantee enough if a part of them is held out.
-_MANY_SPECIMENS = 30
-# Fewer cannot guarantee anything, see :mod:`napari_uflow.nfa.conformal`.
-_FEWEST_SPECIMENS = 3
-_MOST_FOLDS = 5
-# Streams of random numbers: the choice of the folds, and the first of those of their trainings.
-_CHOICE, _TRAINING = 20, 21
+# Stream of random numbers of a fold, less its number.
+_RANDOM = 21
 
 
 @dataclass(eq=False)
@@ -46,6 +41,8 @@ class Fold:
 
     Attributes
     ----------
+    number : int
+        Number of the fold, from 1.
     specimens : frozenset of str
         Specimens that are held out.
     state : dict of str to Tensor
@@ -55,6 +52,7 @@ class Fold:
         The state is to be learned from the beginning.
     """
 
+    number: int
     specimens: frozenset[str]
     state: dict[str, Tensor] = field(default_factory=dict)
     is_new: bool = False
@@ -100,48 +98,31 @@ class Fold:
         """
         if not self.is_new:
             return
+        octave = f" at 1/{2**depth} of the size" * (depth > 0)
+        phase = f"Fitting the normalisation without group {self.number}{octave}"
         kept = {key: value for key, value in network.learned_state().items() if key.startswith("norm.")}
         with network.with_state(kept):
-            yield from fit_norm_steps(network, self.tiles(caches, repeats), "Fitting the normalisation without a group")
+            yield from fit_norm_steps(network, self.tiles(caches, repeats), phase)
             fitted = {key: value for key, value in network.learned_state().items() if key.startswith("norm.")}
         self.state |= {"coarser." * depth + key: value for key, value in fitted.items()}
 
 
-def choose_folds(split: Split, training: TrainingConfig, init_from: TrainedModel | None = None) -> list[Fold]:
-    """Choose the groups of specimens to hold out in turn; none if only those of the split are held out.
+def folds_of(split: Split, training: TrainingConfig, init_from: TrainedModel | None = None) -> list[Fold]:
+    """Return the folds of a training; none if only the specimens of the split are held out.
 
     Parameters
     ----------
-    split : Split
-        Tiles of the training. The specimens that it holds out are the first group; groups are about as large as that,
-        and five at most.
-    training : TrainingConfig
-        Its guarantee and seed.
+    split, training
+        As for :func:`~napari_uflow.training.tiles.choose_groups`.
     init_from : TrainedModel, optional
         Model whose training is resumed: its specimens stay in their groups, whose weights are kept.
     """
-    names = split.specimens | split.holdout_specimens
-    is_wanted = training.guarantee == "cross" or (training.guarantee == "auto" and len(names) < _MANY_SPECIMENS)
-    is_possible = split.holdout and split.specimens and not split.is_divided_by_place
-    if not (is_wanted and is_possible and len(names) >= _FEWEST_SPECIMENS):
-        return []
-    groups: list[set[str]] = []
-    states: Sequence[Mapping[str, Tensor]] = ()
-    if init_from is not None:
-        groups = [set(split.specimens.intersection(fold)) for fold in init_from.record.folds[1:]]
-        states = init_from.folds
-    if not groups:
-        n = min(_MOST_FOLDS, round(len(names) / len(split.holdout_specimens))) - 1
-        groups = [set() for _ in range(max(1, min(n, len(split.specimens))))]
-    left = sorted(split.specimens.difference(*groups))
-    for i in np.random.default_rng((training.seed, _CHOICE)).permutation(len(left)):
-        min(groups, key=len).add(left[i])
-    folds = [Fold(split.holdout_specimens)]
-    if states:
-        folds += [Fold(frozenset(group), dict(state)) for group, state in zip(groups, states, strict=True)]
-    else:
-        folds += [Fold(frozenset(group), is_new=True) for group in groups]
-    return folds
+    groups = choose_groups(split, training, None if init_from is None else init_from.record)
+    states = () if init_from is None else init_from.folds
+    if not states:
+        return [Fold(i, group, is_new=i > 1) for i, group in enumerate(groups, start=1)]
+    known = zip(groups, ({}, *states), strict=True)
+    return [Fold(i, group, dict(state)) for i, (group, state) in enumerate(known, start=1)]
 
 
 def train_folds_steps(
@@ -174,7 +155,7 @@ def train_folds_steps(
         Steps of the trainings that it was resumed from, which a new fold makes up for.
     """
     repeats = training.augmentations
-    for i, fold in enumerate(folds[1:]):
+    for fold in folds[1:]:
         yield from fold.normalise_steps(network, caches, repeats=repeats)
         if fold.is_new:
             fresh = UFlow(
@@ -190,8 +171,8 @@ def train_folds_steps(
             continue
         # the learning rate falls as far as it did
         config = training.replace(steps=max(n_steps, round(max(training.steps, wanted) * n_steps / wanted)))
-        rng = np.random.default_rng((training.seed, _TRAINING + i))
-        phase = f"Training without group {i + 2} of {len(folds)}"
+        rng = np.random.default_rng((training.seed, _RANDOM + fold.number))
+        phase = f"Training without group {fold.number} of {len(folds)}"
         with network.with_state(fold.state_of_octave(0)):
             yield from repeat_steps(network, fold.tiles(caches, repeats), config, rng, n_steps, phase)
             trained = network.learned_state()
@@ -227,7 +208,8 @@ def scale_folds_steps(
             with network.with_state(fold.state_of_octave(depth)):
                 yield from samples_of(network, [t for t in tiles if t.cached.origin.specimen in fold.specimens])
 
-    progress = Progress("Measuring normal positions", 0, 1)
+    phase = "Measuring specimens held out in turn" + f" at 1/{2**depth} of the size" * (depth > 0)
+    progress = Progress(phase, 0, 1)
     yield from or_stop(progress)
     yield from chunk_steps(network.fit_scale(samples, only_likelihood=True), progress)
-    yield from or_stop(Progress("Measuring normal positions", 1, 1))
+    yield from or_stop(Progress(phase, 1, 1))

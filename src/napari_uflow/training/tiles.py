@@ -16,13 +16,20 @@ from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.specimen import hold_out_specimens
 from napari_uflow.model.record import TrainingRecord
 
-__all__ = ["LEAST_MARKED", "Split", "TrainingTile", "choose_tiles", "marked_tiles_of", "regions_of"]
+__all__ = ["LEAST_MARKED", "Split", "TrainingTile", "choose_groups", "choose_tiles", "marked_tiles_of", "regions_of"]
 
 LEAST_MARKED = 0.01
 """Fraction of normal pixels required of the tile around a region marked normal, which is small."""
 
 # Largest part of the tiles trained on that comes from regions marked normal.
 _LARGEST_MARKED = 0.5
+# So many specimens guarantee enough if a part of them is held out.
+_MANY_SPECIMENS = 30
+# Fewer cannot guarantee anything, see :mod:`napari_uflow.nfa.conformal`.
+_FEWEST_SPECIMENS = 3
+_MOST_GROUPS = 5
+# Stream of random numbers of the groups.
+_RANDOM = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,34 @@ def choose_tiles(
     most = max(1, math.ceil(training.max_tiles * training.holdout))
     marked_holdout = _drawn(marked_holdout, most, rng)
     return Split(tuple(train), (*_drawn(holdout, most, rng), *marked_holdout))
+
+
+def choose_groups(split: Split, training: TrainingConfig, before: TrainingRecord | None = None) -> list[frozenset[str]]:
+    """Choose the groups of specimens to hold out in turn; none if only those of the split are held out.
+
+    Parameters
+    ----------
+    split : Split
+        Tiles of the training. The specimens that it holds out are the first group; groups are about as large as that,
+        and five at most.
+    training : TrainingConfig
+        Its guarantee and seed.
+    before : TrainingRecord, optional
+        Record of the model that a training is resumed from: its specimens stay in their groups.
+    """
+    names = split.specimens | split.holdout_specimens
+    is_wanted = training.guarantee == "cross" or (training.guarantee == "auto" and len(names) < _MANY_SPECIMENS)
+    is_possible = split.holdout and split.specimens and not split.is_divided_by_place
+    if not (is_wanted and is_possible and len(names) >= _FEWEST_SPECIMENS):
+        return []
+    groups = [set(split.specimens.intersection(fold)) for fold in (before.folds[1:] if before else ())]
+    if not groups:
+        n = min(_MOST_GROUPS, round(len(names) / len(split.holdout_specimens))) - 1
+        groups = [set() for _ in range(max(1, min(n, len(split.specimens))))]
+    left = sorted(split.specimens.difference(*groups))
+    for i in np.random.default_rng((training.seed, _RANDOM)).permutation(len(left)):
+        min(groups, key=len).add(left[i])
+    return [split.holdout_specimens, *map(frozenset, groups)]
 
 
 def _held_out_specimens(

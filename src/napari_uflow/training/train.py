@@ -28,7 +28,7 @@ from napari_uflow.training.cache import FeatureCaches, TileLists
 from napari_uflow.training.calibrate import calibrate_steps, has_enough_positions
 from napari_uflow.training.evidence import evidence_steps, scale_steps
 from napari_uflow.training.features import fill_cache
-from napari_uflow.training.folds import Fold, choose_folds, scale_folds_steps, train_folds_steps
+from napari_uflow.training.folds import Fold, folds_of, scale_folds_steps, train_folds_steps
 from napari_uflow.training.magnification import magnification_steps
 from napari_uflow.training.normalise import normalise_steps
 from napari_uflow.training.octaves import coarser_steps, octaves_for
@@ -310,7 +310,7 @@ def _prepare(
         network.set_octaves(octaves_for(working, network.config))
     split = choose_tiles(working, network.tile, network.align, training, rng, before)
     n_marked = len({region for region in working if region.is_marked_normal})
-    folds = choose_folds(split, training, init_from)
+    folds = folds_of(split, training, init_from)
     for message in _messages_about(split, folds, before, n_marked):
         yield from or_stop(message)
     intensity = IntensityRange.fit(regions_of(split.train), rng=rng) if init_from is None else init_from.intensity

@@ -27,6 +27,7 @@ LABELS: Mapping[str, str] = {
     "final_learning_rate": "Final learning rate ratio",
     "flow_steps": "Flow steps per level",
     "gradient_clip": "Gradient clipping",
+    "guarantee": "Guarantee counted on",
     "halo": "Flow context",
     "heatmap": "Heatmap values",
     "high_precision": "Continuous binomial tail",

@@ -60,7 +60,7 @@ class ModelBar(QWidget):
         if model is None:
             self.label.setText("No model: train one or open a model file.")
             return
-        n_specimens = len(model.record.holdout_specimens)
+        n_specimens = len(model.record.counted_specimens)
         place = self._session.model_path
         self.label.setText(
             f"{self._session.model_name} ({model.config.backbone}, {counted(n_specimens, 'specimen')} held out"

@@ -19,7 +19,7 @@ from napari_uflow.image.scaled import scaled_regions
 from napari_uflow.model.info import BACKBONES, JOINT_STRIDE, has_joint_levels, octaves_of
 from napari_uflow.system.memory import MOST_OF_PROCESSOR, detection_bytes, tile_that_fits
 from napari_uflow.training.regions import assign_specimens
-from napari_uflow.training.tiles import Split, choose_tiles, marked_tiles_of
+from napari_uflow.training.tiles import Split, choose_groups, choose_tiles, marked_tiles_of
 from napari_uflow.wording import counted
 
 __all__ = ["DetectionEstimate", "TrainingEstimate", "estimate_detection", "estimate_training", "speed_of"]
@@ -88,6 +88,8 @@ class TrainingEstimate:
         Tiles to train on, and held out.
     n_specimens, n_holdout_specimens : int
         Specimens of these tiles.
+    n_counted : int
+        Specimens that false alarms are counted on: those held out, at once or in turn.
     is_divided : bool
         True if there is only one specimen, divided into a part to train on and a held-out part.
     memory, disk : float
@@ -101,6 +103,7 @@ class TrainingEstimate:
     n_holdout_tiles: int
     n_specimens: int
     n_holdout_specimens: int
+    n_counted: int
     is_divided: bool
     memory: float
     disk: float
@@ -126,11 +129,14 @@ class TrainingEstimate:
         trains = f"Trains on {counted(self.n_specimens, noun)} ({tiles})"
         if not self.n_holdout_tiles:
             return f"{trains}, keeps none back to count false alarms"
-        return f"{trains}, keeps {self.n_holdout_specimens} back ({holdout_tiles}) to count false alarms"
+        keeps = f"{trains}, keeps {self.n_holdout_specimens} back ({holdout_tiles})"
+        if self.n_counted > self.n_holdout_specimens:
+            return f"{keeps}; then keeps each back in turn, to count false alarms on all {self.n_counted}"
+        return f"{keeps} to count false alarms"
 
     def advice(self) -> str:
         """Return a remedy for too few held-out specimens; "" if a number of false alarms can be guaranteed."""
-        if self.n_holdout_specimens >= _SPECIMENS_NEEDED:
+        if self.n_counted >= _SPECIMENS_NEEDED:
             return ""
         is_one = self.is_divided or (not self.n_holdout_tiles and self.n_specimens == 1)
         separate = " If they show different specimens, set this in 'Separate images' or 'Stack planes'."
@@ -335,7 +341,8 @@ def estimate_training(
     cost = _Costs(model, n_channels)
     n_octaves = octaves_of(model, [min(region.plane.shape) for region in seen])
     planted = _Planted.of_training(split, regions, model, training)
-    work = _training_seconds(cost, split, model, training, n_octaves, planted)
+    groups = choose_groups(split, training)
+    work = _training_seconds(cost, split, model, training, n_octaves, planted, in_turn=bool(groups))
     if not model.magnification and cost.is_joint:
         work += _choice_seconds(cost, split, regions, model)
     tiles = (split.train, split.holdout)
@@ -346,6 +353,7 @@ def estimate_training(
         n_holdout_tiles=len(split.holdout),
         n_specimens=len(specimens),
         n_holdout_specimens=len(holdout_specimens),
+        n_counted=sum(map(len, groups)) or len(holdout_specimens),
         is_divided=specimens == holdout_specimens,
         memory=_BYTES_OF_PROGRAM + batch + min(features, limit),
         disk=max(0.0, features - limit),
@@ -354,9 +362,19 @@ def estimate_training(
 
 
 def _training_seconds(
-    cost: _Costs, split: Split, model: ModelConfig, training: TrainingConfig, n_octaves: int, planted: _Planted
+    cost: _Costs,
+    split: Split,
+    model: ModelConfig,
+    training: TrainingConfig,
+    n_octaves: int,
+    planted: _Planted,
+    *,
+    in_turn: bool,
 ) -> float:
-    """Return the seconds of one core for a training, without the choice of a magnification."""
+    """Return the seconds of one core for a training, without the choice of a magnification.
+
+    With every specimen held out in turn, as many steps again at most, and all images are scored.
+    """
     n_tiles, n_held = len(split.train), len(split.holdout)
     pixels, held = _pixels(split)
     n_vectors = min(model.memory_size, (pixels + (0 if split.is_divided_by_place else held)) / JOINT_STRIDE**2)
@@ -366,7 +384,8 @@ def _training_seconds(
         measured += held * min(1.0, _MOST_MEASURED / n_held)
     for octave in range(n_octaves):
         share = 1 / 4**octave
-        seconds += cost.features(share * (pixels + held)) + cost.detection(share * (held or pixels), n_vectors)
+        scored = pixels + held if in_turn else held or pixels
+        seconds += cost.features(share * (pixels + held)) + cost.detection(share * scored, n_vectors)
         if cost.is_joint:
             seconds += cost.comparing(share * measured, n_vectors) + cost.forward(share * measured)
     checked = held
@@ -375,7 +394,7 @@ def _training_seconds(
         checked += planted.kept
     if training.steps:
         n_together = min(training.batch_size, n_tiles * training.augmentations)
-        seconds += cost.steps(training.steps * n_together * pixels / n_tiles)
+        seconds += cost.steps((1 + in_turn) * training.steps * n_together * pixels / n_tiles)
         seconds += cost.forward(checked) * (training.steps / training.check_every + 1)
         seconds += cost.forward(measured) if cost.is_joint else 0.0
     return seconds
