@@ -351,7 +351,7 @@ class TrainingConfig(Config):
         "auto",
         "Specimens that the guarantee counts false alarms on: 'split' (those held out), 'cross' (every specimen, each "
         "scored by a network that was trained without it: fewer images guarantee as much, and training takes up to "
-        "twice as long), or 'auto' ('cross' for fewer than 30 specimens).",
+        "twice as long), or 'auto' ('cross' for fewer than 50 specimens).",
     )
     specimen_pattern: str = _parameter(
         "",

@@ -145,13 +145,13 @@ def test_groups_are_as_large_as_what_is_held_out(n, n_held, sizes):
 
 
 @pytest.mark.parametrize(
-    ("guarantee", "n", "is_in_turn"), [("auto", 29, True), ("auto", 30, False), ("cross", 40, True)]
+    ("guarantee", "n", "is_in_turn"), [("auto", 49, True), ("auto", 50, False), ("cross", 60, True)]
 )
 def test_many_specimens_are_split(guarantee, n, is_in_turn):
     names = [f"s{i}" for i in range(n)]
-    groups = choose_groups(split_of(names[6:], names[:6]), TrainingConfig(guarantee=guarantee))
+    groups = choose_groups(split_of(names[10:], names[:10]), TrainingConfig(guarantee=guarantee))
     assert bool(groups) == is_in_turn
-    assert not choose_groups(split_of(names[6:], names[:6]), TrainingConfig(guarantee="split"))
+    assert not choose_groups(split_of(names[10:], names[:10]), TrainingConfig(guarantee="split"))
     assert not choose_groups(split_of(names, ()), TrainingConfig(guarantee="cross"))  # nothing is to be held out
 
 

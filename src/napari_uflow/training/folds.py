@@ -118,7 +118,7 @@ def folds_of(split: Split, training: TrainingConfig, init_from: TrainedModel | N
         Model whose training is resumed: its specimens stay in their groups, whose weights are kept.
     """
     groups = choose_groups(split, training, None if init_from is None else init_from.record)
-    states = () if init_from is None else init_from.folds
+    states = () if init_from is None or not groups else init_from.folds
     if not states:
         return [Fold(i, group, is_new=i > 1) for i, group in enumerate(groups, start=1)]
     known = zip(groups, ({}, *states), strict=True)

@@ -23,8 +23,8 @@ LEAST_MARKED = 0.01
 
 # Largest part of the tiles trained on that comes from regions marked normal.
 _LARGEST_MARKED = 0.5
-# So many specimens guarantee enough if a part of them is held out.
-_MANY_SPECIMENS = 30
+# A fifth of so many is enough to guarantee 0.1 false alarms per image.
+_MANY_SPECIMENS = 50
 # Fewer cannot guarantee anything, see :mod:`napari_uflow.nfa.conformal`.
 _FEWEST_SPECIMENS = 3
 _MOST_GROUPS = 5
