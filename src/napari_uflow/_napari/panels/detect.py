@@ -88,6 +88,7 @@ class DetectWidget(Panel):
         self.slider_heading = heading("")
         self.slider = FalseAlarmSlider(accepted)
         self.guarantee_label = text_label()
+        self.all_numbers_label = text_label()
         self.count_label = text_label()
         self._lay_out()
 
@@ -106,7 +107,8 @@ class DetectWidget(Panel):
         self.rows.addWidget(heading("Image to inspect"))
         self.rows.addLayout(form)
         below = (self.advanced, self.estimate_label, self.job_bar)
-        for widget in (*below, self.slider_heading, self.slider, self.guarantee_label, self.count_label):
+        labels = (self.guarantee_label, self.all_numbers_label, self.count_label)
+        for widget in (*below, self.slider_heading, self.slider, *labels):
             self.rows.addWidget(widget)
         self.rows.addStretch()
 
@@ -161,6 +163,9 @@ class DetectWidget(Panel):
             now, later = counted_on(found), self.state.next_counted_on
             text = f" The next detection counts them per {later}." if later != now else ""
             self.guarantee_label.setText(f"{as_sentence(found.guarantee.text())}{text}")
+            at_all_numbers = self.state.at_all_numbers()
+            self.all_numbers_label.setText(as_sentence(at_all_numbers))
+            self.all_numbers_label.setVisible(bool(at_all_numbers))
 
     def estimate(self) -> None:
         """Show an estimate of the next detection; it does not change during a job."""
