@@ -23,7 +23,7 @@ heavy-tailed gain, two types of specimen, shading, periodic texture, sparse brig
 maps, images of different sizes, bursts of nuclei in some images, smooth noise. For each number of held-out specimens it
 prints what the guarantee bounds, the mean of min(N, B) over new images and draws of the held-out ones (B is 1 for .1
 and .3 unless there are many specimens: the part of images with any false alarm), and the mean number N at 1. New images
-have 1, 4 and 14 times the area of the held-out ones, for laws of which larger images are defined. The error is that over
+have 1, 4 and 14 times the area of the held-out ones, for laws of which larger images are defined. The error is that of
 the draws of the held-out specimens; a star marks means above epsilon by more than two of them.
 
 The third table is about the bounds beside the mean, for new images of the same area: the part of images with at most

@@ -159,13 +159,13 @@ class DetectWidget(Panel):
         found = self.state.last_found
         if found is None:
             self.guarantee_label.setText("Run a detection to see how reliable this number is.")
+            self.all_numbers_label.clear()
         elif found.false_alarms == self.state.false_alarms:  # otherwise the slider is moving
             now, later = counted_on(found), self.state.next_counted_on
             text = f" The next detection counts them per {later}." if later != now else ""
             self.guarantee_label.setText(f"{as_sentence(found.guarantee.text())}{text}")
-            at_all_numbers = self.state.at_all_numbers()
-            self.all_numbers_label.setText(as_sentence(at_all_numbers))
-            self.all_numbers_label.setVisible(bool(at_all_numbers))
+            self.all_numbers_label.setText(as_sentence(self.state.at_all_numbers()))
+        self.all_numbers_label.setVisible(bool(self.all_numbers_label.text()))
 
     def estimate(self) -> None:
         """Show an estimate of the next detection; it does not change during a job."""
