@@ -19,12 +19,15 @@ import pytest
 import tifffile
 from safetensors import SafetensorError
 
+from napari_uflow.batch.results import FileResult, PlaneResult, summary_of
 from napari_uflow.cli import main
+from napari_uflow.cli.commands import _print_summary
 from napari_uflow.cli.flags import config_of
 from napari_uflow.cli.interrupts import Interrupts
 from napari_uflow.cli.parser import make_parser
 from napari_uflow.cli.reporter import Reporter, run_and_save, run_job
 from napari_uflow.config import DetectionConfig, ModelConfig, TrainingConfig, parameters_of
+from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.errors import ModelFileError, UFlowError
 from napari_uflow.model.record import EarlierTraining, OutcomeKind
 from napari_uflow.progress import FINISH, Message, Progress, TrainingPoint
@@ -392,6 +395,18 @@ def test_training_goes_on(here, capsys):
     assert code == 2
     assert "flow_steps 2 (not 3)" in err
     assert call(capsys, "train data/train/good --init-from nothing.safetensors")[0] == 2
+
+
+def test_images_of_many_sizes_do_not_fill_the_terminal(capsys):
+    kinds = [Guarantee(false_alarms=1.0, n_specimens=20, n_areas=float(k), most_false=k) for k in range(2, 10)]
+    planes = [PlaneResult(name=str(i), n_regions=1, lowest_log10_nfa=-3.0, guarantee=g) for i, g in enumerate(kinds)]
+    results = [FileResult(path=Path(f"{plane.name}.tif"), planes=(plane,)) for plane in planes]
+    _print_summary(summary_of(results, [], was_stopped=False), Path("results"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("reliability: ")]
+    assert len(lines) == 6
+    assert "image of 2 calibrated areas" in lines[0]
+    assert "9 of 10 normal images have at most 2 false alarms, even if the number is chosen after a look" in lines[0]
+    assert lines[-1].startswith("reliability: 3 other statements")
 
 
 def test_same_names_in_two_folders_are_two_specimens(here, capsys):

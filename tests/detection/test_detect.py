@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect, detect_steps, resegment
-from napari_uflow.detection.guarantee import Caveat
+from napari_uflow.detection.guarantee import Caveat, GuaranteeKind
 from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.stack import detect_stack
 from napari_uflow.errors import ConfigError, ImageError, Stopped
@@ -22,6 +22,7 @@ from napari_uflow.model.energy import likelihood_heatmap
 from napari_uflow.model.inference import score_steps
 from napari_uflow.model.record import TrainingRecord
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
+from napari_uflow.nfa.conformal import ConformalOffset, HeldOutSpecimen
 from napari_uflow.progress import FINISH, Message, Progress, drain
 from napari_uflow.samples.fibres import fibre_field
 from napari_uflow.system import scratch
@@ -475,7 +476,9 @@ def test_parameters_of_the_binomial_test_reach_it(tiny_model, odd_plane, network
 
 def test_another_number_of_false_alarms_has_another_guarantee(tiny_model, found):
     assert found.guarantee.n_specimens == tiny_model.calibration.offset.n_specimens
-    assert resegment(found, 0.01).guarantee == dataclasses.replace(found.guarantee, false_alarms=0.01)
+    assert found.offset == tiny_model.calibration.offset
+    assert resegment(found, 0.01).guarantee == found.guarantee.at(0.01, found.offset)
+    assert resegment(found, 0.01).guarantee.false_alarms == 0.01
 
 
 def warnings_of(model, plane, network):
@@ -493,11 +496,30 @@ def test_another_exposure_is_warned_of(tiny_model, normal_planes, network):
     assert 50 <= int(text.split("%")[0]) < 60
 
 
-def test_a_much_larger_image_is_said_to_be_carried_over(tiny_model, odd_plane, network):
-    assert not any("times as large" in text for text in warnings_of(tiny_model, odd_plane, network))
-    small = dataclasses.replace(tiny_model.calibration, n_pixels=100.0)
-    texts = warnings_of(dataclasses.replace(tiny_model, calibration=small), odd_plane, network)
-    assert any("'odd' is 205 times as large" in text for text in texts)
+def of_area(model, n_pixels, n_specimens=20):
+    """Return a model whose held-out images have another area, and a region each."""
+    specimens = tuple(HeldOutSpecimen(str(i), ((-2.0 + i / 10,),), (n_pixels,)) for i in range(n_specimens))
+    calibration = dataclasses.replace(model.calibration, offset=ConformalOffset(specimens), n_pixels=n_pixels)
+    return dataclasses.replace(model, calibration=calibration)
+
+
+def test_a_larger_image_is_several_calibrated_areas(tiny_model, odd_plane, network):
+    """The accepted number is for the whole image, which is held to a part of it per calibrated area."""
+    config = DetectionConfig(false_alarms=0.1)
+    maps = drain(score_steps(network, tiny_model.intensity, odd_plane)).tested
+    n_pixels = tiny_model.calibration.measured_area(maps)
+    same, large = (detect(of_area(tiny_model, n_pixels / k), odd_plane, config, network=network) for k in (1, 14))
+    assert (same.guarantee.n_areas, large.guarantee.n_areas) == (1, 14)
+    assert same.guarantee.is_guaranteed
+    assert large.guarantee.kind is GuaranteeKind.EXTRAPOLATED
+    assert large.guarantee.n_specimens_needed == 139
+    assert f"14 calibrated areas ({n_pixels / 14 * 0.125:.3g} um^2 each)" in large.guarantee.text()
+    calibration = of_area(tiny_model, n_pixels / 14).calibration
+    lowest = calibration.guaranteed(test.run() for test in calibration.tests(maps))[0].log10_nfa[0]
+    assert large.lowest_log10_nfa == pytest.approx(lowest + math.log10(14), abs=1e-5)
+    unknown = dataclasses.replace(odd_plane, pixel_size=None, unit=None)
+    text = detect(of_area(tiny_model, n_pixels / 14), unknown, config, network=network).guarantee.text()
+    assert f"14 calibrated areas ({n_pixels / 14:.0f} pixels each)" in text
 
 
 @LEVELS
@@ -554,7 +576,7 @@ def test_a_guarantee_does_not_hold_for_another_exposure(tiny_model, odd_plane, n
     for guarantee in (other.guarantee, resegment(other, 0.5).guarantee):
         assert Caveat.BRIGHTNESS in guarantee.caveats
         assert not guarantee.holds
-        assert Caveat.BRIGHTNESS.value in guarantee.text()
+        assert guarantee.text().startswith(f"the number {Caveat.BRIGHTNESS.value}")
 
 
 def test_what_is_no_plane_is_refused_in_words(tiny_model, odd_plane, network):

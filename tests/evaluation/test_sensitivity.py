@@ -185,21 +185,30 @@ def test_large_images_are_tested_in_parts_as_strictly_as_whole(tiny_model, monke
     job = sensitivity_steps(tiny_model, [region], DetectionConfig(), n_defects=2, n_images=1, device=DEVICE)
     assert len(drain(job).records) == 2
     assert set(shapes) == {(512, 512)}
-    assert all(c.calibration == "tails" and c.false_alarms == pytest.approx(1 / 3) for c in configs)
+    assert all(c.calibration == "conformal" and c.false_alarms == pytest.approx(1 / 3) for c in configs)
 
 
-def test_the_threshold_of_a_part_is_nominal(tiny_model):
-    offset = ConformalOffset(tuple(HeldOutSpecimen(str(i), ((-1.0,),)) for i in range(9)))
-    calibration = dataclasses.replace(tiny_model.calibration, offset=offset)
-    model = dataclasses.replace(tiny_model, calibration=calibration)
+@pytest.mark.parametrize(
+    ("area", "calibration", "expected"),
+    [
+        (50.0, "conformal", 1 / 4),  # 2 of 8 areas
+        (200.0, "conformal", 1 / 2),  # less than an area, of 2
+        (500.0, "tails", 1.0),
+        (500.0, "none", 1 / 4),  # the tests of pixels
+    ],
+)
+def test_a_part_is_tested_as_strictly_as_the_whole_image(tiny_model, area, calibration, expected):
+    offset = ConformalOffset(tuple(HeldOutSpecimen(str(i), ((-1.0,),), (area,)) for i in range(9)))
+    model = dataclasses.replace(tiny_model, calibration=dataclasses.replace(tiny_model.calibration, offset=offset))
     plane = Plane(data=np.zeros((10, 10)))
     values, free = plane.read(), np.ones((10, 10), bool)
     part = module._Part(plane=plane, values=values, dtype=np.dtype(float), free=free, specimen="", n_pixels=400)
-    strict = module._config_of_part(model, DetectionConfig(false_alarms=0.1), part)
-    assert strict.calibration == "tails"
-    assert strict.false_alarms == pytest.approx(10 ** offset.threshold(0.1) / 4)
+    config = DetectionConfig(false_alarms=0.1, calibration=calibration)
+    strict = module._config_of_part(model, config, part)
+    assert strict.false_alarms == pytest.approx(0.1 * expected)
+    assert strict.replace(false_alarms=0.1) == config
     whole = dataclasses.replace(part, n_pixels=100)
-    assert module._config_of_part(model, DetectionConfig(), whole) == DetectionConfig()
+    assert module._config_of_part(model, config, whole) == config
 
 
 def test_it_can_be_stopped_and_is_quiet(tiny_model, normal_planes):

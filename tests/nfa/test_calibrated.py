@@ -1,5 +1,6 @@
 """The calibrated region test: quiet on what it was calibrated for, awake to what is planted."""
 
+import dataclasses
 import json
 import math
 
@@ -9,6 +10,8 @@ from scipy import ndimage
 
 from napari_uflow.errors import Stopped
 from napari_uflow.nfa.calibrated import Calibration, CalibrationImage
+from napari_uflow.nfa.conformal import ConformalOffset, HeldOutSpecimen
+from napari_uflow.nfa.counts import log10_tests_for_any_size
 from napari_uflow.nfa.drawing import combine_levels
 from napari_uflow.nfa.labelling import count_thresholds, label_mask
 from napari_uflow.progress import FINISH, Progress, drain
@@ -220,3 +223,88 @@ def test_an_image_like_all_held_out_ones_is_no_alarm(seed):
     (level,) = fitted.regions((values,))
     nfa = combine_levels([level], (1,), values.shape, background=5.0)
     assert label_mask(nfa, math.log10(0.5)).max() == 0
+
+
+# Areas
+
+
+def _nuclei(rng, side):
+    """Sparse bright objects: the tail says little about their number."""
+    spots = np.zeros((side, side))
+    for _ in range(rng.poisson(0.002 * side**2)):
+        spots[tuple(rng.integers(side, size=2))] += 24 * rng.exponential()
+    values = ndimage.gaussian_filter(rng.normal(size=(side, side)), 0.7, mode="wrap")
+    return values / values.std() + 4 * ndimage.gaussian_filter(spots, 1.0)
+
+
+def _counts(fitted, values, false_alarms):
+    (level,) = fitted.regions((values,))
+    return int(label_mask(combine_levels([level], (1,), values.shape, background=5.0), math.log10(false_alarms)).max())
+
+
+def test_a_larger_image_has_no_more_false_alarms_than_are_accepted():
+    """They were 1.7 at 4 times the area for one accepted, when only the number of tests grew."""
+    numbers = []
+    for number in range(12):
+        rng = np.random.default_rng((number, 20))
+        images = [CalibrationImage(str(i), (_nuclei(rng, 40),)) for i in range(20)]
+        fitted = drain(Calibration.fit_steps(images, (8,), subtracts_median=None))
+        assert fitted.n_areas((np.zeros((80, 80)),)) == 4
+        numbers += [_counts(fitted, _nuclei(rng, 80), 1.0) for _ in range(5)]
+    assert 0 < np.mean(numbers) <= 1 + np.std(numbers) / math.sqrt(len(numbers))
+
+
+def test_only_measured_positions_are_area():
+    fitted = drain(Calibration.fit_steps(noise_images(0.05), (8,), subtracts_median=None))
+    assert fitted.area == fitted.n_pixels == 1600 * 64
+    assert fitted.offset.specimens[0].areas == (1600 * 64,)
+    values = np.random.default_rng(0).normal(size=(40, 120))
+    assert fitted.n_areas((values,)) == 3
+    assert fitted.is_larger((values,))
+    values[:, 40:] = np.nan
+    assert fitted.n_areas((values,)) == 1
+    assert not fitted.is_larger((values,))
+    # a crop keeps the number of an image
+    assert fitted.n_areas((values[:20, :20],)) == 1
+    # the same region in an image of three areas is expected three times as often
+    p = np.full((40, 40), 0.0)
+    p[20, 20] = -9.0
+    (one,) = fitted.nominal_regions([p], (np.zeros((40, 40)),))
+    (three,) = fitted.nominal_regions([np.tile(p, (1, 3))], (np.zeros((40, 120)),))
+    assert one.log10_nfa[0] == pytest.approx(three.log10_nfa[0])
+    (alone,) = fitted.per_image([three], (np.zeros((40, 120)),))
+    assert alone.log10_nfa[0] == pytest.approx(one.log10_nfa[0] + math.log10(3))
+
+
+def test_an_image_like_a_held_out_one_is_tested_like_it():
+    """Whatever its area: the held-out specimen would be exchangeable with it."""
+    rng = np.random.default_rng(1)
+    images = [CalibrationImage(str(i), (rng.normal(size=(40, side)),)) for i, side in enumerate([20, 40, 60, 80])]
+    fitted = drain(Calibration.fit_steps(images, (8,), subtracts_median=None))
+    held_out = fitted.offset.specimens[0]
+    # tested with its own tails, which are never stricter than the strictest
+    (level,) = fitted.nominal_regions(fitted.log10_p(images[0].maps), images[0].maps)
+    assert held_out.images[0][0] <= level.log10_nfa[0] + 1e-6
+    bare = dataclasses.replace(fitted, offset=ConformalOffset(), n_pixels=fitted.area)
+    assert bare.nominal_regions(bare.log10_p(images[0].maps), images[0].maps)[0].log10_nfa[0] == level.log10_nfa[0]
+    # an older model counted the positions of each image
+    specimens = tuple(HeldOutSpecimen(s.name, s.images) for s in fitted.offset.specimens)
+    older = dataclasses.replace(fitted, offset=ConformalOffset(specimens))
+    (own,) = older.nominal_regions(older.log10_p(images[0].maps), images[0].maps)
+    difference = log10_tests_for_any_size(2000) - log10_tests_for_any_size(800)
+    assert level.log10_nfa[0] - own.log10_nfa[0] == pytest.approx(difference)
+    assert older.n_areas(images[3].maps) == fitted.n_areas(images[3].maps) == 1.6
+
+
+def test_held_out_images_of_different_areas_are_one_calibrated_area_on_average():
+    rng = np.random.default_rng(0)
+    images = [CalibrationImage(str(i), (rng.normal(size=(40, side)),)) for i, side in enumerate([20, 40, 60])]
+    images[1].maps[0][:, 30:] = np.nan
+    images.append(CalibrationImage("1", (rng.normal(size=(40, 50)),)))
+    fitted = drain(Calibration.fit_steps(images, (8,), subtracts_median=None))
+    assert fitted.area == np.mean([20, np.mean([30, 50]), 60]) * 40 * 64
+    assert not fitted.is_larger((np.zeros((40, 60)),))  # one of the held-out images is as large
+    assert fitted.n_areas((np.zeros((40, 60)),)) == 1.5
+    restored = Calibration.from_dict(fitted.to_dict())
+    assert restored.area == fitted.area
+    assert restored.offset == fitted.offset

@@ -178,3 +178,35 @@ def test_expected_numbers_are_kept_too():
 def test_plain_values_bring_back_the_same():
     offset = specimens(-1.0, None, 2.5)
     assert ConformalOffset.from_list(json.loads(json.dumps(offset.to_list()))) == offset
+
+
+# Areas
+
+
+def test_a_larger_held_out_image_may_have_more_false_alarms():
+    """Areas of 1 / 2 and 5 / 2 of the mean: two false alarms count as 1 in the small one, as 2 in the large one."""
+    images = [((), 1.0)] * 8 + [((-2.0, -1.9), 1.0), ((), 5.0), ((), 5.0), ((), 5.0)]
+    small = ConformalOffset(tuple(HeldOutSpecimen(str(i), (v,), (a,)) for i, (v, a) in enumerate(images)))
+    images[8], images[9] = ((), 1.0), ((-2.0, -1.9), 5.0)
+    large = ConformalOffset(tuple(HeldOutSpecimen(str(i), (v,), (a,)) for i, (v, a) in enumerate(images)))
+    assert (small.area, small.largest_area) == (2.0, 5.0)
+    lowest = [10 ** float(offset.guaranteed(np.array([-1.9]))[0]) for offset in (small, large)]
+    assert lowest[0] == pytest.approx(2 / 13, rel=0.006)
+    assert lowest[1] == pytest.approx(3 / 13, rel=0.006)
+
+
+def test_areas_that_are_not_known_are_all_the_same():
+    old = specimens(-1.0, None, 2.5)
+    assert (old.area, old.largest_area) == (0, 0)
+    known = ConformalOffset(tuple(HeldOutSpecimen(s.name, s.images, (7.0,)) for s in old.specimens))
+    values = np.linspace(-4, 3, 50)
+    np.testing.assert_array_equal(known.guaranteed(values), old.guaranteed(values))
+    plain = [{key: value for key, value in item.items() if key != "areas"} for item in old.to_list()]
+    assert ConformalOffset.from_list(plain) == old
+    assert ConformalOffset.from_list(json.loads(json.dumps(known.to_list()))) == known
+
+
+@pytest.mark.parametrize("areas", [[1.0, 2.0], [math.nan], [-1.0], [math.inf]])
+def test_areas_that_no_training_measures_are_refused(areas):
+    with pytest.raises(ValueError, match="areas"):
+        ConformalOffset.from_list([{"name": "a", "images": [[0.0]], "areas": areas}])

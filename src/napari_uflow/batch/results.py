@@ -168,7 +168,7 @@ def _guarantee(values: Mapping[str, Any]) -> Guarantee:
 def warnings_of(planes: Sequence[PlaneResult]) -> list[str]:
     """Return what limits the results of the planes of a file, each once with the number of planes."""
     of_planes = [
-        [f"the guarantee {'is ' * (not caveat.is_voiding)}{caveat.value}" for caveat in plane.guarantee.caveats]
+        [f"the guarantee {caveat.value}" for caveat in plane.guarantee.caveats]
         + ["no pixel could be measured"] * (not plane.is_measured)
         for plane in planes
     ]

@@ -27,6 +27,8 @@ __all__ = ["demo", "detect", "evaluate", "show", "trust"]
 
 _EVALUATION, _OVERVIEW = "evaluation.json", "overview.png"
 _TRUST, _PLOTS = "trust.json", "trust.png"
+# Images of many sizes have as many guarantees.
+_MOST_GUARANTEES = 5
 
 
 def detect(options: argparse.Namespace) -> int:
@@ -75,8 +77,11 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
     if summary.was_stopped:
         n_files = len(summary.done) + len(summary.failed) + len(summary.left_out)
         print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} not processed; --resume continues")
-    for guarantee in summary.guarantees:
-        print(f"reliability: {guarantee.text()}")
+    for guarantee in summary.guarantees[:_MOST_GUARANTEES]:
+        print(f"reliability: {guarantee.details()}")
+    n_more = len(summary.guarantees) - _MOST_GUARANTEES
+    if n_more > 0:
+        print(f"reliability: {counted(n_more, 'other statement')} for images or stacks of other sizes, see their files")
     if summary.warnings:
         print(f"warnings: {counted(len(summary.warnings), 'file')}, see summary.csv", file=sys.stderr)
     for path, reason in summary.failed:
@@ -105,7 +110,7 @@ def evaluate(options: argparse.Namespace) -> int:
                 _write_evaluation(run, options.output, name)
         finally:  # on a full disk, the numbers are at least printed
             print(_evaluation_table(run, printable(name)))
-            print(f"reliability: {run.images[0].detection.guarantee.text()}")
+            print(f"reliability: {run.images[0].detection.guarantee.details()}")
 
     steps = evaluate_steps(model, images, config, device=options.device, weights=options.weights)
     run_and_save(steps, options.interrupts, save)

@@ -17,8 +17,6 @@ SAME_PIXEL_SIZE = (0.8, 1.25)
 """Ratios of pixel sizes, of new to training images, between which the guarantee applies."""
 # Fraction of pixels darker or brighter than 99.8 % of the normal ones.
 _OUTSIDE = 0.1
-# Pixels of an image over those of the held-out images.
-_LARGER = 16
 # Probability that a normal image differs as much from the normal images.
 _UNLIKELY = 1e-3
 
@@ -64,7 +62,7 @@ def acquisition_caveats(model: TrainedModel, plane: Plane, magnification: float)
 
 
 def score_caveats(model: TrainedModel, plane: Plane, scores: ScoreMaps) -> list[tuple[Caveat, str]]:
-    """Compare the brightness, the size and the scores of an image with those of the normal images.
+    """Compare the brightness and the scores of an image with those of the normal images.
 
     Returns
     -------
@@ -80,14 +78,6 @@ def score_caveats(model: TrainedModel, plane: Plane, scores: ScoreMaps) -> list[
         caveats.append((Caveat.BRIGHTNESS, text))
     if model.calibration is None:
         return caveats
-    n_pixels = scores.energies[0].size * scores.strides[0] ** 2  # of the image as the network saw it
-    times = n_pixels / max(model.calibration.n_pixels, 1.0)
-    if times > _LARGER:
-        text = (
-            f"'{plane.title}' is {times:.0f} times as large as the held-out images: the guarantee is extended to it "
-            f"by theory, not by counting"
-        )
-        caveats.append((Caveat.LARGER, text))
     if model.calibration.median_p_value(scores.tested) < _UNLIKELY:
         is_subtracted = all(of.subtracts_median for of in model.calibration.maps)
         effect = (

@@ -19,10 +19,12 @@ from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection, Provenance
 from napari_uflow.detection.tiles import fitting_score_steps
 from napari_uflow.errors import ImageError
+from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.scaled import scaled_plane
 from napari_uflow.model.inference import ScoreMaps
 from napari_uflow.model.uflow import TrainedModel, UFlow
+from napari_uflow.nfa.conformal import ConformalOffset
 from napari_uflow.nfa.labelling import label_mask
 from napari_uflow.progress import Event, Message, Progress, Steps, drain, or_stop
 from napari_uflow.system.devices import choose_device, free_memory
@@ -119,6 +121,7 @@ def detect_steps(
     if has_large_maps:
         free_memory(network.device)
     score, log10_nfa, labels, regions = yield from _map_steps(scores, model, plane, config, n_planes)
+    guarantee = _guarantee(model, plane, scores, config, n_planes)
     energies, strides = scores.energies, scores.strides
     del scores
     if has_large_maps:
@@ -132,11 +135,12 @@ def detect_steps(
         energies=energies,
         strides=strides,
         config=config,
-        guarantee=_guarantee(model, config, n_planes, [*caveats, *of_scores]),
+        guarantee=replace(guarantee, caveats=tuple(caveat for caveat, _ in [*caveats, *of_scores])),
         n_planes=n_planes,
         pixel_size=plane.pixel_size,
         unit=plane.unit,
         provenance=_provenance(model, plane),
+        offset=ConformalOffset() if model.calibration is None else model.calibration.offset,
     )
 
 
@@ -172,16 +176,31 @@ def _map_steps(
 
 
 def _guarantee(
-    model: TrainedModel, config: DetectionConfig, n_planes: int, caveats: Iterable[tuple[Caveat, str]]
+    model: TrainedModel, plane: Plane, scores: ScoreMaps, config: DetectionConfig, n_planes: int
 ) -> Guarantee:
-    return Guarantee(
+    """Return the guarantee of a plane, without its caveats."""
+    accepted = Guarantee(
         false_alarms=config.false_alarms,
         n_images=config.n_sharing(n_planes),
-        n_specimens=None if model.calibration is None else model.calibration.offset.n_specimens,
         nfa=config.nfa,
         calibration=config.calibration,
-        caveats=tuple(caveat for caveat, _ in caveats),
     )
+    fitted = model.calibration
+    if fitted is None:
+        return accepted
+    known = replace(
+        accepted,
+        n_areas=float(f"{fitted.n_areas(scores.tested):.3g}") if fitted.is_larger(scores.tested) else 1.0,
+        area=_area_text(plane, fitted.area / scores.magnification**2),
+        n_specimens=fitted.offset.n_specimens,
+    )
+    return known.at(config.false_alarms, fitted.offset)
+
+
+def _area_text(plane: Plane, n_pixels: float) -> str:
+    """Return an area of a plane in words; "" if it is not known."""
+    size = PixelSize.of(plane)
+    return (size.area_text(n_pixels) if size else "") or (f"{n_pixels:.0f} pixels" if n_pixels else "")
 
 
 def _provenance(model: TrainedModel, plane: Plane) -> Provenance:
@@ -218,5 +237,5 @@ def resegment(detection: Detection, false_alarms: float) -> Detection:
         labels=labels,
         regions=regions,
         config=config,
-        guarantee=replace(detection.guarantee, false_alarms=config.false_alarms),
+        guarantee=detection.guarantee.at(config.false_alarms, detection.offset),
     )

@@ -193,6 +193,7 @@ def _level_regions(
     levels = yield from _run(model.calibration.tests(scores.tested), progress)
     if config.calibration == "conformal":
         levels = model.calibration.guaranteed(levels)
+    levels = model.calibration.per_image(levels, scores.tested)
     background = max((float(level.log10_nfa.max()) for level in levels if level.log10_nfa.size), default=0.0)
     return levels, background, scores.tested_strides
 

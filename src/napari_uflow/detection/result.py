@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.regions import RegionTable
+from napari_uflow.nfa.conformal import ConformalOffset
 from napari_uflow.system.scratch import release_pages, strips
 
 __all__ = ["Detection", "Provenance"]
@@ -74,6 +75,8 @@ class Detection:
         Unit of the pixel size.
     provenance : Provenance
         File, model and version.
+    offset : ConformalOffset
+        Held-out specimens of the model, for the guarantee of other numbers of false alarms.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Detection:
     pixel_size: tuple[float, float] | None = None
     unit: str | None = None
     provenance: Provenance = field(default=Provenance(), repr=False)
+    offset: ConformalOffset = field(default=ConformalOffset(), repr=False)
 
     @property
     def false_alarms(self) -> float:

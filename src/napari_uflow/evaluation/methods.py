@@ -288,7 +288,7 @@ def _detection(detection: Detection) -> list[str]:
             f"{counted(n_marked, 'reported region')} {'was' if n_marked == 1 else 'were'} judged normal by eye and "
             f"excluded."
         )
-    return [*sentences, f"Reliability of this threshold: {detection.guarantee.text()}."]
+    return [*sentences, f"Reliability of this threshold: {detection.guarantee.details()}."]
 
 
 def _micro(unit: str) -> str:

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect_steps
+from napari_uflow.detection.magnification import magnification_of
 from napari_uflow.detection.result import Detection
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.evaluation.pod import ALL_KINDS, PodCurve, PodRecord, fit_pod
@@ -412,18 +413,17 @@ def _specimens_of(regions: Sequence[NormalRegion], pattern: str) -> list[str]:
 def _config_of_part(model: TrainedModel, config: DetectionConfig, part: _Part) -> DetectionConfig:
     """Return the parameters with which a part of an image is tested as strictly as the whole image.
 
-    The nominal number of false alarms of a region is proportional to the pixels that are tested, so that of the part
-    must be smaller; the guaranteed number is not proportional and is replaced by its nominal threshold.
+    The number of false alarms of a region is proportional to the calibrated areas of the image, at least one, or
+    without a calibration to its pixels.
     """
     config = config.replace(false_alarms_per="image")
-    fraction = part.free.size / part.n_pixels
-    if fraction >= 1 or config.nfa != "size-conditional":
+    n_part, n_whole = float(part.free.size), float(part.n_pixels)
+    if n_part >= n_whole or config.nfa != "size-conditional":
         return config
-    nominal = config.false_alarms
-    if config.calibration == "conformal" and model.calibration is not None:
-        nominal = 10 ** model.calibration.offset.threshold(config.false_alarms)
-        config = config.replace(calibration="tails")
-    return config.replace(false_alarms=min(max(nominal * fraction, 1e-12), 10.0))
+    if config.calibration != "none" and model.calibration is not None:
+        area = model.calibration.area / magnification_of(model, part.plane) ** 2
+        n_part, n_whole = max(n_part, area), max(n_whole, area)
+    return config.replace(false_alarms=min(max(config.false_alarms * n_part / n_whole, 1e-12), 10.0))
 
 
 def _is_far(detection: Detection, distance: int) -> NDArray[np.bool_]:

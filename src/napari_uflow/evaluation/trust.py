@@ -220,7 +220,7 @@ def _new_image_steps(
     for done, plane in enumerate(planes):
         steps = detect_steps(model, plane, DetectionConfig(), network=network)
         found = yield from within(steps, Progress(_PHASE, done, len(planes)))
-        n_warned += any(caveat.is_voiding for caveat in found.guarantee.caveats)
+        n_warned += bool(found.guarantee.caveats)
         counts.append([int(label_mask(found.log10_nfa, math.log10(e)).max()) for e in EPSILONS])
     yield from or_stop(Progress(_PHASE, len(planes), len(planes)))
     table = np.array(counts)

@@ -28,6 +28,9 @@ _METRES = {
     "inch": 0.0254,
 }
 
+# Smallest area in square metres that is given in square millimetres.
+_LEAST_IN_MM2 = 1e-8
+
 
 def length_ratio(unit: str, other: str) -> float | None:
     """Return a unit as a multiple of another one; None if they differ and one of them is no known length.
@@ -79,6 +82,20 @@ class PixelSize:
             return None
         unit = 1.0 if self.unit == other.unit else _METRES[self.unit or ""] / _METRES[other.unit or ""]
         return self.height / other.height * unit, self.width / other.width * unit
+
+    def area_text(self, n_pixels: float) -> str:
+        """Return the area of pixels in words; "" for a unit that is no length.
+
+        Examples
+        --------
+        >>> PixelSize(0.5, 0.5, "um").area_text(1024**2), PixelSize(2, 2, "nm").area_text(1000)
+        ('0.262 mm^2', '0.004 um^2')
+        """
+        if self.unit not in _METRES:
+            return ""
+        area = n_pixels * self.side**2
+        exponent, unit = (-6, "mm^2") if area >= _LEAST_IN_MM2 else (-12, "um^2")
+        return f"{area / 10.0**exponent:.3g} {unit}"
 
     def text(self) -> str:
         """Return the size in words, such as "0.5 um"."""

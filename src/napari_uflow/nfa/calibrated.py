@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -63,7 +64,7 @@ class Calibration:
         or below it, each specimen tested with tails fitted to the others; -inf for a fraction of 0. Empty for a single
         specimen.
     n_pixels : float
-        Mean size of the held-out images, in pixels that the network saw.
+        Mean measured normal area of the held-out images, in pixels that the network saw.
     """
 
     strides: tuple[int, ...]
@@ -98,9 +99,10 @@ class Calibration:
         maps = fit_maps(images, subtracts_median=bool(subtracts_median))
         if subtracts_median is None and any(needs_median(fitted) for fitted in maps):
             maps = fit_maps(images, subtracts_median=True)
-        sizes = [image.maps[0].size * strides[0] ** 2 for image in images]
-        full = cls(tuple(strides), maps, n_pixels=float(np.mean(sizes)))
+        full = cls(tuple(strides), maps)
         names = sorted({image.specimen for image in images})
+        areas = {name: [full.measured_area(im.maps) for im in images if im.specimen == name] for name in names}
+        full = replace(full, n_pixels=float(np.mean([np.mean(of_specimen) for of_specimen in areas.values()])))
         folds = [names[i :: min(_N_FOLDS, len(names))] for i in range(min(_N_FOLDS, len(names)))]
         if len(names) < 2:
             return full
@@ -125,7 +127,7 @@ class Calibration:
                         n_positions[i] += known.size
                         below[i] += [np.count_nonzero(known <= level) for level in QQ_LEVELS]
                     events.append(tuple(count_thresholds(without._coarse_map(image.maps, log10_p), HIGHEST)))
-                tested.append(HeldOutSpecimen(name, tuple(events)))
+                tested.append(HeldOutSpecimen(name, tuple(events), tuple(areas[name])))
         yield from or_stop(Progress("Testing the held-out specimens", len(folds), len(folds)))
         with np.errstate(divide="ignore"):
             observed = np.log10(below / np.maximum(n_positions, 1)[:, None])
@@ -140,22 +142,62 @@ class Calibration:
         """Return log10 of the probability that a normal position reaches each value; 0 if it was not measured."""
         return [calibration.log10_tail(values) for calibration, values in zip(self.maps, maps, strict=True)]
 
-    def nominal_regions(self, log10_p: Sequence[NDArray[np.float64]], maps: Maps) -> list[LevelRegions]:
-        """Return the regions of each map with their nominal log10 NFA; the number of tests is that of all maps."""
-        each = zip(log10_p, maps, self.maps, strict=True)
-        return [self._test(p, values, of.correlation_area).run() for p, values, of in each]
+    @property
+    def area(self) -> float:
+        """Calibrated area in pixels that the network saw: mean measured area of the held-out images; 0 if unknown."""
+        return self.offset.area or self.n_pixels
 
-    def _test(self, log10_p: NDArray[np.float64], values: NDArray[np.floating], correlation_area: float) -> RegionTest:
-        n_positions = max(1, int(np.count_nonzero(np.isfinite(values))))
-        return RegionTest(log10_p, log10_tests_for_any_size(n_positions, len(self.maps)), correlation_area)
+    def measured_area(self, maps: Maps) -> float:
+        """Return the measured area of an image, in pixels that the network saw: positions without NaN."""
+        values, stride = min(zip(maps, self.strides, strict=True), key=lambda pair: pair[1])
+        return float(np.count_nonzero(np.isfinite(values))) * stride**2
+
+    def n_areas(self, maps: Maps) -> float:
+        """Return the calibrated areas in an image that share its accepted false alarms, at least 1.
+
+        A window of one calibrated area, at a random place of a large normal image, is like a held-out image. It shows
+        each false alarm of an image of k areas with a probability of 1 / k: the image has at most k times as many.
+        A smaller image counts as one area: the chance of any false alarm does not decrease with the area if an image
+        has many of them or none.
+        """
+        return max(1.0, round(self.measured_area(maps) / self.area, 9)) if self.area else 1.0
+
+    def is_larger(self, maps: Maps) -> bool:
+        """Return whether an image is larger than the calibrated area and than every held-out image."""
+        largest = max(self.offset.largest_area, self.area)
+        return self.area > 0 and self.measured_area(maps) > largest * (1 + 1e-9)
+
+    def nominal_regions(self, log10_p: Sequence[NDArray[np.float64]], maps: Maps) -> list[LevelRegions]:
+        """Return the regions of each map with their nominal log10 NFA per calibrated area; all maps share the tests."""
+        each = zip(log10_p, maps, self.maps, self.strides, strict=True)
+        return [self._test(p, values, of.correlation_area, stride).run() for p, values, of, stride in each]
+
+    def _test(
+        self, log10_p: NDArray[np.float64], values: NDArray[np.floating], correlation_area: float, stride: int
+    ) -> RegionTest:
+        n_positions = round(self.area / stride**2)
+        # In older models the positions of each held-out image were its tests, and its area is not known.
+        is_older = self.offset.n_specimens > 0 and not self.offset.area
+        if is_older or not n_positions:
+            own = int(np.count_nonzero(np.isfinite(values)))
+            n_positions = min(own, n_positions or own)
+        return RegionTest(log10_p, log10_tests_for_any_size(max(1, n_positions), len(self.maps)), correlation_area)
 
     def tests(self, maps: Maps) -> Iterator[RegionTest]:
-        """Yield the test of each map with nominal log10 NFA, made on demand: each needs many times its map's memory."""
-        for values, calibration in zip(maps, self.maps, strict=True):
-            yield self._test(calibration.log10_tail(values), values, calibration.correlation_area)
+        """Yield the test of each map, made on demand: each needs many times its map's memory.
+
+        Their log10 NFA is nominal, and per calibrated area.
+        """
+        for values, calibration, stride in zip(maps, self.maps, self.strides, strict=True):
+            yield self._test(calibration.log10_tail(values), values, calibration.correlation_area, stride)
+
+    def per_image(self, levels: Iterable[LevelRegions], maps: Maps) -> list[LevelRegions]:
+        """Return regions with the log10 NFA per image in place of that per calibrated area."""
+        log10_n_areas = math.log10(self.n_areas(maps))
+        return [LevelRegions(level.labels, level.log10_nfa + log10_n_areas) for level in levels]
 
     def guaranteed(self, levels: Iterable[LevelRegions]) -> list[LevelRegions]:
-        """Return regions with the guaranteed log10 NFA in place of the nominal one."""
+        """Return regions with the guaranteed log10 NFA in place of the nominal one, both per calibrated area."""
         return [LevelRegions(level.labels, self.offset.guaranteed(level.log10_nfa)) for level in levels]
 
     def regions(self, maps: Maps, *, guaranteed: bool = True) -> list[LevelRegions]:
@@ -169,7 +211,7 @@ class Calibration:
             True for the guaranteed number of false alarms, False for the nominal one.
         """
         levels = [test.run() for test in self.tests(maps)]
-        return self.guaranteed(levels) if guaranteed else levels
+        return self.per_image(self.guaranteed(levels) if guaranteed else levels, maps)
 
     def _coarse_map(self, maps: Maps, log10_p: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
         """Return the nominal log10 NFA on the finest level's grid; its parts are those of the image, at less cost."""

@@ -10,7 +10,9 @@ nominal log10 NFA <= t are reported. With the loss bounded by B, the rule "repor
 has an expected loss of at most epsilon in the next specimen, for every distribution and every n (an average over the
 draw of the held-out specimens too), if all specimens are scored alike. Here a held-out specimen is scored with tails of
 other groups of specimens, and a new one at least as strictly as with any of those tails (cross-validation conformal
-risk control): the bound holds for any number of specimens, and however many values are equal.
+risk control): the bound holds for any number of specimens, and however many values are equal. All numbers are per
+calibrated area, the mean area of the held-out images; an image with k times that area is held to epsilon / k
+(:meth:`~napari_uflow.nfa.calibrated.Calibration.n_areas`), and a held-out one may have up to k B false alarms.
 
 For small epsilon B is 1: the guarantee is then about the probability of any false alarm in an image. For larger epsilon
 B is epsilon times sqrt(n + 1), or times 3 if that is more; more false alarms in one image count as B. The smallest
@@ -65,10 +67,14 @@ class HeldOutSpecimen:
     images : tuple of tuple of float
         For each image, in increasing order, the nominal log10 NFA from which one, two, three ... regions are reported
         (see :func:`~napari_uflow.nfa.labelling.count_thresholds`).
+    areas : tuple of float
+        Measured normal area of each image, in pixels that the network saw; empty if it is not known, as in older model
+        files.
     """
 
     name: str
     images: tuple[tuple[float, ...], ...]
+    areas: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,18 @@ class ConformalOffset:
     def smallest_guaranteed(self) -> float:
         """Smallest number of false alarms that can be guaranteed, 1 / (n + 1); infinite for fewer than 3 specimens."""
         return 1.0 / (self.n_specimens + 1) if self.n_specimens >= _FEWEST_SPECIMENS else math.inf
+
+    @cached_property
+    def area(self) -> float:
+        """Calibrated area in pixels: the mean over specimens of the mean area of their images; 0 if it is not known."""
+        if not self.specimens or not all(specimen.areas for specimen in self.specimens):
+            return 0.0
+        return float(np.mean([np.mean(specimen.areas) for specimen in self.specimens]))
+
+    @property
+    def largest_area(self) -> float:
+        """Area of the largest held-out image in pixels; 0 if it is not known."""
+        return max((area for specimen in self.specimens for area in specimen.areas), default=0.0)
 
     def threshold(self, false_alarms: float) -> float:
         """Return the nominal log10 NFA up to which regions are reported.
@@ -149,9 +167,16 @@ class ConformalOffset:
         """Weight of each image, (images,); those of a specimen sum to 1."""
         return np.array([1 / len(specimen.images) for specimen in self.specimens for _ in specimen.images])
 
+    @cached_property
+    def _calibrated_areas(self) -> NDArray[np.float64]:
+        """Area of each image in calibrated areas, at least 1, (images,)."""
+        if not self.area:
+            return np.ones(len(self._weights))
+        return np.maximum(1.0, [area / self.area for specimen in self.specimens for area in specimen.areas])
+
     def _loss(self, counts: NDArray[np.int16], bound: float) -> NDArray[np.float64]:
-        """Return the sum over specimens of the mean of min(counts, bound); counts are (..., images)."""
-        loss: NDArray[np.float64] = np.minimum(counts, bound) @ self._weights
+        """Return the sum over specimens of the mean of min(counts, bound per calibrated area); counts (..., images)."""
+        loss: NDArray[np.float64] = np.minimum(counts, bound * self._calibrated_areas) @ self._weights
         return loss
 
     def _certified(self, false_alarms: float) -> float:
@@ -226,7 +251,11 @@ class ConformalOffset:
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return plain values for JSON."""
-        return [{"name": f.name, "images": [list(p) for p in f.images]} for f in self.specimens]
+        plain = []
+        for specimen in self.specimens:
+            areas = {"areas": list(specimen.areas)} if specimen.areas else {}
+            plain.append({"name": specimen.name, "images": [list(image) for image in specimen.images], **areas})
+        return plain
 
     @classmethod
     def from_list(cls, specimens: Sequence[Mapping[str, Any]]) -> Self:
@@ -238,14 +267,27 @@ class ConformalOffset:
             If they are none of an offset.
         """
         found = tuple(
-            HeldOutSpecimen(str(f["name"]), tuple(tuple(map(float, p)) for p in f["images"])) for f in specimens
+            HeldOutSpecimen(
+                str(f["name"]),
+                tuple(tuple(map(float, p)) for p in f["images"]),
+                tuple(map(float, f.get("areas", ()))),
+            )
+            for f in specimens
         )
         for image in (image for specimen in found for image in specimen.images):
             if not np.isfinite(image).all() or any(np.diff(image) < 0):
                 raise ValueError("the held-out specimens of its calibration are none that a training tests")
         if not all(specimen.images for specimen in found):
             raise ValueError("a held-out specimen of its calibration has no image")
+        if not all(_are_areas(specimen) for specimen in found):
+            raise ValueError("the areas of the held-out images of its calibration are none that a training measures")
         return cls(found)
+
+
+def _are_areas(specimen: HeldOutSpecimen) -> bool:
+    """Return whether each image has a finite area of 0 or more, or no area is known."""
+    areas = specimen.areas
+    return not areas or (len(areas) == len(specimen.images) and all(0 <= area < math.inf for area in areas))
 
 
 def specimens_needed(false_alarms: float) -> int:

@@ -21,7 +21,8 @@ def description_of(detection: Detection) -> dict[str, Any]:
     -------
     dict
         Entries source, detection (parameters), n_planes, n_held_out_specimens, n_marked_normal, guarantee (a sentence),
-        guarantee_holds, caveats, model and version.
+        guarantee_holds, calibrated_areas (in the image), any_false_alarm_at_most (part of normal images, with 90 %
+        confidence), false_alarms_at_most (in 9 of 10 normal images), caveats, model and version.
     """
     guarantee, origin = detection.guarantee, detection.provenance
     return {
@@ -30,8 +31,11 @@ def description_of(detection: Detection) -> dict[str, Any]:
         "n_planes": detection.n_planes,
         "n_held_out_specimens": guarantee.n_specimens,
         "n_marked_normal": detection.n_marked_normal,
-        "guarantee": guarantee.text(),
+        "guarantee": guarantee.details(),
         "guarantee_holds": guarantee.holds,
+        "calibrated_areas": guarantee.n_areas,
+        "any_false_alarm_at_most": guarantee.any_part,
+        "false_alarms_at_most": guarantee.most_false,
         "caveats": [caveat.value for caveat in guarantee.caveats],
         "model": {"backbone": origin.backbone, "feature_norm": origin.feature_norm, "trained": origin.trained},
         "version": origin.version,

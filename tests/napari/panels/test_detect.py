@@ -1,6 +1,8 @@
 """The Detect widget in a viewer: results are aligned with their images, and the slider uses the stored maps."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
@@ -13,7 +15,11 @@ from napari_uflow._napari.session import results as outputs
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.worker import Outcome
+from napari_uflow.config import DetectionConfig
+from napari_uflow.detection.detect import detect
+from napari_uflow.detection.guarantee import Caveat
 from napari_uflow.errors import OverwriteError
+from napari_uflow.image.plane import Plane
 from napari_uflow.samples.fibres import fibre_field
 
 WAIT = 60_000
@@ -155,6 +161,7 @@ def test_the_slider_updates_the_regions(widget, viewer, qtbot):
     qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 10)
     many = layer.data > 0
     assert widget.guarantee_label.text().startswith("10 false alarms per image: extrapolated")
+    assert "chosen after a look at the regions weakens this" in widget.all_numbers_label.text()
     widget.slider.set_value(0.001)
     qtbot.waitUntil(lambda: layer.metadata["napari_uflow"]["detection"]["false_alarms"] == 0.001)
     assert not np.any((layer.data > 0) & ~many)
@@ -163,6 +170,30 @@ def test_the_slider_updates_the_regions(widget, viewer, qtbot):
     new = widget.session.result_of(layer)
     assert new.planes[0][1].false_alarms == 0.001
     assert widget.session.result_of(new.heatmap) is new
+
+
+def test_the_panel_says_how_many_regions_may_be_false(widget, tiny_model, monkeypatch):
+    found = detect(tiny_model, Plane(data=IMAGE), DetectionConfig(false_alarms=widget.state.false_alarms))
+    assert not widget.all_numbers_label.isVisibleTo(widget)
+
+    def show(n_planes, **changes):
+        plane = replace(found, guarantee=replace(found.guarantee, n_specimens=20, **changes))
+        result = SimpleNamespace(detections=(plane,) * n_planes, planes=[((i,), plane) for i in range(n_planes)])
+        with monkeypatch.context() as patch:
+            patch.setattr(widget.state, "_session", SimpleNamespace(results={"odd": result}))
+            widget._show_guarantee()
+        return widget.all_numbers_label.text()
+
+    n = len(found.regions)
+    assert n == 1
+    assert show(1, most_false=1) == "This region may be a false alarm, with 90 % confidence, whatever number is chosen."
+    assert widget.all_numbers_label.isVisibleTo(widget)
+    # several images have the statement each, a stack that shares the number has one
+    assert show(3, most_false=1).startswith("9 of 10 normal images have at most 1 false alarm, even if the number")
+    assert show(3, most_false=1, n_images=3).startswith("Of these 3 regions at most 1 is a false alarm, with 90 %")
+    assert "needs 9 held-out specimens" in show(1, most_false=None)
+    assert show(1, most_false=1, caveats=(Caveat.BRIGHTNESS,)) == ""
+    assert not widget.all_numbers_label.isVisibleTo(widget)
 
 
 @pytest.mark.slow

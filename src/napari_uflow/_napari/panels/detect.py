@@ -88,6 +88,7 @@ class DetectWidget(Panel):
         self.slider_heading = heading("")
         self.slider = FalseAlarmSlider(accepted)
         self.guarantee_label = text_label()
+        self.all_numbers_label = text_label()
         self.count_label = text_label()
         self._lay_out()
 
@@ -106,7 +107,8 @@ class DetectWidget(Panel):
         self.rows.addWidget(heading("Image to inspect"))
         self.rows.addLayout(form)
         below = (self.advanced, self.estimate_label, self.job_bar)
-        for widget in (*below, self.slider_heading, self.slider, self.guarantee_label, self.count_label):
+        labels = (self.guarantee_label, self.all_numbers_label, self.count_label)
+        for widget in (*below, self.slider_heading, self.slider, *labels):
             self.rows.addWidget(widget)
         self.rows.addStretch()
 
@@ -157,10 +159,13 @@ class DetectWidget(Panel):
         found = self.state.last_found
         if found is None:
             self.guarantee_label.setText("Run a detection to see how reliable this number is.")
+            self.all_numbers_label.clear()
         elif found.false_alarms == self.state.false_alarms:  # otherwise the slider is moving
             now, later = counted_on(found), self.state.next_counted_on
             text = f" The next detection counts them per {later}." if later != now else ""
             self.guarantee_label.setText(f"{as_sentence(found.guarantee.text())}{text}")
+            self.all_numbers_label.setText(as_sentence(self.state.at_all_numbers()))
+        self.all_numbers_label.setVisible(bool(self.all_numbers_label.text()))
 
     def estimate(self) -> None:
         """Show an estimate of the next detection; it does not change during a job."""

@@ -135,6 +135,16 @@ class DetectModel(QObject):
         results = list(self._session.results.values())
         return results[-1].planes[0][1] if results else None
 
+    def at_all_numbers(self) -> str:
+        """Return how many regions of the newest result may be false, wherever the slider is; "" if nothing is known."""
+        results = list(self._session.results.values())
+        if not results:
+            return ""
+        detections = list(results[-1].detections)
+        is_one = len(detections) == 1 or detections[0].guarantee.n_images == len(detections)
+        n_regions = sum(len(found.regions) for found in detections)
+        return detections[0].guarantee.at_all_numbers(n_regions if is_one else None)
+
     def counts(self) -> list[str]:
         """Return the number of regions of each result, one line each."""
         lines = []
