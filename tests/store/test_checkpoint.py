@@ -339,7 +339,9 @@ def test_a_number_of_the_card_that_was_changed_is_noticed(tiny_model_file, tmp_p
             read(path)
 
 
-@pytest.mark.parametrize("left_out", [["sha256_of_card"], ["sha256_of_weights"], ["sha256_of_card", "sha256_of_weights"]])
+@pytest.mark.parametrize(
+    "left_out", [["sha256_of_card"], ["sha256_of_weights"], ["sha256_of_card", "sha256_of_weights"]]
+)
 @pytest.mark.parametrize("is_null", [True, False])
 def test_a_file_of_the_present_format_has_both_checksums(tiny_model_file, tmp_path, left_out, is_null):
     def change(card):

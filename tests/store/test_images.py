@@ -124,3 +124,11 @@ def test_a_file_that_vanishes(path: Path) -> None:
         plane.read()
     with pytest.raises(ImageError, match="does not exist"):
         read_planes(path)
+
+
+@pytest.mark.parametrize("paths", ["", [""], ["a.png", ""]])
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch, paths):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("a.png")
+    with pytest.raises(ImageError, match="empty"):
+        find_images(paths)

@@ -539,6 +539,19 @@ def test_constant_images_do_not_break_it():
     check(model)
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_black_and_overexposed_images_are_told(value):
+    flat = Plane(data=np.full((64, 128), value, np.uint8), name="flat")
+    half = Plane(data=np.where(np.arange(128) < 64, value, texture((64, 128))).astype(np.uint8), name="half")
+    events = []
+    run([*specimens(2), NormalRegion(flat), NormalRegion(half)], training=TRAINING.replace(steps=0), events=events)
+    (text,) = [text for text in warnings_of(events) if "without any structure" in text]
+    assert text.startswith("1 of 4 images without any structure, such as 'flat' (black, overexposed or empty)")
+    events = []
+    run(specimens(2), training=TRAINING.replace(steps=0), events=events)
+    assert not any("structure" in text for text in warnings_of(events))
+
+
 # Mistakes
 
 

@@ -14,11 +14,12 @@ from typing import Any
 from napari_uflow.batch.files import PHASE, detect_file_steps, results_left_out
 from napari_uflow.batch.journal import task_of
 from napari_uflow.batch.results import BatchSummary, FileResult
-from napari_uflow.batch.run import BatchRun, images_of, locked, make_folder
+from napari_uflow.batch.run import BatchRun, images_of, locked
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import UFlowError
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.progress import FINISH, Message, Progress, Steps, drain, or_stop
+from napari_uflow.store.files import made_folder
 from napari_uflow.system.devices import choose_device
 from napari_uflow.wording import counted
 
@@ -91,11 +92,10 @@ def detect_on_cluster_steps(
     """
     distributed = _distributed()
     # Workers may have another working directory.
-    files, results = images_of([Path(path).absolute() for path in paths])
     folder = Path(output).absolute()
-    make_folder(folder)
+    files, results = images_of([Path(path).absolute() for path in paths], folder)
     options = {"channels": channels, "axes": axes, "series": series}
-    with locked(folder):
+    with made_folder(folder), locked(folder):
         yield from or_stop(Message(f"Connecting to {scheduler}"))
         with _connect(distributed, scheduler) as client:
             n_workers = len(client.scheduler_info(n_workers=-1)["workers"])

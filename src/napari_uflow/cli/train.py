@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_uflow.cli.flags import config_of
-from napari_uflow.cli.output import EXIT_FAILED, check_folder, files_of, warn
+from napari_uflow.cli.output import EXIT_FAILED, files_of, made_output, warn
 from napari_uflow.cli.reporter import run_and_save
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError
@@ -42,8 +42,14 @@ def train(options: argparse.Namespace) -> int:
     """Train a model and write it to a file."""
     config_of(TrainingConfig, options)  # mistakes are told before anything is loaded
     config_of(ModelConfig, options)
+    from napari_uflow.store.files import place_of
+
+    with made_output(place_of(options.output).parent):
+        return _train(options)
+
+
+def _train(options: argparse.Namespace) -> int:
     output: Path = options.output
-    check_folder(output.parent)
     from napari_uflow.store.files import delete
     from napari_uflow.store.model_place import check_model_place
     from napari_uflow.store.provenance import check_replaceable, identities

@@ -139,14 +139,14 @@ class PlantedOutcome:
         """Return the outcome in words, without a capital letter or a full stop."""
         if not self.has_trained:
             return (
-                f"{self.n_found} of {self.n_defects} found at one false alarm in ten images (figure of merit "
-                f"{self.merit:.3f})"
+                f"{self.n_found} of {self.n_defects} found at one false alarm in ten images ({100 * self.merit:.1f} % "
+                f"on average, at 0 to 1 false alarms per image)"
             )
-        error = "" if self.error is None else f" +- {self.error:.3f}"
-        gain = f"{self.merit - self.merit_untrained:+.3f}{error}"
+        error = "" if self.error is None else f" +- {100 * self.error:.1f}"
+        gain = f"{100 * (self.merit - self.merit_untrained):+.1f}{error} by training"
         return (
             f"{self.n_found} of {self.n_defects} found at one false alarm in ten images, {self.n_found_untrained} "
-            f"before training (figure of merit {self.merit:.3f}, {gain} by training)"
+            f"before training ({100 * self.merit:.1f} % on average, at 0 to 1 false alarms per image; {gain})"
         )
 
 

@@ -182,6 +182,10 @@ def opened(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
     ModelFileError
         If there is no such file, or it is not a safetensors file.
     """
+    if os.path.isdir(path):
+        models = sorted(place.name for place in path.glob("*.safetensors"))
+        example = f", such as '{models[0]}'" if models else ""
+        raise ModelFileError(f"'{path}' is a folder; give the model file in it{example}")
     if not os.path.isfile(path):  # False for a name that is too long, too
         raise ModelFileError(f"there is no model file '{path}'")
     try:

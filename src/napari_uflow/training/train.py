@@ -380,8 +380,19 @@ def _fill(run: _Run, caches: FeatureCaches) -> Steps[None]:
     """Compute the features of all tiles, with the border as far as it is decided."""
     network, split = run.network, run.split
     n_augmentations = run.training.augmentations
-    yield from fill_cache(caches.train, network, split.train, run.intensity, n_augmentations, "Computing features")
-    yield from fill_cache(caches.holdout, network, split.holdout, run.intensity, 1, "Computing held-out features")
+    flat = yield from fill_cache(
+        caches.train, network, split.train, run.intensity, n_augmentations, "Computing features"
+    )
+    flat += yield from fill_cache(
+        caches.holdout, network, split.holdout, run.intensity, 1, "Computing held-out features"
+    )
+    if flat:
+        n_images = len({tile.region.plane.title for tile in (*split.train, *split.holdout)})
+        text = (
+            f"{len(flat)} of {counted(n_images, 'image')} without any structure, such as '{flat[0]}' (black, "
+            f"overexposed or empty): the model learns that this is normal; leave such images out"
+        )
+        yield from or_stop(Message(text, warning=True))
     if caches.train.n_bytes_on_disk:
         yield from or_stop(Message(f"{caches.train.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
     caches.apply_border(network.border, network.strides)

@@ -62,11 +62,12 @@ def export(kind: str, path: str, result: LayerDetection, image: Image | None) ->
         if kind == "csv":
             from napari_uflow.store.regions import write_regions
 
-            write_regions(name, detections)
+            write_regions(name, detections, overwrite=True)
         else:
             from napari_uflow.store.geojson import write_geojson
 
-            write_geojson(name, detections, [_place(result, index, image) for index, _ in shown])
+            places = [_place(result, index, image) for index, _ in shown]
+            write_geojson(name, detections, places, overwrite=True)
         return name
     write = {"labels": write_labels, "mask": write_mask, "heatmap": write_image}[kind]
     layer = result.heatmap if kind == "heatmap" else result.labels
