@@ -765,7 +765,13 @@ def test_a_killed_training_is_resumed(here, capsys, monkeypatch):
     assert "resuming the training of 'm.safetensors' ('00" in err
     model = load_model("m.safetensors")
     assert (model.training.augmentations, model.training.cache_memory) == (1, 2)
-    assert model.training.steps < 8 - n_done
+    assert model.training.steps == 8
+    steps = [int(point["step"]) for point in model.history]
+    assert steps == list(range(1, 9))
+    assert f"step {n_done + 1} of 8, " in err
+    out = call(capsys, "show m.safetensors")[1]
+    assert re.search(r"resumed from: +its step \d, after an interruption\n", out)
+    assert re.search(r"images: +3 from 3 specimens, 0 of them held out\n", out)
     assert model.record.resumed_from.resumed_from.date == first.record.date
     assert not second.exists()
     assert not snapshot.exists()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_uflow.cli.interrupts import Interrupts
     from napari_uflow.evaluation.evaluate import EvaluationRun
     from napari_uflow.evaluation.trust import TrustReport
+    from napari_uflow.model.record import EarlierTraining
 
 __all__ = ["demo", "detect", "evaluate", "show", "trust"]
 
@@ -230,7 +231,8 @@ def show(options: argparse.Namespace) -> int:
         return 0
     record, history, earlier = card.record, card.history, card.record.resumed_from
     n_specimens, n_held_out = len(record.all_specimens), len(record.holdout_specimens)
-    of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {n_held_out} of them held out"
+    with_earlier = " of this and earlier trainings" if record.began_with else ""
+    of_them = f" from {counted(n_specimens, 'specimen')}{with_earlier}, {n_held_out} of them held out"
     print(printable(f"{options.model}: U-Flow model, format {card.format}"))
     lines = {
         "backbone": f"{card.model.backbone} ({record.backbone_weights or 'no weights to load'})",
@@ -241,7 +243,7 @@ def show(options: argparse.Namespace) -> int:
         "octaves": f"{sizes_text(card.model.octaves)} size",
         "tile": f"{card.model.tile} pixels",
         "trained": f"{record.date or 'unknown'}, {record.outcome.text()}",
-        "resumed from": f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}" if earlier else "nothing",
+        "resumed from": _earlier_text(earlier),
         "images": f"{record.n_images}{of_them}",
         "tiles": f"{record.n_tiles} to train on, {record.n_holdout_tiles} held out",
         "intensity range": ", ".join(
@@ -257,6 +259,14 @@ def show(options: argparse.Namespace) -> int:
     for name, text in lines.items():
         print(f"  {name + ':':<24}{printable(text)}")
     return 0
+
+
+def _earlier_text(earlier: EarlierTraining | None) -> str:
+    if earlier is None:
+        return "nothing"
+    if earlier.is_same:
+        return f"its step {earlier.n_steps}, after an interruption"
+    return f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}"
 
 
 def _number(value: float | None) -> str:

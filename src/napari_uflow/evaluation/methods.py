@@ -241,7 +241,9 @@ def _training(model: TrainedModel) -> list[str]:
         else:
             text += "; nothing was held out of training"
         sentences.append(text + ".")
-    earlier = record.resumed_from
+    if record.resumed_from is not None and record.resumed_from.is_same:
+        sentences.append(f"Training was interrupted after step {record.resumed_from.n_steps}, and then resumed.")
+    earlier = record.began_with
     if earlier is not None:
         sentences.append(
             f"Training was resumed from a model of {str(earlier.date)[:10]} that had been trained for "

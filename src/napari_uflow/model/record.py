@@ -76,11 +76,14 @@ class EarlierTraining:
         Steps of that training.
     resumed_from : EarlierTraining or None
         The model that it was resumed from in turn.
+    is_same : bool
+        True for a snapshot of the same training, which was interrupted: its steps are among those of the whole.
     """
 
     date: str | None
     n_steps: int
     resumed_from: EarlierTraining | None = None
+    is_same: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +215,14 @@ class TrainingRecord:
     first_training: TrainingConfig | None = None
     resumed_from: EarlierTraining | None = None
     planted: PlantedOutcome | None = None
+
+    @property
+    def began_with(self) -> EarlierTraining | None:
+        """The model that the training began with, whether it was interrupted or not; None for a new model."""
+        earlier = self.resumed_from
+        while earlier is not None and earlier.is_same:
+            earlier = earlier.resumed_from
+        return earlier
 
     @property
     def all_specimens(self) -> frozenset[str]:

@@ -34,6 +34,7 @@ def record_of(
     backbone_weights: str,
     device: torch.device,
     init_from: TrainedModel | None,
+    continues: bool,
     pixel_size: PixelSize | None,
 ) -> TrainingRecord:
     """Return the record of a training that ends now.
@@ -54,6 +55,8 @@ def record_of(
         Device of the training.
     init_from : TrainedModel or None
         Model that it was resumed from.
+    continues : bool
+        That model is a snapshot of the same training.
     pixel_size : PixelSize or None
         Pixel size that the images were brought to.
     """
@@ -62,9 +65,9 @@ def record_of(
     specimens, first_training, resumed_from = split.specimens, None, None
     if init_from is not None:
         specimens |= set(init_from.record.specimens)
-        first_training = init_from.record.first_training or init_from.training
+        first_training = init_from.record.first_training or (None if continues else init_from.training)
         n_steps = int(max((point["step"] for point in init_from.history), default=0))
-        resumed_from = EarlierTraining(init_from.record.date, n_steps, init_from.record.resumed_from)
+        resumed_from = EarlierTraining(init_from.record.date, n_steps, init_from.record.resumed_from, continues)
     ratios = [relative_magnification(config, pixel_size, plane) for plane in planes]
     if init_from is not None:
         ratios += init_from.record.pixel_size_range

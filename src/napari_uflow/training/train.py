@@ -69,13 +69,14 @@ def train(
     weights: str | Path | None = None,
     device: str = "auto",
     init_from: TrainedModel | None = None,
+    continues: bool = False,
     on_event: Callable[[Event], None] | None = None,
 ) -> TrainedModel:
     """Train a model on normal regions and return it.
 
     Parameters
     ----------
-    regions, weights, device, init_from
+    regions, weights, device, init_from, continues
         As in :func:`~napari_uflow.training.train.train_steps`.
     model : ModelConfig, optional
         Parts of the model; by default those of `init_from`, or else the defaults.
@@ -96,7 +97,10 @@ def train(
     """
     model = model or (ModelConfig() if init_from is None else init_from.config)
     training = training or TrainingConfig()
-    return drain(train_steps(regions, model, training, weights=weights, device=device, init_from=init_from), on_event)
+    steps = train_steps(
+        regions, model, training, weights=weights, device=device, init_from=init_from, continues=continues
+    )
+    return drain(steps, on_event)
 
 
 def train_steps(
@@ -107,6 +111,7 @@ def train_steps(
     weights: str | Path | None = None,
     device: str = "auto",
     init_from: TrainedModel | None = None,
+    continues: bool = False,
 ) -> Steps[TrainedModel]:
     """Train a model on normal regions, step by step.
 
@@ -126,6 +131,9 @@ def train_steps(
         Model whose training is resumed: its weights, brightness range and feature normalisation are kept, and the
         specimens that it held out stay held out. Images are brought to its pixel size. `regions` should contain those
         it was trained on: it forgets the others little by little.
+    continues : bool
+        `init_from` is a snapshot of this training, or its model when it was stopped: the steps after it are done, the
+        history goes on, and what training brought is measured from the beginning.
 
     Yields
     ------
@@ -152,7 +160,9 @@ def train_steps(
     """
     if not regions:
         raise ImageError("there is nothing to train on: give at least one image or region that is normal")
-    run = yield from _prepare(regions, model, training, weights=weights, device=device, init_from=init_from)
+    run = yield from _prepare(
+        regions, model, training, weights=weights, device=device, init_from=init_from, continues=continues
+    )
     network, split = run.network, run.split
     with FeatureCaches.open(training.cache_memory * 1e9, network.device) as caches:
         yield from _fill(run, caches)
@@ -181,6 +191,7 @@ def train_steps(
             training,
             run.rng,
             partial(_snapshot, run, caches),
+            history=run.history_before,
             has_new=has_new,
             planted=None if judge is None else judge.features,
         )
@@ -210,7 +221,14 @@ class _Run:
     intensity: IntensityRange
     backbone_weights: str
     init_from: TrainedModel | None
+    continues: bool
     rng: np.random.Generator
+
+    @property
+    def history_before(self) -> History:
+        """Losses of the part of this training that was done before an interruption."""
+        before = self.init_from.history if self.continues and self.init_from is not None else ()
+        return tuple(dict(point) for point in before)
 
     @property
     def can_remember(self) -> bool:
@@ -230,6 +248,7 @@ class _Run:
             backbone_weights=self.backbone_weights,
             device=network.device,
             init_from=self.init_from,
+            continues=self.continues,
             pixel_size=self.pixel_size,
         )
         config = network.config.replace(border=network.border.kind)
@@ -252,6 +271,7 @@ def _prepare(
     weights: str | Path | None,
     device: str,
     init_from: TrainedModel | None,
+    continues: bool,
 ) -> Steps[_Run]:
     """Make the network, choose the tiles and tell the user about them."""
     torch_device = choose_device(device)
@@ -299,6 +319,7 @@ def _prepare(
         intensity=intensity,
         backbone_weights=source,
         init_from=init_from,
+        continues=continues,
         rng=rng,
     )
 
@@ -400,10 +421,13 @@ def _fill(run: _Run, caches: FeatureCaches) -> Steps[None]:
 
 @dataclass(frozen=True)
 class _Judge:
-    """Planted defects, and the evidence of the untrained flow on them; it chooses the kinds of evidence if asked to."""
+    """Planted defects, and the evidence of the untrained flow on them; it chooses the kinds of evidence if asked to.
+
+    The untrained flow is None if it is not known, since the training was interrupted and had begun with another model.
+    """
 
     features: PlantedFeatures
-    untrained: Likelihoods
+    untrained: Likelihoods | None
     chooses_evidence: bool
 
     def decide_steps(self, network: UFlow) -> Steps[PlantedOutcome]:
@@ -415,7 +439,8 @@ class _Judge:
             if evidence != "likelihood+memory":
                 yield Message(f"The {evidence} alone finds planted defects clearly better than with the other evidence")
         evidence = network.config.evidence
-        after, before = (self.features.maxima(x, evidence) for x in (trained, self.untrained))
+        untrained = self.untrained or trained
+        after, before = (self.features.maxima(x, evidence) for x in (trained, untrained))
         difference = after.versus(before)
         found = PlantedOutcome(
             n_defects=self.features.n_defects,
@@ -426,7 +451,7 @@ class _Judge:
             merit_untrained=before.merit,
             error=difference.error if math.isfinite(difference.error) else None,
         )
-        is_without_gain = not found.is_better and not np.array_equal(trained.planted, self.untrained.planted)
+        is_without_gain = not found.is_better and not np.array_equal(trained.planted, untrained.planted)
         where = " (at full size alone)" * (network.coarser is not None)
         yield Message(f"Planted defects{where}: {found.text()}" + "; training brought no clear gain" * is_without_gain)
         return found
@@ -464,7 +489,22 @@ def _judge(run: _Run) -> Steps[_Judge | None]:
     features = yield from PlantedFeatures.compute_steps(network, planted, run.intensity, phase)
     if features is None:
         return None
-    return _Judge(features, features.likelihoods(network), network.config.evidence == "auto")
+    return _Judge(features, _untrained(run, features), network.config.evidence == "auto")
+
+
+def _untrained(run: _Run, features: PlantedFeatures) -> Likelihoods | None:
+    """Return the evidence of the flow that the whole training began with."""
+    network, before = run.network, run.init_from
+    if before is None or not run.continues:
+        return features.likelihoods(network)
+    if before.record.began_with is not None:
+        return None
+    now = {name: value.detach().clone() for name, value in network.flow.state_dict().items()}
+    network.flow.load_state_dict(UFlow(before.config, before.n_channels, run.training.seed).flow.state_dict())
+    try:
+        return features.likelihoods(network)
+    finally:
+        network.flow.load_state_dict(now)
 
 
 def _calibrate(run: _Run) -> Steps[Calibration | None]:
