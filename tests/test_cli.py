@@ -440,9 +440,26 @@ def test_output_that_nobody_reads_to_its_end(here):
 
 def test_images_of_the_training_are_no_test_of_it(here, capsys):
     assert call(capsys, f"train data/train/good -o own.safetensors --steps 1 {FAST}")[0] == 0
-    _, _, err = call(capsys, "trust own.safetensors data/train/good --planted 0 --device cpu")
     n = len(list(Path("data/train/good").iterdir()))
-    assert f"warning: {n} of {n} images have the names of specimens of the training" in err
+    shutil.copytree("data/train/good", "copies")
+    for path in list(Path("copies").iterdir()):
+        path.rename(path.with_name(f"other_{path.name}"))
+    for images in ("data/train/good", "copies"):
+        _, out, err = call(capsys, f"trust own.safetensors {images} --planted 0 --device cpu")
+        assert f"warning: {n} of {n} images had a part in the training: left out of the numbers of new images" in err
+        assert f"left out: {n} images of the training" in out
+        assert "new image" not in out
+    # other images of the same names
+    assert {path.name for path in Path("data/test/good").iterdir()} <= {
+        path.name for path in Path("data/train/good").iterdir()
+    }
+    _, out, err = call(
+        capsys, "trust own.safetensors data/test/good data/train/good/002.png -o report --planted 0 --device cpu"
+    )
+    assert "2 new images" in out
+    assert "1 of 3 images had a part" in err
+    numbers = json.loads(Path("report/trust.json").read_text())
+    assert (numbers["n_new_images"], numbers["n_images_of_training_left_out"]) == (2, 1)
 
 
 def test_trust(here, capsys):

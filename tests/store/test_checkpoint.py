@@ -204,8 +204,8 @@ def test_weights_of_others_are_refused(tmp_path):
 
 
 def test_files_that_are_not_there(tmp_path):
-    for path in (tmp_path / "nothing.safetensors", tmp_path):
-        with pytest.raises(ModelFileError, match="there is no model file"):
+    for path, said in ((tmp_path / "nothing.safetensors", "there is no model file"), (tmp_path, "is a folder")):
+        with pytest.raises(ModelFileError, match=said):
             load_model(path)
 
 

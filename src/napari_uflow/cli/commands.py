@@ -183,7 +183,7 @@ def _trust(options: argparse.Namespace) -> int:
     from napari_uflow.evaluation.trust import trust_steps
     from napari_uflow.evaluation.trust_figure import trust_figure
     from napari_uflow.store.checkpoint import load_model
-    from napari_uflow.training.regions import read_regions, regions_of_training
+    from napari_uflow.training.regions import read_regions
 
     model = load_model(options.model)
     regions = (
@@ -191,10 +191,6 @@ def _trust(options: argparse.Namespace) -> int:
         if options.images
         else []
     )
-    n_seen = len(regions_of_training(regions, model.record, model.training.specimen_pattern))
-    if n_seen:
-        seen = f"{n_seen} of {counted(len(regions), 'image')} have the names of specimens of the training"
-        warn(f"{seen}; if they are the same, false alarms are underestimated")
     planes = [region.plane for region in regions]
     _check_replaceable(options, files_of(planes), _TRUST, _PLOTS)
 

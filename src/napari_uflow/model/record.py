@@ -167,6 +167,9 @@ class TrainingRecord:
         Planes trained on or held out; 0 if not known.
     image_names : tuple of str
         Titles of the first 1000 of them.
+    image_marks : tuple of str
+        What they are known by again, whatever their names, see :func:`~napari_uflow.training.seen.mark_of`; those of
+        the trainings it was resumed from included. Empty if not known.
     specimens : tuple of str
         Independent specimens trained on, sorted; those of the trainings it was resumed from included.
     holdout_specimens : tuple of str
@@ -201,6 +204,7 @@ class TrainingRecord:
     outcome: TrainingOutcome = TrainingOutcome()
     n_images: int = 0
     image_names: tuple[str, ...] = ()
+    image_marks: tuple[str, ...] = ()
     specimens: tuple[str, ...] = ()
     holdout_specimens: tuple[str, ...] = ()
     n_tiles: int = 0

@@ -32,11 +32,17 @@ from napari_uflow.training.magnification import magnification_steps
 from napari_uflow.training.normalise import normalise_steps
 from napari_uflow.training.octaves import coarser_steps, octaves_for
 from napari_uflow.training.optimise import History, optimise
-from napari_uflow.training.pixel_size import messages_about_pixel_sizes, reference_pixel_size, working_regions
+from napari_uflow.training.pixel_size import (
+    images_of,
+    messages_about_pixel_sizes,
+    reference_pixel_size,
+    working_regions,
+)
 from napari_uflow.training.pixel_types import messages_about_pixel_types
 from napari_uflow.training.planted import Likelihoods, PlantedFeatures, best_evidence, planted_set, sources_of
 from napari_uflow.training.record import record_of
 from napari_uflow.training.regions import assign_specimens
+from napari_uflow.training.seen import mark_of
 from napari_uflow.training.tiles import Split, choose_tiles, regions_of
 from napari_uflow.wording import counted
 
@@ -219,6 +225,7 @@ class _Run:
     pixel_size: PixelSize | None
     split: Split
     intensity: IntensityRange
+    marks: frozenset[str]
     backbone_weights: str
     init_from: TrainedModel | None
     continues: bool
@@ -245,6 +252,7 @@ class _Run:
             self.split,
             outcome,
             config=network.config,
+            marks=self.marks,
             backbone_weights=self.backbone_weights,
             device=network.device,
             init_from=self.init_from,
@@ -317,6 +325,7 @@ def _prepare(
         pixel_size=pixel_size,
         split=split,
         intensity=intensity,
+        marks=frozenset(mark_of(plane) for plane in images_of(regions)),
         backbone_weights=source,
         init_from=init_from,
         continues=continues,
