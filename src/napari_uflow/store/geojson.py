@@ -125,6 +125,8 @@ def _measurements(detection: Detection, row: Mapping[str, int | float]) -> dict[
         "Peak score": row["peak_score"],
         "Mean score": row["mean_score"],
     }
+    if row["is_edited"]:
+        values["Edited by hand"] = 1
     # JSON has no NaN, and float32 would be written with insignificant digits
     return {name: float(f"{value:.6g}") for name, value in values.items() if math.isfinite(value)}
 

@@ -22,6 +22,8 @@ __all__ = ["check_replaceable", "identities", "is_own", "is_result", "left_out_t
 _PROGRAM = "napari-uflow"
 _KEY = '{"napari_uflow": '
 _KEY_OF_MAPS = '"map": '
+# Those of tables that were written before regions could be edited.
+_FORMER_REGION_COLUMNS = tuple(name for name in REGION_COLUMNS if name != "is_edited")
 # Bytes of a file in which the name of the program is written.
 _HEAD = 1024
 _FIGURE = b"tEXtSoftware\0" + _PROGRAM.encode()
@@ -66,7 +68,7 @@ def is_own(path: Path) -> bool:
             header = tuple(next(csv.reader(file), ()))
     except Exception:  # as above
         return False
-    return header in (REGION_COLUMNS, SUMMARY_COLUMNS, EVALUATION_COLUMNS)
+    return header in (REGION_COLUMNS, _FORMER_REGION_COLUMNS, SUMMARY_COLUMNS, EVALUATION_COLUMNS)
 
 
 def _tiff_texts(path: Path) -> tuple[str, str]:
