@@ -670,6 +670,13 @@ def test_a_folder_is_no_model_and_the_model_in_it_is_named(here, capsys):
     assert call(capsys, "show models")[2].endswith("give the model file in it, such as 'b.safetensors'\n")
 
 
+def test_a_name_in_letters_that_figures_lack_is_no_warning(here, capsys):
+    shutil.copy("data/test/good/000.png", "画像.png")
+    code, _, err = call(capsys, "detect model.safetensors 画像.png --device cpu")
+    assert code == 0
+    assert "Glyph" not in err
+
+
 def test_warnings_are_counted(here, capsys):
     write_tiff("black.tif", np.zeros((96, 96), np.uint8), "YX")
     code, _, err = call(capsys, "detect model.safetensors black.tif --device cpu")
