@@ -139,9 +139,9 @@ def _read(
     if path.is_dir():
         raise ImageError(f"'{path}' is a folder; give a file in it")
     if not path.is_file():
-        raise ImageError(f"the file '{path}' does not exist")
+        raise ImageError(f"'{path}' does not exist")
     if path.stat().st_size == 0:
-        raise ImageError(f"the file '{path}' is empty")
+        raise ImageError(f"'{path}' is empty")
     if path.suffix.lower() in TIFF_SUFFIXES:
         return read_tiff(path, channels, axes, series)
     if path.suffix.lower() not in PICTURE_SUFFIXES:
