@@ -1,6 +1,7 @@
 """The command line: a flag for every parameter, one line for every mistake, and the whole way through files."""
 
 import csv
+import errno
 import importlib
 import io
 import json
@@ -66,8 +67,8 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
 def here(tmp_path, monkeypatch, tiny_dataset, tiny_model_file):
     """Work in an empty folder, with the data set and a model beside it."""
     monkeypatch.chdir(tmp_path)
-    for name, target in (("data", tiny_dataset), ("model.safetensors", tiny_model_file)):
-        Path(name).symlink_to(target)
+    Path("data").symlink_to(tiny_dataset)
+    shutil.copy(tiny_model_file, "model.safetensors")
     return tmp_path
 
 
@@ -140,6 +141,8 @@ def test_former_names_are_understood_with_a_note(former, present, capsys):
         "train images --steps=--",
         "train images --normal=--",
         "detect model images -o=--",
+        "detect model images -o=",
+        "train images --init-from=",
         "",
         "fly",
         "train",
@@ -162,6 +165,8 @@ def test_misspelled_commands_exit_with_2(arguments, capsys):
     ("command", "said"),
     [
         ("train nowhere", "no image found at 'nowhere'"),
+        ("train '' data/train/good", "the name of an image is empty"),
+        ("detect model.safetensors ''", "the name of an image is empty"),
         ("train '*.bmp'", "no image found"),
         ("train empty", "the folder 'empty' contains no images"),
         ("train text.tif", "'text.tif' cannot be read"),
@@ -370,6 +375,13 @@ def test_train_detect_evaluate_show(here, capsys):
     assert code == 0
     assert "fibres: 2 normal, 3 anomalous" in out
     assert "image AUROC, ranked by NFA" in out
+    with open("numbers/images.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    n_images = sum(len(list(folder.iterdir())) for folder in Path("data/test").iterdir())
+    assert len(rows) == n_images
+    for row in rows:
+        assert row["has_mask"] == ("no" if row["kind"] == "good" else "yes")
+        assert (row["n_true_regions"] == "") == (row["kind"] == "good")
     numbers = json.loads(Path("numbers/evaluation.json").read_text(), parse_constant=pytest.fail)
     assert numbers["n_anomalous"] == 3
     assert Path("numbers/overview.png").stat().st_size > 1000
@@ -443,9 +455,26 @@ def test_output_that_nobody_reads_to_its_end(here):
 
 def test_images_of_the_training_are_no_test_of_it(here, capsys):
     assert call(capsys, f"train data/train/good -o own.safetensors --steps 1 {FAST}")[0] == 0
-    _, _, err = call(capsys, "trust own.safetensors data/train/good --planted 0 --device cpu")
     n = len(list(Path("data/train/good").iterdir()))
-    assert f"warning: {n} of {n} images have the names of specimens of the training" in err
+    shutil.copytree("data/train/good", "copies")
+    for path in list(Path("copies").iterdir()):
+        path.rename(path.with_name(f"other_{path.name}"))
+    for images in ("data/train/good", "copies"):
+        _, out, err = call(capsys, f"trust own.safetensors {images} --planted 0 --device cpu")
+        assert f"warning: {n} of {n} images had a part in the training: left out of the numbers of new images" in err
+        assert f"left out: {n} images of the training" in out
+        assert "new image" not in out
+    # other images of the same names
+    assert {path.name for path in Path("data/test/good").iterdir()} <= {
+        path.name for path in Path("data/train/good").iterdir()
+    }
+    _, out, err = call(
+        capsys, "trust own.safetensors data/test/good data/train/good/002.png -o report --planted 0 --device cpu"
+    )
+    assert "2 new images" in out
+    assert "1 of 3 images had a part" in err
+    numbers = json.loads(Path("report/trust.json").read_text())
+    assert (numbers["n_new_images"], numbers["n_images_of_training_left_out"]) == (2, 1)
 
 
 def test_trust(here, capsys):
@@ -551,7 +580,9 @@ def test_a_file_that_fails_is_told_and_exits_with_1(here, capsys):
     code, out, err = call(capsys, "detect model.safetensors images --device cpu")
     assert code == 1
     assert "of 1 image" in out
-    assert err.splitlines()[-1].startswith("failed: images/bad.tif: ")
+    (failed,) = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert failed.startswith("failed: images/bad.tif: cannot be read; ")
+    assert failed.count("bad.tif") == 1
     assert Path("detected/good_labels.tif").is_file()
 
 
@@ -587,6 +618,78 @@ def test_a_stopped_detection_is_resumed(here, capsys, monkeypatch):
     assert code == 0
     assert "resuming: 1 image finished before" in err
     assert "of 2 images" in out
+
+
+def test_an_image_for_which_there_was_no_space_is_processed_on_request(here, capsys, monkeypatch):
+    replacing = os.replace
+
+    def full(source, target):
+        if str(target).endswith("001_labels.tif"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replacing(source, target)
+
+    detect = "detect model.safetensors data/test/good --device cpu"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        code, _, err = call(capsys, detect)
+    assert code == 1
+    said = "1 file failed for want of disk space, memory or a drive; add --resume to try again"
+    assert err.splitlines()[-1] == said
+    code, out, err = call(capsys, f"{detect} --resume")
+    assert code == 0
+    assert "resuming: 1 image finished before" in err
+    assert "of 2 images" in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train nowhere -o new/folder/model",
+        "train data/train/good -o new/folder/model --device toaster",
+        "train data/train/good -o new/folder/model --channels 5",
+        "detect nothing data/test/good -o new/folder",
+        "detect model.safetensors data/test/good -o new/folder --device toaster",
+        "evaluate model.safetensors nowhere -o new/folder",
+        "evaluate model.safetensors data -o new/folder --device toaster",
+        "trust nothing -o new/folder",
+        "demo -o new/folder --device toaster",
+    ],
+)
+def test_a_mistake_leaves_no_folder(here, capsys, monkeypatch, command):
+    monkeypatch.setattr("napari_uflow.samples.demo.write_fibre_dataset", lambda *_, **__: None)
+    assert call(capsys, command)[0] == 2
+    if command.startswith("demo"):
+        assert {path.name for path in Path("new/folder").rglob("*")} == {"found"}
+    else:
+        assert not Path("new").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links require a permission there")
+def test_a_model_is_written_to_where_a_link_leads(here, capsys):
+    Path("disk").mkdir()
+    shutil.move("model.safetensors", "disk/kept.safetensors")
+    Path("model.safetensors").symlink_to("disk/kept.safetensors")
+    before = Path("disk/kept.safetensors").read_bytes()
+    assert call(capsys, f"train data/train/good --steps 1 {FAST}")[0] == 0
+    assert Path("model.safetensors").is_symlink()
+    assert Path("disk/kept.safetensors").read_bytes() != before
+    assert load_model("model.safetensors").training.steps == 1
+    assert [path.name for path in Path("disk").iterdir()] == ["kept.safetensors"]
+
+
+def test_a_folder_is_no_model_and_the_model_in_it_is_named(here, capsys):
+    Path("models").mkdir()
+    code, _, err = call(capsys, "show models")
+    assert (code, err) == (2, "napari-uflow: error: 'models' is a folder; give the model file in it\n")
+    shutil.copy("model.safetensors", "models/b.safetensors")
+    assert call(capsys, "show models")[2].endswith("give the model file in it, such as 'b.safetensors'\n")
+
+
+def test_a_name_in_letters_that_figures_lack_is_no_warning(here, capsys):
+    shutil.copy("data/test/good/000.png", "画像.png")
+    code, _, err = call(capsys, "detect model.safetensors 画像.png --device cpu")
+    assert code == 0
+    assert "Glyph" not in err
 
 
 def test_warnings_are_counted(here, capsys):
@@ -701,7 +804,13 @@ def test_a_killed_training_is_resumed(here, capsys, monkeypatch):
     assert "resuming the training of 'm.safetensors' ('00" in err
     model = load_model("m.safetensors")
     assert (model.training.augmentations, model.training.cache_memory) == (1, 2)
-    assert model.training.steps < 8 - n_done
+    assert model.training.steps == 8
+    steps = [int(point["step"]) for point in model.history]
+    assert steps == list(range(1, 9))
+    assert f"step {n_done + 1} of 8, " in err
+    out = call(capsys, "show m.safetensors")[1]
+    assert re.search(r"resumed from: +its step \d, after an interruption\n", out)
+    assert re.search(r"images: +3 from 3 specimens, 0 of them held out\n", out)
     assert model.record.resumed_from.resumed_from.date == first.record.date
     assert not second.exists()
     assert not snapshot.exists()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from napari_uflow.errors import Stopped
+from napari_uflow.wording import without_subject
 
 __all__ = [
     "Chunks",
@@ -70,7 +71,9 @@ class Message:
     @property
     def full_text(self) -> str:
         """Text after the name of the file that it is about."""
-        return self.text if self.source is None else f"{self.source.name}: {self.text}"
+        if self.source is None:
+            return self.text
+        return f"{self.source.name}: {without_subject(self.text, str(self.source))}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from pathlib import PureWindowsPath
 
-__all__ = ["LEAST_PART", "counted", "how_far", "printable"]
+__all__ = ["LEAST_PART", "counted", "how_far", "printable", "without_name", "without_subject"]
 
 # Control characters, marks that reverse the order of a line, and parts of names that are no text.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -26,15 +28,41 @@ def counted(n: float, noun: str, plural: str = "") -> str:
 
 
 def how_far(done: int, total: int, part: float) -> str:
-    """Return a progress in words, with the completed fraction of the next step.
+    """Return a progress in words, with the completed fraction of the next step, which is below 100 %.
 
     Examples
     --------
-    >>> how_far(1, 2, 0.0), how_far(1, 2, 0.23)
-    ('1 of 2', '1 of 2 and 23%')
+    >>> how_far(1, 2, 0.0), how_far(1, 2, 0.23), how_far(64, 88, 1.0)
+    ('1 of 2', '1 of 2, next 23 %', '64 of 88, next 99 %')
     """
-    of_next = f" and {part:.0%}" if part >= LEAST_PART else ""
+    of_next = f", next {min(math.floor(100 * part), 99)} %" if part >= LEAST_PART else ""
     return f"{done} of {total}{of_next}"
+
+
+def without_subject(sentence: str, name: str) -> str:
+    """Return a sentence about a file without its name at the beginning, to be shown after the name.
+
+    Examples
+    --------
+    >>> without_subject("'a/b.tif' cannot be read", "a/b.tif")
+    'cannot be read'
+    """
+    return sentence.removeprefix(f"'{name}' ")
+
+
+def without_name(phrase: str, name: str) -> str:
+    """Return the phrase of a library without the name of a file, for a sentence that names the file itself.
+
+    Examples
+    --------
+    >>> without_name("[Errno 2] No such file or directory: '/a/b.tif'", "/a/b.tif")
+    '[Errno 2] No such file or directory'
+    >>> without_name("cannot identify image file 'b.tif' as TIFF", "/a/b.tif")
+    'cannot identify image file as TIFF'
+    """
+    whole, last = re.escape(name), re.escape(PureWindowsPath(name).name)  # which knows both slashes
+    quoted = rf"""(['"])(?:{whole}|{last})\1"""
+    return re.sub(rf"[:,]?\s*(?:<[^<>]*|\w*Path\()?(?:{quoted}|(?<!\S){whole}(?!\S))[)>]?", "", phrase).strip()
 
 
 def printable(text: str, keep: str = "") -> str:

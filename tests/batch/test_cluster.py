@@ -138,6 +138,7 @@ def test_a_image_that_kills_its_workers_fails_alone(local_cluster, tiny_model, f
     ((path, reason),) = summary.failed
     assert path.name == "odd 1.tif"
     assert reason == cluster._KILLED_WORKERS
+    assert summary.to_repeat == (path,)
     assert [row[:2] for row in table(tmp_path / "out", "summary.csv")[1:3]] == [
         ["odd 0.tif", "done"],
         ["odd 1.tif", "failed"],
@@ -198,6 +199,7 @@ def test_what_was_done_is_told_when_the_scheduler_goes_away(remote, tiny_model, 
     assert summary.done
     assert len(summary.done) + len(summary.failed) == 4
     assert {reason for _, reason in summary.failed} <= {cluster._NO_SCHEDULER}
+    assert summary.to_repeat == tuple(path for path, _ in summary.failed)
     assert len(table(tmp_path / "out", "summary.csv")) == 5
 
 

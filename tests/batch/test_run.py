@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from napari_uflow.batch import files, output, run
+from napari_uflow.batch import files, journal, output, run
 from napari_uflow.batch.files import PHASE, detect_files_steps
 from napari_uflow.batch.journal import Journal
 from napari_uflow.batch.mark import is_unfinished
@@ -105,24 +105,26 @@ def test_a_file_with_the_name_of_the_journal_is_not_replaced(tiny_model, images,
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "words", "may_pass"),
     [
-        (IndexError("list index out of range"), "IndexError"),
-        (ZeroDivisionError("division by zero"), "ZeroDivisionError"),
-        (AssertionError(), "AssertionError"),
-        (RecursionError("maximum recursion depth exceeded"), "may be damaged"),
-        (UnicodeEncodeError("ascii", "Å", 0, 1, "ordinal not in range"), "UnicodeEncodeError"),
-        (OSError(errno.EIO, os.strerror(errno.EIO)), os.strerror(errno.EIO)),
-        (MemoryError(), "not enough memory"),
-        (RuntimeError("could not create a primitive"), "not enough memory"),
+        (IndexError("list index out of range"), "IndexError", False),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError", False),
+        (AssertionError(), "AssertionError", False),
+        (RecursionError("maximum recursion depth exceeded"), "may be damaged", False),
+        (UnicodeEncodeError("ascii", "Å", 0, 1, "ordinal not in range"), "UnicodeEncodeError", False),
+        (OSError(errno.ENOENT, os.strerror(errno.ENOENT)), os.strerror(errno.ENOENT), False),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), os.strerror(errno.EIO), True),
+        (MemoryError(), "not enough memory", True),
+        (RuntimeError("could not create a primitive"), "not enough memory", True),
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
             "not enough memory",
+            True,
         ),
     ],
 )
 @pytest.mark.parametrize("place", ["read_planes", "write_detections"])
-def test_whatever_an_image_raises_the_others_go_on(tiny_model, images, out, monkeypatch, error, words, place):
+def test_whatever_an_image_raises_the_others_go_on(tiny_model, images, out, monkeypatch, error, words, may_pass, place):
     original = getattr(files, place)
 
     def failing(*arguments, **options):
@@ -137,7 +139,38 @@ def test_whatever_an_image_raises_the_others_go_on(tiny_model, images, out, monk
     assert path == images[1]
     assert words in reason
     assert outcomes(out) == {"a.tif": "done", "b.tif": "failed", "c.tif": "done"}
-    assert names(out) == maps("a", "c") | TABLES
+    assert names(out) == maps("a", "c") | TABLES | ({"unfinished.jsonl"} if may_pass else set())
+    assert summary.to_repeat == ((images[1],) if may_pass else ())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE])
+def test_an_image_for_which_the_disk_was_full_is_done_by_a_run_that_resumes(
+    tiny_model, images, out, tmp_path, monkeypatch, number
+):
+    with monkeypatch.context() as patch:
+        replacing = os.replace
+
+        def full(source, target):
+            if str(target).endswith("b_labels.tif"):
+                raise OSError(number, os.strerror(number))
+            replacing(source, target)
+
+        patch.setattr(os, "replace", full)
+        assert batch(tiny_model, images, out).to_repeat == (images[1],)
+    assert is_unfinished(out)
+    detected, detecting = [], files.detect_file_steps
+
+    def counting(model, network, path, *arguments, **options):
+        detected.append(path)
+        return (yield from detecting(model, network, path, *arguments, **options))
+
+    monkeypatch.setattr(files, "detect_file_steps", counting)
+    assert batch(tiny_model, images, out, resume=True).done == tuple(images)
+    assert detected == [images[1]]
+    assert not is_unfinished(out)
+    batch(tiny_model, images, tmp_path / "whole")
+    for name in ("summary.csv", "regions.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are Unicode there")
@@ -239,6 +272,38 @@ def test_the_tables_grow_with_the_files(tiny_model, images, out):
     assert {row["plane"] for row in table(out / "regions.csv")} == {"a", "b"}
     assert is_unfinished(out)
     assert names(out) == maps("a", "b") | {"summary.csv", "regions.csv", "unfinished.jsonl"}
+
+
+def test_the_summary_follows_within_seconds_however_long_it_takes_to_write(tiny_model, images, out, monkeypatch):
+    monkeypatch.setattr(run, "_SHARE", 1e12)
+    monkeypatch.setattr(run, "_LONGEST_LAG", 0.0)
+    killed(tiny_model, images, out, 2)
+    assert outcomes(out) == {"a.tif": "done", "b.tif": "done", "c.tif": "not processed"}
+
+
+def test_regions_are_in_their_table_before_the_summary_is_written_again(tiny_model, images, out, monkeypatch):
+    monkeypatch.setattr(run, "_SHARE", 1e12)
+    monkeypatch.setattr(run, "_LONGEST_LAG", 1e12)
+    killed(tiny_model, images, out, 2)
+    assert outcomes(out)["b.tif"] == "not processed"
+    assert {row["plane"] for row in table(out / "regions.csv")} == {"a", "b"}
+
+
+@pytest.mark.parametrize("place", ["run", "journal"])
+def test_regions_that_could_not_be_added_are_written_with_the_next_ones(tiny_model, images, out, monkeypatch, place):
+    module = {"run": run, "journal": journal}[place]
+    original, calls = module.append_text, []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) == (1 if place == "run" else 2):  # for the second image
+            raise UFlowError("no space left")
+        original(*arguments)
+
+    monkeypatch.setattr(module, "append_text", full)
+    killed(tiny_model, images, out, 3)
+    assert set(outcomes(out).values()) == {"done"}
+    assert {row["plane"] for row in table(out / "regions.csv")} == {"a", "b", "c"}
 
 
 def test_a_new_run_says_that_it_gives_up_an_unfinished_one(tiny_model, images, out):
@@ -466,7 +531,13 @@ def test_a_folder_inside_an_image_is_refused(tiny_model, images, tmp_path):
     for folder in (image, image / "out"):
         with pytest.raises(ConfigError, match="part of an image"):
             batch(tiny_model, [image], folder)
-    assert names(image) - {"out"} == before
+    assert names(image) == before
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tiny_model, images, tmp_path):
+    with pytest.raises(UFlowError, match="device"):
+        drain(detect_files_steps(tiny_model, images, tmp_path / "new" / "out", DetectionConfig(), device="abacus"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_one_file_under_two_paths_is_processed_once(tiny_model, images, out, monkeypatch):

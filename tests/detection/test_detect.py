@@ -494,6 +494,14 @@ def test_another_exposure_is_warned_of(tiny_model, normal_planes, network):
     bright[len(bright) // 2 :] = 1e4  # the lower half alone
     (text,) = [t for t in warnings_of(tiny_model, Plane(data=bright), network) if "darker or brighter" in t]
     assert 50 <= int(text.split("%")[0]) < 60
+    low, high = tiny_model.intensity.low[0], tiny_model.intensity.high[0]
+    assert (
+        f"(real numbers) are darker or brighter than the training images, whose values are {low:g} to {high:g}" in text
+    )
+    (text,) = [
+        t for t in warnings_of(tiny_model, Plane(data=np.full((64, 64), 43000, np.uint16)), network) if "16 bits" in t
+    ]
+    assert text.startswith("100% of the pixels of")
 
 
 def of_area(model, n_pixels, n_specimens=20):

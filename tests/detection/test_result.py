@@ -47,6 +47,7 @@ def test_measured_by_eye():
             "stop_col": 4,
             "peak_score": 0.9,
             "mean_score": 0.85,
+            "is_edited": 0,
         }
     )
     assert two == pytest.approx(
@@ -63,6 +64,7 @@ def test_measured_by_eye():
             "stop_col": 2,
             "peak_score": 0.7,
             "mean_score": 0.6,
+            "is_edited": 0,
         }
     )
     assert all(type(value) in (int, float) for value in one.values())

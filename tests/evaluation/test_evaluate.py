@@ -11,9 +11,10 @@ import tifffile
 from PIL import Image
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.errors import ConfigError, ImageError, Stopped
 from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_images
 from napari_uflow.progress import Message, Progress, drain
+from napari_uflow.store.tiff_writer import write_tiff
 
 DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
@@ -94,6 +95,21 @@ def test_stacks_are_refused(data):
     frames = [Image.fromarray(image(seed=i)) for i in range(3)]
     frames[0].save(data / "test" / "good" / "stack.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(ImageError, match=r"stack.tif' is a stack of 3 planes"):
+        find_test_images(data)
+
+
+def test_results_of_a_detection_are_left_out(data):
+    write_tiff(
+        data / "test" / "hole" / "b_heatmap.tif", image(), "YX", description={"napari_uflow": {}, "map": "heatmap"}
+    )
+    told = []
+    assert [p.plane.name for p in find_test_images(data, report=told.append)] == ["a", "b", "c"]
+    assert len(told) == 1
+    assert told[0].startswith("left out: 1 result of an earlier detection, such as 'b_heatmap.tif'")
+    shutil.rmtree(data / "test" / "good")
+    for path in data.glob("test/*/*.png"):
+        path.unlink()
+    with pytest.raises(ConfigError, match="is a result of a detection"):
         find_test_images(data)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect, resegment
+from napari_uflow.detection.guarantee import Caveat
 from napari_uflow.detection.stack import detect_stack
 from napari_uflow.evaluation.methods import REFERENCE, methods_text, python_script
 from napari_uflow.evaluation.pod import PodRecord, fit_pod
@@ -64,6 +65,37 @@ def test_the_script_shares_the_false_alarms_of_a_stack(tiny_model, tiny_model_fi
         np.testing.assert_array_equal(one.log10_nfa, other.log10_nfa)
         assert one.guarantee == other.guarantee
     assert "in a normal stack of 2 images" in methods_text(tiny_model, found[0])
+
+
+def test_a_script_for_a_stack_names_the_stack(tiny_model, image):
+    found = detect_stack(tiny_model, read_planes(image))
+    for plane in found:
+        assert python_script(plane).splitlines()[0].startswith('"""Detect anomalies as in odd \'one\'.tif with')
+        assert "z=" not in python_script(plane)
+    assert python_script(found[1], positions=[1]).startswith('"""Detect anomalies as in plane 1 of odd')
+    assert python_script(found[1], positions=[0, 1]).startswith('"""Detect anomalies as in planes [0, 1] of odd')
+    unsaved = replace(found[1], provenance=replace(found[1].provenance, source=None))
+    assert unsaved.name.endswith(" z=1")
+    assert python_script(unsaved).startswith(
+        f'"""Detect anomalies as in {unsaved.name[:-4].replace(chr(34), chr(39))} with'
+    )
+
+
+def test_the_paragraph_describes_all_planes_of_a_stack(tiny_model, image):
+    found = detect_stack(tiny_model, read_planes(image))
+    dark = replace(found[1].guarantee, caveats=(Caveat.BRIGHTNESS,))
+    bright = replace(found[0].guarantee, caveats=())
+    planes = [
+        replace(found[0], guarantee=bright, n_marked_normal=1),
+        replace(found[1], guarantee=dark, n_marked_normal=2),
+    ]
+    text = methods_text(tiny_model, planes)
+    assert "The 2 planes were examined one by one." in text
+    assert "3 reported regions were judged normal by eye" in text
+    assert text.count(f"{bright.text()} (1 plane); {dark.text()} (1 plane).") == 1
+    same = methods_text(tiny_model, [replace(plane, guarantee=bright) for plane in found])
+    assert f"Reliability of this threshold: {bright.text()}." in same
+    assert "planes" not in methods_text(tiny_model, found[0])
 
 
 def test_what_was_never_saved_is_said(tiny_model, odd_plane, tmp_path, monkeypatch):

@@ -162,6 +162,7 @@ def test_evaluation_holds_what_the_functions_say():
     assert found == Evaluation(
         n_normal=1,
         n_anomalous=4,
+        n_true_regions=metrics.regions_found(labels, masks)[1],
         image_auroc=metrics.auroc([m.max() for m in maps], [m.any() for m in masks]),
         pixel_auroc=metrics.pixel_auroc(maps, masks),
         aupro=metrics.aupro(maps, masks),
@@ -175,6 +176,19 @@ def test_evaluation_holds_what_the_functions_say():
     )
     assert evaluate_maps(maps, masks, labels, image_scores=[9, 1, 1, 1, 1]).image_auroc == 0.0
     assert found.iou <= found.oracle_iou
+
+
+def test_fractions_are_shown_with_their_numbers():
+    masks = [np.zeros((4, 8), bool) for _ in range(5)]
+    masks[3][0, 0] = masks[3][3, 7] = masks[4][2, 2] = True
+    labels = [mask.astype(int) for mask in masks]
+    labels[1][1, 1] = 1  # a false alarm
+    labels[4][:] = 0  # missed
+    table = evaluate_maps([mask.astype(float) for mask in masks], masks, labels).as_table("a").splitlines()
+    lines = {line[:40].strip(): line[40:].strip() for line in table}
+    assert lines["true regions detected"] == "66.7%  (2 of 3)"
+    assert lines["normal images with a false alarm"] == "33.3%  (1 of 3)"
+    assert lines["image AUROC"] == "1.000"
 
 
 def test_truth_for_whole_images_gives_image_metrics_only():

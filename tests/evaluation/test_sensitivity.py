@@ -77,6 +77,7 @@ def test_the_sentences():
     assert " px and 20 % contrast (95 % confidence: " in found
     assert "lines of " in found
     assert missed.startswith("Not found in 90 % of cases at any size planted: patches of another image (")
+    assert missed.endswith(" % of those of 58 px, the largest planted).")
     assert "12 normal images of 3 specimens" in last
     assert "not real" in last
     assert example(records=()).sentences() == []

@@ -17,9 +17,11 @@ from napari_uflow.evaluation.pod import PodRecord, fit_pod
 from napari_uflow.evaluation.sensitivity import Sensitivity
 from napari_uflow.evaluation.trust import EPSILONS, trust_report, trust_steps
 from napari_uflow.evaluation.trust_figure import trust_figure
+from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationImage
 from napari_uflow.progress import FINISH, Progress, drain
+from napari_uflow.samples.fibres import fibre_field
 
 DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
@@ -46,6 +48,11 @@ def model(tiny_model):
     return calibrated(tiny_model, (8,))
 
 
+def new_planes(n):
+    """Normal images that the model was not trained on, with the names of those that it was trained on."""
+    return [Plane(data=fibre_field(100 + i, shape=(128, 128)).image, name=f"fibres {i}") for i in range(n)]
+
+
 @pytest.mark.parametrize("strides", [(8,), PYRAMID])
 def test_the_report_on_held_out_specimens(tiny_model, strides):
     report = trust_report(calibrated(tiny_model, strides))
@@ -67,11 +74,10 @@ def test_the_report_on_held_out_specimens(tiny_model, strides):
 
 @pytest.mark.slow
 def test_new_images_are_counted(model, normal_planes, odd_plane):
-    planes = [*normal_planes, odd_plane]
+    planes = [*(dataclasses.replace(plane, data=plane.data[:, ::-1]) for plane in normal_planes), odd_plane]
     report = drain(trust_steps(model, planes, device=DEVICE))
     assert report.n_new == len(planes)
     assert len(report.new) == len(EPSILONS)
-    assert list(report.new) == sorted(report.new)
     for epsilon in (0.1, 1.0, 10.0):
         i = EPSILONS.index(epsilon)
         counts = [len(detect(model, plane, DetectionConfig(false_alarms=epsilon)).regions) for plane in planes]
@@ -105,7 +111,7 @@ def test_a_model_of_one_specimen_reports_what_it_can(tiny_model, tmp_path):
 
 
 def test_the_figure_has_a_line_for_everything(model, normal_planes):
-    report = drain(trust_steps(model, normal_planes[:1], device=DEVICE))
+    report = drain(trust_steps(model, [*new_planes(1), normal_planes[0]], device=DEVICE))
     alarms, tails = trust_figure(report, title="a model").axes
     labels = alarms.get_legend_handles_labels()[1]
     assert labels == [
@@ -113,7 +119,7 @@ def test_the_figure_has_a_line_for_everything(model, normal_planes):
         "not guaranteed: 12 held-out specimens",
         "held-out specimens, tails alone",
         "held-out specimens, as guaranteed",
-        "1 new normal image",
+        "1 new normal image (1 of the training left out)",
     ]
     assert tails.get_legend_handles_labels()[1] == ["expected = observed", *report.map_names]
 
@@ -123,8 +129,22 @@ def test_without_calibration_there_is_nothing_to_report(tiny_model):
         trust_report(dataclasses.replace(tiny_model, calibration=None))
 
 
-def test_it_can_be_stopped(model, normal_planes):
-    steps = trust_steps(model, normal_planes, device=DEVICE)
+def test_images_of_the_training_are_left_out(model, normal_planes):
+    planes = new_planes(1)
+    events = []
+    expected = drain(trust_steps(model, planes, device=DEVICE))
+    report = drain(trust_steps(model, [*planes, *normal_planes], device=DEVICE), events.append)
+    assert dataclasses.replace(report, n_of_training=0) == expected
+    assert report.n_of_training == len(normal_planes)
+    assert "3 of 4 images had a part in the training" in events[0].text
+    assert "left out: 3 images of the training" in report.as_table()
+    assert report.to_dict()["n_images_of_training_left_out"] == 3
+    nothing = drain(trust_steps(model, normal_planes, device=DEVICE))
+    assert (nothing.n_new, nothing.n_of_training, nothing.new) == (0, 3, ())
+
+
+def test_it_can_be_stopped(model):
+    steps = trust_steps(model, new_planes(3), device=DEVICE)
     next(steps)
     with pytest.raises(Stopped):
         steps.send(FINISH)

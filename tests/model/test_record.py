@@ -43,7 +43,7 @@ def planted_outcome(**changes):
 def test_what_a_training_brought_in_words():
     text = planted_outcome().text()
     assert text.startswith("74 of 96 found at one false alarm in ten images, 69 before training")
-    assert "+0.050 +- 0.010 by training" in text
+    assert "(75.0 % on average, at 0 to 1 false alarms per image; +5.0 +- 1.0 by training)" in text
     assert "+-" not in planted_outcome(error=None).text()
 
 
@@ -70,7 +70,10 @@ def test_a_model_that_was_not_trained_is_not_compared_with_itself():
     )
     assert not same.has_trained
     assert same.sentence() == "It finds 5 of 9 planted defects."
-    assert same.text() == "5 of 9 found at one false alarm in ten images (figure of merit 0.500)"
+    assert (
+        same.text()
+        == "5 of 9 found at one false alarm in ten images (50.0 % on average, at 0 to 1 false alarms per image)"
+    )
     better = replace(same, n_found=7, merit=0.7)
     assert better.has_trained
     assert "2 more than without training" in better.sentence()

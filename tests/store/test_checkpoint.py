@@ -204,8 +204,8 @@ def test_weights_of_others_are_refused(tmp_path):
 
 
 def test_files_that_are_not_there(tmp_path):
-    for path in (tmp_path / "nothing.safetensors", tmp_path):
-        with pytest.raises(ModelFileError, match="there is no model file"):
+    for path, said in ((tmp_path / "nothing.safetensors", "there is no model file"), (tmp_path, "is a folder")):
+        with pytest.raises(ModelFileError, match=said):
             load_model(path)
 
 
@@ -315,7 +315,8 @@ def test_weights_without_a_checksum_are_checked_as_well(name, tmp_path):
 
 
 def without_sums(card):
-    """Leave the checksums out, as a file of before has none."""
+    """Leave the checksums out, as the first files of format 4 have none."""
+    card["format"] = 4
     for name in ("sha256_of_card", "sha256_of_weights"):
         del card[name]
 
@@ -336,6 +337,28 @@ def test_a_number_of_the_card_that_was_changed_is_noticed(tiny_model_file, tmp_p
     for read in (load_model, read_card):
         with pytest.raises(ModelFileError, match=r"changed.safetensors' is damaged .*checksum"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    "left_out", [["sha256_of_card"], ["sha256_of_weights"], ["sha256_of_card", "sha256_of_weights"]]
+)
+@pytest.mark.parametrize("is_null", [True, False])
+def test_a_file_of_the_present_format_has_both_checksums(tiny_model_file, tmp_path, left_out, is_null):
+    def change(card):
+        for name in left_out:
+            card[name] = None
+            if not is_null:
+                del card[name]
+
+    path = rewritten(tiny_model_file, tmp_path / "changed.safetensors", change)
+    for read in (load_model, read_card):
+        with pytest.raises(ModelFileError, match=r"changed.safetensors' is damaged .*checksum"):
+            read(path)
+
+
+def test_a_file_of_format_4_without_checksums_is_read(tiny_model_file, tmp_path):
+    path = rewritten(tiny_model_file, tmp_path / "old.safetensors", without_sums)
+    assert load_model(path).record == load_model(tiny_model_file).record
 
 
 def _entries(value, path=()):

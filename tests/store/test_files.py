@@ -1,3 +1,5 @@
+import errno
+import io
 import os
 import platform
 import stat
@@ -7,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from napari_uflow.errors import UFlowError
-from napari_uflow.store.files import atomic_path, remove_leftovers, temporary_name
+from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.store import files
+from napari_uflow.store.files import append_text, atomic_path, made_folder, remove_leftovers, temporary_name
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -142,3 +145,81 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(
         remove_leftovers(tmp_path)
         assert sorted(tmp_path.iterdir()) == sorted([*kept, of_this_process.parent])
     remove_leftovers(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links require a permission there")
+@pytest.mark.parametrize("exists", [True, False])
+def test_of_a_link_the_file_it_leads_to_is_replaced(tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    real = tmp_path / "disk" / "real.txt"
+    if exists:
+        real.write_text("old")
+    (tmp_path / "between.txt").symlink_to(Path("disk") / "real.txt")
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "between.txt")
+    with atomic_path(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert (tmp_path / "between.txt").is_symlink()
+    assert not real.is_symlink()
+    assert real.read_text() == "new"
+    assert list(real.parent.iterdir()) == [real]
+
+
+class _FullDisk(io.FileIO):
+    """File on a disk with room for ten more bytes."""
+
+    room = 10
+
+    def write(self, data):  # type: ignore[no-untyped-def]
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = min(self.room, len(data))
+        self.room -= taken
+        return super().write(data[:taken])
+
+
+def test_a_text_is_added_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"a\n")
+    append_text(path, "\u00b5m\r\n")
+    assert path.read_bytes() == "a\n\u00b5m\r\n".encode()
+    monkeypatch.setattr(files, "open", lambda place, mode, buffering: _FullDisk(place, mode), raising=False)
+    with pytest.raises(UFlowError, match="free some space"):
+        append_text(path, "1234567890123\n")
+    assert path.read_bytes() == "a\n\u00b5m\r\n".encode()
+
+
+def fail_in(folder: Path, name: str = "") -> None:
+    """Fail after a file was made, if one is named."""
+    with made_folder(folder):
+        assert folder.is_dir()
+        if name:
+            (folder / name).touch()
+        raise ZeroDivisionError
+
+
+def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "out"
+    for name in ("", "result", ""):
+        with pytest.raises(ZeroDivisionError):
+            fail_in(folder, name)
+        assert folder.exists() == (tmp_path / "new").exists() == (folder / "result").exists()
+        assert folder.exists() or not name
+    with made_folder(tmp_path / "empty"):
+        pass
+    assert (tmp_path / "empty").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match="cannot write to the folder"),
+        made_folder(tmp_path / "file" / "out"),
+    ):
+        pass
+    with pytest.raises(ConfigError, match="cannot write to the folder"), made_folder(tmp_path / ("n" * 300)):
+        pass
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match="cannot write"), made_folder(tmp_path):
+        pass

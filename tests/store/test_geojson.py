@@ -14,7 +14,7 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection, Provenance
-from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.errors import ConfigError, OverwriteError, UFlowError
 from napari_uflow.store.geojson import outline, write_geojson
 
 masks = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -156,3 +156,14 @@ def test_no_regions_and_no_folder(tmp_path):
     assert features(path) == []
     with pytest.raises(UFlowError, match="there is no folder"):
         write_geojson(tmp_path / "none" / "regions.geojson", [])
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.json"])
+def test_a_file_of_others_is_replaced_only_on_request(tmp_path, name):
+    path = tmp_path / name
+    path.write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(OverwriteError, match=name):
+        write_geojson(path, [])
+    write_geojson(path, [], overwrite=True)
+    write_geojson(path, [])  # its own
+    assert json.loads(path.read_text())["type"] == "FeatureCollection"

@@ -124,3 +124,23 @@ def test_a_file_that_vanishes(path: Path) -> None:
         plane.read()
     with pytest.raises(ImageError, match="does not exist"):
         read_planes(path)
+
+
+@pytest.mark.parametrize("paths", ["", [""], ["a.png", ""]])
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch, paths):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("a.png")
+    with pytest.raises(ImageError, match="empty"):
+        find_images(paths)
+
+
+@pytest.mark.parametrize("content", [b"no image", b"", b"II*\0\xff\xff\0\0", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("name", ["a b.png", "a b.tif", "a b.jpg"])
+def test_an_error_names_the_file_once_and_no_exception(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ImageError) as error:
+        read_planes(path)
+    assert str(error.value).startswith(f"'{path}' ")
+    assert str(error.value).count(name) == 1
+    assert "Error" not in str(error.value)

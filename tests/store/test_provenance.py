@@ -134,3 +134,12 @@ def test_images_of_the_sample_are_own_but_no_results(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.tif")
     assert not is_result(tmp_path / "a.tif")
+
+
+def test_a_table_of_regions_of_before_may_be_replaced(tmp_path):
+    write_regions(tmp_path / "regions.csv", [])
+    header = (tmp_path / "regions.csv").read_text()
+    (tmp_path / "regions.csv").write_text(header.replace(",is_edited", ""))
+    assert header != (tmp_path / "regions.csv").read_text()
+    assert is_own(tmp_path / "regions.csv")
+    write_regions(tmp_path / "regions.csv", [])

@@ -10,7 +10,7 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection
-from napari_uflow.errors import UFlowError
+from napari_uflow.errors import OverwriteError, UFlowError
 from napari_uflow.store.regions import write_regions
 
 LABELS = np.array([[1, 1, 0, 0], [0, 0, 0, 2]], np.int32)
@@ -69,7 +69,8 @@ def test_names_with_commas_quotes_and_letters_of_others_come_back(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "regions.csv"
-    path.write_text("the old one")
+    write_regions(path, [detection()])
+    before = path.read_text()
 
     def failing():
         yield detection()
@@ -77,7 +78,18 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
     with pytest.raises(RuntimeError, match="out of luck"):
         write_regions(path, failing())
-    assert path.read_text() == "the old one"
+    assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UFlowError, match="no folder"):
         write_regions(tmp_path / "nowhere" / "regions.csv", [])
+
+
+def test_a_table_of_others_is_replaced_only_on_request(tmp_path):
+    path = tmp_path / "regions.csv"
+    path.write_text("my,own\n")
+    with pytest.raises(OverwriteError, match=r"regions\.csv"):
+        write_regions(path, [detection()])
+    assert path.read_text() == "my,own\n"
+    write_regions(path, [detection()], overwrite=True)
+    write_regions(path, [])  # its own
+    assert table(path) == []

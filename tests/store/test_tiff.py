@@ -537,5 +537,5 @@ def test_a_place_of_pixels_that_is_no_whole_number(tmp_path, kind, value):
     data[place + 2 : place + 4] = struct.pack("<H", kind)
     data[place + 8 : place + 12] = value
     path.write_bytes(data)
-    with pytest.raises(ImageError, match="odd.tif"):
+    with pytest.raises(ImageError, match="odd"):
         read_planes(path)[0].read()

@@ -24,7 +24,7 @@ from napari_uflow.model.record import OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.progress import Message, Progress, Snapshot, TrainingPoint, drain, run_chunks
 from napari_uflow.samples.fibres import fibre_field
-from napari_uflow.training.refine import learned_by, refinement_of, repeated, rest_of_training
+from napari_uflow.training.refine import learned_by, refinement_of, repeated
 from napari_uflow.training.train import train, train_steps
 
 CALIBRATE = importlib.import_module("napari_uflow.training.calibrate")
@@ -323,7 +323,6 @@ def test_the_only_specimen_left_of_several_is_compared_with_the_others():
 
 def test_an_instant_model_is_refined_and_resumed_without_steps():
     model = run(specimens())
-    assert rest_of_training(model) == model.training
     training = refinement_of(model)
     assert (training.steps, training.max_tiles) == (0, model.training.max_tiles)
     marked = region("new", 77, is_marked_normal=True)
@@ -511,5 +510,5 @@ def test_a_snapshot_leaves_the_kind_of_evidence_open():
         job = train_steps(specimens(), MODEL.replace(evidence=asked), training, device=DEVICE)
         snapshot = next(event.result for event in job if isinstance(event, Snapshot))
         assert snapshot.config.evidence == asked
-        again = run(specimens(), snapshot.config, rest_of_training(snapshot), init_from=snapshot)
+        again = run(specimens(), snapshot.config, training, init_from=snapshot, continues=True)
         assert again.config.evidence == decided

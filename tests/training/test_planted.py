@@ -478,6 +478,32 @@ def test_a_training_tells_what_it_brought(tmp_path, capsys):
     assert f"planted defects:        {found.text()}" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("plants")
+@pytest.mark.parametrize("begins_with_a_model", [False, True])
+def test_what_an_interrupted_training_brought_is_measured_from_its_beginning(monkeypatch, begins_with_a_model):
+    training = TRAINING.replace(steps=4, check_every=2, learning_rate=0.05)
+    first = train(specimens(), MODEL, TRAINING.replace(steps=1)) if begins_with_a_model else None
+    seen = []
+    job = TRAIN.train_steps(specimens(), MODEL if first is None else first.config, training, init_from=first)
+    before = drain(job, seen.append, lambda: isinstance(seen[-1], TrainingPoint))
+    learned = {k: v + 1e-3 if k.startswith("flow.") and v.is_floating_point() else v for k, v in before.state.items()}
+    before = replace(before, state=learned)
+    weights, likelihoods = [], PlantedFeatures.likelihoods
+
+    def recorded(self, network):
+        weights.append({name: value.clone() for name, value in network.flow.state_dict().items()})
+        return likelihoods(self, network)
+
+    monkeypatch.setattr(PlantedFeatures, "likelihoods", recorded)
+    model = train(specimens(), before.config, training, init_from=before, continues=True)
+    beginning = UFlow(before.config, 1, training.seed).flow.state_dict()
+    snapshot = {name.removeprefix("flow."): value for name, value in learned.items() if name.startswith("flow.")}
+    for found, expected in zip(weights, [snapshot] if begins_with_a_model else [beginning, snapshot], strict=False):
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    if begins_with_a_model:  # which is not known, so that nothing is compared with it
+        assert not model.record.planted.has_trained
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("plants")
 def test_a_seed_decides_about_the_choice():

@@ -16,11 +16,10 @@ from napari_uflow.detection.guarantee import GuaranteeKind
 from napari_uflow.errors import BackboneUnavailableError, ConfigError, ImageError, Stopped
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.model.record import OutcomeKind, TrainingOutcome
+from napari_uflow.model.record import EarlierTraining, OutcomeKind, TrainingOutcome
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Snapshot, TrainingPoint, drain
 from napari_uflow.training.cache import FeatureCache
-from napari_uflow.training.refine import rest_of_training
 from napari_uflow.training.train import train, train_steps
 
 DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
@@ -306,19 +305,47 @@ def test_a_stop_between_two_checks_is_answered_without_another(monkeypatch):
         assert torch.equal(model.state[f"flow.{key}"], value)
 
 
-def test_the_rest_of_a_training_has_the_steps_and_the_learning_rate_that_were_left():
-    training = TRAINING.replace(steps=10, learning_rate=0.01, final_learning_rate=0.2)
-    job = train_steps(specimens(), MODEL, training.replace(check_every=4), device=DEVICE)
+def interrupted(training, regions=None, model=MODEL, **options) -> TrainedModel:
+    """Train until the first check."""
     seen = []
-    model = drain(job, seen.append, lambda: isinstance(seen[-1], TrainingPoint))
-    rest = rest_of_training(model)
-    assert rest.steps == 6
-    # a straight line from 0.01 at step 0 to 0.002 at step 10
-    assert rest.learning_rate == pytest.approx(0.01 - 0.008 * 0.4)
-    assert rest.learning_rate * rest.final_learning_rate == pytest.approx(0.002)
-    again = train(specimens(), training=rest, init_from=model, device=DEVICE)
-    assert again.record.resumed_from.n_steps == 4
-    assert again.record.holdout_specimens == model.record.holdout_specimens
+    job = train_steps(regions or specimens(), model, training, device=DEVICE, **options)
+    return drain(job, seen.append, lambda: isinstance(seen[-1], TrainingPoint))
+
+
+def test_an_interrupted_training_goes_on_where_it_was(monkeypatch):
+    training = TRAINING.replace(steps=10, check_every=4, learning_rate=0.01, final_learning_rate=0.2, patience=99)
+    before = interrupted(training)
+    rates, original = [], OPTIMISE._Optimisation.step
+
+    def step(self):
+        rates.append(self._optimiser.param_groups[0]["lr"])
+        return original(self)
+
+    monkeypatch.setattr(OPTIMISE._Optimisation, "step", step)
+    events = []
+    job = train_steps(specimens(), before.config, training, device=DEVICE, init_from=before, continues=True)
+    model = drain(job, events.append)
+    np.testing.assert_allclose(rates, 0.01 - 0.0008 * np.arange(4, 10))  # a straight line from 0.01 to 0.002
+    progress = [event for event in events if isinstance(event, Progress) and event.phase == "Training"]
+    assert [(event.done, event.total) for event in progress] == [(done, 10) for done in range(5, 11)]
+    assert [event.step for event in events if isinstance(event, TrainingPoint)] == [4, 8, 10]
+    assert [point["step"] for point in model.history] == [4, 8, 10]
+    assert model.history[:1] == before.history
+    assert model.training == training
+    assert model.record.resumed_from == EarlierTraining(before.record.date, 4, None, is_same=True)
+    assert model.record.began_with is None
+    assert model.record.first_training is None
+    assert model.record.holdout_specimens == before.record.holdout_specimens
+
+
+def test_a_training_that_began_with_a_model_and_was_interrupted_says_both():
+    first = run(specimens(), training=TRAINING.replace(steps=2))
+    before = interrupted(TRAINING, model=first.config, init_from=first)
+    job = train_steps(specimens(), before.config, TRAINING, device=DEVICE, init_from=before, continues=True)
+    record = drain(job).record
+    assert record.resumed_from.is_same
+    assert record.began_with == EarlierTraining(first.record.date, 2)
+    assert record.first_training == first.training
 
 
 def test_a_job_that_is_killed_leaves_nothing_on_disk(tmp_path, monkeypatch):
@@ -540,6 +567,19 @@ def test_constant_images_do_not_break_it():
     check(model)
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_black_and_overexposed_images_are_told(value):
+    flat = Plane(data=np.full((64, 128), value, np.uint8), name="flat")
+    half = Plane(data=np.where(np.arange(128) < 64, value, texture((64, 128))).astype(np.uint8), name="half")
+    events = []
+    run([*specimens(2), NormalRegion(flat), NormalRegion(half)], training=TRAINING.replace(steps=0), events=events)
+    (text,) = [text for text in warnings_of(events) if "without any structure" in text]
+    assert text.startswith("1 of 4 images without any structure, such as 'flat' (black, overexposed or empty)")
+    events = []
+    run(specimens(2), training=TRAINING.replace(steps=0), events=events)
+    assert not any("structure" in text for text in warnings_of(events))
+
+
 # Mistakes
 
 
@@ -608,7 +648,7 @@ def test_the_best_model_is_saved_even_if_no_later_one_is_better(monkeypatch):
     events = train_steps(specimens(), MODEL.replace(levels="pyramid"), training, device=DEVICE)
     (taken,) = [event.result for event in events if isinstance(event, Snapshot)]
     assert taken.record.outcome == TrainingOutcome(OutcomeKind.INTERRUPTED, 1)
-    assert rest_of_training(taken).steps == 3
+    assert [point["step"] for point in taken.history] == [1]
     best, later = flow_of(states[0]), flow_of(states[1])
     assert all(torch.equal(value, best[key].cpu()) for key, value in flow_of(taken.state).items())
     assert any(not torch.equal(value, best[key]) for key, value in later.items())

@@ -13,12 +13,13 @@ from typing import Any
 
 from napari_uflow.batch.files import PHASE, detect_file_steps, results_left_out
 from napari_uflow.batch.journal import task_of
-from napari_uflow.batch.results import BatchSummary, FileResult
-from napari_uflow.batch.run import BatchRun, images_of, locked, make_folder
+from napari_uflow.batch.results import BatchSummary, FileResult, may_pass
+from napari_uflow.batch.run import BatchRun, images_of, locked
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import UFlowError
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.progress import FINISH, Message, Progress, Steps, drain, or_stop
+from napari_uflow.store.files import made_folder
 from napari_uflow.system.devices import choose_device
 from napari_uflow.wording import counted
 
@@ -91,11 +92,10 @@ def detect_on_cluster_steps(
     """
     distributed = _distributed()
     # Workers may have another working directory.
-    files, results = images_of([Path(path).absolute() for path in paths])
     folder = Path(output).absolute()
-    make_folder(folder)
+    files, results = images_of([Path(path).absolute() for path in paths], folder)
     options = {"channels": channels, "axes": axes, "series": series}
-    with locked(folder):
+    with made_folder(folder), locked(folder):
         yield from or_stop(Message(f"Connecting to {scheduler}"))
         with _connect(distributed, scheduler) as client:
             n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
@@ -116,7 +116,7 @@ def detect_on_cluster_steps(
                 for path in together:
                     suspects += yield from work.detect([path])
             for path in suspects:
-                yield from work.add(FileResult(path=path, reason=_KILLED_WORKERS))
+                yield from work.add(FileResult(path=path, reason=_KILLED_WORKERS, may_pass=True))
             if not work.was_stopped:
                 yield Progress(PHASE, len(files), len(files))
         return (yield from run.finish(was_stopped=work.was_stopped))
@@ -233,7 +233,7 @@ class _Work:
 
     def _fail(self, paths: Iterable[Path], reason: str) -> Steps[None]:
         for path in paths:
-            yield from self.add(FileResult(path=path, reason=reason))
+            yield from self.add(FileResult(path=path, reason=reason, may_pass=True))
 
     def _wait(self, waiting: dict[Any, Path]) -> None:
         from distributed import wait
@@ -256,15 +256,16 @@ def _result_of(future: Any, path: Path) -> FileResult | _Lost:
     except TimeoutError:
         return _Lost.WITH_WORKER
     except CancelledError:
-        return FileResult(path=path, reason=_NO_SCHEDULER)
+        return FileResult(path=path, reason=_NO_SCHEDULER, may_pass=True)
     except UFlowError as error:
-        return FileResult(path=path, reason=str(error))
+        return FileResult(path=path, reason=str(error), may_pass=may_pass(error))
     except Exception as error:  # any exception of a worker
         kind = type(error).__name__
         if kind == "KilledWorker":
             return _Lost.KILLED_WORKERS
-        reason = _NO_SCHEDULER if kind == "CommClosedError" else f"internal error on the worker ({kind}: {error})"
-        return FileResult(path=path, reason=reason)
+        is_lost = kind == "CommClosedError"
+        reason = _NO_SCHEDULER if is_lost else f"internal error on the worker ({kind}: {error})"
+        return FileResult(path=path, reason=reason, may_pass=is_lost or may_pass(error))
 
 
 def _detect_file(

@@ -10,8 +10,8 @@ import numpy as np
 
 from napari_uflow.batch.journal import task_of
 from napari_uflow.batch.output import overview_row, write_detections
-from napari_uflow.batch.results import BatchSummary, FileResult, PlaneResult, reason_of, warnings_of
-from napari_uflow.batch.run import N_OVERVIEW, BatchRun, images_of, locked, make_folder
+from napari_uflow.batch.results import BatchSummary, FileResult, PlaneResult, may_pass, reason_of, warnings_of
+from napari_uflow.batch.run import N_OVERVIEW, BatchRun, images_of, locked
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.result import Detection
 from napari_uflow.detection.stack import detect_stack_steps
@@ -20,7 +20,7 @@ from napari_uflow.evaluation.overview import OverviewRow
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel, UFlow
 from napari_uflow.progress import FINISH, Message, Progress, Steps, or_stop, within
-from napari_uflow.store.files import stem_of
+from napari_uflow.store.files import made_folder, stem_of
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.provenance import left_out_text
 from napari_uflow.store.regions import region_lines
@@ -91,11 +91,10 @@ def detect_files_steps(
     UFlowError
         If the folder cannot be created or written to, or is in use by another batch.
     """
-    paths, left_out = images_of(paths)
     output = Path(output)
-    make_folder(output)
+    paths, left_out = images_of(paths, output)
     was_stopped = False
-    with locked(output):
+    with made_folder(output), locked(output):
         network = model.network(choose_device(device), weights)
         options: dict[str, Any] = {"channels": channels, "axes": axes, "series": series}
         task = task_of(model, config, options)
@@ -166,7 +165,7 @@ def detect_file_steps(
     except Stopped:
         raise
     except Exception as error:  # whatever an image raises, the others go on
-        return FileResult(path=path, reason=reason_of(error, path))
+        return FileResult(path=path, reason=reason_of(error, path), may_pass=may_pass(error))
     of_planes = [PlaneResult.of(found) for found in detections]
     warnings = warnings_of(of_planes)
     try:

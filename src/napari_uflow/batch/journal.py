@@ -13,10 +13,9 @@ from napari_uflow import __version__
 from napari_uflow.batch.mark import UNFINISHED
 from napari_uflow.batch.results import FileResult
 from napari_uflow.config import DetectionConfig
-from napari_uflow.errors import UFlowError
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.store.checkpoint import checksum_of
-from napari_uflow.store.files import atomic_path
+from napari_uflow.store.files import append_text, atomic_path
 
 __all__ = ["Journal", "task_of"]
 
@@ -81,11 +80,7 @@ class Journal:
 
     def append(self, result: FileResult) -> None:
         """Add the result of a processed file; UFlowError if that fails."""
-        try:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(_line(result) + "\n")
-        except OSError as error:
-            raise UFlowError(f"'{self._path}' cannot be written ({error.strerror or error})") from error
+        append_text(self._path, _line(result) + "\n")
 
     def end(self) -> None:
         """Remove the journal: the batch is finished."""

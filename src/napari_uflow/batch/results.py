@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +16,25 @@ from napari_uflow.errors import UFlowError
 from napari_uflow.evaluation.overview import OverviewRow
 from napari_uflow.system.devices import is_out_of_memory
 from napari_uflow.system.scratch import strips
-from napari_uflow.wording import printable
+from napari_uflow.wording import printable, without_name
 
-__all__ = ["BatchSummary", "FileResult", "PlaneResult", "reason_of", "summary_of", "summary_row", "warnings_of"]
+__all__ = [
+    "BatchSummary",
+    "FileResult",
+    "PlaneResult",
+    "may_pass",
+    "reason_of",
+    "summary_of",
+    "summary_row",
+    "warnings_of",
+]
+
+# A full disk, too many open files, and a drive that is away.
+_PASSING = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "ENOMEM", "EMFILE", "ENFILE", "EIO", "EBUSY", "ESTALE", "ETIMEDOUT", "EHOSTDOWN")
+    if hasattr(errno, name)
+}
 
 _NO_MEMORY = "not enough memory: choose a smaller tile, or close other programs"
 
@@ -46,6 +63,8 @@ class BatchSummary:
         Files that were not processed because the batch was stopped.
     warnings : tuple of (Path, str)
         Processed files to whose results the guarantee does not apply, or that have another fault, each with the reason.
+    to_repeat : tuple of Path
+        Failed files whose reason may pass; a batch that resumes this one processes them again.
     """
 
     done: tuple[Path, ...]
@@ -58,6 +77,7 @@ class BatchSummary:
     guarantees: tuple[Guarantee, ...]
     left_out: tuple[Path, ...] = ()
     warnings: tuple[tuple[Path, str], ...] = ()
+    to_repeat: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +134,8 @@ class FileResult:
         What limits the results.
     reason : str
         Cause of the failure; "" for a processed file.
+    may_pass : bool
+        True if the cause may pass, such as a full disk, see :func:`may_pass`.
     """
 
     path: Path
@@ -122,6 +144,7 @@ class FileResult:
     rows: tuple[tuple[float, OverviewRow], ...] = ()
     warnings: tuple[str, ...] = ()
     reason: str = ""
+    may_pass: bool = False
 
     @property
     def n_regions(self) -> int:
@@ -193,11 +216,27 @@ def reason_of(error: Exception, path: Path) -> str:
         return _NO_MEMORY
     if isinstance(error, OSError):
         return f"'{path}' cannot be processed ({error.strerror or error}); check the drive, and process it again"
-    first = (str(error).splitlines() or [""])[0][:200]
+    first = without_name((str(error).splitlines() or [""])[0][:200], str(path))
     return (
         f"'{path}' cannot be processed ({type(error).__name__}: {first}); the file may be damaged: save it again with "
         "another program, or report this"
     )
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Return True if a file that failed may succeed when it is processed again, without a change of it.
+
+    Reasons are a full disk, memory or descriptors that other programs take, and a drive that is away.
+
+    Parameters
+    ----------
+    error : Exception or None
+        What was raised; the errors that it was raised from count, too.
+    """
+    if error is None:
+        return False
+    is_passing = isinstance(error, OSError) and error.errno in _PASSING
+    return is_passing or is_out_of_memory(error) or may_pass(error.__cause__)
 
 
 def summary_row(result: FileResult) -> tuple[Any, ...]:
@@ -232,4 +271,5 @@ def summary_of(results: Iterable[FileResult], left_out: Sequence[Path], *, was_s
         guarantees=tuple(dict.fromkeys(plane.guarantee for plane in planes)),
         left_out=tuple(left_out),
         warnings=tuple((result.path, "; ".join(result.warnings)) for result in done if result.warnings),
+        to_repeat=tuple(result.path for result in of_files if result.may_pass),
     )

@@ -22,13 +22,12 @@ from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.evaluation.figures import save_figure
 from napari_uflow.evaluation.overview import OverviewRow, overview
 from napari_uflow.progress import Message, Steps
-from napari_uflow.store.files import remove_leftovers, stem_of
+from napari_uflow.store.files import append_text, stem_of
 from napari_uflow.store.provenance import check_replaceable, identities, is_own, without_results
-from napari_uflow.store.regions import REGION_COLUMNS
-from napari_uflow.store.table import SUMMARY_COLUMNS, lines_of, write_table
+from napari_uflow.store.table import REGION_COLUMNS, SUMMARY_COLUMNS, lines_of, write_table
 from napari_uflow.wording import counted
 
-__all__ = ["N_OVERVIEW", "BatchRun", "images_of", "locked", "make_folder"]
+__all__ = ["N_OVERVIEW", "BatchRun", "images_of", "locked"]
 
 N_OVERVIEW = 8
 """Planes of the overview figure: those with the lowest NFA."""
@@ -37,17 +36,18 @@ _SUMMARY, _REGIONS, _OVERVIEW = "summary.csv", "regions.csv", "overview.png"
 _LOCK = ".napari-uflow.lock"
 # Of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-# The tables are written again after at least so many times the time that writing them took.
-_SHARE = 20
+# The summary is written again after this many times the time that writing it took, and after this many seconds at most.
+_SHARE, _LONGEST_LAG = 20, 10.0
 
 
-def images_of(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
+def images_of(paths: Sequence[str | Path], folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the images to process, each file once, and the results of this program among them.
 
     Raises
     ------
     ConfigError
-        If two images would write to the same names, or all files are results.
+        If two images would write to the same names in the output folder, the folder is part of an image, or all files
+        are results.
     """
     given, results = without_results([Path(path) for path in paths])
     images: dict[str, Path] = {}
@@ -55,28 +55,13 @@ def images_of(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
         other = images.setdefault(stem_of(path), path)
         if other is not path and not identities([other]) & identities([path]):
             raise _same_output(other, path)
+    if identities(images.values()) & identities([folder.absolute(), *folder.resolve().parents]):
+        raise ConfigError(f"the folder '{folder}' is part of an image; choose another output folder")
     return list(images.values()), results
 
 
 def _same_output(path: Path, other: Path) -> ConfigError:
     return ConfigError(f"'{path}' and '{other}' have the same output files; process one folder at a time")
-
-
-def make_folder(folder: Path) -> None:
-    """Create the output folder, and remove what killed runs have left in it.
-
-    Raises
-    ------
-    UFlowError
-        If it cannot be created.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UFlowError(
-            f"the folder '{folder}' cannot be created ({error.strerror or error}); choose another output folder"
-        ) from error
-    remove_leftovers(folder)
 
 
 @contextmanager
@@ -140,8 +125,7 @@ class BatchRun:
     Raises
     ------
     ConfigError
-        If a table would replace a file of another origin, the folder is part of an image, or the unfinished batch
-        computed something else.
+        If a table would replace a file of another origin, or the unfinished batch computed something else.
     UFlowError
         If the folder cannot be written to.
     """
@@ -161,7 +145,8 @@ class BatchRun:
         self._journal = Journal(folder)
         self._results: dict[Path, FileResult] = {}
         self._rows: list[tuple[float, OverviewRow]] = []
-        self._next_tables = 0.0
+        self._next_summary = 0.0
+        self._has_all_regions = False  # of the finished files, in the table on the disk
         self._messages: list[Message] = []
         self._check(paths, overwrite=overwrite)
         before = self._unfinished(task, paths) if resume else self._given_up()
@@ -172,12 +157,11 @@ class BatchRun:
         self._journal.begin(task, before)
         self._results.update((result.path, result) for result in before)
         self._remove_earlier()
-        self._write_tables("the run is not finished")
+        self._write_regions()
+        self._write_summary("the run is not finished")
 
     def _check(self, paths: Sequence[Path], *, overwrite: bool) -> None:
         self._inputs = identities(paths)
-        if self._inputs & identities([self._folder.absolute(), *self._folder.resolve().parents]):
-            raise ConfigError(f"the folder '{self._folder}' is part of an image; choose another output folder")
         if (self._folder / _LOCK.upper()).exists():  # a file system without capital letters
             seen: dict[str, Path] = {}
             for path in paths:
@@ -256,7 +240,7 @@ class BatchRun:
             yield from self.add(FileResult(path=path, reason=reason))
 
     def add(self, result: FileResult) -> Steps[None]:
-        """Add the result of a file, and write the tables unless that would slow the batch down."""
+        """Add the result of a file to the tables; the summary follows some seconds later if it takes long to write."""
         self._rows = _most_anomalous([*self._rows, *result.rows])
         result = replace(result, rows=())
         self._results[result.path] = result
@@ -264,24 +248,29 @@ class BatchRun:
             yield Message(result.reason, warning=True, source=result.path)
         try:
             if not result.reason:
+                was_complete, self._has_all_regions = self._has_all_regions, False  # until these are in the table
                 self._journal.append(result)
+                self._add_regions(result, is_complete=was_complete)
             start = time.monotonic()
-            if start >= self._next_tables:
-                self._write_tables("the run is not finished")
+            if start >= self._next_summary:
+                self._write_summary("the run is not finished")
                 end = time.monotonic()
-                self._next_tables = end + _SHARE * (end - start)
+                self._next_summary = end + min(_SHARE * (end - start), _LONGEST_LAG)
         except UFlowError as error:  # such as a full disk: the others go on
             yield Message(f"the tables could not be written yet: {error}", warning=True)
 
     def finish(self, *, was_stopped: bool) -> Steps[BatchSummary]:
-        """Write tables and overview, and remove the mark of an unfinished batch unless files are left.
+        """Write tables and overview, and remove the mark of an unfinished batch unless files are left to do.
+
+        Left are those that were not processed, and those that failed for a reason that may pass.
 
         Raises
         ------
         UFlowError
             If the tables cannot be written.
         """
-        self._write_tables("the batch was stopped")
+        self._write_regions()  # first, so that the summary lists no file without its regions
+        self._write_summary("the batch was stopped")
         results = [self._results[path] for path in self.order if path in self._results]
         left_out = [path for path in self.order if path not in self._results]
         if any(not result.reason for result in results):
@@ -292,19 +281,31 @@ class BatchRun:
                 yield Message(
                     f"'{_OVERVIEW}' could not be drawn ({first}); all other results are written", warning=True
                 )
-        if not left_out:
+        if not left_out and not any(result.may_pass for result in results):
             self._journal.end()
         return summary_of(results, left_out, was_stopped=was_stopped)
 
-    def _write_tables(self, reason_of_rest: str) -> None:
+    def _add_regions(self, result: FileResult, *, is_complete: bool) -> None:
+        """Add the regions of a file to their table; write it anew if regions of an earlier file are missing in it."""
+        if is_complete:
+            append_text(self._folder / _REGIONS, result.regions)
+            self._has_all_regions = True
+        else:
+            self._write_regions()
+
+    def _write_regions(self) -> None:
+        """Write the table of the regions, in the order of the files."""
+        done = [result for path in self.order if (result := self._results.get(path)) and not result.reason]
+        if done:
+            write_table(self._folder / _REGIONS, REGION_COLUMNS, (result.regions for result in done))
+            self._has_all_regions = True
+
+    def _write_summary(self, reason_of_rest: str) -> None:
         results = [self._results.get(path) for path in self.order]
         rows = [
             (path.name, "not processed", "", "", "", "", "", reason_of_rest) if result is None else summary_row(result)
             for path, result in zip(self.order, results, strict=True)
         ]
-        done = [result for result in results if result is not None and not result.reason]
-        if done:  # first, so that the summary lists no file without its regions
-            write_table(self._folder / _REGIONS, REGION_COLUMNS, (result.regions for result in done))
         write_table(self._folder / _SUMMARY, SUMMARY_COLUMNS, [lines_of(rows)])
 
     def _write_overview(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         saved elsewhere, or the standard output cannot be written to. 2: wrong input, explained in one line. 130, 143 or
         129: stopped by Ctrl-C, SIGTERM or SIGHUP before there was a result.
     """
-    with plain_streams():
+    with plain_streams(), warnings.catch_warnings():
+        # A figure shows boxes for letters that its font lacks; the user can do nothing about it.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         return _run(arguments)
 
 

@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_uflow.cli.flags import config_of
-from napari_uflow.cli.output import EXIT_FAILED, check_folder, files_of, warn
+from napari_uflow.cli.output import EXIT_FAILED, files_of, made_output, warn
 from napari_uflow.cli.reporter import run_and_save, run_job
 from napari_uflow.config import DetectionConfig
 from napari_uflow.progress import Steps
-from napari_uflow.wording import counted, printable
+from napari_uflow.wording import counted, printable, without_subject
 
 if TYPE_CHECKING:
     from napari_uflow.batch.results import BatchSummary
     from napari_uflow.cli.interrupts import Interrupts
     from napari_uflow.evaluation.evaluate import EvaluationRun
     from napari_uflow.evaluation.trust import TrustReport
+    from napari_uflow.model.record import EarlierTraining
 
 __all__ = ["demo", "detect", "evaluate", "show", "trust"]
 
-_EVALUATION, _OVERVIEW = "evaluation.json", "overview.png"
+_EVALUATION, _IMAGES, _OVERVIEW = "evaluation.json", "images.csv", "overview.png"
 _TRUST, _PLOTS = "trust.json", "trust.png"
 # Images of many sizes have as many guarantees.
 _MOST_GUARANTEES = 5
@@ -34,7 +35,6 @@ _MOST_GUARANTEES = 5
 def detect(options: argparse.Namespace) -> int:
     """Detect in files and write the results to a folder."""
     config = config_of(DetectionConfig, options)
-    check_folder(options.output)
     from napari_uflow.batch.cluster import detect_on_cluster_steps
     from napari_uflow.batch.files import detect_files_steps
     from napari_uflow.store.checkpoint import load_model
@@ -85,14 +85,21 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
     if summary.warnings:
         print(f"warnings: {counted(len(summary.warnings), 'file')}, see summary.csv", file=sys.stderr)
     for path, reason in summary.failed:
-        print(printable(f"failed: {path}: {reason}"), file=sys.stderr)
+        name = printable(str(path))
+        print(f"failed: {name}: {without_subject(reason, name)}", file=sys.stderr)
+    if summary.to_repeat:
+        failed = counted(len(summary.to_repeat), "file")
+        print(f"{failed} failed for want of disk space, memory or a drive; add --resume to try again", file=sys.stderr)
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate a model on a data set with masks."""
+    with made_output(options.output):
+        return _evaluate(options)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
     config = config_of(DetectionConfig, options)
-    if options.output is not None:
-        check_folder(options.output)
     from napari_uflow.evaluation.evaluate import evaluate_steps, find_test_images
     from napari_uflow.store.checkpoint import load_model
 
@@ -102,7 +109,7 @@ def evaluate(options: argparse.Namespace) -> int:
     )
     name = options.root.resolve().name
     inputs = [*files_of(image.plane for image in images), *(image.truth for image in images if image.truth)]
-    _check_replaceable(options, inputs, _EVALUATION, _OVERVIEW)
+    _check_replaceable(options, inputs, _EVALUATION, _IMAGES, _OVERVIEW)
 
     def save(run: EvaluationRun) -> None:
         try:
@@ -137,8 +144,10 @@ def _write_evaluation(run: EvaluationRun, folder: Path, name: str, n_rows: int =
     from napari_uflow.evaluation.figures import save_figure
     from napari_uflow.evaluation.overview import overview
     from napari_uflow.store.report import write_report
+    from napari_uflow.store.table import EVALUATION_COLUMNS, lines_of, write_table
 
     write_report(folder / _EVALUATION, run.to_dict())
+    write_table(folder / _IMAGES, EVALUATION_COLUMNS, [lines_of(item.row() for item in run.images)])
     rows = [
         overview_row(item.image.plane, item.detection, item.image.mask(), kind=item.image.kind)
         for item in _of_all_kinds(run, n_rows)
@@ -161,22 +170,25 @@ def _of_all_kinds(run: EvaluationRun, n_rows: int) -> list[Any]:
 
 def demo(options: argparse.Namespace) -> int:
     """Run the demonstration."""
-    check_folder(options.output)
-    from napari_uflow.samples.demo import run_demo
+    with made_output(options.output):
+        from napari_uflow.samples.demo import run_demo
 
-    run = partial(run_job, interrupts=options.interrupts)
-    return run_demo(options.output, seed=options.seed, device=options.device, run=run, overwrite=options.overwrite)
+        run = partial(run_job, interrupts=options.interrupts)
+        return run_demo(options.output, seed=options.seed, device=options.device, run=run, overwrite=options.overwrite)
 
 
 def trust(options: argparse.Namespace) -> int:
     """Compare accepted with observed false alarms, and plant defects."""
-    if options.output is not None:
-        check_folder(options.output)
+    with made_output(options.output):
+        return _trust(options)
+
+
+def _trust(options: argparse.Namespace) -> int:
     from napari_uflow.evaluation.figures import save_figure
     from napari_uflow.evaluation.trust import trust_steps
     from napari_uflow.evaluation.trust_figure import trust_figure
     from napari_uflow.store.checkpoint import load_model
-    from napari_uflow.training.regions import read_regions, regions_of_training
+    from napari_uflow.training.regions import read_regions
 
     model = load_model(options.model)
     regions = (
@@ -184,10 +196,6 @@ def trust(options: argparse.Namespace) -> int:
         if options.images
         else []
     )
-    n_seen = len(regions_of_training(regions, model.record, model.training.specimen_pattern))
-    if n_seen:
-        seen = f"{n_seen} of {counted(len(regions), 'image')} have the names of specimens of the training"
-        warn(f"{seen}; if they are the same, false alarms are underestimated")
     planes = [region.plane for region in regions]
     _check_replaceable(options, files_of(planes), _TRUST, _PLOTS)
 
@@ -224,8 +232,9 @@ def show(options: argparse.Namespace) -> int:
         return 0
     record, history, earlier = card.record, card.history, card.record.resumed_from
     n_specimens, n_held_out = len(record.all_specimens), len(record.counted_specimens)
+    with_earlier = " of this and earlier trainings" if record.began_with else ""
     held_out = "each held out in turn" if record.folds else f"{n_held_out} of them held out"
-    of_them = "" if earlier else f" from {counted(n_specimens, 'specimen')}, {held_out}"
+    of_them = f" from {counted(n_specimens, 'specimen')}{with_earlier}, {held_out}"
     print(printable(f"{options.model}: U-Flow model, format {card.format}"))
     lines = {
         "backbone": f"{card.model.backbone} ({record.backbone_weights or 'no weights to load'})",
@@ -236,7 +245,7 @@ def show(options: argparse.Namespace) -> int:
         "octaves": f"{sizes_text(card.model.octaves)} size",
         "tile": f"{card.model.tile} pixels",
         "trained": f"{record.date or 'unknown'}, {record.outcome.text()}",
-        "resumed from": f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}" if earlier else "nothing",
+        "resumed from": _earlier_text(earlier),
         "images": f"{record.n_images}{of_them}",
         "tiles": f"{record.n_tiles} to train on, {record.n_holdout_tiles} held out",
         "intensity range": ", ".join(
@@ -252,6 +261,14 @@ def show(options: argparse.Namespace) -> int:
     for name, text in lines.items():
         print(f"  {name + ':':<24}{printable(text)}")
     return 0
+
+
+def _earlier_text(earlier: EarlierTraining | None) -> str:
+    if earlier is None:
+        return "nothing"
+    if earlier.is_same:
+        return f"its step {earlier.n_steps}, after an interruption"
+    return f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}"
 
 
 def _number(value: float | None) -> str:

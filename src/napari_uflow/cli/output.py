@@ -1,41 +1,27 @@
-"""Places for results, checked before a long run, warnings, and the exit code if some results are missing."""
+"""Folder for results, made before a long run, warnings, and the exit code if some results are missing."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from napari_uflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from napari_uflow.image.plane import Plane
 
-__all__ = ["EXIT_FAILED", "check_folder", "files_of", "warn"]
+__all__ = ["EXIT_FAILED", "files_of", "made_output", "warn"]
 
 EXIT_FAILED = 1
 """Exit code if some files failed, or a model was saved elsewhere."""
 
 
-def check_folder(folder: Path) -> None:
-    """Create a folder for results, and remove what killed runs have left in it.
+def made_output(folder: Path | None) -> AbstractContextManager[None]:
+    """Provide the folder for results, see :func:`~napari_uflow.store.files.made_folder`; None for a command without."""
+    from napari_uflow.store.files import made_folder
 
-    Raises
-    ------
-    ConfigError
-        If it cannot be created or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write to the folder '{folder}': {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"cannot write to '{folder}'; choose another --output")
-    from napari_uflow.store.files import remove_leftovers
-
-    remove_leftovers(folder)
+    return nullcontext() if folder is None else made_folder(folder)
 
 
 def files_of(planes: Iterable[Plane]) -> list[Path]:

@@ -77,13 +77,13 @@ def _train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--normal",
-        type=Path,
+        type=_path,
         help="folder of masks named like the images (NAME_mask.png, NAME.tif, ...); pixels above 0 are normal",
     )
     parser.add_argument(
-        "--init-from", type=Path, help="continue training this model; pass its original images plus new ones"
+        "--init-from", type=_path, help="continue training this model; pass its original images plus new ones"
     )
-    add_former(parser, "--start", "init_from", type=Path)
+    add_former(parser, "--start", "init_from", type=_path)
     parser.add_argument(
         "--preset",
         choices=get_args(PresetName),
@@ -118,10 +118,13 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument(
         "root",
-        type=Path,
+        type=_path,
         help="folder with test/good, test/KIND and ground_truth/KIND/NAME_mask.png (or another kind of image)",
     )
-    _add_output(parser, "folder for numbers (JSON) and an overview (PNG); without it, nothing is written")
+    _add_output(
+        parser,
+        "folder for numbers (JSON), a table of the images (CSV) and an overview (PNG); without it, nothing is written",
+    )
     _add_overwrite(parser)
     add_common(parser)
     add_parameters(parser, DetectionConfig, without=("false_alarms_per",))  # the images are single planes
@@ -150,6 +153,12 @@ def _show(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run.show)
 
 
+def _path(text: str) -> Path:
+    if not text:  # of a variable of a shell that is not set; a path of it would be the current folder
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(text)
+
+
 def _count(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -158,12 +167,12 @@ def _count(text: str) -> int:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="model file")
+    parser.add_argument("model", type=_path, help="model file")
 
 
 def _add_output(parser: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
     shown = text if default is None else f"{text} (%(default)s)"
-    parser.add_argument("-o", "--output", type=Path, default=None if default is None else Path(default), help=shown)
+    parser.add_argument("-o", "--output", type=_path, default=None if default is None else Path(default), help=shown)
 
 
 def _add_overwrite(parser: argparse.ArgumentParser) -> None:

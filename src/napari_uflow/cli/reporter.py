@@ -46,9 +46,7 @@ class Reporter:
             self._shown.add(text)
             self._line(("warning: " if event.warning else "") + text)
         elif isinstance(event, TrainingPoint):
-            holdout = ""
-            if event.holdout_loss == event.holdout_loss:
-                holdout = f", held out {event.holdout_loss:.4f}, held-out energies up to {event.holdout_energy:.3g}"
+            holdout = f", held out {event.holdout_loss:.4f}" if event.holdout_loss == event.holdout_loss else ""
             best = "  (best so far)" if event.is_best else ""
             self._line(f"  step {event.step}: loss {event.train_loss:.4f}{holdout}{best}")
         elif isinstance(event, Progress):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_uflow.cli.flags import config_of
-from napari_uflow.cli.output import EXIT_FAILED, check_folder, files_of, warn
+from napari_uflow.cli.output import EXIT_FAILED, files_of, made_output, warn
 from napari_uflow.cli.reporter import run_and_save
 from napari_uflow.config import ModelConfig, TrainingConfig, training_preset
 from napari_uflow.errors import ConfigError
@@ -24,8 +24,6 @@ __all__ = ["train"]
 
 # A model does not depend on these.
 _FREE = {"cache_memory"}
-# The rest of a training has others than the whole.
-_SCHEDULE = {"steps", "learning_rate", "final_learning_rate"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,14 @@ def train(options: argparse.Namespace) -> int:
     """Train a model and write it to a file."""
     config_of(TrainingConfig, options)  # mistakes are told before anything is loaded
     config_of(ModelConfig, options)
+    from napari_uflow.store.files import place_of
+
+    with made_output(place_of(options.output).parent):
+        return _train(options)
+
+
+def _train(options: argparse.Namespace) -> int:
     output: Path = options.output
-    check_folder(output.parent)
     from napari_uflow.store.files import delete
     from napari_uflow.store.model_place import check_model_place
     from napari_uflow.store.provenance import check_replaceable, identities
@@ -79,7 +83,13 @@ def train(options: argparse.Namespace) -> int:
         print(f"resuming the training of '{output}' ({describe(plan.snapshot)})", file=sys.stderr)
     snapshot = new_snapshot(output.parent, prefix)
     steps = train_steps(
-        regions, plan.model, plan.training, weights=options.weights, device=options.device, init_from=plan.init_from
+        regions,
+        plan.model,
+        plan.training,
+        weights=options.weights,
+        device=options.device,
+        init_from=plan.init_from,
+        continues=plan.snapshot is not None,
     )
 
     def save(model: TrainedModel) -> tuple[str, Path, str]:
@@ -130,7 +140,7 @@ def _rest(options: argparse.Namespace, snapshot: Path | None, regions: list[Norm
         )
     from napari_uflow.store.card import read_card
     from napari_uflow.store.checkpoint import load_model
-    from napari_uflow.training.refine import check_same_images, rest_of_training
+    from napari_uflow.training.refine import check_same_images
 
     model = load_model(snapshot)
     check_same_images(model, regions)
@@ -138,15 +148,14 @@ def _rest(options: argparse.Namespace, snapshot: Path | None, regions: list[Norm
     if options.init_from is not None and read_card(options.init_from).record.date not in _beginnings(record):
         raise ConfigError(f"the interrupted training did not begin with '{options.init_from}'; leave out --init-from")
     asked = config_of(TrainingConfig, options, training_preset(options.preset) if options.preset else its).to_dict()
-    free = _FREE if record.resumed_from is None else _FREE | _SCHEDULE
     for name, value in its.to_dict().items():
-        if asked[name] != value and name not in free:
+        if asked[name] != value and name not in _FREE:
             raise ConfigError(
                 f"the interrupted training has {name} {value}, not {asked[name]}; leave the parameters out, or train "
                 f"without --resume"
             )
-    rest = rest_of_training(model).replace(cache_memory=asked["cache_memory"])
-    return _Plan(config_of(ModelConfig, options, model.config), rest, model, snapshot)
+    training = its.replace(cache_memory=asked["cache_memory"])
+    return _Plan(config_of(ModelConfig, options, model.config), training, model, snapshot)
 
 
 def _beginnings(record: TrainingRecord) -> list[str | None]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from napari_uflow.detection.guarantee import Caveat
 from napari_uflow.detection.magnification import pixel_size_ratios, trained_pixel_size
+from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.inference import ScoreMaps
@@ -72,8 +75,9 @@ def score_caveats(model: TrainedModel, plane: Plane, scores: ScoreMaps) -> list[
     caveats = []
     if scores.outside > _OUTSIDE:
         text = (
-            f"{scores.outside:.0%} of the pixels of '{plane.title}' are darker or brighter than the training images: "
-            f"exposure or stain differs, so the guarantee does not apply"
+            f"{scores.outside:.0%} of the pixels of '{plane.title}' ({_value_type(plane)}) are darker or brighter than "
+            f"the training images, whose values are {_values_text(model.intensity)}: exposure, stain or type of pixel "
+            f"differs, so the guarantee does not apply"
         )
         caveats.append((Caveat.BRIGHTNESS, text))
     if model.calibration is None:
@@ -89,3 +93,14 @@ def score_caveats(model: TrainedModel, plane: Plane, scores: ScoreMaps) -> list[
         )
         caveats.append((Caveat.DISTRIBUTION, text))
     return caveats
+
+
+def _value_type(plane: Plane) -> str:
+    dtype = np.dtype(plane.data.dtype)
+    return "real numbers" if dtype.kind == "f" else f"{8 * dtype.itemsize} bits"
+
+
+def _values_text(intensity: IntensityRange) -> str:
+    """Return the values between which nearly all normal pixels lie, per channel."""
+    pairs = zip(intensity.low, intensity.high, strict=True)
+    return ", ".join(f"{low:g} to {high:g}" for low, high in pairs)

@@ -34,6 +34,8 @@ class RegionTable:
         Bounding box, half-open, in pixels.
     peak_score, mean_score : (n,) array, float32
         Highest and mean value of the heatmap in the region.
+    is_edited : (n,) array, int8
+        1 if the region was painted, or a part of it erased, by hand: no detection found it like that; otherwise 0.
     """
 
     label: NDArray[np.int32]
@@ -48,6 +50,7 @@ class RegionTable:
     stop_col: NDArray[np.int64]
     peak_score: NDArray[np.float32]
     mean_score: NDArray[np.float32]
+    is_edited: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -149,4 +152,5 @@ class RegionMeasure:
             stop_col=self._stop_col,
             peak_score=self._peak.astype(np.float32),
             mean_score=(self._sum_scores / count).astype(np.float32),
+            is_edited=np.zeros(len(count), dtype=np.int8),
         )

@@ -16,14 +16,14 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect_steps
 from napari_uflow.detection.result import Detection
 from napari_uflow.errors import ImageError
-from napari_uflow.evaluation.metrics import auroc
+from napari_uflow.evaluation.metrics import auroc, iou, regions_found
 from napari_uflow.evaluation.summary import Evaluation, evaluate_maps
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.progress import Message, Progress, Steps, or_stop, within
 from napari_uflow.store.images import find_images, read_planes
 from napari_uflow.store.masks import MaskFolder, read_masks
-from napari_uflow.store.provenance import is_result, left_out_text
+from napari_uflow.store.provenance import left_out_text, without_results
 from napari_uflow.system.devices import choose_device
 from napari_uflow.wording import counted
 
@@ -81,6 +81,24 @@ class EvaluatedImage:
     image: TestImage
     detection: Detection = field(repr=False)
 
+    def row(self) -> tuple[object, ...]:
+        """Return the row of the image in a table with `EVALUATION_COLUMNS`; "" for what is not known without a mask."""
+        found, mask = self.detection, self.image.mask()
+        score = np.fmax.reduce(found.score, axis=None)
+        truth: tuple[object, ...] = ("", "", "")
+        if mask.any():
+            n_found, n_true = regions_found([found.labels], [mask])
+            truth = (n_true, n_found, f"{iou([found.labels], [mask]):.6g}")
+        return (
+            Path(self.image.plane.source or self.image.plane.name).name,
+            self.image.kind,
+            "yes" if mask.any() else "no",
+            len(found.regions),
+            f"{found.lowest_log10_nfa:.6g}",
+            f"{score:.6g}",
+            *truth,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class EvaluationRun:
@@ -133,32 +151,35 @@ def find_test_images(
     ------
     ImageError
         If there is no image, one is a stack, or one has several masks.
+    ConfigError
+        If all files are results of a detection.
     """
     root = Path(root)
     test = root / "test" if os.path.isdir(root / "test") else root
     truth = test.parent / "ground_truth"
-    images, results = [], []
     kinds = sorted(folder for folder in test.iterdir() if folder.is_dir()) if os.path.isdir(test) else []
-    for folder in kinds:
-        has_masks = folder.name != _NORMAL_KIND and (truth / folder.name).is_dir()
-        masks = MaskFolder(truth / folder.name) if has_masks else None
-        for path in find_images(folder):
-            if is_result(path):
-                results.append(path)
-                continue
-            mask = None if masks is None else masks.find(path)
-            planes = read_planes(path, channels=channels, axes=axes, series=series)
-            if len(planes) != 1:
-                raise ImageError(f"'{path}' is a stack of {len(planes)} planes; test images must be single planes")
-            images.append(TestImage(planes[0], folder.name, mask))
+    found = {path: folder.name for folder in kinds for path in find_images(folder)}
+    paths, results = without_results(list(found))
     if results:
         report(left_out_text(results))
+    masks = {kind: MaskFolder(truth / kind) for kind in set(found.values()) if _has_masks(truth, kind)}
+    images = []
+    for path in paths:
+        kind = found[path]
+        planes = read_planes(path, channels=channels, axes=axes, series=series)
+        if len(planes) != 1:
+            raise ImageError(f"'{path}' is a stack of {len(planes)} planes; test images must be single planes")
+        images.append(TestImage(planes[0], kind, masks[kind].find(path) if kind in masks else None))
     if not images:
         raise ImageError(
             f"no test image in '{root}': it must contain test/good, test/KIND and ground_truth/KIND, where KIND "
             f"is a kind of anomaly"
         )
     return images
+
+
+def _has_masks(truth: Path, kind: str) -> bool:
+    return kind != _NORMAL_KIND and (truth / kind).is_dir()
 
 
 def evaluate_steps(

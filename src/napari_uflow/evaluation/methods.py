@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pprint
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,9 @@ _REFERENCE_OF_MEMORY = (
     "Roth K., Pemula L., Zepeda J., Schölkopf B., Brox T., Gehler P. (2022). Towards Total Recall in Industrial "
     "Anomaly Detection. CVPR. https://doi.org/10.1109/CVPR52688.2022.01392"
 )
+
+# Position of a plane at the end of its name, as in "embryo t=3,z=10".
+_POSITION = re.compile(r" [A-Za-z]=\d+(,[A-Za-z]=\d+)*$")
 
 _CALIBRATIONS = {
     GuaranteeKind.GUARANTEED: "calibrated so that the accepted number holds on specimens held out of training",
@@ -58,7 +63,7 @@ def python_script(
     Parameters
     ----------
     detection : Detection
-        Detection to repeat, with file and parameters.
+        Detection to repeat, with file and parameters; any plane of a stack.
     model_path : path-like or None
         File of the model; None for a model that was not saved, which the script notes.
     positions : sequence of int or None
@@ -75,7 +80,7 @@ def python_script(
     is_shared = config.n_sharing(detection.n_planes) > 1
     function = "detect_stack" if is_shared else "detect"
     lines = [
-        f'"""Detect anomalies as in {_sanitized(detection.name)} with napari-uflow '
+        f'"""Detect anomalies as in {_sanitized(_image_name(detection, positions))} with napari-uflow '
         f'{detection.provenance.version or __version__}."""',
         "",
         f"from napari_uflow import DetectionConfig, {function}, load_model, read_planes, write_regions",
@@ -105,6 +110,16 @@ def python_script(
     return "\n".join(lines) + "\n"
 
 
+def _image_name(detection: Detection, positions: Sequence[int] | None) -> str:
+    """Return the name of the image that a plane belongs to, and the planes of it that were chosen."""
+    source = detection.provenance.source
+    name = _POSITION.sub("", detection.name) if source is None else os.path.basename(os.path.normpath(source))
+    if positions is None:
+        return name
+    several = len(positions) > 1
+    return f"plane{'s' * several} {_wrapped(list(positions)) if several else positions[0]} of {name}"
+
+
 def _sanitized(text: str) -> str:
     """Return a text that is valid inside a docstring."""
     return text.replace("\\", "/").replace('"', "'").replace("\n", " ")
@@ -132,7 +147,7 @@ def _call(config: DetectionConfig) -> str:
 
 def methods_text(
     model: TrainedModel,
-    detection: Detection | None = None,
+    detection: Detection | Sequence[Detection] | None = None,
     *,
     sensitivity: Sensitivity | None = None,
     is_edited: bool = False,
@@ -143,8 +158,8 @@ def methods_text(
     ----------
     model : TrainedModel
         Model to describe.
-    detection : Detection, optional
-        Detection to describe too.
+    detection : Detection or sequence of Detection, optional
+        Detection to describe too; of a stack, those of all planes.
     sensitivity : Sensitivity, optional
         Planted defects that the model finds, if known.
     is_edited : bool
@@ -155,8 +170,9 @@ def methods_text(
         _features(model),
         *_training(model),
     ]
-    if detection is not None:
-        sentences += _detection(detection)
+    found = [detection] if isinstance(detection, Detection) else list(detection or ())
+    if found:
+        sentences += _detection(found)
     if is_edited:
         sentences.append("Regions were then painted or erased by hand.")
     if sensitivity is not None:
@@ -246,7 +262,9 @@ def _training(model: TrainedModel) -> list[str]:
         else:
             text += "; nothing was held out of training"
         sentences.append(text + ".")
-    earlier = record.resumed_from
+    if record.resumed_from is not None and record.resumed_from.is_same:
+        sentences.append(f"Training was interrupted after step {record.resumed_from.n_steps}, and then resumed.")
+    earlier = record.began_with
     if earlier is not None:
         sentences.append(
             f"Training was resumed from a model of {str(earlier.date)[:10]} that had been trained for "
@@ -270,8 +288,9 @@ def _training(model: TrainedModel) -> list[str]:
     return sentences
 
 
-def _detection(detection: Detection) -> list[str]:
-    config = detection.config
+def _detection(planes: Sequence[Detection]) -> list[str]:
+    """Describe the detection in the planes of one image."""
+    detection, config = planes[0], planes[0].config
     rests = ""
     if config.nfa == "size-conditional":
         is_held_out = detection.guarantee.n_specimens
@@ -282,13 +301,20 @@ def _detection(detection: Detection) -> list[str]:
         f"least as significant in a normal {detection.guarantee.counted_on}) was at most {config.false_alarms:g}. The "
         f"NFA was {_METHODS[config.nfa]}{rests}."
     ]
-    n_marked = detection.n_marked_normal
+    if len(planes) > 1 and config.n_sharing(len(planes)) == 1:
+        sentences.append(f"The {len(planes)} planes were examined one by one.")
+    n_marked = sum(plane.n_marked_normal for plane in planes)
     if n_marked:
         sentences.append(
             f"{counted(n_marked, 'reported region')} {'was' if n_marked == 1 else 'were'} judged normal by eye and "
             f"excluded."
         )
-    return [*sentences, f"Reliability of this threshold: {detection.guarantee.details()}."]
+    guarantees = Counter(plane.guarantee for plane in planes)
+    texts = [
+        guarantee.details() + (f" ({counted(n, 'plane')})" if len(guarantees) > 1 else "")
+        for guarantee, n in guarantees.items()
+    ]
+    return [*sentences, f"Reliability of this threshold: {'; '.join(texts)}."]
 
 
 def _micro(unit: str) -> str:

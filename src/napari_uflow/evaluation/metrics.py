@@ -29,6 +29,7 @@ __all__ = [
     "oracle_iou",
     "pixel_auroc",
     "region_recall",
+    "regions_found",
 ]
 
 
@@ -204,6 +205,15 @@ def region_recall(labels: Arrays, truth: Arrays, min_overlap: float = 0.0) -> fl
     ImageError
         If lengths or shapes differ.
     """
+    return _ratio(*regions_found(labels, truth, min_overlap))
+
+
+def regions_found(labels: Arrays, truth: Arrays, min_overlap: float = 0.0) -> tuple[int, int]:
+    """Return how many true regions (8-connected) were detected, and how many there are.
+
+    Parameters, errors
+        As for :func:`region_recall`.
+    """
     if not 0.0 <= min_overlap <= 1.0:
         raise ConfigError(f"min_overlap must be in [0, 1], got {min_overlap}")
     check_pairs("labels", labels, "truth", truth)
@@ -214,7 +224,7 @@ def region_recall(labels: Arrays, truth: Arrays, min_overlap: float = 0.0) -> fl
         found = np.bincount(regions[np.asarray(flagged) != 0], minlength=size.size + 1)[1:]
         n_hit += int(np.count_nonzero((found > 0) & (found >= min_overlap * size)))
         n_regions += size.size
-    return _ratio(n_hit, n_regions)
+    return n_hit, n_regions
 
 
 def false_alarms_per_image(labels: Arrays) -> float:

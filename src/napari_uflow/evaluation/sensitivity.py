@@ -165,7 +165,12 @@ def _part_text(curve: PodCurve) -> str:
     """Return the kind with the part that is found of the largest."""
     name = f"{_NOUNS.get(curve.kind, curve.kind)}{_contrast_text(curve)}"
     part = float(curve.pod(curve.largest))
-    return f"{name} ({math.floor(100 * part)} % at {curve.largest:.0f} px)" if math.isfinite(part) else name
+    found = (
+        f"{math.floor(100 * part)} % of those of {curve.largest:.0f} px, the largest planted"
+        if math.isfinite(part)
+        else ""
+    )
+    return f"{name} ({found})" if found else name
 
 
 def _contrast_text(curve: PodCurve, joined: str = " of") -> str:

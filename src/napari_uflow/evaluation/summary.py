@@ -16,7 +16,7 @@ from napari_uflow.evaluation.metrics import (
     fraction_with_false_alarm,
     iou,
     mean_iou,
-    region_recall,
+    regions_found,
 )
 from napari_uflow.evaluation.pixels import Arrays, Pixels, check_pairs
 
@@ -31,6 +31,8 @@ class Evaluation:
     ----------
     n_normal, n_anomalous : int
         Number of normal and anomalous images.
+    n_true_regions : int
+        Number of true regions, in the anomalous images with a mask.
     image_auroc, pixel_auroc, aupro : float
         Ranking of images and pixels by the heatmap, independent of the threshold; `aupro` up to 30 % false positives.
     iou, mean_iou : float
@@ -45,6 +47,7 @@ class Evaluation:
 
     n_normal: int
     n_anomalous: int
+    n_true_regions: int
     image_auroc: float
     pixel_auroc: float
     aupro: float
@@ -62,10 +65,19 @@ class Evaluation:
 
     def as_table(self, name: str) -> str:
         """Return a plain-text table with the heading `name` and a dash for NaN."""
-        rows = [(label, getattr(self, name), form) for label, name, form in _TABLE_ROWS]
-        lines = [f"{label:<40}{'-' if math.isnan(value) else format(value, form):>9}" for label, value, form in rows]
+        rows = [(label, getattr(self, name), form, self._counted(name)) for label, name, form in _TABLE_ROWS]
+        lines = [
+            f"{label:<40}{'-' if math.isnan(value) else format(value, form):>9}{counts}"
+            for label, value, form, counts in rows
+        ]
         head = f"{name}: {self.n_normal} normal, {self.n_anomalous} anomalous"
         return "\n".join([head, "-" * max(49, len(head)), *lines])
+
+    def _counted(self, name: str) -> str:
+        """Return the numbers behind a fraction, " (3 of 12)"; "" for a metric that is none of images or regions."""
+        totals = {"region_recall": self.n_true_regions, "fraction_with_false_alarm": self.n_normal}
+        total = totals.get(name, 0)
+        return f"  ({round(getattr(self, name) * total)} of {total})" if total else ""
 
 
 _TABLE_ROWS = (
@@ -130,17 +142,19 @@ def evaluate_maps(
     truth = [masks[i] for i in known]
     found = [labels[i] for i in known]
     on_normal = [labels[i] for i in np.flatnonzero(~anomalous).tolist()]
+    n_found, n_true = regions_found(found, truth)
     pixels = Pixels.pool([scores[i] for i in known], truth)
     return Evaluation(
         n_normal=int(np.count_nonzero(~anomalous)),
         n_anomalous=int(np.count_nonzero(anomalous)),
+        n_true_regions=n_true,
         image_auroc=auroc(image_scores, anomalous),
         pixel_auroc=pixels.auroc(),
         aupro=pixels.aupro(0.3),
         iou=iou(found, truth) if has_mask.any() else math.nan,
         mean_iou=mean_iou(found, truth),
         oracle_iou=pixels.best_iou()[0],
-        region_recall=region_recall(found, truth),
+        region_recall=n_found / n_true if n_true else math.nan,
         false_alarms_per_image=false_alarms_per_image(on_normal),
         fraction_with_false_alarm=fraction_with_false_alarm(on_normal),
         false_area_fraction=false_area_fraction(on_normal),

@@ -23,6 +23,7 @@ from napari_uflow.nfa.labelling import label_mask
 from napari_uflow.progress import Message, Progress, Steps, or_stop, within
 from napari_uflow.store.report import write_report
 from napari_uflow.system.devices import choose_device
+from napari_uflow.training.seen import planes_of_training
 from napari_uflow.wording import counted
 
 __all__ = ["EPSILONS", "TrustReport", "trust_report", "trust_steps"]
@@ -48,6 +49,8 @@ class TrustReport:
         Reported regions per held-out image with the tails alone, without the guarantee.
     n_new : int
         Number of other normal images.
+    n_of_training : int
+        Normal images that were given, but had a part in the training: they are in none of these numbers.
     new, new_any : tuple of float
         Reported regions per other image, and fraction of them with any region; empty without other images.
     n_warned : int
@@ -71,6 +74,7 @@ class TrustReport:
     n_warned: int
     map_names: tuple[str, ...]
     observed: tuple[tuple[float, ...], ...]
+    n_of_training: int = 0
     sensitivity: Sensitivity | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +86,7 @@ class TrustReport:
             "held_out": _plain(self.held_out),
             "held_out_nominal": _plain(self.nominal),
             "n_new_images": self.n_new,
+            "n_images_of_training_left_out": self.n_of_training,
             "new": _plain(self.new),
             "new_any": _plain(self.new_any),
             "n_warned": self.n_warned,
@@ -119,6 +124,8 @@ class TrustReport:
             lines.append("  ".join(cells) + f"  {needed or 'yes'}")
         new = f", {counted(self.n_new, 'new image')}" if self.n_new else ""
         lines.append(f"{counted(self.n_specimens, 'held-out specimen')}{new}")
+        if self.n_of_training:
+            lines.append(f"left out: {counted(self.n_of_training, 'image')} of the training")
         if self.n_warned:
             differ = f"{self.n_warned} of the new images differ from the training images"
             lines.append(f"{differ}: the guarantee does not apply to them")
@@ -178,7 +185,7 @@ def trust_steps(
     model : TrainedModel
         Calibrated model.
     planes : sequence of Plane
-        Normal images that were not used in training; may be empty.
+        Normal images that were not used in training; may be empty. Those that were are left out, with a warning.
     planted_into : sequence of NormalRegion
         Normal areas to plant defects in; those of specimens that the model was trained on are left out. By default no
         defects are planted.
@@ -200,6 +207,13 @@ def trust_steps(
         If the job was asked to finish before defects were planted.
     """
     report = trust_report(model)
+    seen = {id(plane) for plane in planes_of_training(planes, model.record, model.training.specimen_pattern)}
+    if seen:
+        of_all = f"{len(seen)} of {counted(len(planes), 'image')}"
+        text = f"{of_all} had a part in the training: left out of the numbers of new images"
+        yield from or_stop(Message(text, warning=True))
+        planes = [plane for plane in planes if id(plane) not in seen]
+        report = replace(report, n_of_training=len(seen))
     planted_into = planted_into if n_planted > 0 else ()
     if not planes and not planted_into:
         return report

@@ -67,10 +67,11 @@ def _false_alarms(axes: Axes, report: TrustReport) -> None:
         limit = 1 / (report.n_specimens + 1) if report.n_specimens >= 2 else 20
         text = f"not guaranteed: {counted(report.n_specimens, 'held-out specimen')}"
         axes.axvspan(lowest, limit, color="#dfe3e7", label=text)
+    left_out = f" ({report.n_of_training} of the training left out)" if report.n_of_training else ""
     series = [
         ("held-out specimens, tails alone", report.nominal, "#9aa3ad", "s", "--"),
         ("held-out specimens, as guaranteed", report.held_out, "#0b6fa4", "o", "-"),
-        (counted(report.n_new, "new normal image"), report.new, FOUND_HEADING, "D", "-"),
+        (counted(report.n_new, "new normal image") + left_out, report.new, FOUND_HEADING, "D", "-"),
     ]
     for name, values, colour, marker, line in series:
         if len(values):

@@ -76,11 +76,14 @@ class EarlierTraining:
         Steps of that training.
     resumed_from : EarlierTraining or None
         The model that it was resumed from in turn.
+    is_same : bool
+        True for a snapshot of the same training, which was interrupted: its steps are among those of the whole.
     """
 
     date: str | None
     n_steps: int
     resumed_from: EarlierTraining | None = None
+    is_same: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,14 +142,14 @@ class PlantedOutcome:
         """Return the outcome in words, without a capital letter or a full stop."""
         if not self.has_trained:
             return (
-                f"{self.n_found} of {self.n_defects} found at one false alarm in ten images (figure of merit "
-                f"{self.merit:.3f})"
+                f"{self.n_found} of {self.n_defects} found at one false alarm in ten images ({100 * self.merit:.1f} % "
+                f"on average, at 0 to 1 false alarms per image)"
             )
-        error = "" if self.error is None else f" +- {self.error:.3f}"
-        gain = f"{self.merit - self.merit_untrained:+.3f}{error}"
+        error = "" if self.error is None else f" +- {100 * self.error:.1f}"
+        gain = f"{100 * (self.merit - self.merit_untrained):+.1f}{error} by training"
         return (
             f"{self.n_found} of {self.n_defects} found at one false alarm in ten images, {self.n_found_untrained} "
-            f"before training (figure of merit {self.merit:.3f}, {gain} by training)"
+            f"before training ({100 * self.merit:.1f} % on average, at 0 to 1 false alarms per image; {gain})"
         )
 
 
@@ -164,6 +167,9 @@ class TrainingRecord:
         Planes trained on or held out; 0 if not known.
     image_names : tuple of str
         Titles of the first 1000 of them.
+    image_marks : tuple of str
+        What they are known by again, whatever their names, see :func:`~napari_uflow.training.seen.mark_of`; those of
+        the trainings it was resumed from included. Empty if not known.
     specimens : tuple of str
         Independent specimens trained on, sorted; those of the trainings it was resumed from included.
     holdout_specimens : tuple of str
@@ -203,6 +209,7 @@ class TrainingRecord:
     outcome: TrainingOutcome = TrainingOutcome()
     n_images: int = 0
     image_names: tuple[str, ...] = ()
+    image_marks: tuple[str, ...] = ()
     specimens: tuple[str, ...] = ()
     holdout_specimens: tuple[str, ...] = ()
     folds: tuple[tuple[str, ...], ...] = ()
@@ -219,6 +226,14 @@ class TrainingRecord:
     first_training: TrainingConfig | None = None
     resumed_from: EarlierTraining | None = None
     planted: PlantedOutcome | None = None
+
+    @property
+    def began_with(self) -> EarlierTraining | None:
+        """The model that the training began with, whether it was interrupted or not; None for a new model."""
+        earlier = self.resumed_from
+        while earlier is not None and earlier.is_same:
+            earlier = earlier.resumed_from
+        return earlier
 
     @property
     def all_specimens(self) -> frozenset[str]:

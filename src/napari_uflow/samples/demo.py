@@ -90,7 +90,7 @@ def run_demo(output: Path, *, seed: int, device: str, run: Callable[[Any], Any],
     for item in result.images:
         stem = f"{item.image.kind}_{item.image.plane.name}"
         write_detections(found, stem, [item.image.plane], [item.detection])
-    write_regions(output / "regions.csv", [item.detection for item in result.images])
+    write_regions(output / "regions.csv", [item.detection for item in result.images], overwrite=overwrite)
     write_report(output / "evaluation.json", result.to_dict())
     shown: dict[str, int] = {}
     rows = []

@@ -35,8 +35,9 @@ CARD = "napari_uflow"
 NOT_AS_WRITTEN = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 """Raised for an entry of a card that is missing, or that has another type or value than any that is written."""
 
-# Entry with the checksum of the other ones.
-_CARD_SUM = "sha256_of_card"
+# Entries with the checksums of the other ones and of the tensors. Files of format 4 have both or, the first ones, none.
+_CARD_SUM, _WEIGHTS_SUM = "sha256_of_card", "sha256_of_weights"
+_FIRST_WITH_SUMS, _FIRST_WITHOUT_EXCEPTION = 4, 5
 
 # Names and values of format 1 that format 2 calls otherwise.
 _RENAMED_IN_MAPS = {"n_fields": "n_specimens", "median_spread": "median_sd"}
@@ -113,7 +114,7 @@ class ModelCard:
                 "history": self.history,
                 "record": asdict(self.record) | {"outcome": outcome},
                 "has_backbone": self.has_backbone,
-                "sha256_of_weights": self.sha256_of_weights,
+                _WEIGHTS_SUM: self.sha256_of_weights,
             }
         )
         return {**values, _CARD_SUM: _sum_of_card(values)}
@@ -148,7 +149,7 @@ class ModelCard:
             history=tuple(asdict(from_plain(TrainingPoint, point)) for point in points),
             record=_record(values["record"]),
             has_backbone=from_plain(bool, values["has_backbone"]),
-            sha256_of_weights=from_plain(str | None, values.get("sha256_of_weights")),
+            sha256_of_weights=from_plain(str | None, values.get(_WEIGHTS_SUM)),
         )
 
 
@@ -181,6 +182,10 @@ def opened(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
     ModelFileError
         If there is no such file, or it is not a safetensors file.
     """
+    if os.path.isdir(path):
+        models = sorted(place.name for place in path.glob("*.safetensors"))
+        example = f", such as '{models[0]}'" if models else ""
+        raise ModelFileError(f"'{path}' is a folder; give the model file in it{example}")
     if not os.path.isfile(path):  # False for a name that is too long, too
         raise ModelFileError(f"there is no model file '{path}'")
     try:
@@ -228,8 +233,7 @@ def parse_card(path: Path, metadata: Mapping[str, str] | None) -> ModelCard:
         )
     try:
         card = ModelCard.from_dict(values)
-        if number >= 4 and values.get(_CARD_SUM) not in (None, _sum_of_card(values)):
-            raise ValueError("its description is not the one that was saved (its checksum is another)")
+        _check_sums(number, values)
     except NOT_AS_WRITTEN as error:
         raise damaged(path, error) from error
     if card.format == 3 and has_joint_levels(card.model):
@@ -263,6 +267,15 @@ def _record(values: Mapping[str, Any]) -> TrainingRecord:
         if size is not None and min(size) <= 0:
             raise ValueError(f"a pixel size is not above 0: {size}")
     return record
+
+
+def _check_sums(number: int, values: Mapping[str, Any]) -> None:
+    """Raise ValueError if the card of a file of this format is another than was saved, or lacks a checksum."""
+    found = values.get(_CARD_SUM)
+    if number >= _FIRST_WITHOUT_EXCEPTION and None in (found, values.get(_WEIGHTS_SUM)):
+        raise ValueError("its checksum is missing")
+    if number >= _FIRST_WITH_SUMS and found not in (None, _sum_of_card(values)):
+        raise ValueError("its description is not the one that was saved (its checksum is another)")
 
 
 def _sum_of_card(values: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from napari_uflow.detection.result import Detection
 from napari_uflow.errors import ConfigError
 from napari_uflow.store.description import description_of
 from napari_uflow.store.files import atomic_path
+from napari_uflow.store.provenance import check_replaceable
 
 __all__ = ["outline", "write_geojson"]
 
@@ -38,6 +39,7 @@ def write_geojson(
     places: Iterable[Mapping[str, int]] | None = None,
     *,
     classification: str = _CLASS,
+    overwrite: bool = False,
 ) -> None:
     """Write the regions of one or many planes to one GeoJSON file, completely or not at all.
 
@@ -48,7 +50,7 @@ def write_geojson(
     Parameters
     ----------
     path : path-like
-        File to write, usually ``.geojson``; an existing one is replaced.
+        File to write, usually ``.geojson``; an existing one of this program is replaced.
     detections : iterable of Detection
         Detections whose regions are written.
     places : iterable of mapping, optional
@@ -56,11 +58,15 @@ def write_geojson(
         default for each.
     classification : str
         Class of all regions.
+    overwrite : bool
+        Replace a file of another origin, too.
 
     Raises
     ------
     ConfigError
         If the numbers of places and detections differ.
+    OverwriteError
+        If the file exists and was not written by napari-uflow.
     UFlowError
         If the file cannot be written.
 
@@ -77,9 +83,10 @@ def write_geojson(
         for detection, place in zip(found, at, strict=True)
         for row in detection.regions.rows()
     ]
-    collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
-    if found:
-        collection["napari_uflow"] = description_of(found[0])
+    # first, since `store.provenance` knows the files by it
+    signature = description_of(found[0]) if found else {}
+    collection: dict[str, Any] = {"napari_uflow": signature, "type": "FeatureCollection", "features": features}
+    check_replaceable(path, overwrite=overwrite)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(collection, ensure_ascii=False), encoding="utf-8")
 
@@ -118,6 +125,8 @@ def _measurements(detection: Detection, row: Mapping[str, int | float]) -> dict[
         "Peak score": row["peak_score"],
         "Mean score": row["mean_score"],
     }
+    if row["is_edited"]:
+        values["Edited by hand"] = 1
     # JSON has no NaN, and float32 would be written with insignificant digits
     return {name: float(f"{value:.6g}") for name, value in values.items() if math.isfinite(value)}
 

@@ -36,10 +36,12 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     Raises
     ------
     ImageError
-        If a path matches no file, or a folder cannot be listed.
+        If a path is empty or matches no file, or a folder cannot be listed.
     """
     found: list[Path] = []
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths):
+        if not os.fspath(path):  # of a variable that is not set; a path of it would be the current folder
+            raise ImageError("the name of an image is empty; give a file, a folder or a pattern such as '*.tif'")
         try:
             found += _files_at(Path(path))
         except OSError as error:  # a folder that may not be listed, a name that is too long
@@ -137,9 +139,9 @@ def _read(
     if path.is_dir():
         raise ImageError(f"'{path}' is a folder; give a file in it")
     if not path.is_file():
-        raise ImageError(f"the file '{path}' does not exist")
+        raise ImageError(f"'{path}' does not exist")
     if path.stat().st_size == 0:
-        raise ImageError(f"the file '{path}' is empty")
+        raise ImageError(f"'{path}' is empty")
     if path.suffix.lower() in TIFF_SUFFIXES:
         return read_tiff(path, channels, axes, series)
     if path.suffix.lower() not in PICTURE_SUFFIXES:

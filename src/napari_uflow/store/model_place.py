@@ -12,7 +12,7 @@ from pathlib import Path
 
 from napari_uflow.errors import ModelFileError, OverwriteError, UFlowError
 from napari_uflow.store.card import read_card
-from napari_uflow.store.files import temporary_name
+from napari_uflow.store.files import place_of, temporary_name
 
 __all__ = ["check_model_place", "other_places"]
 
@@ -35,7 +35,7 @@ def check_model_place(path: str | os.PathLike[str], *, overwrite: bool = False) 
         If it cannot be written: it is a folder or a device, it is write-protected, or its folder does not exist or
         cannot be written to.
     """
-    target = Path(path)
+    target = place_of(path)
     try:
         _check_file(target, overwrite=overwrite)
         trial = temporary_name(target)

@@ -13,8 +13,7 @@ from pathlib import Path
 import tifffile
 
 from napari_uflow.errors import ConfigError, OverwriteError, UFlowError
-from napari_uflow.store.regions import REGION_COLUMNS
-from napari_uflow.store.table import SUMMARY_COLUMNS
+from napari_uflow.store.table import EVALUATION_COLUMNS, REGION_COLUMNS, SUMMARY_COLUMNS
 from napari_uflow.store.tiff import TIFF_SUFFIXES
 from napari_uflow.wording import counted
 
@@ -23,6 +22,8 @@ __all__ = ["check_replaceable", "identities", "is_own", "is_result", "left_out_t
 _PROGRAM = "napari-uflow"
 _KEY = '{"napari_uflow": '
 _KEY_OF_MAPS = '"map": '
+# Those of tables that were written before regions could be edited.
+_FORMER_REGION_COLUMNS = tuple(name for name in REGION_COLUMNS if name != "is_edited")
 # Bytes of a file in which the name of the program is written.
 _HEAD = 1024
 _FIGURE = b"tEXtSoftware\0" + _PROGRAM.encode()
@@ -52,8 +53,8 @@ def is_result(path: str | os.PathLike[str]) -> bool:
 def is_own(path: Path) -> bool:
     """Return True if a file is as a command wrote it.
 
-    These are maps, figures, tables, reports, journals of batches and images of the sample. Labels that were corrected
-    and saved again are not: another program signs them itself, and napari's layers are no maps of files.
+    These are maps, figures, tables, reports, annotations, journals of batches and images of the sample. Labels that
+    were corrected and saved again are not: another program signs them itself, and napari's layers are no maps of files.
     """
     try:
         if path.suffix.lower() in TIFF_SUFFIXES:
@@ -61,13 +62,13 @@ def is_own(path: Path) -> bool:
             return software.startswith(_PROGRAM) and _KEY in description and _KEY_OF_MAPS in description
         if path.suffix.lower() == ".png":
             return any(mark in _head(path) for mark in (_FIGURE, _SAMPLE))
-        if path.suffix.lower() in (".json", ".jsonl"):
+        if path.suffix.lower() in (".geojson", ".json", ".jsonl"):
             return _REPORT.match(_head(path)) is not None
         with open(path, newline="", encoding="utf-8") as file:
             header = tuple(next(csv.reader(file), ()))
     except Exception:  # as above
         return False
-    return header in (REGION_COLUMNS, SUMMARY_COLUMNS)
+    return header in (REGION_COLUMNS, _FORMER_REGION_COLUMNS, SUMMARY_COLUMNS, EVALUATION_COLUMNS)
 
 
 def _tiff_texts(path: Path) -> tuple[str, str]:

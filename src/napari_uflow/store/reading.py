@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from napari_uflow.errors import ImageError
+from napari_uflow.wording import without_name
 
 __all__ = [
     "DECODER_ERRORS",
@@ -65,12 +66,15 @@ def unreadable(path: Path, error: BaseException, reason: str = "the file is dama
         return ImageError(
             f"'{path}' cannot be read ({os.strerror(error.errno)}); check that it is there and that you may read it"
         )
-    return ImageError(f"'{path}' cannot be read; {reason} ({_short(error)})")
+    return ImageError(f"'{path}' cannot be read; {reason}{_detail(error, path)}")
 
 
-def _short(error: BaseException, n_most: int = 200) -> str:
-    text = str(error) if " " in str(error) else repr(error)
-    return text if len(text) <= n_most else text[:n_most] + "..."
+def _detail(error: BaseException, path: Path, n_most: int = 200) -> str:
+    """Return what a decoder said, in parentheses; "" for a single word, such as the index of an IndexError."""
+    text = without_name(str(error), str(path))
+    if " " not in text:
+        return ""
+    return f" ({text if len(text) <= n_most else text[:n_most] + '...'})"
 
 
 def check_planes(n_planes: int, path: Path) -> None:

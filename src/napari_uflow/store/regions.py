@@ -3,32 +3,34 @@
 import os
 from collections.abc import Iterable
 
-from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection
-from napari_uflow.store.table import lines_of, write_table
+from napari_uflow.store.provenance import check_replaceable
+from napari_uflow.store.table import REGION_COLUMNS, lines_of, write_table
 
-__all__ = ["REGION_COLUMNS", "region_lines", "write_regions"]
-
-REGION_COLUMNS = ("plane", *RegionTable.__dataclass_fields__, "area_unit")
-"""Columns of a table of regions."""
+__all__ = ["region_lines", "write_regions"]
 
 
-def write_regions(path: str | os.PathLike[str], detections: Iterable[Detection]) -> None:
+def write_regions(path: str | os.PathLike[str], detections: Iterable[Detection], *, overwrite: bool = False) -> None:
     """Write the regions of one or many planes to one CSV file, completely or not at all.
 
     Parameters
     ----------
     path : path-like
-        File to write; an existing one is replaced.
+        File to write; an existing table of this program is replaced.
     detections : iterable of Detection
         Detections whose regions become rows, with the name of the plane in the first column and the unit of the area in
         the last one (empty without a pixel size).
+    overwrite : bool
+        Replace a file of another origin, too.
 
     Raises
     ------
+    OverwriteError
+        If the file exists and was not written by napari-uflow.
     UFlowError
         If the file cannot be written.
     """
+    check_replaceable(path, overwrite=overwrite)
     write_table(path, REGION_COLUMNS, map(region_lines, detections))
 
 

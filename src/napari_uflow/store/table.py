@@ -9,10 +9,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from napari_uflow.detection.regions import RegionTable
 from napari_uflow.store.files import atomic_path
 from napari_uflow.wording import printable
 
-__all__ = ["SUMMARY_COLUMNS", "lines_of", "write_rows", "write_table"]
+__all__ = ["EVALUATION_COLUMNS", "REGION_COLUMNS", "SUMMARY_COLUMNS", "lines_of", "write_rows", "write_table"]
+
+REGION_COLUMNS = ("plane", *RegionTable.__dataclass_fields__, "area_unit")
+"""Columns of a table of regions."""
 
 SUMMARY_COLUMNS = (
     "file",
@@ -25,6 +29,19 @@ SUMMARY_COLUMNS = (
     "reason",
 )
 """Columns of the summary of a batch."""
+
+EVALUATION_COLUMNS = (
+    "file",
+    "kind",
+    "has_mask",
+    "n_regions",
+    "lowest_log10_nfa",
+    "highest_score",
+    "n_true_regions",
+    "n_true_regions_found",
+    "iou",
+)
+"""Columns of the table of the images of an evaluation."""
 
 # Where a formula begins: at the start of a cell, or of a part that a spreadsheet with other separators makes a cell of.
 _FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_uflow.image.grid import Window
@@ -65,7 +67,7 @@ def fill_cache(
     intensity: IntensityRange,
     n_augmentations: int,
     phase: str,
-) -> Steps[None]:
+) -> Steps[list[str]]:
     """Compute the features of all augmentations of the tiles; the backbone sees each augmented image once.
 
     Parameters
@@ -82,12 +84,20 @@ def fill_cache(
         Augmentations of each tile, 1 to 8; the first leaves the tile as it is.
     phase : str
         Name of the phase in the progress events.
+
+    Returns
+    -------
+    list of str
+        Titles of the images whose normal pixels have one value in all of their tiles: nothing can be learned from them.
     """
+    is_flat: dict[str, bool] = {}
     number_of = {tile: i for i, tile in enumerate(in_reading_order(tiles, network))}
     done, total = 0, len(tiles) * n_augmentations
     for region, windows in _read_together(tiles, network):
         outer = Window.around([network.reading_window(window, region.plane.shape) for window in windows])
         values, is_normal = region.read(outer)
+        title = region.plane.title
+        is_flat[title] = is_flat.get(title, True) and _has_one_value(values, is_normal)
         image = torch.from_numpy(intensity.apply(values))
         normal = torch.from_numpy(is_normal)
         for augmentation in range(n_augmentations):
@@ -107,6 +117,13 @@ def fill_cache(
                 _add(cache, levels, mask, inner, frame, network.strides, origin)
             done += len(windows)
     yield from or_stop(Progress(phase, total, total))
+    return [title for title, flat in is_flat.items() if flat]
+
+
+def _has_one_value(values: NDArray[np.float32], is_normal: NDArray[np.bool_]) -> bool:
+    """Return True if the normal pixels of an image (C, M, N) are the same in each channel."""
+    normal = values[:, is_normal]
+    return normal.size > 0 and bool((normal.min(axis=1) == normal.max(axis=1)).all())
 
 
 def in_reading_order(tiles: Sequence[TrainingTile], network: UFlow) -> list[TrainingTile]:

@@ -87,9 +87,7 @@ def magnification_steps(
 def _text(measured: dict[float, Maxima], chosen: float) -> str:
     """Return what was found at each magnification, and the consequence."""
     n_defects = len(measured[1.0].of_defects)
-    found = ", ".join(
-        f"{m.n_found} at magnification {z:g} (figure of merit {m.merit:.3f})" for z, m in measured.items()
-    )
+    found = ", ".join(f"{m.n_found} at magnification {z:g} ({100 * m.merit:.1f} %)" for z, m in measured.items())
     if chosen != 1:
         consequence = f"the network sees the images at magnification {chosen:g}"
     elif max(measured, key=lambda z: measured[z].merit) == 1:
@@ -97,8 +95,8 @@ def _text(measured: dict[float, Maxima], chosen: float) -> str:
     else:
         consequence = "the images keep magnification 1, as no other is clearly better"
     return (
-        f"Of {counted(n_defects, 'planted defect')}, the untrained model finds at one false alarm in ten images: "
-        f"{found}; {consequence}"
+        f"Of {counted(n_defects, 'planted defect')}, the untrained model finds at one false alarm in ten images "
+        f"(on average, at 0 to 1 false alarms per image): {found}; {consequence}"
     )
 
 

@@ -24,7 +24,7 @@ from napari_uflow.training.merit import Maxima
 from napari_uflow.training.planted import PlantedFeatures
 from napari_uflow.wording import counted
 
-__all__ = ["BestStep", "History", "optimise", "repeat_steps"]
+__all__ = ["BestStep", "History", "n_done", "optimise", "repeat_steps"]
 
 History: TypeAlias = "tuple[dict[str, float], ...]"
 """The losses of a training, one dictionary of a TrainingPoint's values per check."""
@@ -82,6 +82,7 @@ def optimise(
     rng: np.random.Generator,
     model_so_far: Callable[[History, TrainingOutcome], TrainedModel],
     *,
+    history: History = (),
     has_new: bool = False,
     planted: PlantedFeatures | None = None,
 ) -> Steps[Optimised]:
@@ -103,6 +104,9 @@ def optimise(
         Draws the batches.
     model_so_far : callable
         Makes the model of a snapshot.
+    history : tuple of dict
+        Losses of the part that was done before an interruption; the steps after its last one are done. Adam's moments
+        are lost; they recover within about ten steps.
     has_new : bool
         True for a resumed training with newly marked regions: these are learned even if the held-out loss rises a
         little.
@@ -116,16 +120,19 @@ def optimise(
     """
     if not training.steps:
         return Optimised()
-    run = _Optimisation(network, caches, training, rng, keep_initial=not has_new, planted=planted)
+    for point in history:  # a plot shows the whole training
+        yield from or_stop(TrainingPoint(**point))  # type: ignore[arg-type]
+    run = _Optimisation(network, caches, training, rng, history=history, keep_initial=not has_new, planted=planted)
     outcome = yield from _run(run, training, model_so_far)
     is_initial = run.restore_best()
-    if is_initial and outcome.is_complete:
+    if is_initial and outcome.is_complete and not run.n_done_before:
         outcome = TrainingOutcome(OutcomeKind.NOTHING_LEARNED)
         if has_new:
             yield Message(_TOO_MUCH_LOST, warning=True)
         else:
             yield Message(_NOTHING_LEARNED, warning=True) if planted is None else Message(_NOTHING_FOUND)
-    return Optimised(run.history, outcome, 0 if is_initial else run.best_step or 0)
+    best = run.n_done_before if is_initial else run.best_step
+    return Optimised(run.history, outcome, best or 0)
 
 
 def repeat_steps(
@@ -164,8 +171,9 @@ def _run(
     run: _Optimisation, training: TrainingConfig, model_so_far: Callable[[History, TrainingOutcome], TrainedModel]
 ) -> Steps[TrainingOutcome]:
     """Do the steps of an optimisation, with a check of the model now and then, until it ends."""
-    last_snapshot, saved_step = time.monotonic(), None
-    for step in range(1, training.steps + 1):
+    first = run.n_done_before
+    last_snapshot, saved_step = time.monotonic(), first or None
+    for step in range(first + 1, training.steps + 1):
         yield from run.step()
         if run.has_failed:
             yield Message("the loss is no longer finite; training ends with the best model so far", warning=True)
@@ -258,6 +266,8 @@ class _Optimisation:
     ----------
     network, caches, training, rng
         As for :func:`optimise`.
+    history : tuple of dict
+        As for :func:`optimise`.
     keep_initial : bool
         The initial weights are a candidate, too.
     planted : PlantedFeatures or None
@@ -267,6 +277,8 @@ class _Optimisation:
     ----------
     history : tuple of dict
         Values of a TrainingPoint at each check.
+    n_done_before : int
+        Steps that were done before an interruption.
     """
 
     def __init__(
@@ -276,16 +288,20 @@ class _Optimisation:
         training: TrainingConfig,
         rng: np.random.Generator,
         *,
+        history: History = (),
         keep_initial: bool,
         planted: PlantedFeatures | None = None,
     ):
         self._network, self._caches, self._training = network, caches, training
         self._parameters = [p for p in network.flow.parameters() if p.requires_grad]
+        self.history, self.n_done_before = history, n_done(history, training)
+        # The rate falls along a straight line over the whole training.
+        now = 1 + (training.final_learning_rate - 1) * self.n_done_before / training.steps
         self._optimiser = torch.optim.Adam(
-            self._parameters, lr=training.learning_rate, weight_decay=training.weight_decay
+            self._parameters, lr=max(training.learning_rate * now, 1e-7), weight_decay=training.weight_decay
         )
         self._decay = torch.optim.lr_scheduler.LinearLR(
-            self._optimiser, 1.0, training.final_learning_rate or 1e-8, training.steps
+            self._optimiser, 1.0, training.final_learning_rate / now or 1e-8, training.steps - self.n_done_before
         )
         self._order = _endless_order(len(caches.train), rng)
         self._n_together = training.batch_size  # tiles that pass the flow together
@@ -293,14 +309,13 @@ class _Optimisation:
         self._n_bad_steps = 0
         self._n_checks_in_vain = 0
         self._lowest_loss = math.inf
-        self.history: History = ()
         self._initial_loss, _ = _held_out(network, caches.holdout, self._n_together)
         self._initial_state = self._state()
         self._planted, self._is_initial_kept = planted, keep_initial
         self._steps = BestStep()
         if keep_initial and (planted is not None or math.isfinite(self._initial_loss)):
             loss = self._initial_loss if math.isfinite(self._initial_loss) else math.inf
-            self._steps.add(0, loss, self._initial_state, self._maxima())
+            self._steps.add(self.n_done_before, loss, self._initial_state, self._maxima())
             self._lowest_loss = loss
 
     @property
@@ -392,7 +407,7 @@ class _Optimisation:
             return TrainingOutcome(OutcomeKind.STOPPED, step)
         if self._n_checks_in_vain >= self._training.patience:
             best = self._steps.best
-            return TrainingOutcome(OutcomeKind.CONVERGED, 0 if best is None else best.step)
+            return TrainingOutcome(OutcomeKind.CONVERGED, self.n_done_before if best is None else best.step)
         return None
 
     @property
@@ -438,6 +453,11 @@ class _Optimisation:
 
     def _state(self) -> dict[str, Tensor]:
         return {key: value.detach().clone() for key, value in self._network.flow.state_dict().items()}
+
+
+def n_done(history: History, training: TrainingConfig) -> int:
+    """Return the steps of a training that were done before an interruption; the last one is always left to do."""
+    return min(int(history[-1]["step"]), training.steps - 1) if history else 0
 
 
 def _endless_order(n: int, rng: np.random.Generator) -> Iterator[int]:

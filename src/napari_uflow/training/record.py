@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -31,9 +31,11 @@ def record_of(
     outcome: TrainingOutcome,
     *,
     config: ModelConfig,
+    marks: Collection[str],
     backbone_weights: str,
     device: torch.device,
     init_from: TrainedModel | None,
+    continues: bool,
     pixel_size: PixelSize | None,
 ) -> TrainingRecord:
     """Return the record of a training that ends now.
@@ -48,23 +50,29 @@ def record_of(
         How it ends.
     config : ModelConfig
         Parts of the model.
+    marks : collection of str
+        What the images of the regions are known by again.
     backbone_weights : str
         File or package, or name at the model hub, of the backbone's weights.
     device : torch.device
         Device of the training.
     init_from : TrainedModel or None
         Model that it was resumed from.
+    continues : bool
+        That model is a snapshot of the same training.
     pixel_size : PixelSize or None
         Pixel size that the images were brought to.
     """
     distinct = list(dict.fromkeys(regions))
     planes = [region.plane for region in distinct]
     specimens, first_training, resumed_from = split.specimens, None, None
+    known = frozenset(marks)
     if init_from is not None:
+        known |= set(init_from.record.image_marks)
         specimens |= set(init_from.record.specimens)
-        first_training = init_from.record.first_training or init_from.training
+        first_training = init_from.record.first_training or (None if continues else init_from.training)
         n_steps = int(max((point["step"] for point in init_from.history), default=0))
-        resumed_from = EarlierTraining(init_from.record.date, n_steps, init_from.record.resumed_from)
+        resumed_from = EarlierTraining(init_from.record.date, n_steps, init_from.record.resumed_from, continues)
     ratios = [relative_magnification(config, pixel_size, plane) for plane in planes]
     if init_from is not None:
         ratios += init_from.record.pixel_size_range
@@ -73,6 +81,7 @@ def record_of(
         outcome=outcome,
         n_images=len(planes),
         image_names=tuple(plane.title for plane in planes[:_MOST_NAMES]),
+        image_marks=tuple(sorted(known)),
         specimens=tuple(sorted(specimens)),
         holdout_specimens=tuple(sorted(split.holdout_specimens)),
         n_tiles=len(split.train),

@@ -16,7 +16,7 @@ from napari_uflow.wording import counted
 if TYPE_CHECKING:
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["check_same_images", "check_same_specimens", "learned_by", "refinement_of", "repeated", "rest_of_training"]
+__all__ = ["check_same_images", "check_same_specimens", "learned_by", "refinement_of", "repeated"]
 
 # A refinement has this part of the steps of the first training at this part of its learning rate: the flow should learn
 # a little more without forgetting.
@@ -24,32 +24,6 @@ _REFINING_STEPS, _REFINING_RATE = 0.25, 0.3
 _FEWEST_STEPS = 20
 # Tiles of regions marked normal should be this part of the tiles; a few are repeated, up to this many times.
 _MARKED_PART, _MOST_REPEATS = 0.1, 20
-
-
-def rest_of_training(model: TrainedModel) -> TrainingConfig:
-    """Return the configuration that completes an interrupted training.
-
-    Parameters
-    ----------
-    model : TrainedModel
-        The last snapshot of the interrupted training, or the model of a stopped one.
-
-    Returns
-    -------
-    TrainingConfig
-        For :func:`~napari_uflow.training.train.train_steps` with ``init_from=model``: the steps that are left, at the
-        learning rate that the next step would have had. Adam's moments are lost; they recover within about ten steps.
-    """
-    training = model.training
-    if not training.steps:
-        return training
-    done = min(int(model.history[-1]["step"]) if model.history else 0, training.steps - 1)
-    now = 1 + (training.final_learning_rate - 1) * done / training.steps
-    return training.replace(
-        steps=training.steps - done,
-        learning_rate=max(training.learning_rate * now, 1e-7),
-        final_learning_rate=training.final_learning_rate / now,
-    )
 
 
 def refinement_of(model: TrainedModel) -> TrainingConfig:

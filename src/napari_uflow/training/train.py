@@ -33,11 +33,17 @@ from napari_uflow.training.magnification import magnification_steps
 from napari_uflow.training.normalise import normalise_steps
 from napari_uflow.training.octaves import coarser_steps, octaves_for
 from napari_uflow.training.optimise import History, Optimised, optimise
-from napari_uflow.training.pixel_size import messages_about_pixel_sizes, reference_pixel_size, working_regions
+from napari_uflow.training.pixel_size import (
+    images_of,
+    messages_about_pixel_sizes,
+    reference_pixel_size,
+    working_regions,
+)
 from napari_uflow.training.pixel_types import messages_about_pixel_types
 from napari_uflow.training.planted import Likelihoods, PlantedFeatures, best_evidence, planted_set, sources_of
 from napari_uflow.training.record import record_of
 from napari_uflow.training.regions import assign_specimens
+from napari_uflow.training.seen import mark_of
 from napari_uflow.training.tiles import Split, choose_tiles, regions_of
 from napari_uflow.wording import counted
 
@@ -78,13 +84,14 @@ def train(
     weights: str | Path | None = None,
     device: str = "auto",
     init_from: TrainedModel | None = None,
+    continues: bool = False,
     on_event: Callable[[Event], None] | None = None,
 ) -> TrainedModel:
     """Train a model on normal regions and return it.
 
     Parameters
     ----------
-    regions, weights, device, init_from
+    regions, weights, device, init_from, continues
         As in :func:`~napari_uflow.training.train.train_steps`.
     model : ModelConfig, optional
         Parts of the model; by default those of `init_from`, or else the defaults.
@@ -105,7 +112,10 @@ def train(
     """
     model = model or (ModelConfig() if init_from is None else init_from.config)
     training = training or TrainingConfig()
-    return drain(train_steps(regions, model, training, weights=weights, device=device, init_from=init_from), on_event)
+    steps = train_steps(
+        regions, model, training, weights=weights, device=device, init_from=init_from, continues=continues
+    )
+    return drain(steps, on_event)
 
 
 def train_steps(
@@ -116,6 +126,7 @@ def train_steps(
     weights: str | Path | None = None,
     device: str = "auto",
     init_from: TrainedModel | None = None,
+    continues: bool = False,
 ) -> Steps[TrainedModel]:
     """Train a model on normal regions, step by step.
 
@@ -135,6 +146,9 @@ def train_steps(
         Model whose training is resumed: its weights, brightness range and feature normalisation are kept, and the
         specimens that it held out stay held out. Images are brought to its pixel size. `regions` should contain those
         it was trained on: it forgets the others little by little.
+    continues : bool
+        `init_from` is a snapshot of this training, or its model when it was stopped: the steps after it are done, the
+        history goes on, and what training brought is measured from the beginning.
 
     Yields
     ------
@@ -161,7 +175,9 @@ def train_steps(
     """
     if not regions:
         raise ImageError("there is nothing to train on: give at least one image or region that is normal")
-    run = yield from _prepare(regions, model, training, weights=weights, device=device, init_from=init_from)
+    run = yield from _prepare(
+        regions, model, training, weights=weights, device=device, init_from=init_from, continues=continues
+    )
     network, split = run.network, run.split
     with FeatureCaches.open(training.cache_memory * 1e9, network.device) as caches:
         yield from _fill(run, caches)
@@ -194,6 +210,7 @@ def train_steps(
             training,
             run.rng,
             partial(_snapshot, run, caches),
+            history=run.history_before,
             has_new=has_new,
             planted=None if judge is None else judge.features,
         )
@@ -232,9 +249,17 @@ class _Run:
     folds: list[Fold]
     n_marked: int
     intensity: IntensityRange
+    marks: frozenset[str]
     backbone_weights: str
     init_from: TrainedModel | None
+    continues: bool
     rng: np.random.Generator
+
+    @property
+    def history_before(self) -> History:
+        """Losses of the part of this training that was done before an interruption."""
+        before = self.init_from.history if self.continues and self.init_from is not None else ()
+        return tuple(dict(point) for point in before)
 
     @property
     def can_remember(self) -> bool:
@@ -251,9 +276,11 @@ class _Run:
             self.split,
             outcome,
             config=network.config,
+            marks=self.marks,
             backbone_weights=self.backbone_weights,
             device=network.device,
             init_from=self.init_from,
+            continues=self.continues,
             pixel_size=self.pixel_size,
         )
         config = network.config.replace(border=network.border.kind)
@@ -276,6 +303,7 @@ def _prepare(
     weights: str | Path | None,
     device: str,
     init_from: TrainedModel | None,
+    continues: bool,
 ) -> Steps[_Run]:
     """Make the network, choose the tiles and tell the user about them."""
     torch_device = choose_device(device)
@@ -324,8 +352,10 @@ def _prepare(
         folds=folds,
         n_marked=0 if init_from is None else n_marked,
         intensity=intensity,
+        marks=frozenset(mark_of(plane) for plane in images_of(regions)),
         backbone_weights=source,
         init_from=init_from,
+        continues=continues,
         rng=rng,
     )
 
@@ -417,8 +447,19 @@ def _fill(run: _Run, caches: FeatureCaches) -> Steps[None]:
     """Compute the features of all tiles, with the border as far as it is decided."""
     network, split = run.network, run.split
     n_augmentations = run.training.augmentations
-    yield from fill_cache(caches.train, network, split.train, run.intensity, n_augmentations, "Computing features")
-    yield from fill_cache(caches.holdout, network, split.holdout, run.intensity, 1, "Computing held-out features")
+    flat = yield from fill_cache(
+        caches.train, network, split.train, run.intensity, n_augmentations, "Computing features"
+    )
+    flat += yield from fill_cache(
+        caches.holdout, network, split.holdout, run.intensity, 1, "Computing held-out features"
+    )
+    if flat:
+        n_images = len({tile.region.plane.title for tile in (*split.train, *split.holdout)})
+        text = (
+            f"{len(flat)} of {counted(n_images, 'image')} without any structure, such as '{flat[0]}' (black, "
+            f"overexposed or empty): the model learns that this is normal; leave such images out"
+        )
+        yield from or_stop(Message(text, warning=True))
     if caches.train.n_bytes_on_disk:
         yield from or_stop(Message(f"{caches.train.n_bytes_on_disk / 1e9:.1f} GB of features are kept on disk"))
     caches.apply_border(network.border, network.strides)
@@ -426,10 +467,13 @@ def _fill(run: _Run, caches: FeatureCaches) -> Steps[None]:
 
 @dataclass(frozen=True)
 class _Judge:
-    """Planted defects, and the evidence of the untrained flow on them; it chooses the kinds of evidence if asked to."""
+    """Planted defects, and the evidence of the untrained flow on them; it chooses the kinds of evidence if asked to.
+
+    The untrained flow is None if it is not known, since the training was interrupted and had begun with another model.
+    """
 
     features: PlantedFeatures
-    untrained: Likelihoods
+    untrained: Likelihoods | None
     chooses_evidence: bool
 
     def decide_steps(self, network: UFlow) -> Steps[PlantedOutcome]:
@@ -441,7 +485,8 @@ class _Judge:
             if evidence != "likelihood+memory":
                 yield Message(f"The {evidence} alone finds planted defects clearly better than with the other evidence")
         evidence = network.config.evidence
-        after, before = (self.features.maxima(x, evidence) for x in (trained, self.untrained))
+        untrained = self.untrained or trained
+        after, before = (self.features.maxima(x, evidence) for x in (trained, untrained))
         difference = after.versus(before)
         found = PlantedOutcome(
             n_defects=self.features.n_defects,
@@ -452,7 +497,7 @@ class _Judge:
             merit_untrained=before.merit,
             error=difference.error if math.isfinite(difference.error) else None,
         )
-        is_without_gain = not found.is_better and not np.array_equal(trained.planted, self.untrained.planted)
+        is_without_gain = not found.is_better and not np.array_equal(trained.planted, untrained.planted)
         where = " (at full size alone)" * (network.coarser is not None)
         yield Message(f"Planted defects{where}: {found.text()}" + "; training brought no clear gain" * is_without_gain)
         return found
@@ -461,7 +506,7 @@ class _Judge:
 def _learned_folds(run: _Run, caches: FeatureCaches, folds: list[Fold], optimised: Optimised) -> Steps[list[Fold]]:
     """Train the networks of the folds; return none if it is stopped: false alarms are then counted as in a split."""
     network, init_from = run.network, run.init_from
-    before = () if init_from is None else init_from.history
+    before = () if init_from is None or run.continues else init_from.history
     try:
         if optimised.outcome.kind is OutcomeKind.STOPPED:
             raise Stopped
@@ -515,7 +560,22 @@ def _judge(run: _Run) -> Steps[_Judge | None]:
     features = yield from PlantedFeatures.compute_steps(network, planted, run.intensity, phase)
     if features is None:
         return None
-    return _Judge(features, features.likelihoods(network), network.config.evidence == "auto")
+    return _Judge(features, _untrained(run, features), network.config.evidence == "auto")
+
+
+def _untrained(run: _Run, features: PlantedFeatures) -> Likelihoods | None:
+    """Return the evidence of the flow that the whole training began with."""
+    network, before = run.network, run.init_from
+    if before is None or not run.continues:
+        return features.likelihoods(network)
+    if before.record.began_with is not None:
+        return None
+    now = {name: value.detach().clone() for name, value in network.flow.state_dict().items()}
+    network.flow.load_state_dict(UFlow(before.config, before.n_channels, run.training.seed).flow.state_dict())
+    try:
+        return features.likelihoods(network)
+    finally:
+        network.flow.load_state_dict(now)
 
 
 def _calibrate(run: _Run, folds: Sequence[Fold]) -> Steps[Calibration | None]:

@@ -523,9 +523,14 @@ def test_painted_and_erased_regions_are_in_the_table_and_in_the_exports(widget, 
     with open(export("csv"), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {int(row["label"]): int(row["area_px"]) for row in rows} == areas(widget)
+    by_hand = {int(row["label"]) for row in rows if row["is_edited"] == "1"}
+    assert new in by_hand
+    assert len(by_hand) < len(rows)
     features = json.loads(export("geojson").read_text(encoding="utf-8"))["features"]
     drawn_by_hand = next(f for f in features if f["properties"]["name"].endswith(f" {new}"))
     assert drawn_by_hand["geometry"]["plane"]["z"] == 1
+    assert drawn_by_hand["properties"]["measurements"]["Edited by hand"] == 1
+    assert sum("Edited by hand" in f["properties"]["measurements"] for f in features) == len(by_hand)
     assert drawn_by_hand["geometry"]["coordinates"] == [[[30, 20], [36, 20], [36, 22], [30, 22], [30, 20]]]
     assert len(features) == len(rows)
     labels.undo()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,11 +61,12 @@ def export(kind: str, path: str, result: LayerDetection, image: Image | None) ->
         if kind == "csv":
             from napari_uflow.store.regions import write_regions
 
-            write_regions(name, detections)
+            write_regions(name, detections, overwrite=True)
         else:
             from napari_uflow.store.geojson import write_geojson
 
-            write_geojson(name, detections, [_place(result, index, image) for index, _ in shown])
+            places = [_place(result, index, image) for index, _ in shown]
+            write_geojson(name, detections, places, overwrite=True)
         return name
     write = {"labels": write_labels, "mask": write_mask, "heatmap": write_image}[kind]
     layer = result.heatmap if kind == "heatmap" else result.labels
@@ -131,6 +131,4 @@ def as_methods_text(result: LayerDetection | None, session: Session) -> str:
         raise ConfigError("no model to describe: open the model of this result")
     if result is None:
         return methods_text(model, None)
-    found = result.planes[0][1]
-    n_marked_normal = sum(plane.n_marked_normal for plane in result.detections)
-    return methods_text(model, replace(found, n_marked_normal=n_marked_normal), is_edited=result.is_edited)
+    return methods_text(model, list(result.detections), is_edited=result.is_edited)

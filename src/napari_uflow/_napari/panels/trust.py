@@ -125,8 +125,8 @@ class TrustWidget(Panel):
 
         job.finished.connect(show)
         if n_seen:
-            seen_images = f"{n_seen} of the ticked images had a part in the training"
-            self.job_bar.warn(f"{seen_images}; their false alarms are underestimated")
+            seen_images = f"{n_seen} of the ticked images had a part in the training, or the name of one that had"
+            self.job_bar.warn(f"{seen_images}; those of the training are left out")
         return job
 
     def _show(self, report: TrustReport, image: NDArray[np.uint8]) -> None:

@@ -111,4 +111,6 @@ def _as_shown(found: Detection, labels: NDArray[Any]) -> Detection:
     numbers = np.unique(shown[shown > 0])
     counted_from_1 = np.where(shown > 0, np.searchsorted(numbers, shown) + 1, 0).astype(np.int32)
     regions = RegionTable.measure(counted_from_1, found.log10_nfa, found.score, found.pixel_size)
-    return replace(found, labels=shown, regions=replace(regions, label=numbers))
+    differs = found.labels != shown
+    edited = np.isin(numbers, np.union1d(shown[differs], found.labels[differs])).astype(np.int8)
+    return replace(found, labels=shown, regions=replace(regions, label=numbers, is_edited=edited))

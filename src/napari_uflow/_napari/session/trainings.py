@@ -15,7 +15,7 @@ from napari_uflow._napari.session.session import Session
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.training.refine import check_same_specimens, refinement_of, repeated, rest_of_training
+from napari_uflow.training.refine import check_same_specimens, refinement_of, repeated
 from napari_uflow.training.snapshots import discard
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def resume(session: Session, recipe: Recipe, regions: list[NormalRegion], path: 
 
         start = load_model(path)
         check_same_specimens(start, regions)
-        return start.config, rest_of_training(start).replace(cache_memory=cache_memory), start
+        return start.config, start.training.replace(cache_memory=cache_memory), start
 
-    job = _run(session, recipe, regions, plan, name)
+    job = _run(session, recipe, regions, plan, name, continues=True)
     job.finished.connect(lambda _: discard(path))  # even if the widget has been closed
     return job
 
@@ -132,6 +132,7 @@ def _run(
     name: str,
     *,
     title: str = "Training",
+    continues: bool = False,
 ) -> Job:
     """Start a training; `plan` is called in the worker."""
     chosen = settings.read_settings()
@@ -142,7 +143,9 @@ def _run(
         from napari_uflow.training.train import train_steps
 
         model, training, start = plan()
-        run = train_steps(regions, model, training, weights=weights, device=device, init_from=start)
+        run = train_steps(
+            regions, model, training, weights=weights, device=device, init_from=start, continues=continues
+        )
         return run if folder is None else autosaving(run, folder, name)
 
     job = session.runner.start(steps, title=title)
