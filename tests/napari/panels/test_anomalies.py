@@ -86,7 +86,8 @@ def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result
     assert nfa == sorted(nfa)
     model = widget.table.model()
     titles = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
-    assert titles == ["#", "specimen", "log10 NFA", "px", "µm²", "Peak", "Mean", "Row", "Col"]
+    assert titles == ["#", "specimen", "log10 NFA", "px", "µm²", "Peak", "Mean", "Row", "Col", "Edited"]
+    assert widget.table.isColumnHidden(9)
     assert [widget.table.isColumnHidden(i) for i in (3, 4)] == [True, False]  # area in µm²
     for i, row in enumerate(rows):
         texts = [model.index(i, column).data() for column in range(model.columnCount())]
@@ -535,16 +536,34 @@ def test_painted_and_erased_regions_are_in_the_table_and_in_the_exports(widget, 
 
 
 @pytest.mark.slow
-def test_painting_that_is_lost_is_told(widget, viewer, result, monkeypatch, qtbot):
-    told, session = [], session_of(viewer)
-    monkeypatch.setattr("napari.utils.notifications.show_warning", told.append)
-    relabel(session, session.results[result.labels], 10.0)
-    assert not told
-    result.labels.data_setitem((np.full(4, 1), np.array([20, 20, 21, 21]), np.array([30, 31, 30, 31])), 100)
+def test_edits_are_kept_shown_exported_and_discarded(widget, viewer, result, export, qtbot):
+    session, labels = session_of(viewer), result.labels
+    before = areas(widget)
+    assert widget.judge_bar.discard_button.isHidden()
+    labels.brush_size = 6
+    new = int(labels.data.max()) + 1
+    labels.selected_label = new
+    labels.paint([1, 20, 30], new)  # in a region that fills the plane
+    labels.data_setitem(np.nonzero(labels.data == 1), 2)
     settled(widget, qtbot)
-    relabel(session, session.results[result.labels], 1.0)
-    assert len(told) == 1
-    assert "painted or erased by hand is gone" in told[0]
+    assert not widget.judge_bar.discard_button.isHidden()
+    assert "(3 edited by hand)" in widget.summary.text()
+    assert not widget.table.isColumnHidden(9)
+    for false_alarms in (10.0, 1.0):
+        relabel(session, session.results[labels], false_alarms)
+    kinds = {row.number: row.edited for row in widget.table.rows()}
+    assert (kinds[2], kinds[new]) == ("changed", "painted")
+    assert sorted(kinds.values()) == ["changed", "changed", *["no"] * (len(kinds) - 3), "painted"]
+    with open(export("csv"), newline="", encoding="utf-8") as file:
+        rows = {int(row["label"]): row for row in csv.DictReader(file)}
+    assert {number: row["edited"] for number, row in rows.items()} == kinds
+    assert {number: int(row["area_px"]) for number, row in rows.items()} == areas(widget)
+    widget.judge_bar.discard_button.click()
+    assert areas(widget) == before
+    assert widget.judge_bar.discard_button.isHidden()
+    assert widget.table.isColumnHidden(9)
+    with open(export("csv"), newline="", encoding="utf-8") as file:
+        assert {row["edited"] for row in csv.DictReader(file)} == {"no"}
 
 
 @pytest.mark.slow

@@ -143,7 +143,7 @@ def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
         places = np.nonzero(ids == number)
         assert set(places[0]) == {features["specimen"][number]}
         assert len(places[0]) == features["area_px"][number]
-    assert [row[0] for row in result.rows()] == list(range(1, n + 1))
+    assert [label for plane in result.shown() for label in plane.found.regions.label] == list(range(1, n + 1))
 
 
 @pytest.mark.slow

@@ -58,15 +58,15 @@ def export(kind: str, path: str, result: LayerDetection, image: Image | None) ->
         sources = identities(Path(found.provenance.source) for found in result.detections if found.provenance.source)
         check_replaceable(name, sources, overwrite=name == path)  # the dialog has asked for this name only
         shown = result.shown()
-        detections = [found for _, found in shown]
+        detections = [plane.found for plane in shown]
         if kind == "csv":
-            from napari_uflow.store.regions import write_regions
+            from napari_uflow.store.regions import write_edited_regions
 
-            write_regions(name, detections)
+            write_edited_regions(name, detections, [plane.edited for plane in shown])
         else:
             from napari_uflow.store.geojson import write_geojson
 
-            write_geojson(name, detections, [_place(result, index, image) for index, _ in shown])
+            write_geojson(name, detections, [_place(result, plane.index, image) for plane in shown])
         return name
     write = {"labels": write_labels, "mask": write_mask, "heatmap": write_image}[kind]
     layer = result.heatmap if kind == "heatmap" else result.labels

@@ -141,7 +141,8 @@ class DetectModel(QObject):
         for result in self._session.results.values():
             counts = [len(found.regions) for found in result.detections]
             where = f" in {sum(n > 0 for n in counts)} of {len(counts)} planes" if len(counts) > 1 else ""
-            lines.append(f"'{result.labels.name}': {counted(sum(counts), 'region')}{where}")
+            edited = " detected; some were edited by hand" if result.is_edited else ""
+            lines.append(f"'{result.labels.name}': {counted(sum(counts), 'region')}{where}{edited}")
         return lines
 
     def estimate(self) -> str:
