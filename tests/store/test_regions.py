@@ -11,7 +11,7 @@ from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection
 from napari_uflow.errors import UFlowError
-from napari_uflow.store.regions import write_regions
+from napari_uflow.store.regions import write_edited_regions, write_regions
 
 LABELS = np.array([[1, 1, 0, 0], [0, 0, 0, 2]], np.int32)
 NFA = np.where(LABELS == 1, -123.456789, np.where(LABELS == 2, -0.5, 3.0)).astype(np.float32)
@@ -81,3 +81,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UFlowError, match="no folder"):
         write_regions(tmp_path / "nowhere" / "regions.csv", [])
+
+
+def test_edits_by_hand_are_a_last_column(tmp_path):
+    path = tmp_path / "regions.csv"
+    write_edited_regions(path, [detection("a"), detection("b", np.zeros((2, 4), np.int32))], [("no", "painted"), ()])
+    rows = table(path)
+    assert list(rows[0]) == ["plane", *RegionTable.__dataclass_fields__, "area_unit", "edited"]
+    assert [(row["label"], row["edited"]) for row in rows] == [("1", "no"), ("2", "painted")]

@@ -17,12 +17,14 @@ from napari_uflow._napari.layers.navigate import camera_of
 from napari_uflow._napari.layers.planes import View, current_plane, planes_of_layer
 from napari_uflow._napari.panels.anomalies import AnomaliesWidget
 from napari_uflow._napari.parts import dialogs
+from napari_uflow._napari.session import judging
 from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.results import relabel, show_detections
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.targets import target_of_planes, target_of_view
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect
+from napari_uflow.detection.guarantee import Caveat
 from napari_uflow.image.grid import Window
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
@@ -687,3 +689,52 @@ def test_the_widgets_are_light_to_import():
     code = f"import sys; import {names}; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "False"]
+
+
+@pytest.fixture
+def simple(viewer, hills, qtbot):
+    """The widget with a result of two planes that no network made."""
+    image = viewer.add_image(np.zeros((2, 40, 50), np.uint8), name="simple", axis_labels=("specimen", "y", "x"))
+    found = [hills((40, 50), [(10, 10, -5.0)]), hills((40, 50), [])]
+    target = target_of_planes(image, planes_of_layer(image), "layer")
+    show_detections(viewer, session_of(viewer), target, found, model_name="none")
+    widget = AnomaliesWidget(viewer)
+    qtbot.addWidget(widget)
+    return widget
+
+
+@pytest.mark.parametrize(("kind", "name"), [("csv", "x.json"), ("geojson", "x.csv"), ("labels", "x.png")])
+def test_the_ending_of_another_kind_of_file_is_refused(simple, tmp_path, monkeypatch, kind, name):
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / name))
+    simple.export_bar.export(kind)
+    assert "has the ending of another kind of file" in simple.status.text()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_message_about_earlier_regions_is_cleared(simple, viewer, tmp_path, monkeypatch):
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "x.csv"))
+    simple.export_bar.export("csv")
+    assert simple.status.text().startswith("Saved")
+    session = session_of(viewer)
+    relabel(session, session.results[simple.result.labels], 10.0)
+    assert simple.status.isHidden()
+
+
+def test_an_image_that_could_not_be_judged_is_not_called_free_of_anomalies(simple, viewer):
+    session = session_of(viewer)
+    result = simple.result
+
+    def void(*planes):
+        changed = [
+            (index, replace(found, guarantee=replace(found.guarantee, caveats=(Caveat.BRIGHTNESS,) * (i in planes))))
+            for i, (index, found) in enumerate(result.planes)
+        ]
+        session.set_result(replace(result, planes=tuple(changed)))
+        return simple.summary.text()
+
+    assert void() == "1 anomaly in 1 of 2 planes; 1 false alarm per image accepted."
+    assert void(1) == f"{void()} ⚠ 1 of 2 planes could not be judged; Detect says why."
+    judging.mark_normal(session, viewer, result, (0,), 1)
+    result = simple.result
+    assert void() == "No anomalies; 1 false alarm per image accepted."
+    assert void(0, 1) == "⚠ 2 of 2 planes could not be judged; Detect says why."

@@ -9,35 +9,8 @@ from napari_uflow._napari.session import judging
 from napari_uflow._napari.session.results import relabel, show_detections
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.targets import target_of_planes
-from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.detect import resegment
-from napari_uflow.detection.guarantee import Guarantee
-from napari_uflow.detection.regions import RegionTable
-from napari_uflow.detection.result import Detection
 
 SHAPE = (40, 50)
-
-
-def detection(peaks):
-    """A detection with a round hill of log10 NFA at each (row, col, lowest value)."""
-    rows, cols = np.indices(SHAPE)
-    log10_nfa = np.full(SHAPE, 5.0, np.float32)
-    for row, col, lowest in peaks:
-        log10_nfa = np.minimum(log10_nfa, lowest + np.hypot(rows - row, cols - col)).astype(np.float32)
-    labels = np.zeros(SHAPE, np.int32)
-    score = -log10_nfa
-    found = Detection(
-        name="drawn",
-        score=score,
-        log10_nfa=log10_nfa,
-        labels=labels,
-        regions=RegionTable.measure(labels, log10_nfa, score),
-        energies=(),
-        strides=(),
-        config=DetectionConfig(),
-        guarantee=Guarantee(false_alarms=1.0),
-    )
-    return resegment(found, 1.0)
 
 
 PLANES = [[(10, 10, -5.0), (30, 40, -3.0), (10, 40, 0.5)], [(20, 25, -4.0)]]
@@ -60,14 +33,19 @@ def session(viewer):
     return session_of(viewer)
 
 
-def detect(viewer, image, planes=PLANES):
-    target = target_of_planes(image, planes_of_layer(image), "layer")
-    return show_detections(viewer, session_of(viewer), target, [detection(peaks) for peaks in planes], model_name="m")
+@pytest.fixture
+def detect(viewer, image, hills):
+    def detect(planes=PLANES):
+        target = target_of_planes(image, planes_of_layer(image), "layer")
+        found = [hills(SHAPE, peaks) for peaks in planes]
+        return show_detections(viewer, session_of(viewer), target, found, model_name="m")
+
+    return detect
 
 
 @pytest.fixture
-def labels(viewer, image):
-    return detect(viewer, image).labels
+def labels(detect):
+    return detect().labels
 
 
 def paint(labels, where, number):
@@ -198,22 +176,22 @@ def test_marking_normal_keeps_the_other_edits(viewer, session, labels, is_painte
     assert restored == number
 
 
-def test_another_detection_in_the_image_keeps_the_edits(viewer, session, image, labels):
+def test_another_detection_in_the_image_keeps_the_edits(detect, labels):
     paint(labels, SPOT, 50)
-    result = detect(viewer, image, [PLANES[1], PLANES[1]])
+    result = detect([PLANES[1], PLANES[1]])
     assert result.labels is labels
     assert (labels.data[SPOT] == 49).all()  # one region fewer was detected
     assert result.is_edited
 
 
-def test_edits_in_another_slice_are_not_taken_over(viewer, session, image, monkeypatch):
+def test_edits_in_another_slice_are_not_taken_over(viewer, session, image, hills, monkeypatch):
     told = []
     monkeypatch.setattr("napari.utils.notifications.show_warning", told.append)
 
     def detect_slice(i):
         viewer.dims.set_point(0, i)
         target = target_of_planes(image, [current_plane(image, viewer.dims.point)], "slice")
-        return show_detections(viewer, session, target, [detection(PLANES[0])], model_name="m")
+        return show_detections(viewer, session, target, [hills(SHAPE, PLANES[0])], model_name="m")
 
     first = detect_slice(0)
     assert detect_slice(1).labels is first.labels

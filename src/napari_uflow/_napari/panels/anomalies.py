@@ -129,7 +129,7 @@ class AnomaliesWidget(Panel):
         labels: Labels | None = self.results.value() if self.results.count() else None
         if labels is not self._link.labels:
             self._link.follow(labels)
-            self.say("")
+        self.say("")
         result = self.result
         self._has_edits = result is not None and bool(result.with_edits().edits)
         self.table.show_result(result)
@@ -243,6 +243,19 @@ def _summary(result: LayerDetection | None, rows: list[AnomalyRow]) -> str:
     found = result.planes[0][1]
     counted_on = found.guarantee.counted_on
     accepted = f"{counted(found.false_alarms, 'false alarm')} per {counted_on} accepted"
+    unjudged = _unjudged(result)
     n_edited = sum(row.edited != "no" for row in rows)
     edited = f" ({n_edited} edited by hand)" if n_edited else ""
-    return f"{counted(n, 'anomaly', 'anomalies') if n else 'No anomalies'}{where if n else ''}{edited}; {accepted}."
+    if unjudged and not n:
+        return f"{unjudged}."
+    text = counted(n, "anomaly", "anomalies") if n else "No anomalies"
+    return f"{text}{where if n else ''}{edited}; {accepted}.{f' {unjudged}.' if unjudged else ''}"
+
+
+def _unjudged(result: LayerDetection) -> str:
+    """Return how many planes could not be judged, "" if all were."""
+    n_planes, n_unjudged = len(result.planes), sum(not found.is_judged for found in result.detections)
+    if not n_unjudged:
+        return ""
+    which = "The image" if n_planes == 1 else f"{n_unjudged} of {n_planes} planes"
+    return f"⚠ {which} could not be judged; Detect says why"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QTimer
 
 from napari_uflow._napari.layers.watch import LayerWatch
 from napari_uflow._napari.parts.job_bar import JobBar
@@ -51,6 +54,7 @@ class TrainWidget(Panel):
         self._estimate: TrainingEstimate | None = None
         self._speed = 1.0  # actual over estimated time of the last run
         self._timer = run_later(self, _MS_TO_ESTIMATE, self.estimate)
+        self._told_of: list[Any] = []  # model and images that the messages are about
 
         self.rescue = RescueBar()
         self.new_model = NewModelForm()
@@ -86,13 +90,22 @@ class TrainWidget(Panel):
         self.model_bar.failed.connect(self.job_bar.warn)
         self._marked.changed.connect(self._refresh)
         self.session.model_changed.connect(self._refresh)
+        self.session.model_changed.connect(self._clear_outdated)
         self.session.runner.state_changed.connect(self._refresh)
 
     # ---- choices and estimate
 
     def _choice_changed(self) -> None:
         self.job_bar.clear_refusal()
+        self._clear_outdated()
         self._timer.start()
+
+    def _clear_outdated(self) -> None:
+        """Clear messages about another model or about a training on other images."""
+        before, self._told_of = self._told_of, [self.session.model, *self.normal_images.images.layers()]
+        is_same = len(before) == len(self._told_of) and all(map(is_, before, self._told_of))
+        if not is_same and self.session.runner.state is State.IDLE:
+            self.job_bar.clear()
 
     def _refresh(self) -> None:
         self.refine_button.setVisible(len(self._marked) > 0 and self.session.model is not None)
@@ -141,13 +154,20 @@ class TrainWidget(Panel):
 
     def _follow(self, job: Job) -> None:
         self.plot.clear()
-        self.plot.show()
+        self.plot.hide()  # until there is a loss: a training without steps has none
         for point in job.points:
             self._draw(point)
         job.training_point.connect(self._draw)
 
     def _draw(self, point: TrainingPoint) -> None:
         self.plot.add(point.step, point.train_loss, point.holdout_loss, point.is_best)
+        if self.plot.isHidden():
+            self.plot.show()
+            QTimer.singleShot(0, self._bring_plot_into_sight)
+
+    def _bring_plot_into_sight(self) -> None:
+        """Scroll to the plot, below the button that stops the training."""
+        self.ensureWidgetVisible(self.plot)
 
     def _trained(self, model: Any) -> None:
         parts = [f"Training finished{trainings.how_it_ended(model)}; the best step was kept."]

@@ -117,6 +117,14 @@ class JobBar(QWidget):
             self.say("")
         self._refusal = ""
 
+    def clear(self) -> None:
+        """Hide all messages of the last job, because they no longer apply; those of a running one stay."""
+        if self._runner.state is State.IDLE or not self._is_own():
+            self._texts = []
+            self.messages.hide()
+            self._refusal = ""
+            self.say("")
+
     def warn(self, text: str) -> None:
         """Show a warning."""
         text = as_sentence(text)
@@ -136,10 +144,7 @@ class JobBar(QWidget):
 
     def run(self, start: Callable[[], Job]) -> None:
         """Start a job and follow it; errors of `start` are shown."""
-        if self._runner.state is State.IDLE:  # or the messages of the running job would be lost
-            self._texts = []
-            self.messages.hide()
-            self.say("")
+        self.clear()
         try:
             job = start()
         except UFlowError as error:
