@@ -11,25 +11,10 @@ from napari_uflow.errors import ConfigError
 __all__ = ["with_ending"]
 
 _OTHERS = frozenset(
-    [
-        ".czi",
-        ".docx",
-        ".geojson",
-        ".jp2",
-        ".lif",
-        ".lsm",
-        ".nd2",
-        ".ndpi",
-        ".npy",
-        ".npz",
-        ".parquet",
-        ".safetensors",
-        ".svs",
-        ".webp",
-        ".xlsx",
-        ".yaml",
-        ".zarr",
-    ]
+    (
+        *(".czi", ".docx", ".geojson", ".jp2", ".lif", ".lsm", ".nd2", ".ndpi", ".npy", ".npz", ".parquet"),
+        *(".safetensors", ".svs", ".webp", ".xlsx", ".yaml", ".zarr"),
+    )
 )
 """Endings of files that the standard library does not know."""
 

@@ -204,8 +204,11 @@ def test_edits_in_another_slice_are_not_taken_over(viewer, session, image, hills
     assert first.labels not in viewer.layers
 
 
-def test_the_status_bar_says_nothing_about_the_background(labels):
+def test_the_status_bar_says_nothing_about_the_background(session, labels):
     assert "nan" not in labels.get_status((0, 0, 0), world=True)["value"]
     inside = labels.get_status((0, 10, 10), world=True)["value"]
     assert "area_px: 81" in inside
     assert labels.get_status((0, 0, 0), world=True)["value"] == "0"
+    paint(labels, (0, slice(None), slice(18, 50)), 9)
+    move(session, labels, 1.0)
+    assert "specimen: 0, log10_nfa: -3, area_px: 1280," in labels.get_status((0, 0, 40), world=True)["value"]

@@ -278,7 +278,7 @@ def show_features(result: LayerDetection) -> None:
 def features_of(planes: Sequence[ShownPlane], axis_labels: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Return the features table of a labels layer: row 0 is the background, each other row a region.
 
-    Measurements are floating-point numbers, since napari's status bar leaves out those of the background that are NaN.
+    The background has NaN and None instead of measurements, which napari's status bar leaves out.
 
     Parameters
     ----------
@@ -293,13 +293,18 @@ def features_of(planes: Sequence[ShownPlane], axis_labels: Sequence[str]) -> dic
     for axis, name in enumerate(axis_labels[:-2]):
         places = np.repeat([plane.index[axis] for plane in planes], counts)
         column = name if name[:1].isalpha() else f"axis {axis}"
-        table[column] = np.concatenate([[np.nan], places])
+        table[column] = np.array([None, *places.tolist()], dtype=object)
     columns = [plane.found.regions.columns() for plane in planes]
     for name in columns[0]:
-        if name != "label":
-            table[name] = np.concatenate([[np.nan], *(column[name].astype(np.float64) for column in columns)])
-    edited = [kind for plane in planes for kind in plane.edited]
-    table["edited"] = np.array([None, *edited], dtype=object)
+        if name == "label":
+            continue
+        values = np.concatenate([column[name] for column in columns])
+        table[name] = (
+            np.concatenate([[np.nan], values.astype(np.float64)])  # napari shows a NaN of float32
+            if values.dtype.kind == "f"
+            else np.array([None, *values.tolist()], dtype=object)
+        )
+    table["edited"] = np.array([None, *(kind for plane in planes for kind in plane.edited)], dtype=object)
     return table
 
 
