@@ -1,6 +1,7 @@
 """The Detect widget in a viewer: results are aligned with their images, and the slider uses the stored maps."""
 
 import re
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
@@ -497,10 +498,13 @@ def test_guarantee_and_warnings_are_those_of_the_chosen_image(idle_widget, viewe
     assert widget.guarantee_label.text() == text
 
 
-def test_a_message_about_another_model_is_cleared(idle_widget, viewer):
+@pytest.mark.slow
+def test_a_message_about_another_model_is_cleared(widget, viewer, tmp_path):
     viewer.add_image(IMAGE)
-    idle_widget.job_bar.warn("of another model")
-    idle_widget.job_bar.say("Stopped.")
-    idle_widget.session.set_model(None)
-    assert idle_widget.job_bar.messages.isHidden()
-    assert idle_widget.job_bar.status.isHidden()
+    widget.job_bar.warn("of another model")
+    widget.job_bar.say("Stopped.")
+    widget.session.save_model(tmp_path / "same")
+    assert not widget.job_bar.messages.isHidden()
+    widget.session.set_model(replace(widget.session.model), "copy")
+    assert widget.job_bar.messages.isHidden()
+    assert widget.job_bar.status.isHidden()

@@ -1,5 +1,8 @@
 """Messages of a job bar go when they no longer apply."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from napari_uflow._napari.parts.job_bar import JobBar
@@ -41,3 +44,19 @@ def test_messages_of_the_last_job_are_cleared_but_not_those_of_a_running_one(bar
     assert bar.status.isHidden()
     bar.warn("another")
     assert bar.messages.text() == "⚠ Another."
+
+
+def test_messages_about_other_things_are_cleared(qtbot):
+    bar = JobBar(JobRunner(), "Work", lambda: None)
+    qtbot.addWidget(bar)
+    model, other = np.zeros(2), np.zeros(2)  # which have no single truth value when compared
+    for things, is_other in (
+        ((model, Path("a")), True),
+        ((model, Path("a")), False),
+        ((other, Path("a")), True),
+        ((other, Path("b")), True),
+        ((other, Path("b"), Path("c")), True),
+    ):
+        bar.warn("a message")
+        assert bar.are_about(*things) is is_other
+        assert bar.messages.isHidden() is is_other

@@ -52,7 +52,6 @@ class BatchWidget(Panel):
         self.setAcceptDrops(True)
         self._session = session_of(napari_viewer)
         self._is_running = False
-        self._told_of: tuple[Any, ...] = ()  # model, files and folder that the messages are about
         self._written: dict[Path, Path] = {}  # output folder of each processed file
 
         self.model_bar = ModelBar(self._session)
@@ -138,9 +137,7 @@ class BatchWidget(Panel):
 
     def _clear_outdated(self) -> None:
         """Clear messages about other files, another folder or another model."""
-        before, self._told_of = self._told_of, (self._session.model, self.paths(), self.output.path())
-        if self._told_of != before and not self._is_running:
-            self.job_bar.clear()
+        if self.job_bar.are_about(self._session.model, self.output.path(), *self.paths()) and not self._is_running:
             self._tell("")
             self.open_output.hide()
 

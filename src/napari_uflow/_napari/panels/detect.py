@@ -119,7 +119,7 @@ class DetectWidget(Panel):
         self.slider.changed.connect(self.state.accept)
         self.state.changed.connect(self._show)
         watch.changed.connect(self._ask)
-        self.session.model_changed.connect(self.job_bar.clear)
+        self.session.model_changed.connect(self._clear_outdated)
         self._viewer.layers.selection.events.active.connect(self._follow_active)
         self._follow_active()
         self.model_bar.failed.connect(self.job_bar.warn)
@@ -135,8 +135,7 @@ class DetectWidget(Panel):
     def _ask(self) -> None:
         """Request what the controls show."""
         self.job_bar.clear_refusal()
-        if self.image.value() is not self.state.request.image:
-            self.job_bar.clear()
+        self._clear_outdated()
         config, mistake = self.state.request.config, ""
         try:
             config = self.form.config()
@@ -152,6 +151,10 @@ class DetectWidget(Panel):
                 mistake=mistake,
             )
         )
+
+    def _clear_outdated(self) -> None:
+        """Clear messages about another model or another image."""
+        self.job_bar.are_about(self.session.model, self.image.value())
 
     def _show(self) -> None:
         """Show the state."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,6 @@ class TrainWidget(Panel):
         self._estimate: TrainingEstimate | None = None
         self._speed = 1.0  # actual over estimated time of the last run
         self._timer = run_later(self, _MS_TO_ESTIMATE, self.estimate)
-        self._told_of: list[Any] = []  # model and images that the messages are about
 
         self.rescue = RescueBar()
         self.new_model = NewModelForm()
@@ -102,10 +100,7 @@ class TrainWidget(Panel):
 
     def _clear_outdated(self) -> None:
         """Clear messages about another model or about a training on other images."""
-        before, self._told_of = self._told_of, [self.session.model, *self.normal_images.images.layers()]
-        is_same = len(before) == len(self._told_of) and all(map(is_, before, self._told_of))
-        if not is_same and self.session.runner.state is State.IDLE:
-            self.job_bar.clear()
+        self.job_bar.are_about(self.session.model, *self.normal_images.images.layers())
 
     def _refresh(self) -> None:
         self.refine_button.setVisible(len(self._marked) > 0 and self.session.model is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from qtpy.compat import isalive
@@ -70,6 +71,7 @@ class JobBar(QWidget):
         self._texts: list[str] = []
         self._refusal = ""
         self._last_progress = ""
+        self._things: tuple[object, ...] = ()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for widget in (self.button, self.bar, self.status, self.messages):
@@ -116,6 +118,14 @@ class JobBar(QWidget):
         if self._refusal and self.status.text() == self._refusal:
             self.say("")
         self._refusal = ""
+
+    def are_about(self, *things: object) -> bool:
+        """Clear the messages if they were about other things, such as another model or image, and return whether."""
+        before, self._things = self._things, things
+        is_same = len(before) == len(things) and all(map(_is_same, before, things))
+        if not is_same:
+            self.clear()
+        return not is_same
 
     def clear(self) -> None:
         """Hide all messages of the last job, because they no longer apply; those of a running one stay."""
@@ -198,3 +208,8 @@ class JobBar(QWidget):
             running = self._runner.job.title if self._runner.job is not None else "Another job"
             self.button.setText(f"{self._title} (waiting for: {running})")
             self.button.setEnabled(False)
+
+
+def _is_same(a: object, b: object) -> bool:
+    """Return whether two things are the same; models and layers are compared as objects, names by their text."""
+    return a is b or (isinstance(a, str | Path) and a == b)
