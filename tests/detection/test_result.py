@@ -1,12 +1,13 @@
 """The table of regions, against numbers that can be counted by eye."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.guarantee import Guarantee
+from napari_uflow.detection.guarantee import Caveat, Guarantee
 from napari_uflow.detection.regions import RegionTable
 from napari_uflow.detection.result import Detection
 
@@ -111,3 +112,16 @@ def test_labels_of_a_stack_go_on():
     assert second.labels.dtype == np.int32
     assert first.numbered_after(0) is first
     assert first.regions.label.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("caveat", "is_judged"), [(Caveat.LARGER, True), (Caveat.BRIGHTNESS, False)])
+def test_an_image_that_the_guarantee_excludes_was_not_judged(caveat, is_judged):
+    found = detection()
+    assert found.is_judged
+    assert replace(found, guarantee=replace(found.guarantee, caveats=(caveat,))).is_judged is is_judged
+
+
+def test_an_image_without_a_measured_pixel_was_not_judged():
+    found = replace(detection(), score=np.full(SCORE.shape, np.nan, np.float32))
+    assert not found.is_measured
+    assert not found.is_judged

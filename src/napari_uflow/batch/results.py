@@ -8,14 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from napari_uflow.detection.guarantee import Caveat, Guarantee
 from napari_uflow.detection.result import Detection
 from napari_uflow.errors import UFlowError
 from napari_uflow.evaluation.overview import OverviewRow
 from napari_uflow.system.devices import is_out_of_memory
-from napari_uflow.system.scratch import strips
 from napari_uflow.wording import printable, without_name
 
 __all__ = [
@@ -65,6 +62,10 @@ class BatchSummary:
         Processed files to whose results the guarantee does not apply, or that have another fault, each with the reason.
     to_repeat : tuple of Path
         Failed files whose reason may pass; a batch that resumes this one processes them again.
+    n_planes_by_file : tuple of int
+        Planes of each file of `done`.
+    n_unjudged_by_file : tuple of int
+        Those of them that could not be judged: not measured, or excluded from the guarantee.
     """
 
     done: tuple[Path, ...]
@@ -78,6 +79,8 @@ class BatchSummary:
     left_out: tuple[Path, ...] = ()
     warnings: tuple[tuple[Path, str], ...] = ()
     to_repeat: tuple[Path, ...] = ()
+    n_planes_by_file: tuple[int, ...] = ()
+    n_unjudged_by_file: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,8 @@ class PlaneResult:
         Basis of the number of false alarms.
     is_measured : bool
         False if no pixel could be measured.
+    is_judged : bool
+        False if no pixel could be measured, or a caveat excludes the plane from the guarantee.
     """
 
     name: str
@@ -103,6 +108,7 @@ class PlaneResult:
     lowest_log10_nfa: float
     guarantee: Guarantee
     is_measured: bool = True
+    is_judged: bool = True
 
     @classmethod
     def of(cls, found: Detection) -> PlaneResult:
@@ -112,7 +118,8 @@ class PlaneResult:
             n_regions=len(found.regions),
             lowest_log10_nfa=found.lowest_log10_nfa,
             guarantee=found.guarantee,
-            is_measured=any(np.isfinite(found.score[start:stop]).any() for start, stop in strips(found.score.shape)),
+            is_measured=found.is_measured,
+            is_judged=found.is_judged,
         )
 
 
@@ -272,4 +279,6 @@ def summary_of(results: Iterable[FileResult], left_out: Sequence[Path], *, was_s
         left_out=tuple(left_out),
         warnings=tuple((result.path, "; ".join(result.warnings)) for result in done if result.warnings),
         to_repeat=tuple(result.path for result in of_files if result.may_pass),
+        n_planes_by_file=tuple(len(result.planes) for result in done),
+        n_unjudged_by_file=tuple(sum(not plane.is_judged for plane in result.planes) for result in done),
     )

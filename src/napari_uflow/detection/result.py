@@ -109,6 +109,16 @@ class Detection:
             release_pages(self.log10_nfa)
         return lowest
 
+    @property
+    def is_measured(self) -> bool:
+        """True if at least one pixel was measured."""
+        return any(np.isfinite(self.score[start:stop]).any() for start, stop in strips(self.score.shape))
+
+    @property
+    def is_judged(self) -> bool:
+        """True if pixels were measured and no caveat excludes the image: without regions it is free of anomalies."""
+        return self.is_measured and not self.guarantee.caveats
+
     def numbered_after(self, n: int) -> Detection:
         """Return the detection with labels from n + 1 on, for labels that are unique over a stack.
 

@@ -17,12 +17,14 @@ from napari_uflow._napari.layers.navigate import camera_of
 from napari_uflow._napari.layers.planes import View, current_plane, planes_of_layer
 from napari_uflow._napari.panels.anomalies import AnomaliesWidget
 from napari_uflow._napari.parts import dialogs
+from napari_uflow._napari.session import judging
 from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.results import relabel, show_detections
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.targets import target_of_planes, target_of_view
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect
+from napari_uflow.detection.guarantee import Caveat
 from napari_uflow.image.grid import Window
 from napari_uflow.store.images import read_planes
 from napari_uflow.store.tiff_writer import write_tiff
@@ -86,7 +88,8 @@ def test_the_table_lists_all_anomalies_the_most_significant_first(widget, result
     assert nfa == sorted(nfa)
     model = widget.table.model()
     titles = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
-    assert titles == ["#", "specimen", "log10 NFA", "px", "µm²", "Peak", "Mean", "Row", "Col"]
+    assert titles == ["#", "specimen", "log10 NFA", "px", "µm²", "Peak", "Mean", "Row", "Col", "Edited"]
+    assert widget.table.isColumnHidden(9)
     assert [widget.table.isColumnHidden(i) for i in (3, 4)] == [True, False]  # area in µm²
     for i, row in enumerate(rows):
         texts = [model.index(i, column).data() for column in range(model.columnCount())]
@@ -540,16 +543,34 @@ def test_painted_and_erased_regions_are_in_the_table_and_in_the_exports(widget, 
 
 
 @pytest.mark.slow
-def test_painting_that_is_lost_is_told(widget, viewer, result, monkeypatch, qtbot):
-    told, session = [], session_of(viewer)
-    monkeypatch.setattr("napari.utils.notifications.show_warning", told.append)
-    relabel(session, session.results[result.labels], 10.0)
-    assert not told
-    result.labels.data_setitem((np.full(4, 1), np.array([20, 20, 21, 21]), np.array([30, 31, 30, 31])), 100)
+def test_edits_are_kept_shown_exported_and_discarded(widget, viewer, result, export, qtbot):
+    session, labels = session_of(viewer), result.labels
+    before = areas(widget)
+    assert widget.judge_bar.discard_button.isHidden()
+    labels.brush_size = 6
+    new = int(labels.data.max()) + 1
+    labels.selected_label = new
+    labels.paint([1, 20, 30], new)  # in a region that fills the plane
+    labels.data_setitem(np.nonzero(labels.data == 1), 2)
     settled(widget, qtbot)
-    relabel(session, session.results[result.labels], 1.0)
-    assert len(told) == 1
-    assert "painted or erased by hand is gone" in told[0]
+    assert not widget.judge_bar.discard_button.isHidden()
+    assert "(3 edited by hand)" in widget.summary.text()
+    assert not widget.table.isColumnHidden(9)
+    for false_alarms in (10.0, 1.0):
+        relabel(session, session.results[labels], false_alarms)
+    kinds = {row.number: row.edited for row in widget.table.rows()}
+    assert (kinds[2], kinds[new]) == ("changed", "painted")
+    assert sorted(kinds.values()) == ["changed", "changed", *["no"] * (len(kinds) - 3), "painted"]
+    with open(export("csv"), newline="", encoding="utf-8") as file:
+        rows = {int(row["label"]): row for row in csv.DictReader(file)}
+    assert {number: row["edited"] for number, row in rows.items()} == kinds
+    assert {number: int(row["area_px"]) for number, row in rows.items()} == areas(widget)
+    widget.judge_bar.discard_button.click()
+    assert areas(widget) == before
+    assert widget.judge_bar.discard_button.isHidden()
+    assert widget.table.isColumnHidden(9)
+    with open(export("csv"), newline="", encoding="utf-8") as file:
+        assert {row["edited"] for row in csv.DictReader(file)} == {"no"}
 
 
 @pytest.mark.slow
@@ -673,3 +694,52 @@ def test_the_widgets_are_light_to_import():
     code = f"import sys; import {names}; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "False"]
+
+
+@pytest.fixture
+def simple(viewer, hills, qtbot):
+    """The widget with a result of two planes that no network made."""
+    image = viewer.add_image(np.zeros((2, 40, 50), np.uint8), name="simple", axis_labels=("specimen", "y", "x"))
+    found = [hills((40, 50), [(10, 10, -5.0)]), hills((40, 50), [])]
+    target = target_of_planes(image, planes_of_layer(image), "layer")
+    show_detections(viewer, session_of(viewer), target, found, model_name="none")
+    widget = AnomaliesWidget(viewer)
+    qtbot.addWidget(widget)
+    return widget
+
+
+@pytest.mark.parametrize(("kind", "name"), [("csv", "x.json"), ("geojson", "x.csv"), ("labels", "x.png")])
+def test_the_ending_of_another_kind_of_file_is_refused(simple, tmp_path, monkeypatch, kind, name):
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / name))
+    simple.export_bar.export(kind)
+    assert "has the ending of another kind of file" in simple.status.text()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_message_about_earlier_regions_is_cleared(simple, viewer, tmp_path, monkeypatch):
+    monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **options: str(tmp_path / "x.csv"))
+    simple.export_bar.export("csv")
+    assert simple.status.text().startswith("Saved")
+    session = session_of(viewer)
+    relabel(session, session.results[simple.result.labels], 10.0)
+    assert simple.status.isHidden()
+
+
+def test_an_image_that_could_not_be_judged_is_not_called_free_of_anomalies(simple, viewer):
+    session = session_of(viewer)
+    result = simple.result
+
+    def void(*planes):
+        changed = [
+            (index, replace(found, guarantee=replace(found.guarantee, caveats=(Caveat.BRIGHTNESS,) * (i in planes))))
+            for i, (index, found) in enumerate(result.planes)
+        ]
+        session.set_result(replace(result, planes=tuple(changed)))
+        return simple.summary.text()
+
+    assert void() == "1 anomaly in 1 of 2 planes; 1 false alarm per image accepted."
+    assert void(1) == f"{void()} ⚠ 1 of 2 planes could not be judged; Detect says why."
+    judging.mark_normal(session, viewer, result, (0,), 1)
+    result = simple.result
+    assert void() == "No anomalies; 1 false alarm per image accepted."
+    assert void(0, 1) == "⚠ 2 of 2 planes could not be judged; Detect says why."

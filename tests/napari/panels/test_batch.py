@@ -9,7 +9,7 @@ import pytest
 from qtpy.QtCore import QMimeData, QPoint, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
-from napari_uflow._napari.panels.batch import BatchWidget
+from napari_uflow._napari.panels.batch import BatchWidget, found_in_words
 from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
@@ -119,6 +119,9 @@ def test_the_list_warns_of_a_black_image(widget, folder, qtbot):
     widget.add([folder / "a.tif", folder / "black.tif"])
     run(widget, qtbot)
     assert "brightness differs" in widget.files.warnings()[1]
+    assert results(widget)[1] == "could not be judged"
+    assert widget.files.tree.topLevelItem(1).text(1).startswith("⚠ ")
+    assert not widget.files.tree.topLevelItem(0).text(1).startswith("⚠ ")
     assert "brightness" not in widget.files.warnings()[0]
     assert "with a warning; the list shows it." in widget.files_line.text()
     widget.files.clear_results()
@@ -257,3 +260,38 @@ def test_it_needs_a_model(viewer, folder, qtbot):
     widget.add([folder])
     assert not widget.job_bar.button.isEnabled()
     assert "No model" in widget.model_bar.label.text()
+
+
+@pytest.mark.parametrize("change", ["files", "folder", pytest.param("model", marks=pytest.mark.slow)])
+def test_messages_about_another_run_are_cleared(viewer, folder, tmp_path, qtbot, request, change):
+    widget = BatchWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.add([folder / "a.tif"])
+    widget._tell("1 image processed, 0 anomalies.")
+    widget.job_bar.warn("of this run")
+    widget.open_output.show()
+    widget.files.set_result(0, "no anomalies")
+    widget.form.changed.emit()  # which the next run will have
+    assert not widget.files_line.isHidden()
+    if change == "files":
+        widget.add([folder / "b.tif"])
+    elif change == "folder":
+        widget.output.box.setText(str(tmp_path / "other"))
+    else:
+        session_of(viewer).set_model(request.getfixturevalue("tiny_model"), "other")
+    assert widget.files_line.isHidden()
+    assert widget.job_bar.messages.isHidden()
+    assert widget.open_output.isHidden()
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ((0, 1, 0), "no anomalies"),
+        ((0, 1, 1), "could not be judged"),
+        ((0, 3, 2), "2 of 3 planes not judged"),
+        ((2, 3, 2), "2 anomalies"),
+    ],
+)
+def test_what_could_not_be_judged_is_not_free_of_anomalies(counts, text):
+    assert found_in_words(*counts) == text

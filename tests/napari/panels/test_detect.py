@@ -8,12 +8,15 @@ import dask.array as da
 import numpy as np
 import pytest
 
+from napari_uflow._napari.layers.planes import planes_of_layer
 from napari_uflow._napari.panels.anomalies import AnomaliesWidget
 from napari_uflow._napari.panels.detect import DetectWidget
 from napari_uflow._napari.parts.false_alarm_slider import FalseAlarmSlider
 from napari_uflow._napari.session import results as outputs
+from napari_uflow._napari.session.results import show_detections
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
+from napari_uflow._napari.session.targets import target_of_planes
 from napari_uflow._napari.session.worker import Outcome
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect
@@ -149,7 +152,7 @@ def test_ids_are_unique_and_rows_are_ids(widget, viewer, qtbot):
         places = np.nonzero(ids == number)
         assert set(places[0]) == {features["specimen"][number]}
         assert len(places[0]) == features["area_px"][number]
-    assert [row[0] for row in result.rows()] == list(range(1, n + 1))
+    assert [label for plane in result.shown() for label in plane.found.regions.label] == list(range(1, n + 1))
 
 
 @pytest.mark.slow
@@ -459,3 +462,78 @@ def test_time_and_memory_are_estimated(widget, viewer):
     said = widget.estimate_label.text()
     assert 1.0 < float(said.split("about ")[1].split("\u00a0GB")[0]) < 3.0
     assert "min without a GPU" in said
+
+
+@pytest.fixture
+def idle_widget(viewer, qtbot):
+    """The widget without a model."""
+    widget = DetectWidget(viewer)
+    qtbot.addWidget(widget)
+    return widget
+
+
+def test_the_image_is_the_one_that_was_opened_or_activated_last(idle_widget, viewer, monkeypatch):
+    widget, active = idle_widget, viewer.layers.selection
+    first = viewer.add_image(IMAGE, name="first")
+    assert widget.image.value() == first
+    second = viewer.add_image(IMAGE, name="second")
+    assert widget.image.value() == second
+    viewer.add_labels(np.zeros((4, 4), np.uint8))
+    assert widget.image.value() == second
+    active.active = first
+    assert widget.image.value() == first
+    monkeypatch.setattr(widget.session.runner, "_state", State.RUNNING)
+    active.active = second
+    third = viewer.add_image(IMAGE, name="third")
+    assert widget.image.value() == first
+    monkeypatch.undo()
+    active.active = second
+    active.active = third
+    assert widget.image.value() == third
+
+
+def test_a_widget_opened_later_begins_with_the_active_image(viewer, qtbot):
+    first = viewer.add_image(IMAGE, name="first")
+    viewer.add_image(IMAGE, name="second")
+    viewer.layers.selection.active = first
+    widget = DetectWidget(viewer)
+    qtbot.addWidget(widget)
+    assert widget.image.value() == first
+
+
+def show_hills(viewer, image, found):
+    target = target_of_planes(image, planes_of_layer(image), "layer")
+    return show_detections(viewer, session_of(viewer), target, [found], model_name="none")
+
+
+def test_guarantee_and_warnings_are_those_of_the_chosen_image(idle_widget, viewer, hills):
+    widget = idle_widget
+    first, second = (viewer.add_image(np.zeros((40, 50)), name=name) for name in ("first", "second"))
+    show_hills(viewer, first, hills((40, 50), [], n_specimens=40, caveats=(Caveat.BRIGHTNESS,)))
+    widget.image.set_layer(first)
+    widget.job_bar.warn("too dark")
+    text = widget.guarantee_label.text()
+    assert text.startswith("⚠ The guarantee does not apply here")
+    assert text.count("does not apply") == 1
+    assert "'first anomalies': 0 regions; ⚠ could not be judged" in widget.count_label.text()
+    viewer.add_points(np.zeros((1, 2)))  # no other image
+    assert not widget.job_bar.messages.isHidden()
+    widget.image.set_layer(second)
+    assert widget.job_bar.messages.isHidden()
+    assert widget.guarantee_label.text().startswith("Run a detection")
+    show_hills(viewer, second, hills((40, 50), [], n_specimens=40))
+    assert widget.guarantee_label.text().startswith("On average")
+    widget.image.set_layer(first)
+    assert widget.guarantee_label.text() == text
+
+
+@pytest.mark.slow
+def test_a_message_about_another_model_is_cleared(widget, viewer, tmp_path):
+    viewer.add_image(IMAGE)
+    widget.job_bar.warn("of another model")
+    widget.job_bar.say("Stopped.")
+    widget.session.save_model(tmp_path / "same")
+    assert not widget.job_bar.messages.isHidden()
+    widget.session.set_model(replace(widget.session.model), "copy")
+    assert widget.job_bar.messages.isHidden()
+    assert widget.job_bar.status.isHidden()

@@ -751,3 +751,45 @@ def test_missing_weights_are_told_in_terms_of_the_window(widget, qtbot, monkeypa
     idle(qtbot, widget)
     assert "Preferences > U-Flow anomaly detection > Weights folder" in widget.job_bar.status.text()
     assert "--weights" not in widget.job_bar.status.text()
+
+
+@pytest.mark.slow
+def test_the_plot_is_in_sight_if_there_is_a_loss(
+    make_napari_viewer_proxy, qtbot, tiny_model_config, tiny_training_config
+):
+    viewer = make_napari_viewer_proxy(show=True)
+    viewer.window.resize(1366, 738)
+    viewer.add_image(fibre_field(0, shape=(128, 128)).image, name="fibres")
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-uflow", "Train")
+    dock.show()
+    widget.new_model.set_configs(tiny_model_config, tiny_training_config.replace(steps=0))
+    widget.job_bar.button.click()
+    idle(qtbot, widget)
+    assert widget.session.model is not None
+    assert widget.plot.isHidden()
+    widget.new_model.set_configs(tiny_model_config, tiny_training_config)
+    widget.job_bar.button.click()
+    idle(qtbot, widget)
+    qtbot.waitUntil(lambda: not widget.plot.visibleRegion().isEmpty(), timeout=WAIT)
+    assert widget.plot.visibleRegion().boundingRect().height() == widget.plot.height()
+
+
+def test_a_message_about_another_training_is_cleared(widget, viewer, images):
+    bar = widget.job_bar
+
+    def tell():
+        bar.say("Training finished.")
+        bar.warn("too few")
+
+    tell()
+    viewer.add_points(np.zeros((1, 2)))  # no image
+    widget.new_model.changed.emit()
+    assert not bar.status.isHidden()
+    assert not bar.messages.isHidden()
+    other = viewer.add_image(np.zeros((64, 64)), name="other")
+    widget.normal_images.images.set_layers([other])
+    assert bar.status.isHidden()
+    assert bar.messages.isHidden()
+    tell()
+    widget.session.set_model(None)
+    assert not bar.status.isHidden()  # the same: none

@@ -123,7 +123,7 @@ def test_a_report_that_comes_after_the_widget_was_closed_is_dropped(widget, qtbo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [".png", ".json"])
+@pytest.mark.parametrize("end", [".png", ".json", ".JSON"])
 def test_the_report_is_saved(widget, qtbot, tmp_path, monkeypatch, end):
     path = tmp_path / f"report{end}"
     monkeypatch.setattr(dialogs, "ask_to_save", lambda *args, **kwargs: str(path))
@@ -132,7 +132,7 @@ def test_the_report_is_saved(widget, qtbot, tmp_path, monkeypatch, end):
     widget.save_button.click()
     idle(widget, qtbot)
     assert widget.job_bar.status.text() == f"Saved '{path}'."
-    if end == ".json":
+    if end.lower() == ".json":
         assert json.loads(path.read_text()) == {"napari_uflow": __version__, **widget.report.to_dict()}
     else:
         assert path.read_bytes().startswith(b"\x89PNG")

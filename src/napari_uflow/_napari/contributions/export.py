@@ -13,6 +13,7 @@ from napari_uflow._napari.layers.planes import planes_of_layer
 from napari_uflow._napari.session.layer_detection import LayerDetection
 from napari_uflow._napari.session.session import Session
 from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.store.endings import with_ending
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -21,12 +22,14 @@ __all__ = ["EXPORTS", "as_methods_text", "as_python", "export"]
 
 EXPORTS: Mapping[str, tuple[str, str, str]] = {
     "csv": ("Table (CSV)...", " regions.csv", "Tables (*.csv)"),
-    "geojson": ("Outlines for QuPath (GeoJSON)...", " regions.geojson", "GeoJSON (*.geojson)"),
+    "geojson": ("Outlines for QuPath (GeoJSON)...", " regions.geojson", "GeoJSON (*.geojson *.json)"),
     "labels": ("Labels as TIFF...", " labels.tif", "TIFF (*.tif *.tiff)"),
     "mask": ("Mask as TIFF, 0 and 255...", " mask.tif", "TIFF (*.tif *.tiff)"),
     "heatmap": ("Heatmap as TIFF...", " heatmap.tif", "TIFF (*.tif *.tiff)"),
 }
 """Kind of file -> menu entry, end of the proposed name, and filter of the dialog."""
+
+_ENDINGS = {"csv": (".csv",), "geojson": (".geojson", ".json")}
 
 
 def export(kind: str, path: str, result: LayerDetection, image: Image | None) -> str:
@@ -37,7 +40,7 @@ def export(kind: str, path: str, result: LayerDetection, image: Image | None) ->
     kind : str
         One of `EXPORTS`.
     path : str
-        Name of the file; a missing suffix is added.
+        Name of the file; a missing ending is added.
     result : LayerDetection
         The result.
     image : Image or None
@@ -46,18 +49,19 @@ def export(kind: str, path: str, result: LayerDetection, image: Image | None) ->
     Raises
     ------
     ConfigError
-        If the file is the image, or the suffix makes it a file of another origin, for which no dialog has asked.
+        If the file is the image, its ending is that of another kind of file, or the added ending makes it a file of
+        another origin, for which no dialog has asked.
     UFlowError
         If the file cannot be written.
     """
     if kind in ("csv", "geojson"):
         from napari_uflow.store.provenance import check_replaceable, identities
 
-        name = path if path.lower().endswith((f".{kind}", ".json")) else f"{path}.{kind}"
+        name = with_ending(path, _ENDINGS[kind])
         sources = identities(Path(found.provenance.source) for found in result.detections if found.provenance.source)
         check_replaceable(name, sources, overwrite=name == path)  # the dialog has asked for this name only
         shown = result.shown()
-        detections = [found for _, found in shown]
+        detections = [plane.found for plane in shown]
         if kind == "csv":
             from napari_uflow.store.regions import write_regions
 
@@ -65,7 +69,7 @@ def export(kind: str, path: str, result: LayerDetection, image: Image | None) ->
         else:
             from napari_uflow.store.geojson import write_geojson
 
-            places = [_place(result, index, image) for index, _ in shown]
+            places = [_place(result, plane.index, image) for plane in shown]
             write_geojson(name, detections, places, overwrite=True)
         return name
     write = {"labels": write_labels, "mask": write_mask, "heatmap": write_image}[kind]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow.errors import ImageError
+from napari_uflow.store.endings import with_ending
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -25,6 +26,7 @@ __all__ = [
     "write_mask",
 ]
 
+_ENDINGS = (".tif", ".tiff")
 _NO_LAYERS: list[Any] = [(None,)]
 """Return value of a reader without layers."""
 
@@ -68,7 +70,7 @@ def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     path : str
-        Name of the file; ".tif" is added to a name without a suffix of TIFF files.
+        Name of the file; ".tif" is added to a name without ending.
     data : array-like
         The pixels; of a pyramid the finest level is written.
     meta : mapping
@@ -82,8 +84,8 @@ def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     Raises
     ------
     UFlowError
-        If the layer has more axes than a TIFF file can name, the file cannot be written, it is the image that a result
-        was found in, or the added suffix makes it a file of another origin.
+        If the layer has more axes than a TIFF file can name, the file cannot be written, its ending is that of another
+        kind of file, it is the image that a result was found in, or the added ending makes it a file of another origin.
     """
     return _write(path, data, meta)
 
@@ -113,15 +115,12 @@ class _Described(NamedTuple):
 
 def _write(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     from napari_uflow.store.provenance import check_replaceable, identities
-    from napari_uflow.store.tiff import TIFF_SUFFIXES
     from napari_uflow.store.tiff_writer import write_tiff
 
     known = (meta.get("metadata") or {}).get("napari_uflow")
     source = known.get("source") if isinstance(known, Mapping) else None
-    target = Path(path)
-    is_asked = target.suffix.lower() in TIFF_SUFFIXES
-    if not is_asked:
-        target = target.with_name(target.name + ".tif")
+    target = Path(with_ending(path, _ENDINGS))
+    is_asked = str(target) == str(Path(path))
     # the dialog has asked for the given name only
     check_replaceable(target, identities([Path(source)] if source else []), overwrite=is_asked)
     values = np.asarray(data[0] if meta.get("multiscale") else data)

@@ -22,6 +22,7 @@ from napari_uflow._napari.parts.panel import Panel, as_sentence, heading, text_l
 from napari_uflow._napari.session import judging
 from napari_uflow._napari.session.layer_detection import LayerDetection
 from napari_uflow._napari.session.marked_normal import marked_normal_of
+from napari_uflow._napari.session.results import show_features
 from napari_uflow._napari.session.runner import State
 from napari_uflow._napari.session.session import session_of
 from napari_uflow.errors import UFlowError
@@ -54,6 +55,7 @@ class AnomaliesWidget(Panel):
         self._marked = marked_normal_of(self._session)
         self._watch = LayerWatch(napari_viewer, self)
         self._link = LabelLink(self, _KEYS)
+        self._has_edits = False
 
         self.results = ChoiceBox()
         self.results.setToolTip(tooltip("Result to review; it follows the active layer."))
@@ -90,10 +92,11 @@ class AnomaliesWidget(Panel):
         self.table.clicked.connect(lambda _: self._show(self.table.current()))
         self._link.picked.connect(self._picked)
         self._link.pressed.connect(self.mark_normal)
-        self._link.edited.connect(self._take_result)
+        self._link.edited.connect(self._edited)
         self.judge_bar.mark_wanted.connect(self.mark_normal)
         self.judge_bar.undo_wanted.connect(self.undo_mark_normal)
         self.judge_bar.refine_wanted.connect(self.refine)
+        self.judge_bar.discard_wanted.connect(self.discard_edits)
         self.export_bar.reported.connect(self.say)
         for signal in (self._session.results_changed, self._marked.changed, self._watch.changed):
             signal.connect(self._refresh)
@@ -126,14 +129,20 @@ class AnomaliesWidget(Panel):
         labels: Labels | None = self.results.value() if self.results.count() else None
         if labels is not self._link.labels:
             self._link.follow(labels)
-            self.say("")
+        self.say("")
         result = self.result
+        self._has_edits = result is not None and bool(result.with_edits().edits)
         self.table.show_result(result)
         self._select(self.table.current())
         self.summary.setText(_summary(result, self.table.rows()))
         self.results.setEnabled(self.results.count() > 0)
         self.export_bar.show_result(result)
         self._enable()
+
+    def _edited(self) -> None:
+        if self.result is not None:
+            show_features(self.result)
+        self._take_result()
 
     def _enable(self) -> None:
         n = len(self._marked)
@@ -143,6 +152,7 @@ class AnomaliesWidget(Panel):
             can_undo=self._marked.last_of(self._link.labels) is not None,
             can_refine=self._session.model is not None and n > 0 and is_idle,
             n_marked=n,
+            has_edits=self._has_edits,
         )
 
     @while_alive
@@ -206,6 +216,11 @@ class AnomaliesWidget(Panel):
             if row.number == number:
                 self.table.choose(i)
 
+    def discard_edits(self) -> None:
+        """Show the regions as they were detected."""
+        if self.result is not None:
+            judging.discard_edits(self._session, self.result)
+
     def refine(self) -> None:
         """Open the Train widget and refine the model there with the regions marked normal."""
         dock, train = self._viewer.window.add_plugin_dock_widget("napari-uflow", "Train", tabify=True)
@@ -228,6 +243,19 @@ def _summary(result: LayerDetection | None, rows: list[AnomalyRow]) -> str:
     found = result.planes[0][1]
     counted_on = found.guarantee.counted_on
     accepted = f"{counted(found.false_alarms, 'false alarm')} per {counted_on} accepted"
-    if not n:
-        return f"No anomalies; {accepted}."
-    return f"{n} anomal{'ies' if n != 1 else 'y'}{where}; {accepted}."
+    unjudged = _unjudged(result)
+    n_edited = sum(row.edited != "no" for row in rows)
+    edited = f" ({n_edited} edited by hand)" if n_edited else ""
+    if unjudged and not n:
+        return f"{unjudged}."
+    text = counted(n, "anomaly", "anomalies") if n else "No anomalies"
+    return f"{text}{where if n else ''}{edited}; {accepted}.{f' {unjudged}.' if unjudged else ''}"
+
+
+def _unjudged(result: LayerDetection) -> str:
+    """Return how many planes could not be judged, "" if all were."""
+    n_planes, n_unjudged = len(result.planes), sum(not found.is_judged for found in result.detections)
+    if not n_unjudged:
+        return ""
+    which = "The image" if n_planes == 1 else f"{n_unjudged} of {n_planes} planes"
+    return f"⚠ {which} could not be judged; Detect says why"

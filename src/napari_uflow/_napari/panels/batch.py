@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from napari_uflow.batch.results import BatchSummary
 
-__all__ = ["BatchWidget"]
+__all__ = ["BatchWidget", "found_in_words"]
 
 _NOW = "..."
 
@@ -101,7 +101,8 @@ class BatchWidget(Panel):
         self.files.opened.connect(self._open)
         for part in (self.output, self.form, self.file_axes, self.advanced):
             part.changed.connect(self._choice_changed)
-        self.model_bar.failed.connect(self.job_bar.say)
+        self.model_bar.failed.connect(self.job_bar.refuse)
+        self._session.model_changed.connect(self._clear_outdated)
         self._session.model_changed.connect(self._refresh)
 
     # ---- choices
@@ -131,7 +132,14 @@ class BatchWidget(Panel):
 
     def _choice_changed(self) -> None:
         self.job_bar.clear_refusal()
+        self._clear_outdated()
         self._refresh()
+
+    def _clear_outdated(self) -> None:
+        """Clear messages about other files, another folder or another model."""
+        if self.job_bar.are_about(self._session.model, self.output.path(), *self.paths()) and not self._is_running:
+            self._tell("")
+            self.open_output.hide()
 
     def _refresh(self) -> None:
         is_ready = self._session.model is not None and bool(self.paths()) and bool(self.output.path())
@@ -201,13 +209,14 @@ class BatchWidget(Panel):
             self.files.set_result(i, _without_path(message.text, self.paths()[i]))
 
     def _show_summary(self, summary: BatchSummary) -> None:
-        found = dict(zip(map(Path, summary.done), summary.n_regions_by_file, strict=True))
+        counts = zip(summary.n_regions_by_file, summary.n_planes_by_file, summary.n_unjudged_by_file, strict=True)
+        found = dict(zip(map(Path, summary.done), counts, strict=True))
         failed = {Path(path): reason for path, reason in summary.failed}
         warnings = {Path(path): reason for path, reason in summary.warnings}
         for i, path in enumerate(self.paths()):
             if path in found:
                 self._written[path] = Path(self.output.path())
-                text = counted(found[path], "anomaly", "anomalies") if found[path] else "no anomalies"
+                text = found_in_words(*found[path])
             else:
                 text = _without_path(failed[path], path) if path in failed else "not processed"
             self.files.set_result(i, text, warnings.get(path, ""))
@@ -246,6 +255,15 @@ class BatchWidget(Panel):
 def _without_path(reason: str, path: Path) -> str:
     """Return the reason of a failure without the file name, which is beside it."""
     return reason.removeprefix(f"'{path}' ")
+
+
+def found_in_words(n_regions: int, n_planes: int, n_unjudged: int) -> str:
+    """Return the result of a file; an image that could not be judged is not called free of anomalies."""
+    if n_regions:
+        return counted(n_regions, "anomaly", "anomalies")
+    if not n_unjudged:
+        return "no anomalies"
+    return "could not be judged" if n_unjudged == n_planes else f"{n_unjudged} of {n_planes} planes not judged"
 
 
 def _in_words(summary: BatchSummary) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QFormLayout
 
 from napari_uflow._napari.layers.kinds import is_image_layer
-from napari_uflow._napari.layers.watch import LayerWatch
+from napari_uflow._napari.layers.watch import LayerWatch, while_alive
 from napari_uflow._napari.parts.channels import ChannelForm
 from napari_uflow._napari.parts.false_alarm_slider import FalseAlarmSlider
 from napari_uflow._napari.parts.fields import ChoiceBox, tooltip
 from napari_uflow._napari.parts.form import ConfigForm
+from napari_uflow._napari.parts.guarantee import in_sentences
 from napari_uflow._napari.parts.job_bar import JobBar
 from napari_uflow._napari.parts.layer_choice import LayerBox
 from napari_uflow._napari.parts.model_bar import ModelBar
@@ -61,6 +62,7 @@ class DetectWidget(Panel):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        self._viewer = napari_viewer
         self.session: Session = session_of(napari_viewer)
         watch = LayerWatch(napari_viewer, self)
         accepted = read_settings().false_alarms
@@ -120,12 +122,23 @@ class DetectWidget(Panel):
         self.slider.changed.connect(self.state.accept)
         self.state.changed.connect(self._show)
         watch.changed.connect(self._ask)
-        self.session.model_changed.connect(self.job_bar.clear_refusal)
+        self.session.model_changed.connect(self._clear_outdated)
+        self._viewer.layers.selection.events.active.connect(self._follow_active)
+        self._follow_active()
         self.model_bar.failed.connect(self.job_bar.warn)
+
+    @while_alive
+    def _follow_active(self, event: Any = None) -> None:  # noqa: ARG002 - napari's signature
+        """Choose the image that the user activates or has just opened."""
+        layer = self._viewer.layers.selection.active
+        if layer is not None and is_image_layer(layer) and self.session.runner.state is State.IDLE:
+            self.image.refresh()  # a new layer is active before it is on the list
+            self.image.set_layer(layer)
 
     def _ask(self) -> None:
         """Request what the controls show."""
         self.job_bar.clear_refusal()
+        self._clear_outdated()
         config, mistake = self.state.request.config, ""
         try:
             config = self.form.config()
@@ -142,6 +155,10 @@ class DetectWidget(Panel):
             )
         )
 
+    def _clear_outdated(self) -> None:
+        """Clear messages about another model or another image."""
+        self.job_bar.are_about(self.session.model, self.image.value())
+
     def _show(self) -> None:
         """Show the state."""
         state = self.state
@@ -157,13 +174,13 @@ class DetectWidget(Panel):
 
     def _show_guarantee(self) -> None:
         found = self.state.last_found
-        if found is None:
+        if not found:
             self.guarantee_label.setText("Run a detection to see how reliable this number is.")
             self.all_numbers_label.clear()
-        elif found.false_alarms == self.state.false_alarms:  # otherwise the slider is moving
-            now, later = counted_on(found), self.state.next_counted_on
+        elif found[0].false_alarms == self.state.false_alarms:  # otherwise the slider is moving
+            now, later = counted_on(found[0]), self.state.next_counted_on
             text = f" The next detection counts them per {later}." if later != now else ""
-            self.guarantee_label.setText(f"{as_sentence(found.guarantee.text())}{text}")
+            self.guarantee_label.setText(f"{in_sentences([of.guarantee for of in found])}{text}")
             self.all_numbers_label.setText(as_sentence(self.state.at_all_numbers()))
         self.all_numbers_label.setVisible(bool(self.all_numbers_label.text()))
 

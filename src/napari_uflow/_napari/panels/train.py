@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtpy.QtCore import QTimer
+
 from napari_uflow._napari.layers.watch import LayerWatch
 from napari_uflow._napari.parts.job_bar import JobBar
 from napari_uflow._napari.parts.loss_plot import LossPlot
@@ -86,13 +88,19 @@ class TrainWidget(Panel):
         self.model_bar.failed.connect(self.job_bar.warn)
         self._marked.changed.connect(self._refresh)
         self.session.model_changed.connect(self._refresh)
+        self.session.model_changed.connect(self._clear_outdated)
         self.session.runner.state_changed.connect(self._refresh)
 
     # ---- choices and estimate
 
     def _choice_changed(self) -> None:
         self.job_bar.clear_refusal()
+        self._clear_outdated()
         self._timer.start()
+
+    def _clear_outdated(self) -> None:
+        """Clear messages about another model or about a training on other images."""
+        self.job_bar.are_about(self.session.model, *self.normal_images.images.layers())
 
     def _refresh(self) -> None:
         self.refine_button.setVisible(len(self._marked) > 0 and self.session.model is not None)
@@ -141,13 +149,20 @@ class TrainWidget(Panel):
 
     def _follow(self, job: Job) -> None:
         self.plot.clear()
-        self.plot.show()
+        self.plot.hide()  # until there is a loss: a training without steps has none
         for point in job.points:
             self._draw(point)
         job.training_point.connect(self._draw)
 
     def _draw(self, point: TrainingPoint) -> None:
         self.plot.add(point.step, point.train_loss, point.holdout_loss, point.is_best)
+        if self.plot.isHidden():
+            self.plot.show()
+            QTimer.singleShot(0, self._bring_plot_into_sight)
+
+    def _bring_plot_into_sight(self) -> None:
+        """Scroll to the plot, below the button that stops the training."""
+        self.ensureWidgetVisible(self.plot)
 
     def _trained(self, model: Any) -> None:
         parts = [f"Training finished{trainings.how_it_ended(model)}; the best step was kept."]

@@ -25,8 +25,9 @@ from napari_uflow._napari.parts.trust_table import TrustTable
 from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
-from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.errors import ConfigError
 from napari_uflow.progress import Message, Steps, or_stop
+from napari_uflow.store.endings import with_ending
 from napari_uflow.training.regions import regions_of_training
 from napari_uflow.wording import counted
 
@@ -78,7 +79,7 @@ class TrustWidget(Panel):
             )
         )
         self.job_bar = JobBar(self.session.runner, "Make report", self._start)
-        self.images.changed.connect(self.job_bar.clear_refusal)
+        self.images.changed.connect(self.job_bar.clear)
         self.model_bar.failed.connect(self.job_bar.warn)
         self.text = text_label(_HINT)
         self.table = TrustTable()
@@ -100,6 +101,7 @@ class TrustWidget(Panel):
     def _clear(self) -> None:
         self.report, self._model = None, self.session.model
         self.text.setText(_HINT)
+        self.job_bar.clear()
         for widget in (self.table, self.image, self.save_button):
             widget.hide()
         self.job_bar.set_ready(self.session.model is not None)
@@ -162,11 +164,10 @@ class TrustWidget(Panel):
         kinds = "Image (*.png);;Numbers (*.json)"
         answer = dialogs.ask_to_save("Save report", f"{title or 'model'} trust.png", kinds, parent=self)
         if answer:
-            path = Path(answer)
-            path = path if path.suffix else path.with_name(f"{path.name}.png")
-            self.job_bar.run(lambda: self._start_saving(report, path, title))
+            self.job_bar.run(lambda: self._start_saving(report, answer, title))
 
-    def _start_saving(self, report: TrustReport, path: Path, title: str) -> Job:
+    def _start_saving(self, report: TrustReport, answer: str, title: str) -> Job:
+        path = Path(with_ending(answer, (".png", ".json")))
         job = self.session.runner.start(lambda: _saving_steps(report, path, title), title="Saving")
         self.job_bar.say_when_done(job, lambda saved: f"Saved '{saved}'.")
         return job
@@ -198,10 +199,8 @@ def _saving_steps(report: TrustReport, path: Path, title: str) -> Steps[Path]:
     from napari_uflow.evaluation.trust_figure import trust_figure
 
     yield from or_stop(Message("Saving"))
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         report.save(path)
-    elif path.suffix == ".png":
-        save_figure(trust_figure(report, title=title), path)
     else:
-        raise UFlowError(f"a report is saved as .png or .json, not as '{path.name}'")
+        save_figure(trust_figure(report, title=title), path)
     return path

@@ -10,7 +10,19 @@ from typing import Any
 from napari_uflow._napari.layers.axes import finest
 from napari_uflow._napari.session.layer_detection import LayerDetection
 
-__all__ = ["AREA", "COLUMNS", "NFA", "PIXELS", "PLANE", "AnomalyRow", "Column", "nfa_of", "plane_title", "rows_of"]
+__all__ = [
+    "AREA",
+    "COLUMNS",
+    "EDITED",
+    "NFA",
+    "PIXELS",
+    "PLANE",
+    "AnomalyRow",
+    "Column",
+    "nfa_of",
+    "plane_title",
+    "rows_of",
+]
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class AnomalyRow:
         Measurements, as `RegionTable.rows` yields them.
     unit : str
         Unit of the pixel size, "" if unknown.
+    edited : str
+        How it was edited by hand: "no", "changed" or "painted".
     """
 
     number: int
@@ -36,6 +50,7 @@ class AnomalyRow:
     plane: str
     values: Mapping[str, int | float]
     unit: str
+    edited: str = "no"
 
 
 @dataclass(frozen=True)
@@ -73,8 +88,14 @@ COLUMNS = (
     Column("Mean", "Mean heatmap value in the region.", lambda row: row.values["mean_score"], "{:.2f}".format),
     Column("Row", "Row of the centroid, in pixels.", lambda row: row.values["centroid_row"], "{:.0f}".format),
     Column("Col", "Column of the centroid, in pixels.", lambda row: row.values["centroid_col"], "{:.0f}".format),
+    Column(
+        "Edited",
+        "By hand: 'painted' for a region that was drawn, 'changed' for a detected one whose outline was edited.",
+        lambda row: row.edited,
+        lambda value: "" if value == "no" else value,
+    ),
 )
-PLANE, NFA, PIXELS, AREA = 1, 2, 3, 4
+PLANE, NFA, PIXELS, AREA, EDITED = 1, 2, 3, 4, 9
 """Columns that are treated apart."""
 
 
@@ -97,6 +118,14 @@ def rows_of(result: LayerDetection | None) -> list[AnomalyRow]:
     units = {index: (found.unit or "") if found.pixel_size else "" for index, found in result.planes}
     axes = _stack_axes(result)
     return [
-        AnomalyRow(number, index, ", ".join(str(index[axis]) for axis in axes), row, units[index])
-        for number, index, row in result.rows()
+        AnomalyRow(
+            int(row["label"]),
+            plane.index,
+            ", ".join(str(plane.index[axis]) for axis in axes),
+            row,
+            units[plane.index],
+            edited,
+        )
+        for plane in result.shown()
+        for row, edited in zip(plane.found.regions.rows(), plane.edited, strict=True)
     ]

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 from napari_uflow._napari.parts.anomaly_rows import (
     AREA,
     COLUMNS,
+    EDITED,
     NFA,
     PIXELS,
     PLANE,
@@ -145,6 +146,7 @@ class AnomalyTable(QTableView):
             self.setColumnHidden(PLANE, not any(row.plane for row in rows))
             self.setColumnHidden(PIXELS, has_unit)
             self.setColumnHidden(AREA, not has_unit)
+            self.setColumnHidden(EDITED, all(row.edited == "no" for row in rows))
         finally:
             self._is_following = False
         self._fit()

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_uflow._napari.parts import dialogs
 from napari_uflow._napari.parts.fields import tooltip
-from napari_uflow._napari.parts.panel import push_button
+from napari_uflow._napari.parts.panel import push_button, text_label
 from napari_uflow.errors import UFlowError
 from napari_uflow.wording import printable
 
@@ -28,6 +28,7 @@ __all__ = ["FileList"]
 
 _PATH = Qt.ItemDataRole.UserRole
 _RESULT, _WARNING = 1, 2
+_SYMBOL = "⚠"
 _NAME_OF_RESULT = re.compile(r"(heatmap|log10_nfa|labels|mask)(\.ome)?\.tiff?$|^(overview|trust)\.png$", re.IGNORECASE)
 
 
@@ -58,11 +59,14 @@ class FileList(QWidget):
         self.tree.setRootIsDecorated(False)
         self.tree.setUniformRowHeights(True)
         self.tree.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.tree.setTextElideMode(Qt.TextElideMode.ElideRight)
-        self.tree.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Interactive)
+        self.tree.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.tree.header().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         self.tree.header().setStretchLastSection(True)
-        self.tree.setColumnWidth(0, 150)
-        self.tree.setColumnWidth(1, 110)
+        self.tree.header().setMinimumSectionSize(40)
+        wide = self.fontMetrics().horizontalAdvance(f"{_SYMBOL} could not be judged")
+        self.tree.setColumnWidth(0, 110)
+        self.tree.setColumnWidth(_RESULT, wide + 12)
+        self.tree.currentItemChanged.connect(self._show_warning)
         self.tree.setMinimumHeight(150)
         self.tree.setToolTip(tooltip("Double-click a row to open the image with its result."))
         self.tree.itemDoubleClicked.connect(lambda item: self.opened.emit(_path_of(item)))
@@ -78,6 +82,9 @@ class FileList(QWidget):
         for button in (self.add_files, self.add_folder, self.remove):
             buttons.addWidget(button)
         layout.addWidget(self.tree, 1)
+        self.warning_line = text_label()
+        self.warning_line.hide()
+        layout.addWidget(self.warning_line)
         layout.addLayout(buttons)
 
     def set_frozen(self, is_frozen: bool) -> None:
@@ -150,7 +157,7 @@ class FileList(QWidget):
 
     def results(self) -> list[str]:
         """Return the result of each file, "" if there is none yet."""
-        return [item.text(_RESULT) for item in self._items()]
+        return [item.text(_RESULT).removeprefix(f"{_SYMBOL} ") for item in self._items()]
 
     def warnings(self) -> list[str]:
         """Return the warning about the result of each file, "" if there is none."""
@@ -162,12 +169,21 @@ class FileList(QWidget):
             self.set_result(i, "")
 
     def set_result(self, i: int, text: str, warning: str = "") -> None:
-        """Set the result of the i-th file, and what limits it."""
+        """Set the result of the i-th file, and what limits it: the result then has a warning sign."""
         item = self.tree.topLevelItem(i)
         if item is not None:
-            for column, value in ((_RESULT, text), (_WARNING, warning)):
+            shown = f"{_SYMBOL} {text}" if warning else text
+            for column, value in ((_RESULT, shown), (_WARNING, warning)):
                 item.setText(column, value)
-                item.setToolTip(column, tooltip(value) if value else "")
+                item.setToolTip(column, tooltip(": ".join(filter(None, (shown, warning)))) if value else "")
+            self._show_warning()
+
+    def _show_warning(self) -> None:
+        """Show the whole warning about the current file below the list."""
+        item = self.tree.currentItem()
+        text = "" if item is None else item.text(_WARNING)
+        self.warning_line.setText(f"{_SYMBOL} {item.text(0)}: {text}." if item is not None and text else "")
+        self.warning_line.setVisible(bool(text))
 
 
 class _Tree(QTreeWidget):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from qtpy.compat import isalive
@@ -70,6 +71,7 @@ class JobBar(QWidget):
         self._texts: list[str] = []
         self._refusal = ""
         self._last_progress = ""
+        self._things: tuple[object, ...] = ()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for widget in (self.button, self.bar, self.status, self.messages):
@@ -117,6 +119,22 @@ class JobBar(QWidget):
             self.say("")
         self._refusal = ""
 
+    def are_about(self, *things: object) -> bool:
+        """Clear the messages if they were about other things, such as another model or image, and return whether."""
+        before, self._things = self._things, things
+        is_same = len(before) == len(things) and all(map(_is_same, before, things))
+        if not is_same:
+            self.clear()
+        return not is_same
+
+    def clear(self) -> None:
+        """Hide all messages of the last job, because they no longer apply; those of a running one stay."""
+        if self._runner.state is State.IDLE or not self._is_own():
+            self._texts = []
+            self.messages.hide()
+            self._refusal = ""
+            self.say("")
+
     def warn(self, text: str) -> None:
         """Show a warning."""
         text = as_sentence(text)
@@ -136,10 +154,7 @@ class JobBar(QWidget):
 
     def run(self, start: Callable[[], Job]) -> None:
         """Start a job and follow it; errors of `start` are shown."""
-        if self._runner.state is State.IDLE:  # or the messages of the running job would be lost
-            self._texts = []
-            self.messages.hide()
-            self.say("")
+        self.clear()
         try:
             job = start()
         except UFlowError as error:
@@ -193,3 +208,8 @@ class JobBar(QWidget):
             running = self._runner.job.title if self._runner.job is not None else "Another job"
             self.button.setText(f"{self._title} (waiting for: {running})")
             self.button.setEnabled(False)
+
+
+def _is_same(a: object, b: object) -> bool:
+    """Return whether two things are the same; models and layers are compared as objects, names by their text."""
+    return a is b or (isinstance(a, str | Path) and a == b)

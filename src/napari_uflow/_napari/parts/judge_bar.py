@@ -1,4 +1,4 @@
-"""Bar to correct a result: mark the selected region normal, undo that, and refine the model."""
+"""Bar to correct a result: mark the selected region normal, undo that, refine the model, and discard edits by hand."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ __all__ = ["JudgeBar"]
 
 
 class JudgeBar(QWidget):
-    """Buttons to mark a region normal, to undo that and to refine the model; and the number of marked regions.
+    """Buttons to mark a region normal, undo that, refine the model and discard edits; and the number of marked regions.
 
     Signals
     -------
-    mark_wanted, undo_wanted, refine_wanted
+    mark_wanted, undo_wanted, refine_wanted, discard_wanted
         A button was pressed.
     """
 
     mark_wanted = Signal()
     undo_wanted = Signal()
     refine_wanted = Signal()
+    discard_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,6 +43,12 @@ class JudgeBar(QWidget):
             "Fine-tune the active model on its training images and the regions marked normal. Train opens and shows "
             "the progress. The current model stays active until the refined one is done.",
         )
+        self.discard_button = push_button(
+            "Discard edits",
+            lambda: self.discard_wanted.emit(),
+            "Show the regions as they were detected, without those painted, extended or erased by hand in the labels "
+            "layer. Undo of the layer (Ctrl+Z on the canvas) restores the edits.",
+        )
         self.line = text_label()
         buttons = QHBoxLayout()
         for button in (self.mark_button, self.undo_button, self.refine_button):
@@ -49,12 +56,16 @@ class JudgeBar(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(buttons)
+        layout.addWidget(self.discard_button)
         layout.addWidget(self.line)
 
-    def show_state(self, *, can_mark: bool, can_undo: bool, can_refine: bool, n_marked: int) -> None:
+    def show_state(
+        self, *, can_mark: bool, can_undo: bool, can_refine: bool, n_marked: int, has_edits: bool = False
+    ) -> None:
         """Enable the buttons, and show the number of regions marked normal."""
         self.mark_button.setEnabled(can_mark)
         self.undo_button.setEnabled(can_undo)
         self.refine_button.setEnabled(can_refine)
+        self.discard_button.setVisible(has_edits)
         self.line.setText(f"{counted(n_marked, 'region')} marked normal, used at the next Refine or Train.")
         self.line.setVisible(n_marked > 0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QWidget
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["LabelLink"]
 
 _MS_AFTER_EDIT = 200
+_PIXELS_OF_CLICK = 5
+"""Farthest that the mouse moves in a click; farther it is a drag, which pans the view."""
 
 
 class LabelLink(QObject):
@@ -33,7 +36,7 @@ class LabelLink(QObject):
     Signals
     -------
     picked : int
-        The user selected a label.
+        The user selected a label, or clicked on its region while the layer is active and nothing is painted.
     pressed
         One of the keys was pressed.
     edited
@@ -51,6 +54,7 @@ class LabelLink(QObject):
         self._labels: Labels | None = None
         self._is_selecting = False
         self._was_painted = False
+        self._click = _click(weakref.ref(self))
         self._editing = QTimer(self)
         self._editing.setSingleShot(True)
         self._editing.setInterval(_MS_AFTER_EDIT)
@@ -67,6 +71,7 @@ class LabelLink(QObject):
             self._labels.events.selected_label.disconnect(self._picked)
             self._labels.events.paint.disconnect(self._painted)
             self._labels.events.set_data.disconnect(self._changed)
+            self._labels.mouse_drag_callbacks.remove(self._click)
             for key in self._keys:
                 self._labels.bind_key(key, None)
         self._labels = labels
@@ -75,6 +80,7 @@ class LabelLink(QObject):
             labels.events.selected_label.connect(self._picked)
             labels.events.paint.connect(self._painted)
             labels.events.set_data.connect(self._changed)
+            labels.mouse_drag_callbacks.append(self._click)
             for key in self._keys:
                 labels.bind_key(key, _press(weakref.ref(self)), overwrite=True)
 
@@ -104,9 +110,35 @@ class LabelLink(QObject):
         if self._was_painted:
             self._editing.start()
 
+    def _clicked(self, number: int | None) -> None:
+        if number and self._widget.isVisible():
+            self.select(int(number))
+            self.picked.emit(int(number))
+
     def _press(self) -> None:
         if self._widget.isVisible():
             self.pressed.emit()
+
+
+def _click(link: weakref.ref[LabelLink]) -> Callable[[Any, Any], Iterator[None]]:
+    """Return the action of a click on the canvas, which is no drag; the layer keeps it, so it holds the link weakly."""
+
+    def click(layer: Any, event: Any) -> Iterator[None]:
+        if layer.mode != "pan_zoom":
+            return
+        start = np.asarray(event.pos)
+        yield
+        while event.type == "mouse_move":
+            yield
+        target = link()
+        if target is None or not isalive(target) or np.linalg.norm(np.asarray(event.pos) - start) > _PIXELS_OF_CLICK:
+            return
+        value = layer.get_value(
+            event.position, view_direction=event.view_direction, dims_displayed=event.dims_displayed, world=True
+        )
+        target._clicked(value[1] if layer.multiscale and value is not None else value)
+
+    return click
 
 
 def _press(link: weakref.ref[LabelLink]) -> Callable[[Any], None]:

@@ -10,6 +10,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_uflow._napari.session.detect_request import DetectRequest
 from napari_uflow._napari.session.estimate import estimate_detection, speed_of
 from napari_uflow._napari.session.job import Job
+from napari_uflow._napari.session.layer_detection import LayerDetection
 from napari_uflow._napari.session.results import relabel, show_detections
 from napari_uflow._napari.session.session import Session
 from napari_uflow._napari.session.settings import read_settings, weights_folder
@@ -130,17 +131,19 @@ class DetectModel(QObject):
         return self._request.counted_on(self._viewer)
 
     @property
-    def last_found(self) -> Detection | None:
-        """First detection of the newest result, or None."""
-        results = list(self._session.results.values())
-        return results[-1].planes[0][1] if results else None
+    def last_found(self) -> tuple[Detection, ...]:
+        """Detections of the newest result in the chosen image, or in any if the selected layers are chosen."""
+        results = [r for r in self._session.results.values() if self._is_of_request(r)]
+        return results[-1].detections if results else ()
+
+    def _is_of_request(self, result: LayerDetection) -> bool:
+        return self._request.scope == "selected" or result.image_in(self._viewer) is self._request.image
 
     def at_all_numbers(self) -> str:
         """Return how many regions of the newest result may be false, wherever the slider is; "" if nothing is known."""
-        results = list(self._session.results.values())
-        if not results:
+        detections = self.last_found
+        if not detections:
             return ""
-        detections = list(results[-1].detections)
         is_one = len(detections) == 1 or detections[0].guarantee.n_images == len(detections)
         n_regions = sum(len(found.regions) for found in detections)
         return detections[0].guarantee.at_all_numbers(n_regions if is_one else None)
@@ -151,7 +154,11 @@ class DetectModel(QObject):
         for result in self._session.results.values():
             counts = [len(found.regions) for found in result.detections]
             where = f" in {sum(n > 0 for n in counts)} of {len(counts)} planes" if len(counts) > 1 else ""
-            lines.append(f"'{result.labels.name}': {counted(sum(counts), 'region')}{where}")
+            edited = " detected; some were edited by hand" if result.is_edited else ""
+            n_unjudged = sum(not found.is_judged for found in result.detections)
+            of_planes = f" ({n_unjudged} of {len(counts)} planes)" if len(counts) > 1 else ""
+            unjudged = f"; ⚠ could not be judged{of_planes}" if n_unjudged else ""
+            lines.append(f"'{result.labels.name}': {counted(sum(counts), 'region')}{where}{edited}{unjudged}")
         return lines
 
     def estimate(self) -> str:

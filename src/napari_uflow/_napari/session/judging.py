@@ -1,26 +1,31 @@
-"""Corrections of a result by eye: mark a region normal, and undo that."""
+"""Corrections of a result by eye: mark a region normal, undo that, and discard edits by hand."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_uflow._napari.layers.axes import bare, finest
 from napari_uflow._napari.layers.place import place_of
+from napari_uflow._napari.session.hand_edits import HandEdits, Numbering
 from napari_uflow._napari.session.layer_detection import LayerDetection
 from napari_uflow._napari.session.marked_normal import marked_normal_of
-from napari_uflow._napari.session.results import relabel
+from napari_uflow._napari.session.results import show_changed, show_features
 from napari_uflow._napari.session.session import Session
 from napari_uflow.errors import ImageError
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from napari_uflow.detection.corrections import Correction
     from napari_uflow.detection.result import Detection
     from napari_uflow.image.plane import Plane
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["mark_normal", "undo_mark_normal"]
+__all__ = ["discard_edits", "mark_normal", "undo_mark_normal"]
 
 _TILE = 256
 """Side of the surroundings to train on, in pixels, without a model to take it from."""
@@ -51,15 +56,20 @@ def mark_normal(session: Session, viewer: Viewer, result: LayerDetection, index:
     if image is None:
         raise ImageError(f"the image '{result.image_name}' is no longer open: open it and run Detect again")
     place = place_of(image, result.labels, index)
+    before = result.with_edits()
     found, correction = mark(
-        dict(result.shown())[index],
+        next(plane.found for plane in before.shown() if plane.index == index),
         number,
         place.plane,
         side=_TILE if session.model is None else _side_for(session.model, place.plane),
         specimen=place.specimen,
     )
-    _replace_plane(session, result, index, found)
-    marked_normal_of(session).add(result.labels, index, correction)
+    keys = before.edits.of(index, found.labels.size)
+    pixels = _pixels(found, correction)
+    removed = keys[pixels]
+    keys[pixels] = -1
+    _replace_plane(session, before, index, found, before.edits.with_plane(index, keys))
+    marked_normal_of(session).add(result.labels, index, correction, removed)
 
 
 def _side_for(model: TrainedModel, plane: Plane) -> int:
@@ -83,17 +93,42 @@ def undo_mark_normal(session: Session, result: LayerDetection) -> int | None:
     last = marked.last_of(result.labels)
     if last is None:
         return None
-    index, correction = last
-    _replace_plane(session, result, index, undo(dict(result.planes)[index], correction))
+    before = result.with_edits()
+    index, correction = last.index, last.correction
+    found = undo(dict(before.planes)[index], correction)
+    keys = before.edits.of(index, found.labels.size)
+    pixels = _pixels(found, correction)
+    keys[pixels] = np.where(keys[pixels] < 0, last.keys, keys[pixels])
+    _replace_plane(session, before, index, found, before.edits.with_plane(index, keys))
     marked.remove(correction)
     return int(finest(result.labels)[index][correction.rows[0], correction.cols[0]])
 
 
-def _replace_plane(session: Session, result: LayerDetection, index: tuple[int, ...], found: Detection) -> None:
-    """Replace the detection of a plane, in the layers and in the session."""
-    finest(result.log10_nfa)[index] = found.log10_nfa
-    result.log10_nfa.refresh()
+def discard_edits(session: Session, result: LayerDetection) -> None:
+    """Show the regions as they were detected; napari's undo restores what was painted and erased by hand."""
+    layer, plain = result.labels, Numbering(result.planes, HandEdits())
+    with layer.block_history():
+        for index, _ in result.planes:
+            detected = plain.detected(index)
+            rows, cols = np.nonzero(layer.data[index] != detected)
+            layer.data_setitem((*(np.full(len(rows), i) for i in index), rows, cols), detected[rows, cols])
+    plain_result = replace(result, edits=HandEdits())
+    show_features(plain_result)
+    session.set_result(plain_result)
+
+
+def _pixels(found: Detection, correction: Correction) -> NDArray[np.int64]:
+    """Return the row-major positions of the pixels of a correction."""
+    return np.ravel_multi_index((correction.rows, correction.cols), found.labels.shape)
+
+
+def _replace_plane(
+    session: Session, before: LayerDetection, index: tuple[int, ...], found: Detection, edits: HandEdits
+) -> None:
+    """Replace the detection of a plane and the edits, in the layers and in the session."""
+    finest(before.log10_nfa)[index] = found.log10_nfa
+    before.log10_nfa.refresh()
     # the layer owns the memory; the map of the detection is a view
-    found = replace(found, log10_nfa=finest(result.log10_nfa)[index])
-    planes = tuple((at, found if at == index else other) for at, other in result.planes)
-    relabel(session, replace(result, planes=planes), found.false_alarms)
+    found = replace(found, log10_nfa=finest(before.log10_nfa)[index])
+    planes = tuple((at, found if at == index else other) for at, other in before.planes)
+    show_changed(session, before, replace(before, planes=planes, edits=edits))

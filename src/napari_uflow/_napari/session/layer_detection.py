@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from napari_uflow._napari.session.hand_edits import HandEdits, Numbering
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
@@ -17,7 +19,29 @@ if TYPE_CHECKING:
     from napari_uflow.detection.result import Detection
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["LayerDetection"]
+__all__ = ["LayerDetection", "ShownPlane"]
+
+Edited = Literal["no", "changed", "painted"]
+"""Regions as they were detected, detected ones that were changed by hand, and those painted by hand."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShownPlane:
+    """A plane as the labels layer shows it.
+
+    Attributes
+    ----------
+    index : tuple of int
+        Index in the labels layer.
+    found : Detection
+        Detection with the regions shown, and the numbers of the layer.
+    edited : tuple of {"no", "changed", "painted"}
+        How each region was edited by hand.
+    """
+
+    index: tuple[int, ...]
+    found: Detection
+    edited: tuple[Edited, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +53,7 @@ class LayerDetection:
     image_name : str
         Name of the image layer.
     planes : tuple of (tuple of int, Detection)
-        Index in the output layers and detection of each plane: ``labels.data[index]`` is the map of that plane. Each
-        detection counts its labels from 1; `first_labels` makes them unique.
+        Index in the output layers and detection of each plane, as it was before edits by hand, with labels from 1.
     heatmap, log10_nfa : Image
         The maps as layers.
     labels : Labels
@@ -39,6 +62,9 @@ class LayerDetection:
         The image layer.
     model : TrainedModel or None
         The model that found the regions.
+    edits : HandEdits
+        What was painted and erased by hand before the labels layer was last written; :meth:`with_edits` adds what was
+        since.
     """
 
     image_name: str
@@ -48,6 +74,7 @@ class LayerDetection:
     labels: Labels
     image: weakref.ref[Image] | None = None
     model: TrainedModel | None = None
+    edits: HandEdits = field(default_factory=HandEdits)
 
     def image_in(self, viewer: Viewer) -> Image | None:
         """Return the image layer, which may have been renamed; None if it is no longer in the viewer."""
@@ -59,27 +86,25 @@ class LayerDetection:
         """Detection of each plane."""
         return tuple(found for _, found in self.planes)
 
-    @property
-    def first_labels(self) -> tuple[int, ...]:
-        """Offset of the labels of each plane in the labels layer."""
-        firsts, n = [], 0
-        for found in self.detections:
-            firsts.append(n)
-            n += len(found.regions)
-        return tuple(firsts)
+    def with_edits(self) -> LayerDetection:
+        """Return the result with all that was painted and erased by hand until now."""
+        if not self._can_be_edited:
+            return self
+        labels = {index: self.labels.data[index] for index, _ in self.planes}
+        return replace(self, edits=Numbering(self.planes, self.edits).read(labels))
 
-    def shown(self) -> tuple[tuple[tuple[int, ...], Detection], ...]:
-        """Return index and detection of each plane as the labels layer shows it now, with the numbers of the layer.
+    def shown(self) -> tuple[ShownPlane, ...]:
+        """Return each plane as the labels layer shows it now, with the numbers of the layer.
 
         Regions that were painted or erased by hand are measured in the maps again.
         """
         if not self._can_be_edited:
-            return tuple(self._numbered())
-        return tuple((index, _as_shown(found, self.labels.data[index])) for index, found in self._numbered())
+            return tuple(ShownPlane(index, found, _all_detected(found)) for index, found in self._numbered())
+        return tuple(_as_shown(index, found, self.labels.data[index]) for index, found in self._numbered())
 
     @property
     def is_edited(self) -> bool:
-        """True if regions were painted or erased by hand."""
+        """True if the regions shown differ from those detected."""
         return self._can_be_edited and any(
             not np.array_equal(found.labels, self.labels.data[index]) for index, found in self._numbered()
         )
@@ -90,27 +115,34 @@ class LayerDetection:
         return not self.labels.multiscale
 
     def _numbered(self) -> Iterator[tuple[tuple[int, ...], Detection]]:
-        """Yield the detections with the numbers that the labels layer had at first."""
-        for (index, found), first in zip(self.planes, self.first_labels, strict=True):
+        """Yield the detections with the numbers of the labels layer, without edits by hand."""
+        first = 0
+        for index, found in self.planes:
             yield index, found.numbered_after(first)
-
-    def rows(self) -> Iterator[tuple[int, tuple[int, ...], dict[str, int | float]]]:
-        """Yield label, index of the plane, and measurements of each region shown, plane by plane."""
-        for index, found in self.shown():
-            for row in found.regions.rows():
-                yield int(row["label"]), index, row
+            first += len(found.regions)
 
 
-def _as_shown(found: Detection, labels: NDArray[Any]) -> Detection:
-    """Return a detection with the regions of other labels; the same one if they do not differ."""
-    if np.array_equal(found.labels, labels):
-        return found
+def _all_detected(found: Detection) -> tuple[Edited, ...]:
+    as_detected: Edited = "no"
+    return (as_detected,) * len(found.regions)
+
+
+def _as_shown(index: tuple[int, ...], found: Detection, labels: NDArray[Any]) -> ShownPlane:
+    """Return a plane with the regions of other labels; the detection itself if they do not differ."""
+    is_edited = found.labels != labels
+    if not is_edited.any():
+        return ShownPlane(index, found, _all_detected(found))
     from napari_uflow.detection.regions import RegionTable
 
     shown = np.array(labels, dtype=np.int32)
     numbers = np.unique(shown[shown > 0])
     counted_from_1 = np.where(shown > 0, np.searchsorted(numbers, shown) + 1, 0).astype(np.int32)
     regions = RegionTable.measure(counted_from_1, found.log10_nfa, found.score, found.pixel_size)
-    differs = found.labels != shown
-    edited = np.isin(numbers, np.union1d(shown[differs], found.labels[differs])).astype(np.int8)
-    return replace(found, labels=shown, regions=replace(regions, label=numbers, is_edited=edited))
+    detected = set(found.regions.label.tolist())
+    changed = set(np.union1d(found.labels[is_edited], shown[is_edited]).tolist())
+    edited: tuple[Edited, ...] = tuple(
+        "painted" if number not in detected else "changed" if number in changed else "no" for number in numbers.tolist()
+    )
+    by_hand = np.array([how != "no" for how in edited], dtype=np.int8)
+    regions = replace(regions, label=numbers, is_edited=by_hand)
+    return ShownPlane(index, replace(found, labels=shown, regions=regions), edited)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from napari_uflow._napari.layers.axes import bare
@@ -17,11 +19,11 @@ if TYPE_CHECKING:
     from napari_uflow.detection.corrections import Correction
     from napari_uflow.image.region import NormalRegion
 
-__all__ = ["MarkedNormal", "marked_normal_of"]
+__all__ = ["Marked", "MarkedNormal", "marked_normal_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class _Marked:
+class Marked:
     """Region that was marked normal.
 
     Attributes
@@ -32,11 +34,14 @@ class _Marked:
         Plane of the layer.
     correction : Correction
         The region, and the values that restore it.
+    keys : (n,) array, int64
+        Key of each of its pixels in the edits by hand, -1 for one that was not edited.
     """
 
     labels: Labels | None
     index: tuple[int, ...]
     correction: Correction
+    keys: NDArray[np.int64]
 
 
 class MarkedNormal(QObject):
@@ -52,7 +57,7 @@ class MarkedNormal(QObject):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._marked: list[_Marked] = []
+        self._marked: list[Marked] = []
 
     def __len__(self) -> int:
         return len(self._marked)
@@ -67,17 +72,21 @@ class MarkedNormal(QObject):
         n_channels = regions[0].plane.n_channels
         return [region for region in self.regions if region.plane.n_channels == n_channels]
 
-    def add(self, labels: Labels, index: Sequence[int], correction: Correction) -> None:
-        """Add a region."""
-        self._marked.append(_Marked(bare(labels), tuple(index), correction))
+    def add(
+        self, labels: Labels, index: Sequence[int], correction: Correction, keys: NDArray[np.int64] | None = None
+    ) -> None:
+        """Add a region; `keys` are those of its pixels in the edits by hand, if there are any."""
+        if keys is None:
+            keys = np.full(len(correction.rows), -1)
+        self._marked.append(Marked(bare(labels), tuple(index), correction, keys))
         self.changed.emit()
 
-    def last_of(self, labels: Any) -> tuple[tuple[int, ...], Correction] | None:
-        """Return the plane and the correction of the region marked normal last in a layer, or None."""
+    def last_of(self, labels: Any) -> Marked | None:
+        """Return the region marked normal last in a layer, or None."""
         if labels is None:
             return None
         of_layer = [marked for marked in self._marked if marked.labels is bare(labels)]
-        return (of_layer[-1].index, of_layer[-1].correction) if of_layer else None
+        return of_layer[-1] if of_layer else None
 
     def remove(self, correction: Correction) -> None:
         """Remove a region: it is an anomaly again."""

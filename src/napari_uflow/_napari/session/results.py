@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_uflow._napari.layers.axes import bare, finest
-from napari_uflow._napari.session.layer_detection import LayerDetection
+from napari_uflow._napari.session.hand_edits import HandEdits, Numbering
+from napari_uflow._napari.session.label_history import renumber_history
+from napari_uflow._napari.session.layer_detection import LayerDetection, ShownPlane
 from napari_uflow._napari.session.marked_normal import marked_normal_of
 from napari_uflow._napari.session.session import Session
 from napari_uflow._napari.session.targets import Target
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from napari_uflow.detection.result import Detection
     from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["features_of", "relabel", "show_detections"]
+__all__ = ["features_of", "relabel", "show_changed", "show_detections", "show_features"]
 
 # Keeps held-out normal pixels of the published score, which reach 0.6, dark.
 _GAMMA = {"rarity": 1.0, "published": 1.5}
@@ -36,8 +39,7 @@ _LARGEST_PLAIN = 4096
 multiscale layers, which cannot be painted in."""
 _COARSEST = 1024
 _EDITS_ARE_LOST = (
-    "The regions in '{}' were found anew; what was painted or erased by hand is gone. Paint after the last move of the "
-    "slider and the last region marked normal."
+    "'{}' shows another part of the image now: what was painted or erased by hand in the earlier one is gone."
 )
 
 
@@ -66,19 +68,20 @@ def show_detections(
         The model, for scripts and paragraphs on this result.
     """
     score, log10_nfa, planes = _stacked(target, detections)
-    ids, features = _labels(target.shape, planes, target.transform["axis_labels"])
     record = _record(target, detections, model_name)
     old = _reusable(viewer, session, target)
     if old is None:
-        result = _added(viewer, target, planes, (score, log10_nfa, ids), features)
+        result = _added(viewer, target, planes, (score, log10_nfa))
     else:
         marked_normal_of(session).detach(old.labels)
+        old = old.with_edits()
         result = replace(old, planes=tuple(planes), image_name=target.image_name, image=target.image)
-        for layer, data in zip(_layers(result), (score, log10_nfa, ids), strict=True):
-            layer.data = as_shown(data)
+        result.heatmap.data, result.log10_nfa.data = as_shown(score), as_shown(log10_nfa)
+        _write_labels(old, result)
+        for layer in _layers(result):
             for name, value in target.transform.items():
                 setattr(layer, name, value)
-        result.labels.features = features
+    show_features(result)
     for layer in _layers(result):
         layer.metadata["napari_uflow"] = dict(record)
     result = replace(result, model=model)
@@ -135,11 +138,16 @@ def _layers(result: LayerDetection) -> tuple[Image, Image, Labels]:
 def _reusable(viewer: Viewer, session: Session, target: Target) -> LayerDetection | None:
     """Return an earlier result whose layers can be reused, because napari needs a second to replace three layers.
 
-    Layers of earlier results with other shapes are removed.
+    Layers of earlier results with other shapes are removed, and those with edits by hand in another part of the image.
     """
+    from napari.utils.notifications import show_warning
+
     reusable = None
     for old in [r for r in session.results.values() if _is_same(r, target)]:
-        if all(layer in viewer.layers and finest(layer).shape == target.shape for layer in _layers(old)):
+        is_lost = bool(old.with_edits().edits) and not _is_in_place(old, target)
+        if is_lost:
+            show_warning(_EDITS_ARE_LOST.format(old.labels.name))
+        elif all(layer in viewer.layers and finest(layer).shape == target.shape for layer in _layers(old)):
             reusable = old
             continue
         for layer in _layers(old):
@@ -153,12 +161,11 @@ def _added(
     target: Target,
     planes: Sequence[tuple[tuple[int, ...], Detection]],
     maps: tuple[NDArray[Any], ...],
-    features: Mapping[str, Any],
 ) -> LayerDetection:
     """Add the three layers of a result."""
     from napari.utils import CyclicLabelColormap
 
-    score, log10_nfa, ids = (as_shown(data) for data in maps)
+    score, log10_nfa, ids = (as_shown(data) for data in (*maps, _labels(target.shape, planes, HandEdits())))
     is_multiscale = isinstance(score, list)
     end = {"view": " (view)", "slice": " (slice)"}.get(target.scope, "")
     config = planes[0][1].config
@@ -192,7 +199,6 @@ def _added(
         colormap=CyclicLabelColormap(colors=[(0, 0, 0, 0), _OUTLINE]),
         opacity=1.0,
         name=f"{target.image_name} anomalies{end}",
-        features=features,
         **common(),
     )
     labels.contour = 2
@@ -217,6 +223,14 @@ def _is_same(result: LayerDetection, target: Target) -> bool:
     return is_image and record.get("scope") == target.scope
 
 
+def _is_in_place(result: LayerDetection, target: Target) -> bool:
+    """Return whether a result covers the pixels of a target; results of whole layers do if they have its shape."""
+    if finest(result.labels).shape != target.shape:
+        return False
+    of_part = (result.labels.translate, target.transform["translate"])
+    return target.scope == "layer" or np.allclose(*of_part)
+
+
 def _record(target: Target, detections: Sequence[Detection], model_name: str) -> dict[str, Any]:
     """Return the metadata of a layer: model, parameters and versions of the detection."""
     from napari_uflow.store.description import description_of
@@ -232,51 +246,72 @@ def _record(target: Target, detections: Sequence[Detection], model_name: str) ->
 
 
 def _labels(
-    shape: tuple[int, ...], planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
-) -> tuple[NDArray[np.int32], dict[str, Any]]:
-    """Return labels 1 to N, unique over all planes, and their features table."""
+    shape: tuple[int, ...], planes: Sequence[tuple[tuple[int, ...], Detection]], edits: HandEdits
+) -> NDArray[np.int32]:
+    """Return labels, unique over all planes: those detected from 1 on, then those painted by hand."""
     if _is_one_large(shape):
-        return planes[0][1].labels.reshape(shape), features_of(planes, axis_labels)
+        return planes[0][1].labels.reshape(shape)
     ids = _stack(shape, len(planes), np.int32(0))
-    n = 0
-    for index, found in planes:
-        ids[index] = found.numbered_after(n).labels
-        n += len(found.regions)
+    numbering = Numbering(planes, edits)
+    for index, _ in planes:
+        ids[index] = numbering.shown(index)
         release_pages(ids)
-    return ids, features_of(planes, axis_labels)
+    return ids
 
 
-def features_of(
-    planes: Sequence[tuple[tuple[int, ...], Detection]], axis_labels: Sequence[str]
-) -> dict[str, NDArray[Any]]:
-    """Return the features table of a labels layer: row 0 is the background, row i the region with label i.
+def _write_labels(before: LayerDetection, after: LayerDetection) -> None:
+    """Write the labels of a result into its layer, and renumber the label to paint with and what can be undone."""
+    layer = after.labels
+    old, new = Numbering(before.planes, before.edits), Numbering(after.planes, after.edits)
+    selected = int(layer.selected_label)
+    layer.data = as_shown(_labels(finest(layer).shape, after.planes, after.edits))
+    renumber_history(layer, partial(old.translated, new))
+    if selected > old.n_detected:
+        layer.selected_label = selected - old.n_detected + new.n_detected
+
+
+def show_features(result: LayerDetection) -> None:
+    """Show the measurements of the regions in the features table of the labels layer."""
+    result.labels.features = features_of(result.shown(), result.labels.axis_labels)
+
+
+def features_of(planes: Sequence[ShownPlane], axis_labels: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return the features table of a labels layer: row 0 is the background, each other row a region.
+
+    The background has NaN and None instead of measurements, which napari's status bar leaves out.
 
     Parameters
     ----------
-    planes : sequence of (tuple of int, Detection)
-        Index in the layer, and detection, of each plane.
+    planes : sequence of ShownPlane
+        The planes of the layer.
     axis_labels : sequence of str
         Axes of the layer; the position on each axis before rows and columns is a column of the table.
     """
-    counts = [len(found.regions) for _, found in planes]
-    total = sum(counts)
-    table: dict[str, NDArray[Any]] = {"index": np.arange(total + 1)}
+    counts = [len(plane.found.regions) for plane in planes]
+    labels = np.concatenate([plane.found.regions.label for plane in planes])
+    table: dict[str, NDArray[Any]] = {"index": np.concatenate([[0], labels])}
     for axis, name in enumerate(axis_labels[:-2]):
-        places = np.repeat([index[axis] for index, _ in planes], counts)
+        places = np.repeat([plane.index[axis] for plane in planes], counts)
         column = name if name[:1].isalpha() else f"axis {axis}"
-        table[column] = np.concatenate([[-1], places]).astype(np.int64)
-    columns = [found.regions.columns() for _, found in planes]
+        table[column] = np.array([None, *places.tolist()], dtype=object)
+    columns = [plane.found.regions.columns() for plane in planes]
     for name in columns[0]:
         if name == "label":
             continue
         values = np.concatenate([column[name] for column in columns])
-        background = np.nan if values.dtype.kind == "f" else 0
-        table[name] = np.concatenate([np.array([background], values.dtype), values])
+        table[name] = (
+            np.concatenate([[np.nan], values.astype(np.float64)])  # napari shows a NaN of float32
+            if values.dtype.kind == "f"
+            else np.array([None, *values.tolist()], dtype=object)
+        )
+    table["edited"] = np.array([None, *(kind for plane in planes for kind in plane.edited)], dtype=object)
     return table
 
 
 def relabel(session: Session, result: LayerDetection, false_alarms: float) -> LayerDetection:
     """Find the regions at another number of false alarms in the stored maps; the network is not needed.
+
+    What was painted or erased by hand is kept.
 
     Parameters
     ----------
@@ -287,23 +322,32 @@ def relabel(session: Session, result: LayerDetection, false_alarms: float) -> La
     false_alarms : float
         Accepted false alarms per image or stack.
     """
-    from napari.utils.notifications import show_warning
-
     from napari_uflow.detection.detect import resegment
+
+    before = result.with_edits()
+    planes = tuple((index, resegment(found, false_alarms)) for index, found in before.planes)
+    return show_changed(session, before, replace(before, planes=planes))
+
+
+def show_changed(session: Session, before: LayerDetection, after: LayerDetection) -> LayerDetection:
+    """Show other regions of a result in its layers.
+
+    Parameters
+    ----------
+    session : Session
+        Session that gets the new result.
+    before : LayerDetection
+        The result as its layers show it, from :meth:`LayerDetection.with_edits`.
+    after : LayerDetection
+        The same result with other planes and edits.
+    """
     from napari_uflow.store.description import description_of
 
-    before = session.results.get(bare(result.labels))
-    if before is not None and before.is_edited:
-        show_warning(_EDITS_ARE_LOST.format(result.labels.name))
-    planes = tuple((index, resegment(found, false_alarms)) for index, found in result.planes)
-    layer = result.labels
-    ids, features = _labels(finest(layer).shape, planes, layer.axis_labels)
-    layer.data = as_shown(ids)
-    layer.features = features
-    n_marked_normal = sum(found.n_marked_normal for _, found in planes)
-    changes = description_of(replace(planes[0][1], n_marked_normal=n_marked_normal))
-    for shown in (result.heatmap, result.log10_nfa, layer):
+    _write_labels(before, after)
+    show_features(after)
+    n_marked_normal = sum(found.n_marked_normal for found in after.detections)
+    changes = description_of(replace(after.detections[0], n_marked_normal=n_marked_normal))
+    for shown in _layers(after):
         shown.metadata["napari_uflow"] = {**shown.metadata.get("napari_uflow", {}), **changes}
-    changed = replace(result, planes=planes)
-    session.set_result(changed)
-    return changed
+    session.set_result(after)
+    return after

@@ -16,6 +16,7 @@ from napari_uflow._napari.session.layer_detection import LayerDetection
 from napari_uflow._napari.session.runner import JobRunner
 from napari_uflow.errors import ConfigError, OverwriteError
 from napari_uflow.progress import Message, Steps
+from napari_uflow.store.endings import with_ending
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -144,7 +145,7 @@ class Session(QObject):
         return job
 
     def save_model(self, path: str | Path) -> Path:
-        """Write the active model to a file, atomically, and return its path with the suffix.
+        """Write the active model to a file, atomically, and return its path with its ending.
 
         Raises
         ------
@@ -159,11 +160,10 @@ class Session(QObject):
         make_torch_safe()
         from napari_uflow.store.checkpoint import save_model
 
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            path = path.with_name(path.name + ".safetensors")
-            if path.exists():
-                raise OverwriteError(f"'{path}' exists; to replace it, choose it with its ending")
+        asked = Path(path)
+        path = Path(with_ending(str(asked), [".safetensors"]))
+        if path != asked and path.exists():
+            raise OverwriteError(f"'{path}' exists; to replace it, choose it with its ending")
         save_model(path, self._model)
         self._model_name, self._model_path = path.stem, path
         self._note_path()
