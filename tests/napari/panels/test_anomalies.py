@@ -563,14 +563,16 @@ def test_edits_are_kept_shown_exported_and_discarded(widget, viewer, result, exp
     assert sorted(kinds.values()) == ["changed", "changed", *["no"] * (len(kinds) - 3), "painted"]
     with open(export("csv"), newline="", encoding="utf-8") as file:
         rows = {int(row["label"]): row for row in csv.DictReader(file)}
-    assert {number: row["edited"] for number, row in rows.items()} == kinds
+    assert {number: row["is_edited"] == "1" for number, row in rows.items()} == {
+        number: kind != "no" for number, kind in kinds.items()
+    }
     assert {number: int(row["area_px"]) for number, row in rows.items()} == areas(widget)
     widget.judge_bar.discard_button.click()
     assert areas(widget) == before
     assert widget.judge_bar.discard_button.isHidden()
     assert widget.table.isColumnHidden(9)
     with open(export("csv"), newline="", encoding="utf-8") as file:
-        assert {row["edited"] for row in csv.DictReader(file)} == {"no"}
+        assert {row["is_edited"] for row in csv.DictReader(file)} == {"0"}
 
 
 @pytest.mark.slow
