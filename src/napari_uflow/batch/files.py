@@ -16,6 +16,7 @@ from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.result import Detection
 from napari_uflow.detection.stack import detect_stack_steps
 from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.evaluation.drift import DriftWatch
 from napari_uflow.evaluation.overview import OverviewRow
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel, UFlow
@@ -45,6 +46,7 @@ def detect_files_steps(
     weights: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    model_path: str | Path | None = None,
 ) -> Steps[BatchSummary]:
     """Detect in files and write the results to a folder.
 
@@ -73,6 +75,9 @@ def detect_files_steps(
         files did not change.
     overwrite : bool
         Replace files in the folder that were not written by a detection. The images themselves are never replaced.
+    model_path : path, optional
+        File of the model: the images are added to the drift log beside it, and if they are no longer like the held-out
+        ones, the guarantee is withdrawn. Without it there is no log.
 
     Yields
     ------
@@ -97,6 +102,7 @@ def detect_files_steps(
     was_stopped = False
     with locked(output):
         network = model.network(choose_device(device), weights)
+        watch = None if model_path is None else DriftWatch(model, model_path)
         options: dict[str, Any] = {"channels": channels, "axes": axes, "series": series}
         task = task_of(model, config, options)
         run = BatchRun(output, paths, task, config, options, resume=resume, overwrite=overwrite)
@@ -111,7 +117,7 @@ def detect_files_steps(
             if run.is_finished(path):
                 continue
             try:
-                steps = detect_file_steps(model, network, path, output, config, **options)
+                steps = detect_file_steps(model, network, path, output, config, watch=watch, **options)
                 result = yield from steps if len(paths) == 1 else within(steps, progress)
             except Stopped:
                 was_stopped = True
@@ -138,6 +144,7 @@ def detect_file_steps(
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
     series: int | str | None = None,
+    watch: DriftWatch | None = None,
 ) -> Steps[FileResult]:
     """Detect in one file and write its maps; the failure of a file is returned as a result with a reason.
 
@@ -151,6 +158,8 @@ def detect_file_steps(
         File.
     output : Path
         Existing folder.
+    watch : DriftWatch, optional
+        Gets the detections.
 
     Raises
     ------
@@ -161,6 +170,10 @@ def detect_file_steps(
         planes = read_planes(path, channels=channels, axes=axes, series=series)
         _check_sizes(planes)
         detections = yield from detect_stack_steps(model, planes, config, network=network)
+        if watch is not None:
+            detections, messages = watch.observe(planes, detections)
+            for message in messages:
+                yield from or_stop(message)
         yield from or_stop(Progress("Writing", 0, 1))  # once begun, writing is completed
         write_detections(output, stem_of(path), planes, detections)
     except Stopped:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_uflow.evaluation.evaluate import EvaluationRun
     from napari_uflow.evaluation.trust import TrustReport
 
-__all__ = ["demo", "detect", "evaluate", "show", "trust"]
+__all__ = ["demo", "detect", "drift", "evaluate", "show", "trust"]
 
 _EVALUATION, _OVERVIEW = "evaluation.json", "overview.png"
 _TRUST, _PLOTS = "trust.json", "trust.png"
@@ -56,6 +56,7 @@ def detect(options: argparse.Namespace) -> int:
             weights=options.weights,
             resume=options.resume,
             overwrite=options.overwrite,
+            model_path=None if options.no_log else options.model,
         ),
         interrupts,
     )
@@ -203,8 +204,25 @@ def trust(options: argparse.Namespace) -> int:
         n_planted=options.planted,
         device=options.device,
         weights=options.weights,
+        model_path=options.model,
     )
     run_and_save(steps, options.interrupts, save)
+    return 0
+
+
+def drift(options: argparse.Namespace) -> int:
+    """Print the state of the drift test of a model, or begin it again."""
+    from napari_uflow.evaluation.drift import DriftWatch
+    from napari_uflow.store.checkpoint import load_model
+
+    watch = DriftWatch(load_model(options.model), options.model)
+    if options.reset:
+        watch.reset()
+    state = watch.state
+    if options.json:
+        print(json.dumps(state.to_dict(), indent=2))
+    else:
+        print(printable(f"{watch.log_path}\n" + "\n".join(state.sentences()), keep="\n"))
     return 0
 
 

@@ -34,6 +34,7 @@ class Caveat(Enum):
     PIXEL_SIZE = "does not apply here: the pixel size differs from that of the normal images"
     BRIGHTNESS = "does not apply here: the brightness differs from that of the normal images"
     DISTRIBUTION = "does not apply here: the image as a whole differs from the normal images"
+    DRIFT = "does not apply: recent images are no longer like the held-out ones"
     LARGER = "extended by theory to an image much larger than the held-out ones"
 
     @property
@@ -60,6 +61,8 @@ class Guarantee:
         Calibration asked for.
     caveats : tuple of Caveat
         Differences between this image and the normal images.
+    drift_since : str
+        Image, with its date, since which images are no longer like the held-out ones; "" if it is not known.
 
     Examples
     --------
@@ -75,6 +78,7 @@ class Guarantee:
     nfa: NfaMethod = "size-conditional"
     calibration: CalibrationName = "conformal"
     caveats: tuple[Caveat, ...] = ()
+    drift_since: str = ""
 
     @property
     def kind(self) -> GuaranteeKind:
@@ -111,7 +115,12 @@ class Guarantee:
 
     def text(self) -> str:
         """Return the guarantee and its caveats as one sentence without a full stop."""
-        return "; ".join([self._basis(), *(caveat.value for caveat in self.caveats)])
+        return "; ".join([self._basis(), *(self._clause(caveat) for caveat in self.caveats)])
+
+    def _clause(self, caveat: Caveat) -> str:
+        if caveat is Caveat.DRIFT and self.drift_since:
+            return f"does not apply: since {self.drift_since}, images are no longer like the held-out ones"
+        return caveat.value
 
     def _basis(self) -> str:
         if self.is_guaranteed:

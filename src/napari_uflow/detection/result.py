@@ -74,6 +74,9 @@ class Detection:
         Unit of the pixel size.
     provenance : Provenance
         File, model and version.
+    profile : tuple of float
+        Statistics of the image as a whole, :meth:`~napari_uflow.nfa.calibrated.Calibration.profile_of`, by which drift
+        is noticed; empty for a model without calibration.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Detection:
     pixel_size: tuple[float, float] | None = None
     unit: str | None = None
     provenance: Provenance = field(default=Provenance(), repr=False)
+    profile: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def false_alarms(self) -> float:

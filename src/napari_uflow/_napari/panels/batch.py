@@ -156,13 +156,12 @@ class BatchWidget(Panel):
         }
         if model is None:
             raise ConfigError("no model: train one or open a model file")
+        options = {"device": device, "weights": weights, "model_path": self._session.path_of(model)}
 
         def make_steps() -> Any:
             from napari_uflow.batch.files import detect_files_steps
 
-            return detect_files_steps(
-                model, paths, output, config, device=device, weights=weights, resume=resume, **reading
-            )
+            return detect_files_steps(model, paths, output, config, resume=resume, **options, **reading)
 
         job = self._session.runner.start(make_steps, title="Detecting in files")
         self.files.clear_results()

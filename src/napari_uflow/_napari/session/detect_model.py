@@ -171,10 +171,9 @@ class DetectModel(QObject):
         targets, config = self.targets(), self.config()
         shapes = [plane.shape for target in targets for plane in target.planes]
         estimated, began = estimate_detection(shapes, model.config, config.tile).seconds, time.monotonic()
-        device, weights = read_settings().device, weights_folder()
-        job = session.runner.start(
-            lambda: detect_targets_steps(model, targets, config, device=device, weights=weights), title="Detecting"
-        )
+        place = session.path_of(model)
+        options: dict[str, Any] = {"device": read_settings().device, "weights": weights_folder(), "model_path": place}
+        job = session.runner.start(lambda: detect_targets_steps(model, targets, config, **options), title="Detecting")
 
         def show(found: Any) -> None:  # the session's viewer, because the widget may have been closed
             viewer = session.viewer
