@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -222,10 +223,8 @@ class DriftWatch:
         (list of Detection, list of Message)
             As :meth:`observe`.
         """
-        try:
+        with suppress(UFlowError):  # told when something is added
             self._read()
-        except UFlowError:  # told when something is added
-            pass
         since = self._since
         if not since:
             return list(detections), []

@@ -23,8 +23,7 @@ _COLOURS = ("#0b6fa4", "#19a3a3", "#7a5cc0", "#d96b00", "#c23b5a", "#6b8e23", "#
 
 
 def trust_figure(report: TrustReport, *, title: str = "", upright: bool = False) -> Figure:
-    """Draw a trust report: accepted and observed false alarms, the tails of every map, and if there are any,
-    the evidence of drift and planted defects.
+    """Draw a trust report: false alarms, the tails of every map, and if any the evidence of drift and planted defects.
 
     Parameters
     ----------

@@ -156,7 +156,7 @@ class BatchWidget(Panel):
         }
         if model is None:
             raise ConfigError("no model: train one or open a model file")
-        options = {"device": device, "weights": weights, "model_path": self._session.path_of(model)}
+        options: dict[str, Any] = {"device": device, "weights": weights, "model_path": self._session.path_of(model)}
 
         def make_steps() -> Any:
             from napari_uflow.batch.files import detect_files_steps
