@@ -13,7 +13,7 @@ from typing import Any
 
 from napari_uflow.batch.files import PHASE, detect_file_steps, results_left_out
 from napari_uflow.batch.journal import task_of
-from napari_uflow.batch.results import BatchSummary, FileResult
+from napari_uflow.batch.results import BatchSummary, FileResult, with_next_step
 from napari_uflow.batch.run import BatchRun, images_of, locked, make_folder
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import UFlowError
@@ -122,7 +122,7 @@ def detect_on_cluster_steps(
                 yield from work.add(FileResult(path=path, reason=_KILLED_WORKERS))
             if not work.was_stopped:
                 yield Progress(PHASE, len(files), len(files))
-        return (yield from run.finish(was_stopped=work.was_stopped))
+        return with_next_step((yield from run.finish(was_stopped=work.was_stopped)), model)
 
 
 def _distributed() -> Any:

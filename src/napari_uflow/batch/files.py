@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_uflow.batch.journal import task_of
 from napari_uflow.batch.output import overview_row, write_detections
-from napari_uflow.batch.results import BatchSummary, FileResult, PlaneResult, reason_of, warnings_of
+from napari_uflow.batch.results import BatchSummary, FileResult, PlaneResult, reason_of, warnings_of, with_next_step
 from napari_uflow.batch.run import N_OVERVIEW, BatchRun, images_of, locked, make_folder
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.result import Detection
@@ -125,7 +125,7 @@ def detect_files_steps(
             yield from run.add(result)
         else:
             yield Progress(PHASE, len(paths), len(paths))
-        return (yield from run.finish(was_stopped=was_stopped))
+        return with_next_step((yield from run.finish(was_stopped=was_stopped)), model)
 
 
 def results_left_out(paths: Sequence[Path]) -> Steps[None]:

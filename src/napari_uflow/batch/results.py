@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,25 @@ import numpy as np
 
 from napari_uflow.detection.guarantee import Caveat, Guarantee
 from napari_uflow.detection.result import Detection
-from napari_uflow.errors import UFlowError
+from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.evaluation.confirm import confirm_next
 from napari_uflow.evaluation.overview import OverviewRow
+from napari_uflow.model.uflow import TrainedModel
+from napari_uflow.store.files import stem_of
 from napari_uflow.system.devices import is_out_of_memory
 from napari_uflow.system.scratch import strips
 from napari_uflow.wording import printable
 
-__all__ = ["BatchSummary", "FileResult", "PlaneResult", "reason_of", "summary_of", "summary_row", "warnings_of"]
+__all__ = [
+    "BatchSummary",
+    "FileResult",
+    "PlaneResult",
+    "reason_of",
+    "summary_of",
+    "summary_row",
+    "warnings_of",
+    "with_next_step",
+]
 
 _NO_MEMORY = "not enough memory: choose a smaller tile, or close other programs"
 
@@ -46,6 +59,8 @@ class BatchSummary:
         Files that were not processed because the batch was stopped.
     warnings : tuple of (Path, str)
         Processed files to whose results the guarantee does not apply, or that have another fault, each with the reason.
+    to_confirm : str
+        Which images to confirm as normal, so that the number of false alarms can be guaranteed; "" if it is.
     """
 
     done: tuple[Path, ...]
@@ -58,6 +73,7 @@ class BatchSummary:
     guarantees: tuple[Guarantee, ...]
     left_out: tuple[Path, ...] = ()
     warnings: tuple[tuple[Path, str], ...] = ()
+    to_confirm: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,3 +249,12 @@ def summary_of(results: Iterable[FileResult], left_out: Sequence[Path], *, was_s
         left_out=tuple(left_out),
         warnings=tuple((result.path, "; ".join(result.warnings)) for result in done if result.warnings),
     )
+
+
+def with_next_step(summary: BatchSummary, model: TrainedModel) -> BatchSummary:
+    """Return the summary of a batch with the images to confirm as normal, if its number is not guaranteed."""
+    images = [(stem_of(path), str(path)) for path in summary.done]
+    with suppress(ConfigError):  # a pattern of specimens that takes too long is not worth the summary
+        plans = (confirm_next(model, guarantee, images) for guarantee in summary.guarantees)
+        return replace(summary, to_confirm=next((plan.text() for plan in plans if plan is not None), ""))
+    return summary

@@ -78,6 +78,8 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
         print(f"stopped: {len(summary.left_out)} of {counted(n_files, 'file')} not processed; --resume continues")
     for guarantee in summary.guarantees:
         print(f"reliability: {guarantee.text()}")
+    if summary.to_confirm:
+        print(printable(f"next: {summary.to_confirm}"))
     if summary.warnings:
         print(f"warnings: {counted(len(summary.warnings), 'file')}, see summary.csv", file=sys.stderr)
     for path, reason in summary.failed:

@@ -17,7 +17,7 @@ from napari_uflow._napari.parts.form import ConfigForm
 from napari_uflow._napari.parts.job_bar import JobBar
 from napari_uflow._napari.parts.model_bar import ModelBar
 from napari_uflow._napari.parts.output_folder import OutputFolder
-from napari_uflow._napari.parts.panel import Panel, advanced_section, heading, push_button, text_label
+from napari_uflow._napari.parts.panel import Panel, advanced_section, as_sentence, heading, push_button, text_label
 from napari_uflow._napari.session.job import Job, Running
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
@@ -264,4 +264,6 @@ def _in_words(summary: BatchSummary) -> str:
         texts.append(f"{counted(len(summary.failed), 'file', 'files')} failed; the list shows why.")
     if summary.warnings:
         texts.append(f"{counted(len(summary.warnings), 'file', 'files')} with a warning; the list shows it.")
+    if summary.to_confirm:
+        texts.append(as_sentence(summary.to_confirm))
     return " ".join(texts) or "No file was processed."

@@ -160,7 +160,8 @@ class DetectWidget(Panel):
         elif found.false_alarms == self.state.false_alarms:  # otherwise the slider is moving
             now, later = counted_on(found), self.state.next_counted_on
             text = f" The next detection counts them per {later}." if later != now else ""
-            self.guarantee_label.setText(f"{as_sentence(found.guarantee.text())}{text}")
+            sentences = [as_sentence(found.guarantee.text()) + text, as_sentence(self.state.next_to_confirm())]
+            self.guarantee_label.setText("\n".join(filter(None, sentences)))
 
     def estimate(self) -> None:
         """Show an estimate of the next detection; it does not change during a job."""

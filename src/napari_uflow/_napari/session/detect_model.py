@@ -135,6 +135,21 @@ class DetectModel(QObject):
         results = list(self._session.results.values())
         return results[-1].planes[0][1] if results else None
 
+    def next_to_confirm(self) -> str:
+        """Return which images to confirm as normal next, if more specimens are needed for a guarantee; or ""."""
+        model = self._session.model
+        results = [result for result in self._session.results.values() if result.model is model]
+        if model is None or not results:
+            return ""
+        from napari_uflow.evaluation.confirm import confirm_next
+
+        images = [(result.image_name, result.detections[0].provenance.source) for result in results]
+        try:
+            plan = confirm_next(model, results[-1].detections[0].guarantee, images)
+        except ConfigError:  # a pattern of specimens that takes too long
+            return ""
+        return "" if plan is None else plan.text()
+
     def counts(self) -> list[str]:
         """Return the number of regions of each result, one line each."""
         lines = []
