@@ -328,7 +328,8 @@ class MapCalibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        return values if self.profiles else {name: value for name, value in values.items() if name != "profiles"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

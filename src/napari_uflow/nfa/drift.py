@@ -143,7 +143,7 @@ def _stake(image: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def log_bet(
-    p: float, n_before: NDArray[np.integer], n_moved: NDArray[np.integer], change: NDArray[np.floating]
+    p: float | NDArray[np.floating], n_before: NDArray[np.integer], n_moved: NDArray[np.integer], change: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """Return the logarithm of the density of a rank if the last images have moved; its integral over p is 1.
 
@@ -152,14 +152,14 @@ def log_bet(
 
     Parameters
     ----------
-    p : float
+    p : float or array
         Fraction of the known images above the new one, ties broken at random: uniform from 0 to 1 without a change.
     n_before : array of int
         Images before the change, 1 or more.
     n_moved : array of int
         Images since the change, the new one included, 1 or more.
     change : array of float
-        Change in standard deviations. The three arrays are broadcast together.
+        Change in standard deviations. The arrays are broadcast together.
 
     Returns
     -------
