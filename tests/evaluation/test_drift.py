@@ -225,7 +225,9 @@ def test_damaged_lines_are_reported(path):
 
 
 def test_the_statistics_of_an_image_do_not_depend_on_the_accepted_false_alarms(tiny_model, odd_plane):
-    accepted = [detect(tiny_model, odd_plane, DetectionConfig(false_alarms=e), device=DEVICE).profile for e in (0.1, 10.0)]
+    accepted = [
+        detect(tiny_model, odd_plane, DetectionConfig(false_alarms=e), device=DEVICE).profile for e in (0.1, 10.0)
+    ]
     assert accepted[0] == accepted[1]
     assert len(accepted[0]) == 2
     assert detect(tiny_model, odd_plane, DetectionConfig(nfa="paper"), device=DEVICE).profile == ()

@@ -104,7 +104,9 @@ def test_many_writers(path):
     with ThreadPoolExecutor(4) as executor:
         list(executor.map(write, (0, 100, 200, 300)))
     log = DriftLog(path, "m", 2)
-    assert {found.image for found in log.read_new()} == {entry(k + i).image for k in (0, 100, 200, 300) for i in range(50)}
+    assert {found.image for found in log.read_new()} == {
+        entry(k + i).image for k in (0, 100, 200, 300) for i in range(50)
+    }
     assert log.n_skipped == 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from napari_uflow.detection.result import Detection
 from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.evaluation.confirm import confirm_next
 from napari_uflow.evaluation.overview import OverviewRow
-from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.store.files import stem_of
 from napari_uflow.system.devices import is_out_of_memory
 from napari_uflow.system.scratch import strips
 from napari_uflow.wording import printable
+
+if TYPE_CHECKING:
+    from napari_uflow.model.uflow import TrainedModel
 
 __all__ = [
     "BatchSummary",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +19,14 @@ from napari_uflow.errors import UFlowError
 from napari_uflow.image.grid import Window
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
-from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.nfa.drift import FEWEST_FOR_DRIFT, LOG10_WARNING, DriftTest
 from napari_uflow.progress import Message
 from napari_uflow.store.drift_log import DriftEntry, DriftLog, drift_log_path
 from napari_uflow.training.regions import assign_specimens, matching_specimens, regions_of_training
 from napari_uflow.wording import counted
+
+if TYPE_CHECKING:
+    from napari_uflow.model.uflow import TrainedModel
 
 __all__ = ["DriftState", "DriftWatch"]
 

@@ -143,7 +143,10 @@ def _stake(image: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def log_bet(
-    p: float | NDArray[np.floating], n_before: NDArray[np.integer], n_moved: NDArray[np.integer], change: NDArray[np.floating]
+    p: float | NDArray[np.floating],
+    n_before: NDArray[np.integer],
+    n_moved: NDArray[np.integer],
+    change: NDArray[np.floating],
 ) -> NDArray[np.float64]:
     """Return the logarithm of the density of a rank if the last images have moved; its integral over p is 1.
 

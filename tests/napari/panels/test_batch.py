@@ -257,3 +257,10 @@ def test_it_needs_a_model(viewer, folder, qtbot):
     widget.add([folder])
     assert not widget.job_bar.button.isEnabled()
     assert "No model" in widget.model_bar.label.text()
+
+
+def test_files_are_added_to_the_drift_log(widget, folder, qtbot, watched_model, tmp_path):
+    widget._session.set_model(watched_model, "watched", tmp_path / "watched.safetensors")
+    widget.add([folder / "a.tif"])
+    run(widget, qtbot)
+    assert (tmp_path / "watched.drift.jsonl").read_text().count('"image": "a"') == 1
