@@ -202,6 +202,20 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
     assert not detection.guarantee.holds
 
 
+def test_an_image_that_is_gone_after_its_detection_keeps_its_result(path):
+    class Gone:
+        shape, dtype = (8, 8), np.dtype(np.uint8)
+
+        def __getitem__(self, key):
+            raise FileNotFoundError("gone")
+
+    plane = Plane(data=Gone(), name="gone")
+    watch = DriftWatch(model(), path)
+    detections, (message,) = watch.observe([plane], [found(image(0))])
+    assert len(detections) == 1
+    assert message.warning
+
+
 @pytest.mark.parametrize(
     ("n_held_out", "sentence"),
     [

@@ -210,7 +210,7 @@ class DriftWatch:
         try:
             for entry in self._entries_of(planes, detections):
                 self._add(entry)
-        except UFlowError as error:
+        except (UFlowError, OSError) as error:  # of the log, or of an image that is gone meanwhile
             if not self._has_told_failure:
                 messages.append(Message(f"the drift log is incomplete: {error}", warning=True))
             self._has_told_failure = True

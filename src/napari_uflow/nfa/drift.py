@@ -43,7 +43,7 @@ _BETS = np.array([sign * size for size in _CHANGES for sign in (1.0, -1.0)])
 # A change is looked for at the first image and at the latest ones; the stake on the others is kept.
 _LATEST = 50
 # Halvings of the interval in which the value of a rank lies.
-_N_HALVINGS = 24
+_N_HALVINGS = 17
 
 
 class DriftTest:
