@@ -43,7 +43,7 @@ Image = NDArray[np.floating]
 SHIFTS: dict[str, Callable[[Map], Map]] = {
     "shift .25 SD": lambda m: m + 0.25 * m.std(),
     "shift .5 SD": lambda m: m + 0.5 * m.std(),
-    "spread x 1.3": lambda m: np.median(m) + 1.3 * (m - np.median(m)),
+    "widened x 1.3": lambda m: np.median(m) + 1.3 * (m - np.median(m)),
 }
 
 

@@ -79,3 +79,14 @@ def test_the_specimens_needed_are_enough_and_a_voiding_caveat_excludes_the_image
     assert enough.holds is not any(caveat.is_voiding for caveat in caveats)
     assert not replace(guarantee, n_specimens=guarantee.n_specimens_needed - 1).holds
     assert all(caveat.value in enough.text() for caveat in caveats)
+
+
+def test_drift_voids_the_guarantee_and_names_the_image():
+    guarantee = Guarantee(false_alarms=1.0, n_specimens=20, caveats=(Caveat.DRIFT,))
+    assert guarantee.is_guaranteed
+    assert not guarantee.holds
+    assert guarantee.text().endswith("; does not apply: recent images are no longer like the held-out ones")
+    named = replace(guarantee, drift_since="'a' (24 Nov 2026)")
+    assert named.text().endswith(
+        "; does not apply: since 'a' (24 Nov 2026), images are no longer like the held-out ones"
+    )
