@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import settings
 from safetensors import SafetensorError
 
 from napari_uflow.config import ModelConfig, TrainingConfig
+from napari_uflow.detection.guarantee import Guarantee
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.samples.fibres import fibre_field
@@ -116,3 +118,37 @@ def tiny_dataset(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("data") / "fibres"
     return write_fibre_dataset(folder, n_train=3, n_test_good=2, n_test_defective=3, shape=(128, 128))
+
+
+@pytest.fixture(scope="session")
+def watched_model(tiny_model):
+    """The tiny model, as if it had been calibrated on twenty specimens like the fields of fibres."""
+    (of_map,) = tiny_model.calibration.maps
+    profiles = tuple((float(a), float(b)) for a, b in np.random.default_rng(0).normal(0, 3, size=(20, 2)))
+    maps = (replace(of_map, n_specimens=20, profiles=profiles),)
+    return replace(tiny_model, calibration=replace(tiny_model.calibration, maps=maps))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the drift log keeps of a detection."""
+
+    profile: tuple[float, ...]
+    guarantee: Guarantee = Guarantee(false_alarms=1.0)
+
+
+@pytest.fixture
+def log_drift():
+    """Return a function after whose call the drift log of a model says that images have drifted."""
+
+    def log(model, path):
+        from napari_uflow.evaluation.drift import DriftWatch
+
+        watch = DriftWatch(model, path)
+        for i in range(12):
+            plane = Plane(data=np.full((4, 4), i), name=f"blurred {i}")
+            watch.observe([plane], [_Found((100.0 + i % 5, 0.0))])
+        assert watch.state.since
+        return watch
+
+    return log

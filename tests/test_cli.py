@@ -40,7 +40,7 @@ from napari_uflow.store.tiff_writer import write_tiff
 from napari_uflow.system.owner import nobody, own_tag
 
 OPTIMISE = importlib.import_module("napari_uflow.training.optimise")
-COMMANDS = ("demo", "train", "detect", "evaluate", "show")
+COMMANDS = ("demo", "train", "detect", "drift", "evaluate", "show")
 PARAMETERS = [
     pytest.param(command, config, parameter, id=f"{command} --{parameter.name}")
     for command, config in (
@@ -1087,3 +1087,48 @@ def test_what_a_terminal_cannot_show_is_written_out(tmp_path, tiny_model_file):
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert rb"\xb5.safetensors: U-Flow model" in done.stdout
+
+
+# Drift
+
+
+@pytest.fixture
+def watched(here, watched_model):
+    """A model that compares images with twenty held-out specimens, in an empty folder."""
+    save_model("watched.safetensors", watched_model)
+    return watched_model
+
+
+def test_detect_keeps_a_drift_log(watched, capsys):
+    command = "detect watched.safetensors data/test/good --device cpu"
+    assert call(capsys, command, "--no-log")[0] == 0
+    assert not Path("watched.drift.jsonl").exists()
+    assert call(capsys, command)[0] == 0
+    code, out, _ = call(capsys, "drift watched.safetensors")
+    assert code == 0
+    assert out.startswith("watched.drift.jsonl\nNo drift: 2 new specimens compared with 20 held-out ones, evidence ")
+
+
+def test_drift_is_printed_and_reset(watched, capsys, log_drift):
+    log_drift(watched, "watched.safetensors")
+    code, out, _ = call(capsys, "drift watched.safetensors")
+    assert code == 0
+    assert "Since 'blurred 0' (" in out
+    assert json.loads(call(capsys, "drift watched.safetensors --json")[1])["has_drifted"]
+    code, out, _ = call(capsys, "drift watched.safetensors --reset")
+    assert out == "watched.drift.jsonl\nNo drift: no new specimen in the drift log.\n"
+    code, out, _ = call(capsys, "trust watched.safetensors")
+    assert "No drift: no new specimen in the drift log." in out
+
+
+def test_a_drift_log_in_a_place_that_cannot_be_written(watched, capsys):
+    Path("watched.drift.jsonl").mkdir()
+    code, _, err = call(capsys, "detect watched.safetensors data/test/good --device cpu")
+    assert code == 0
+    assert err.count("the drift log is incomplete: 'watched.drift.jsonl' is not a drift log of this program") == 1
+
+
+def test_the_images_to_confirm_are_printed(here, capsys):
+    code, out, _ = call(capsys, "detect model.safetensors data/test/good --device cpu")
+    assert code == 0
+    assert "\nnext: 1 can be guaranteed with " in out

@@ -12,7 +12,9 @@ from napari_uflow.batch.files import PHASE, detect_files_steps
 from napari_uflow.batch.output import overview_row
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect
+from napari_uflow.detection.guarantee import Caveat
 from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.evaluation.drift import DriftWatch
 from napari_uflow.image.plane import Plane
 from napari_uflow.progress import Message, Progress, drain
 from napari_uflow.samples.fibres import fibre_field
@@ -247,3 +249,41 @@ def test_rows_of_the_overview_are_thinned_out_alike(tiny_model, monkeypatch):
     row = overview_row(Plane(data=image, axes="YXS"), found, found.labels > 0)
     np.testing.assert_array_equal(row.image, image[::2, ::2])
     assert row.score.shape == row.labels.shape == row.truth.shape == (20, 75)
+
+
+def test_images_are_added_to_the_drift_log(watched_model, tmp_path):
+    paths = [tmp_path / f"{name}.tif" for name in "ab"]
+    for seed, path in enumerate(paths):
+        write_tiff(path, odd(seed), "YX")
+    model_path = tmp_path / "model.safetensors"
+    for _ in range(2):  # detected again, they count once
+        run(watched_model, paths, tmp_path / "out", model_path=model_path)
+    state = DriftWatch(watched_model, model_path).state
+    assert [name.split("'")[1] for name in state.images] == ["a", "b"]
+    run(watched_model, paths, tmp_path / "out")
+    assert (tmp_path / "model.drift.jsonl").read_text().count("\n") == 2
+
+
+def test_drift_withdraws_the_guarantee_of_a_batch(watched_model, log_drift, tmp_path):
+    path = tmp_path / "a.tif"
+    write_tiff(path, odd(), "YX")
+    log_drift(watched_model, tmp_path / "model.safetensors")
+    events = []
+    summary = run(watched_model, [path], tmp_path / "out", events, model_path=tmp_path / "model.safetensors")
+    (guarantee,) = summary.guarantees
+    assert Caveat.DRIFT in guarantee.caveats
+    assert not guarantee.holds
+    assert sum("since 'blurred 0'" in event.text for event in events if isinstance(event, Message)) == 1
+    (row,) = table(tmp_path / "out" / "summary.csv")
+    assert Caveat.DRIFT.value in row["warnings"]
+    with tifffile.TiffFile(tmp_path / "out" / "a_labels.tif") as file:
+        assert "since 'blurred 0'" in json.loads(file.imagej_metadata["Info"])["napari_uflow"]["guarantee"]
+
+
+def test_the_summary_names_the_images_to_confirm(tiny_model, tmp_path):
+    paths = [tmp_path / f"{name}.tif" for name in "ab"]
+    for seed, path in enumerate(paths):
+        write_tiff(path, odd(seed), "YX")
+    summary = run(tiny_model, paths, tmp_path / "out")
+    assert summary.to_confirm.startswith("1 can be guaranteed with 3 more normal specimens: look at '")
+    assert all(f"'{path.name}'" in summary.to_confirm for path in paths)

@@ -154,3 +154,16 @@ def test_the_long_form_says_with_which_confidence():
 )
 def test_the_sentence_under_the_slider(most, n_regions, text):
     assert text in Guarantee(false_alarms=1.0, n_specimens=20, most_false=most).at_all_numbers(n_regions)
+
+
+def test_drift_voids_the_guarantee_and_names_the_image():
+    guarantee = Guarantee(false_alarms=1.0, n_specimens=20, caveats=(Caveat.DRIFT,))
+    assert guarantee.is_guaranteed
+    assert not guarantee.holds
+    assert guarantee.text().startswith(
+        "the guarantee does not apply here: recent images are no longer like the held-out"
+    )
+    named = replace(guarantee, drift_since="'a' (24 Nov 2026)")
+    assert named.text().startswith(
+        "the guarantee does not apply here: since 'a' (24 Nov 2026), images are no longer like the held-out ones; for"
+    )

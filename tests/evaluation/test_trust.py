@@ -11,7 +11,7 @@ import pytest
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect, detect_steps
 from napari_uflow.detection.guarantee import Caveat
-from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.errors import ImageError, Stopped, UFlowError
 from napari_uflow.evaluation.figures import save_figure
 from napari_uflow.evaluation.pod import PodRecord, fit_pod
 from napari_uflow.evaluation.sensitivity import Sensitivity
@@ -20,8 +20,9 @@ from napari_uflow.evaluation.trust_figure import trust_figure
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
 from napari_uflow.nfa.calibrated import QQ_LEVELS, Calibration, CalibrationImage
-from napari_uflow.progress import FINISH, Progress, drain
+from napari_uflow.progress import FINISH, Message, Progress, drain
 from napari_uflow.samples.fibres import fibre_field
+from napari_uflow.store.drift_log import DriftLog
 
 DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 
@@ -206,3 +207,36 @@ def test_stopping_while_planting_keeps_the_rest_of_the_report(model, normal_plan
     report = drain(steps, hear, lambda: "Detecting planted defects" in phases)
     assert report.n_new == 1
     assert report.sensitivity is None
+
+
+def test_the_report_tells_of_drift(watched_model, log_drift, tmp_path):
+    path = tmp_path / "model.safetensors"
+    report = drain(trust_steps(watched_model, [], model_path=path))
+    assert report.drift.sentences()[0] in report.as_table()
+    assert len(trust_figure(report).axes) == 2  # no image so far
+    log_drift(watched_model, path)
+    report = drain(trust_steps(watched_model, [], model_path=path))
+    assert "Since 'blurred 0' (" in report.as_table()
+    assert report.to_dict()["drift"]["has_drifted"]
+    axes = trust_figure(report).axes[2]
+    assert axes.get_title() == "Drift of new images"
+    assert axes.get_legend_handles_labels()[1] == [
+        "drift is reported (100 to 1)",
+        "evidence of drift",
+        "most probable change",
+    ]
+    evidence = axes.lines[1].get_ydata()
+    assert evidence[0] == 0
+    assert evidence[-1] >= 2
+    assert drain(trust_steps(watched_model, [])).drift is None
+
+
+def test_a_drift_log_that_cannot_be_read_leaves_the_report(watched_model, tmp_path, monkeypatch):
+    def refuse(log):
+        raise UFlowError("the log cannot be read")
+
+    monkeypatch.setattr(DriftLog, "read_new", refuse)
+    events = []
+    report = drain(trust_steps(watched_model, [], model_path=tmp_path / "model.safetensors"), events.append)
+    assert report.drift is None
+    assert [event.text for event in events if isinstance(event, Message)] == ["the log cannot be read"]

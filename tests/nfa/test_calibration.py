@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.special import ndtri
 
-from napari_uflow.nfa.calibration import MapCalibration, Tail, correlation_area
+from napari_uflow.nfa.calibration import MapCalibration, Tail, correlation_area, profile_of
 
 
 def chi_squared(rng, shape=(40, 50), n_channels=20):
@@ -271,3 +271,43 @@ def test_the_envelope_of_one_tail_is_that_tail():
     tail = _tails(0)[0]
     values = np.linspace(-4, 8, 1000)
     np.testing.assert_allclose(Tail.envelope([tail]).log10_tail(values), tail.log10_tail(values), atol=0.02)
+
+
+def test_the_statistics_of_the_first_image_of_each_specimen_are_kept():
+    images = maps(heavy, 5)
+    fitted = MapCalibration.fit(images, ["a", "b", "a", "c", "b"])
+    assert fitted.profiles == tuple(profile_of(images[i]) for i in (0, 1, 3))
+    assert fitted.profiles[0][0] == np.median(images[0])
+    assert fitted.profiles[0][1] == pytest.approx(np.median(images[0]) - np.quantile(images[0], 0.1))
+
+
+def test_calibrations_of_earlier_versions_have_no_statistics():
+    fitted = MapCalibration.fit(maps())
+    values = fitted.to_dict()
+    values.pop("profiles")
+    old = MapCalibration.from_dict(values)
+    assert old.profiles == ()
+    assert old.to_dict() == values
+    assert old.tail == fitted.tail
+
+
+@pytest.mark.parametrize("profiles", [[[0.0, 1.0]], [[math.nan, 1.0]] * 4, [[0.0]] * 4, [0.0] * 4])
+def test_statistics_that_no_training_measures(profiles):
+    values = MapCalibration.fit(maps()).to_dict()
+    with pytest.raises((ValueError, TypeError)):
+        MapCalibration.from_dict({**values, "profiles": profiles})
+
+
+def test_anomalies_hardly_change_the_statistics():
+    (image,) = maps(n=1)
+    odd = image.copy()
+    odd[:10, :20] += 100  # a tenth of the image
+    where = odd > 50
+    assert profile_of(odd, where) == pytest.approx(profile_of(image), abs=0.03)
+    assert profile_of(odd)[0] > profile_of(odd, where)[0]
+    everywhere = np.ones(image.shape, dtype=bool)
+    assert profile_of(image + 100, everywhere)[0] == pytest.approx(100 + profile_of(image)[0])
+
+
+def test_an_image_without_a_measured_position():
+    assert np.isnan(profile_of(np.full((3, 3), np.nan))).all()

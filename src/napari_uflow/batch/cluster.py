@@ -13,10 +13,11 @@ from typing import Any
 
 from napari_uflow.batch.files import PHASE, detect_file_steps, results_left_out
 from napari_uflow.batch.journal import task_of
-from napari_uflow.batch.results import BatchSummary, FileResult, may_pass
+from napari_uflow.batch.results import BatchSummary, FileResult, may_pass, with_next_step
 from napari_uflow.batch.run import BatchRun, images_of, locked
 from napari_uflow.config import DetectionConfig
 from napari_uflow.errors import UFlowError
+from napari_uflow.evaluation.drift import DriftWatch
 from napari_uflow.model.uflow import TrainedModel
 from napari_uflow.progress import FINISH, Message, Progress, Steps, drain, or_stop
 from napari_uflow.store.files import made_folder
@@ -59,6 +60,7 @@ def detect_on_cluster_steps(
     weights: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    model_path: str | Path | None = None,
 ) -> Steps[BatchSummary]:
     """Detect in files as :func:`~napari_uflow.batch.files.detect_files_steps` does, on the machines of a cluster.
 
@@ -69,7 +71,7 @@ def detect_on_cluster_steps(
 
     Parameters
     ----------
-    model, paths, output, config, channels, axes, series, device, weights, resume, overwrite
+    model, paths, output, config, channels, axes, series, device, weights, resume, overwrite, model_path
         As in :func:`~napari_uflow.batch.files.detect_files_steps`; the device is that of each worker.
     scheduler : str
         Address of the scheduler, such as "tcp://10.0.0.5:8786".
@@ -106,7 +108,8 @@ def detect_on_cluster_steps(
             yield from results_left_out(results)
             yield from run.begin()
             left = [path for path in files if not run.is_finished(path)]
-            arguments = (folder, config, {**options, "device": device, "weights": weights})
+            place = None if model_path is None else Path(model_path).absolute()
+            arguments = (folder, config, {**options, "device": device, "weights": weights, "model_path": place})
             work = _Work(client, model, arguments, run, len(files))
             suspects = yield from work.detect(left)
             if len(suspects) > 1 and work.is_on:
@@ -119,7 +122,7 @@ def detect_on_cluster_steps(
                 yield from work.add(FileResult(path=path, reason=_KILLED_WORKERS, may_pass=True))
             if not work.was_stopped:
                 yield Progress(PHASE, len(files), len(files))
-        return (yield from run.finish(was_stopped=work.was_stopped))
+        return with_next_step((yield from run.finish(was_stopped=work.was_stopped)), model)
 
 
 def _distributed() -> Any:
@@ -277,7 +280,9 @@ def _detect_file(
     worker = get_worker()
     kept = getattr(worker, "_napari_uflow", None)
     if kept is None or kept[0] is not model:
-        kept = (model, model.network(choose_device(options["device"]), options["weights"]))
+        network = model.network(choose_device(options["device"]), options["weights"])
+        place = options["model_path"]
+        kept = (model, network, None if place is None else DriftWatch(model, place))
         worker._napari_uflow = kept
     reading = {name: options[name] for name in ("channels", "axes", "series")}
-    return drain(detect_file_steps(model, kept[1], path, output, config, **reading))
+    return drain(detect_file_steps(model, kept[1], path, output, config, watch=kept[2], **reading))

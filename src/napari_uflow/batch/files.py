@@ -10,12 +10,21 @@ import numpy as np
 
 from napari_uflow.batch.journal import task_of
 from napari_uflow.batch.output import overview_row, write_detections
-from napari_uflow.batch.results import BatchSummary, FileResult, PlaneResult, may_pass, reason_of, warnings_of
+from napari_uflow.batch.results import (
+    BatchSummary,
+    FileResult,
+    PlaneResult,
+    may_pass,
+    reason_of,
+    warnings_of,
+    with_next_step,
+)
 from napari_uflow.batch.run import N_OVERVIEW, BatchRun, images_of, locked
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.result import Detection
 from napari_uflow.detection.stack import detect_stack_steps
 from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.evaluation.drift import DriftWatch
 from napari_uflow.evaluation.overview import OverviewRow
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.uflow import TrainedModel, UFlow
@@ -45,6 +54,7 @@ def detect_files_steps(
     weights: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    model_path: str | Path | None = None,
 ) -> Steps[BatchSummary]:
     """Detect in files and write the results to a folder.
 
@@ -73,6 +83,9 @@ def detect_files_steps(
         files did not change.
     overwrite : bool
         Replace files in the folder that were not written by a detection. The images themselves are never replaced.
+    model_path : path, optional
+        File of the model: the images are added to the drift log beside it, and if they are no longer like the held-out
+        ones, the guarantee is withdrawn. Without it there is no log.
 
     Yields
     ------
@@ -96,6 +109,7 @@ def detect_files_steps(
     was_stopped = False
     with made_folder(output), locked(output):
         network = model.network(choose_device(device), weights)
+        watch = None if model_path is None else DriftWatch(model, model_path)
         options: dict[str, Any] = {"channels": channels, "axes": axes, "series": series}
         task = task_of(model, config, options)
         run = BatchRun(output, paths, task, config, options, resume=resume, overwrite=overwrite)
@@ -110,7 +124,7 @@ def detect_files_steps(
             if run.is_finished(path):
                 continue
             try:
-                steps = detect_file_steps(model, network, path, output, config, **options)
+                steps = detect_file_steps(model, network, path, output, config, watch=watch, **options)
                 result = yield from steps if len(paths) == 1 else within(steps, progress)
             except Stopped:
                 was_stopped = True
@@ -118,7 +132,7 @@ def detect_files_steps(
             yield from run.add(result)
         else:
             yield Progress(PHASE, len(paths), len(paths))
-        return (yield from run.finish(was_stopped=was_stopped))
+        return with_next_step((yield from run.finish(was_stopped=was_stopped)), model)
 
 
 def results_left_out(paths: Sequence[Path]) -> Steps[None]:
@@ -137,6 +151,7 @@ def detect_file_steps(
     channels: Sequence[int | str] | None = None,
     axes: str | None = None,
     series: int | str | None = None,
+    watch: DriftWatch | None = None,
 ) -> Steps[FileResult]:
     """Detect in one file and write its maps; the failure of a file is returned as a result with a reason.
 
@@ -150,6 +165,8 @@ def detect_file_steps(
         File.
     output : Path
         Existing folder.
+    watch : DriftWatch, optional
+        Gets the detections.
 
     Raises
     ------
@@ -160,6 +177,10 @@ def detect_file_steps(
         planes = read_planes(path, channels=channels, axes=axes, series=series)
         _check_sizes(planes)
         detections = yield from detect_stack_steps(model, planes, config, network=network)
+        if watch is not None:
+            detections, messages = watch.observe(planes, detections)
+            for message in messages:
+                yield from or_stop(message)
         yield from or_stop(Progress("Writing", 0, 1))  # once begun, writing is completed
         write_detections(output, stem_of(path), planes, detections)
     except Stopped:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_uflow.detection.guarantee import Caveat, Guarantee
 from napari_uflow.detection.result import Detection
-from napari_uflow.errors import UFlowError
+from napari_uflow.errors import ConfigError, UFlowError
+from napari_uflow.evaluation.confirm import confirm_next
 from napari_uflow.evaluation.overview import OverviewRow
+from napari_uflow.store.files import stem_of
 from napari_uflow.system.devices import is_out_of_memory
 from napari_uflow.wording import printable, without_name
+
+if TYPE_CHECKING:
+    from napari_uflow.model.uflow import TrainedModel
 
 __all__ = [
     "BatchSummary",
@@ -24,6 +30,7 @@ __all__ = [
     "summary_of",
     "summary_row",
     "warnings_of",
+    "with_next_step",
 ]
 
 # A full disk, too many open files, and a drive that is away.
@@ -66,6 +73,8 @@ class BatchSummary:
         Planes of each file of `done`.
     n_unjudged_by_file : tuple of int
         Those of them that could not be judged: not measured, or excluded from the guarantee.
+    to_confirm : str
+        Which images to confirm as normal, so that the number of false alarms can be guaranteed; "" if it is.
     """
 
     done: tuple[Path, ...]
@@ -81,6 +90,7 @@ class BatchSummary:
     to_repeat: tuple[Path, ...] = ()
     n_planes_by_file: tuple[int, ...] = ()
     n_unjudged_by_file: tuple[int, ...] = ()
+    to_confirm: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,3 +292,12 @@ def summary_of(results: Iterable[FileResult], left_out: Sequence[Path], *, was_s
         n_planes_by_file=tuple(len(result.planes) for result in done),
         n_unjudged_by_file=tuple(sum(not plane.is_judged for plane in result.planes) for result in done),
     )
+
+
+def with_next_step(summary: BatchSummary, model: TrainedModel) -> BatchSummary:
+    """Return the summary of a batch with the images to confirm as normal, if its number is not guaranteed."""
+    images = [(stem_of(path), str(path)) for path in summary.done]
+    with suppress(ConfigError):  # a pattern of specimens that takes too long is not worth the summary
+        plans = (confirm_next(model, guarantee, images) for guarantee in summary.guarantees)
+        return replace(summary, to_confirm=next((plan.text() for plan in plans if plan is not None), ""))
+    return summary

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_uflow.evaluation.trust import TrustReport
     from napari_uflow.model.record import EarlierTraining
 
-__all__ = ["demo", "detect", "evaluate", "show", "trust"]
+__all__ = ["demo", "detect", "drift", "evaluate", "show", "trust"]
 
 _EVALUATION, _IMAGES, _OVERVIEW = "evaluation.json", "images.csv", "overview.png"
 _TRUST, _PLOTS = "trust.json", "trust.png"
@@ -58,6 +58,7 @@ def detect(options: argparse.Namespace) -> int:
             weights=options.weights,
             resume=options.resume,
             overwrite=options.overwrite,
+            model_path=None if options.no_log else options.model,
         ),
         interrupts,
     )
@@ -82,6 +83,8 @@ def _print_summary(summary: BatchSummary, output: Path) -> None:
     n_more = len(summary.guarantees) - _MOST_GUARANTEES
     if n_more > 0:
         print(f"reliability: {counted(n_more, 'other statement')} for images or stacks of other sizes, see their files")
+    if summary.to_confirm:
+        print(printable(f"next: {summary.to_confirm}"))
     if summary.warnings:
         print(f"warnings: {counted(len(summary.warnings), 'file')}, see summary.csv", file=sys.stderr)
     for path, reason in summary.failed:
@@ -216,8 +219,25 @@ def _trust(options: argparse.Namespace) -> int:
         n_planted=options.planted,
         device=options.device,
         weights=options.weights,
+        model_path=options.model,
     )
     run_and_save(steps, options.interrupts, save)
+    return 0
+
+
+def drift(options: argparse.Namespace) -> int:
+    """Print the state of the drift test of a model, or begin it again."""
+    from napari_uflow.evaluation.drift import DriftWatch
+    from napari_uflow.store.checkpoint import load_model
+
+    watch = DriftWatch(load_model(options.model), options.model)
+    if options.reset:
+        watch.reset()
+    state = watch.state
+    if options.json:
+        print(json.dumps(state.to_dict(), indent=2))
+    else:
+        print(printable(f"{watch.log_path}\n" + "\n".join(state.sentences()), keep="\n"))
     return 0
 
 

@@ -50,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
             "trust", help="compare accepted with observed false alarms, and plant defects to measure which are found"
         )
     )
+    _drift(commands.add_parser("drift", help="tell whether the images of a model are still like those of its training"))
     _show(commands.add_parser("show", help="describe a model file"))
     return parser
 
@@ -108,6 +109,12 @@ def _detect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="continue the run that was stopped or killed in the output folder"
     )
+    parser.add_argument(
+        "--no-log",
+        action="store_true",
+        help="do not add the images to the drift log beside the model (MODEL.drift.jsonl), by which `drift` tells "
+        "whether images are still like those of the training",
+    )
     _add_overwrite(parser)
     add_common(parser)
     add_parameters(parser, DetectionConfig)
@@ -145,6 +152,13 @@ def _trust(parser: argparse.ArgumentParser) -> None:
     )
     add_common(parser)
     parser.set_defaults(run=run.trust)
+
+
+def _drift(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--json", action="store_true", help="print all entries as JSON")
+    parser.add_argument("--reset", action="store_true", help="begin again: images in the log no longer count")
+    parser.set_defaults(run=run.drift)
 
 
 def _show(parser: argparse.ArgumentParser) -> None:

@@ -32,6 +32,10 @@ from napari_uflow.system.scratch import allocate_map, is_large
 
 __all__ = ["detect", "detect_steps", "resegment"]
 
+# Regions that do not count in the statistics of an image as a whole, whatever number of false alarms is accepted: few
+# normal images have any.
+_LOG10_ANOMALOUS = -1.0
+
 
 def detect(
     model: TrainedModel,
@@ -123,6 +127,7 @@ def detect_steps(
     score, log10_nfa, labels, regions = yield from _map_steps(scores, model, plane, config, n_planes)
     guarantee = _guarantee(model, plane, scores, config, n_planes)
     energies, strides = scores.energies, scores.strides
+    profile = _profile(scores, model, config, log10_nfa)
     del scores
     if has_large_maps:
         free_memory(network.device)
@@ -141,6 +146,7 @@ def detect_steps(
         unit=plane.unit,
         provenance=_provenance(model, plane),
         offset=ConformalOffset() if model.calibration is None else model.calibration.offset,
+        profile=profile,
     )
 
 
@@ -173,6 +179,22 @@ def _map_steps(
     regions = yield from measure_steps(labels, log10_nfa, score, plane.pixel_size, steps[2])
     yield from or_stop(steps[3])
     return score, log10_nfa, labels, regions
+
+
+def _profile(
+    scores: ScoreMaps, model: TrainedModel, config: DetectionConfig, log10_nfa: NDArray[np.float32]
+) -> tuple[float, ...]:
+    """Return the statistics of the image as a whole; none with a method that they were not calibrated for."""
+    if model.calibration is None or config.nfa != "size-conditional" or config.calibration == "none":
+        return ()
+    are_anomalous = []
+    for values, stride in zip(scores.tested, scores.tested_strides, strict=True):
+        of_positions = [(np.arange(n) + 0.5) * stride for n in values.shape]
+        rows, cols = (
+            np.minimum(at, n - 1).astype(np.intp) for at, n in zip(of_positions, log10_nfa.shape, strict=True)
+        )
+        are_anomalous.append(log10_nfa[np.ix_(rows, cols)] <= _LOG10_ANOMALOUS)
+    return model.calibration.profile_of(scores.tested, are_anomalous)
 
 
 def _guarantee(

@@ -36,6 +36,7 @@ class Caveat(Enum):
     PIXEL_SIZE = "does not apply here: the pixel size differs from that of the normal images"
     BRIGHTNESS = "does not apply here: the brightness differs from that of the normal images"
     DISTRIBUTION = "does not apply here: the image as a whole differs from the normal images"
+    DRIFT = "does not apply here: recent images are no longer like the held-out ones"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ class Guarantee:
     most_false : int or None
         False alarms that 9 of 10 normal images (or stacks) do not exceed, whatever number is accepted; None if too few
         specimens were held out.
+    drift_since : str
+        Image, with its date, since which images are no longer like the held-out ones; "" if it is not known.
 
     Examples
     --------
@@ -84,6 +87,7 @@ class Guarantee:
     nfa: NfaMethod = "size-conditional"
     calibration: CalibrationName = "conformal"
     caveats: tuple[Caveat, ...] = ()
+    drift_since: str = ""
     any_part: float | None = None
     most_false: int | None = None
 
@@ -161,9 +165,15 @@ class Guarantee:
         """Return the basis of the number as one sentence without a full stop, after what voids it."""
         if not self.caveats:
             return self._basis()
-        reasons = " and ".join(caveat.value.partition(": ")[2] for caveat in self.caveats)
+        reasons = " and ".join(self.clause(caveat).partition(": ")[2] for caveat in self.caveats)
         subject = "guarantee" if self.is_guaranteed else "number"
         return f"the {subject} does not apply here: {reasons}; for images without this difference: {self._basis()}"
+
+    def clause(self, caveat: Caveat) -> str:
+        """Return what a caveat says of this image, as the end of a sentence about the guarantee."""
+        if caveat is Caveat.DRIFT and self.drift_since:
+            return f"does not apply here: since {self.drift_since}, images are no longer like the held-out ones"
+        return caveat.value
 
     def details(self) -> str:
         """Return :meth:`text` with the confidence of the guarantee and with what voids it, without a full stop."""

@@ -77,6 +77,9 @@ class Detection:
         File, model and version.
     offset : ConformalOffset
         Held-out specimens of the model, for the guarantee of other numbers of false alarms.
+    profile : tuple of float
+        Statistics of the image as a whole, :meth:`~napari_uflow.nfa.calibrated.Calibration.profile_of`, by which drift
+        is noticed; empty for a model without calibration.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Detection:
     unit: str | None = None
     provenance: Provenance = field(default=Provenance(), repr=False)
     offset: ConformalOffset = field(default=ConformalOffset(), repr=False)
+    profile: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def false_alarms(self) -> float:

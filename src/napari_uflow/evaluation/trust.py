@@ -12,7 +12,8 @@ import numpy as np
 
 from napari_uflow.config import DetectionConfig
 from napari_uflow.detection.detect import detect_steps
-from napari_uflow.errors import ImageError, Stopped
+from napari_uflow.errors import ImageError, Stopped, UFlowError
+from napari_uflow.evaluation.drift import DriftState, DriftWatch
 from napari_uflow.evaluation.sensitivity import Sensitivity, regions_not_trained_on, sensitivity_steps
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
@@ -63,6 +64,8 @@ class TrustReport:
         `napari_uflow.nfa.calibrated.QQ_LEVELS`.
     sensitivity : Sensitivity or None
         Planted defects that the model finds at 1 accepted false alarm per image; None if none were planted.
+    drift : DriftState or None
+        Images in the drift log, compared with the held-out ones; None for a model without a file.
     """
 
     n_specimens: int
@@ -76,6 +79,7 @@ class TrustReport:
     observed: tuple[tuple[float, ...], ...]
     n_of_training: int = 0
     sensitivity: Sensitivity | None = None
+    drift: DriftState | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values by name, with None for values that are not finite, for JSON."""
@@ -93,6 +97,7 @@ class TrustReport:
             "qq_expected_log10": list(QQ_LEVELS),
             "qq_observed_log10": {name: _plain(row) for name, row in zip(self.map_names, self.observed, strict=False)},
             "sensitivity": None if self.sensitivity is None else self.sensitivity.to_dict(),
+            "drift": None if self.drift is None else self.drift.to_dict(),
         }
 
     def save(self, path: str | Path) -> None:
@@ -129,6 +134,8 @@ class TrustReport:
         if self.n_warned:
             differ = f"{self.n_warned} of the new images differ from the training images"
             lines.append(f"{differ}: the guarantee does not apply to them")
+        if self.drift is not None:
+            lines += ["", *self.drift.sentences()]
         if self.sensitivity is not None:
             lines += ["", *self.sensitivity.sentences()]
         return "\n".join(lines)
@@ -177,6 +184,7 @@ def trust_steps(
     n_planted: int = 60,
     device: str = "auto",
     weights: str | Path | None = None,
+    model_path: str | Path | None = None,
 ) -> Steps[TrustReport]:
     """Report on held-out specimens, other normal images and planted defects, step by step.
 
@@ -193,6 +201,8 @@ def trust_steps(
         Defects to plant, 0 or more.
     device, weights
         As in :func:`~napari_uflow.evaluation.evaluate.evaluate_steps`.
+    model_path : path, optional
+        File of the model, for the drift log beside it.
 
     Yields
     ------
@@ -214,6 +224,11 @@ def trust_steps(
         yield from or_stop(Message(text, warning=True))
         planes = [plane for plane in planes if id(plane) not in seen]
         report = replace(report, n_of_training=len(seen))
+    if model_path is not None:
+        try:
+            report = replace(report, drift=DriftWatch(model, model_path).state)
+        except UFlowError as error:  # the rest of the report does not need the log
+            yield Message(str(error), warning=True)
     planted_into = planted_into if n_planted > 0 else ()
     if not planes and not planted_into:
         return report

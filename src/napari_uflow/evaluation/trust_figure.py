@@ -6,13 +6,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
+from napari_uflow.evaluation.drift import DriftState
 from napari_uflow.evaluation.figures import DPI, FOUND_HEADING, QUIET_COLOUR, TEXT_COLOUR
 from napari_uflow.evaluation.pod import ALL_KINDS
 from napari_uflow.evaluation.sensitivity import Sensitivity
 from napari_uflow.evaluation.trust import EPSILONS, TrustReport
 from napari_uflow.nfa.calibrated import QQ_LEVELS
+from napari_uflow.nfa.drift import LOG10_WARNING
 from napari_uflow.wording import counted
 
 __all__ = ["trust_figure"]
@@ -21,7 +23,7 @@ _COLOURS = ("#0b6fa4", "#19a3a3", "#7a5cc0", "#d96b00", "#c23b5a", "#6b8e23", "#
 
 
 def trust_figure(report: TrustReport, *, title: str = "", upright: bool = False) -> Figure:
-    """Draw a trust report: accepted and observed false alarms, the tails of every map, and planted defects if any.
+    """Draw a trust report: false alarms, the tails of every map, and if any the evidence of drift and planted defects.
 
     Parameters
     ----------
@@ -38,7 +40,8 @@ def trust_figure(report: TrustReport, *, title: str = "", upright: bool = False)
         Figure with an Agg canvas, for :func:`~napari_uflow.evaluation.figures.save_figure`,
         :func:`~napari_uflow.evaluation.figures.figure_pixels` or a Qt canvas.
     """
-    n = 2 if report.sensitivity is None else 3
+    has_drift = report.drift is not None and bool(report.drift.images)
+    n = 2 + has_drift + (report.sensitivity is not None)
     size = (4.4, 4.2 * n) if upright else (5.5 * n, 5.2)
     figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -47,8 +50,10 @@ def trust_figure(report: TrustReport, *, title: str = "", upright: bool = False)
         figure.suptitle(title, fontsize=12, fontweight="bold", color=TEXT_COLOUR, parse_math=False)
     _false_alarms(panels[0], report)
     _tails(panels[1], report)
+    if report.drift is not None and has_drift:
+        _drift(panels[2], report.drift)
     if report.sensitivity is not None:
-        _detection(panels[2], report.sensitivity)
+        _detection(panels[-1], report.sensitivity)
     for axes in panels:
         axes.title.set(fontsize=10.5, color=TEXT_COLOUR)
         axes.tick_params(colors=TEXT_COLOUR, labelsize=9)
@@ -102,6 +107,20 @@ def _tails(axes: Axes, report: TrustReport) -> None:
     axes.set(xlim=(0, 5), ylim=(0, 6), title="Tails: one position in 10 to the x has this score")
     axes.set_xlabel("expected x", color=TEXT_COLOUR)
     axes.set_ylabel("observed x (above the line: conservative)", color=TEXT_COLOUR)
+
+
+def _drift(axes: Axes, drift: DriftState) -> None:
+    """Draw the evidence after each new specimen, and the limit at which drift is reported."""
+    axes.axhline(LOG10_WARNING, color="#c23b5a", linewidth=1, linestyle="--", label="drift is reported (100 to 1)")
+    evidence = np.array([0.0, *drift.log10_evidence])
+    axes.plot(np.arange(len(evidence)), evidence, color="#0b6fa4", marker=".", linewidth=1.4, label="evidence of drift")
+    if drift.since:
+        at = drift.images.index(drift.since) + 1
+        axes.axvline(at, color=QUIET_COLOUR, linewidth=1, linestyle=":", label="most probable change")
+    axes.set(ylim=(min(-1.0, evidence.min()) - 0.1, max(3.5, evidence.max() + 1.5)), title="Drift of new images")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(f"new specimens, compared with {drift.n_held_out} held-out ones", color=TEXT_COLOUR)
+    axes.set_ylabel("log10 of the evidence", color=TEXT_COLOUR)
 
 
 def _detection(axes: Axes, sensitivity: Sensitivity) -> None:

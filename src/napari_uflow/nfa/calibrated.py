@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_uflow.nfa.calibration import MapCalibration, TooFewPositionsError
+from napari_uflow.nfa.calibration import MapCalibration, TooFewPositionsError, profile_of
 from napari_uflow.nfa.conformal import HIGHEST, ConformalOffset, HeldOutSpecimen
 from napari_uflow.nfa.counts import log10_tests_for_any_size
 from napari_uflow.nfa.drawing import combine_levels
@@ -228,6 +228,26 @@ class Calibration:
         """
         p = [calibration.median_p_value(values) for calibration, values in zip(self.maps, maps, strict=True)]
         return min(1.0, len(p) * min(p, default=1.0))
+
+    def profile_of(self, maps: Maps, are_anomalous: Sequence[NDArray[np.bool_]]) -> tuple[float, ...]:
+        """Return the statistics of an image as a whole: for each map its median and the extent of its lower part.
+
+        Parameters
+        ----------
+        maps : sequence of (M_l, N_l) arrays, float
+            As for :meth:`fit_steps`; NaN in positions that were not measured.
+        are_anomalous : sequence of (M_l, N_l) arrays, bool
+            Positions in anomalous regions.
+        """
+        profiles = [profile_of(values, mask) for values, mask in zip(maps, are_anomalous, strict=True)]
+        return tuple(statistic for profile in profiles for statistic in profile)
+
+    @property
+    def held_out_profiles(self) -> tuple[tuple[float, ...], ...]:
+        """Each statistic of :meth:`profile_of` in the held-out specimens; empty ones in models of earlier versions."""
+        return tuple(
+            tuple(profile[i] for profile in calibration.profiles) for calibration in self.maps for i in range(2)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.special import ndtri, stdtr
 
-__all__ = ["FEWEST_POSITIONS", "MapCalibration", "Tail", "TooFewPositionsError", "correlation_area"]
+__all__ = ["FEWEST_POSITIONS", "MapCalibration", "Tail", "TooFewPositionsError", "correlation_area", "profile_of"]
 
 # Above this quantile the empirical distribution is replaced by a generalised Pareto distribution.
 _TAIL_QUANTILE = 0.98
@@ -34,6 +34,9 @@ FEWEST_POSITIONS = 50
 """Normal positions of a level required to calibrate it."""
 # Fewest values beyond the empirical part that a Pareto distribution is fitted to.
 _FEWEST_EXCESSES = 5
+# Of the statistics of an image as a whole: anomalies, which have high scores, hardly change low quantiles.
+_LOW_QUANTILE = 0.1
+_MOST_ANOMALOUS = 0.2
 # Rows of a large map that are processed at a time, to limit the memory.
 _ROWS_PER_CHUNK = 256
 # Images used to estimate the correlation; more hardly improve it.
@@ -208,6 +211,8 @@ class MapCalibration:
         Number of independent specimens.
     subtracts_median : bool
         The tail is that of the values minus the median of their image; otherwise of the values themselves.
+    profiles : tuple of (float, float)
+        For the first image of each specimen, what :func:`profile_of` returns; empty in models of earlier versions.
     """
 
     tail: Tail
@@ -216,6 +221,7 @@ class MapCalibration:
     median_sd: float
     n_specimens: int
     subtracts_median: bool = True
+    profiles: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def fit(
@@ -264,6 +270,7 @@ class MapCalibration:
             _sd_of_one(list(by_specimen.values())) if len(by_specimen) > 1 else 0.0,
             len(by_specimen),
             subtracts_median,
+            tuple(profile_of(maps[names.index(name)]) for name in by_specimen),
         )
 
     @classmethod
@@ -321,7 +328,8 @@ class MapCalibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        return values if self.profiles else {name: value for name, value in values.items() if name != "profiles"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -339,11 +347,39 @@ class MapCalibration:
             float(values["median_sd"]),
             int(values["n_specimens"]),
             bool(values.get("subtracts_median", True)),
+            tuple((float(median), float(extent)) for median, extent in values.get("profiles", ())),
         )
         is_finite = np.isfinite([found.correlation_area, found.median, found.median_sd]).all()
         if not is_finite or found.correlation_area < 1 or found.median_sd < 0 or found.n_specimens < 1:
             raise ValueError("a map of its calibration is none that a training fits")
+        if len(found.profiles) not in (0, found.n_specimens) or not np.isfinite(found.profiles).all():
+            raise ValueError("the held-out medians of its calibration are none that a training measures")
         return found
+
+
+def profile_of(values: NDArray[np.floating], is_anomalous: NDArray[np.bool_] | None = None) -> tuple[float, float]:
+    """Return the statistics of a score map by which images that are no longer like the held-out ones are noticed.
+
+    Parameters
+    ----------
+    values : (M, N) array, float
+        Values of one image; NaN if not measured.
+    is_anomalous : (M, N) array, bool, optional
+        Positions in anomalous regions, which are left out so that many images with anomalies are no drift. Where they
+        are more than a fifth of the image, it differs as a whole, and nothing is left out.
+
+    Returns
+    -------
+    (float, float)
+        Median, and its distance from the 10 % quantile; NaN without a measured value.
+    """
+    is_known = np.isfinite(values)
+    if is_anomalous is not None and (is_anomalous & is_known).sum() <= _MOST_ANOMALOUS * is_known.sum():
+        is_known &= ~is_anomalous
+    if not is_known.any():
+        return np.nan, np.nan
+    low, median = np.quantile(values[is_known].astype(np.float64), [_LOW_QUANTILE, 0.5])
+    return float(median), float(median - low)
 
 
 def _sd_of_one(by_specimen: Sequence[Sequence[float]]) -> float:

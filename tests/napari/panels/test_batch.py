@@ -295,3 +295,10 @@ def test_messages_about_another_run_are_cleared(viewer, folder, tmp_path, qtbot,
 )
 def test_what_could_not_be_judged_is_not_free_of_anomalies(counts, text):
     assert found_in_words(*counts) == text
+
+
+def test_files_are_added_to_the_drift_log(widget, folder, qtbot, watched_model, tmp_path):
+    widget._session.set_model(watched_model, "watched", tmp_path / "watched.safetensors")
+    widget.add([folder / "a.tif"])
+    run(widget, qtbot)
+    assert (tmp_path / "watched.drift.jsonl").read_text().count('"image": "a"') == 1

@@ -537,3 +537,35 @@ def test_a_message_about_another_model_is_cleared(widget, viewer, tmp_path):
     widget.session.set_model(replace(widget.session.model), "copy")
     assert widget.job_bar.messages.isHidden()
     assert widget.job_bar.status.isHidden()
+
+
+def test_whole_images_are_added_to_the_drift_log(widget, viewer, qtbot, watched_model, tmp_path):
+    viewer.add_image(odd_image(), name="odd")
+    widget.session.set_model(watched_model, "watched", tmp_path / "watched.safetensors")
+    widget.scope.set_value("view")
+    run(widget, qtbot)
+    assert not (tmp_path / "watched.drift.jsonl").exists()
+    widget.scope.set_value("layer")
+    run(widget, qtbot)
+    assert (tmp_path / "watched.drift.jsonl").read_text().count('"image": "odd"') == 1
+
+
+def test_drift_is_shown(widget, viewer, qtbot, watched_model, log_drift, tmp_path):
+    viewer.add_image(odd_image(), name="odd")
+    log_drift(watched_model, tmp_path / "watched.safetensors")
+    widget.session.set_model(watched_model, "watched", tmp_path / "watched.safetensors")
+    run(widget, qtbot)
+    assert "since 'blurred 0' (" in widget.guarantee_label.text()
+    assert "Since 'blurred 0' (" in widget.job_bar.messages.text()
+    widget.state.accept(0.1)
+    qtbot.waitUntil(lambda: widget.session.results and widget.state.last_found[0].false_alarms == 0.1, timeout=WAIT)
+    assert "since 'blurred 0' (" in widget.guarantee_label.text()
+
+
+def test_the_images_to_confirm_are_shown(widget, viewer, qtbot):
+    viewer.add_image(odd_image(), name="new image")
+    run(widget, qtbot)
+    text = widget.guarantee_label.text().splitlines()[1]
+    assert text.startswith("1 can be guaranteed with 3 more normal specimens: look at 'new image', and train again")
+    widget.state.accept(0.1)
+    qtbot.waitUntil(lambda: widget.guarantee_label.text().splitlines()[1].startswith("0.1 can be"), timeout=WAIT)

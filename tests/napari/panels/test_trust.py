@@ -166,3 +166,19 @@ def test_a_report_that_comes_late_is_not_shown_for_another_model(widget, qtbot, 
     idle(widget, qtbot)
     assert widget_model_changes
     assert widget.report is None
+
+
+def test_drift_is_reported_and_reset(widget, qtbot, watched_model, log_drift, tmp_path):
+    path = tmp_path / "watched.safetensors"
+    log_drift(watched_model, path)
+    widget.session.set_model(watched_model, "watched", path)
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    assert "Since 'blurred 0' (" in widget.text.text()
+    assert not widget.reset_button.isHidden()
+    widget.reset_button.click()
+    assert widget.reset_button.isHidden()
+    widget.job_bar.button.click()
+    idle(widget, qtbot)
+    assert "No drift: no new specimen in the drift log." in widget.text.text()
+    assert widget.reset_button.isHidden()

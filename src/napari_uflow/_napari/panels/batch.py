@@ -17,7 +17,7 @@ from napari_uflow._napari.parts.form import ConfigForm
 from napari_uflow._napari.parts.job_bar import JobBar
 from napari_uflow._napari.parts.model_bar import ModelBar
 from napari_uflow._napari.parts.output_folder import OutputFolder
-from napari_uflow._napari.parts.panel import Panel, advanced_section, heading, push_button, text_label
+from napari_uflow._napari.parts.panel import Panel, advanced_section, as_sentence, heading, push_button, text_label
 from napari_uflow._napari.session.job import Job, Running
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
@@ -164,13 +164,12 @@ class BatchWidget(Panel):
         }
         if model is None:
             raise ConfigError("no model: train one or open a model file")
+        options: dict[str, Any] = {"device": device, "weights": weights, "model_path": self._session.path_of(model)}
 
         def make_steps() -> Any:
             from napari_uflow.batch.files import detect_files_steps
 
-            return detect_files_steps(
-                model, paths, output, config, device=device, weights=weights, resume=resume, **reading
-            )
+            return detect_files_steps(model, paths, output, config, resume=resume, **options, **reading)
 
         job = self._session.runner.start(make_steps, title="Detecting in files")
         self.files.clear_results()
@@ -283,4 +282,6 @@ def _in_words(summary: BatchSummary) -> str:
         texts.append(f"{counted(len(summary.failed), 'file', 'files')} failed; the list shows why.")
     if summary.warnings:
         texts.append(f"{counted(len(summary.warnings), 'file', 'files')} with a warning; the list shows it.")
+    if summary.to_confirm:
+        texts.append(as_sentence(summary.to_confirm))
     return " ".join(texts) or "No file was processed."

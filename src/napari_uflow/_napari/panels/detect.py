@@ -180,7 +180,8 @@ class DetectWidget(Panel):
         elif found[0].false_alarms == self.state.false_alarms:  # otherwise the slider is moving
             now, later = counted_on(found[0]), self.state.next_counted_on
             text = f" The next detection counts them per {later}." if later != now else ""
-            self.guarantee_label.setText(f"{in_sentences([of.guarantee for of in found])}{text}")
+            sentences = [in_sentences([of.guarantee for of in found]) + text, as_sentence(self.state.next_to_confirm())]
+            self.guarantee_label.setText("\n".join(filter(None, sentences)))
             self.all_numbers_label.setText(as_sentence(self.state.at_all_numbers()))
         self.all_numbers_label.setVisible(bool(self.all_numbers_label.text()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from napari_uflow._napari.parts.trust_table import TrustTable
 from napari_uflow._napari.session.job import Job
 from napari_uflow._napari.session.session import session_of
 from napari_uflow._napari.session.settings import read_settings, weights_folder
-from napari_uflow.errors import ConfigError
+from napari_uflow.errors import ConfigError, UFlowError
 from napari_uflow.progress import Message, Steps, or_stop
 from napari_uflow.store.endings import with_ending
 from napari_uflow.training.regions import regions_of_training
@@ -85,9 +85,16 @@ class TrustWidget(Panel):
         self.table = TrustTable()
         self.image = FigureView()
         self.save_button = push_button("Save report...", self._save, "Save the plots as PNG, or the numbers as JSON.")
+        self.reset_button = push_button(
+            "Reset drift log",
+            self._reset_drift,
+            "Begin the test for drift again: images so far no longer count. Only if the cause of the drift is gone; "
+            "otherwise train again with recent normal images.",
+        )
         self.rows.addWidget(self.model_bar)
         self.rows.addWidget(heading("Other normal images"))
-        for widget in (self.images, self.planting, self.job_bar, self.text, self.table, self.image, self.save_button):
+        above = (self.images, self.planting, self.job_bar, self.text, self.reset_button)
+        for widget in (*above, self.table, self.image, self.save_button):
             self.rows.addWidget(widget)
         self.rows.addStretch()
         self._model: TrainedModel | None = None
@@ -102,7 +109,7 @@ class TrustWidget(Panel):
         self.report, self._model = None, self.session.model
         self.text.setText(_HINT)
         self.job_bar.clear()
-        for widget in (self.table, self.image, self.save_button):
+        for widget in (self.reset_button, self.table, self.image, self.save_button):
             widget.hide()
         self.job_bar.set_ready(self.session.model is not None)
 
@@ -115,10 +122,15 @@ class TrustWidget(Panel):
         for layer in self.images.layers():
             regions += normal_regions(layer, channel_axis=axis, channels=channels)
         n_seen = len(regions_of_training(regions, model.record, model.training.specimen_pattern))
-        device, weights, title = read_settings().device, weights_folder(), self.session.model_name
+        title = self.session.model_name
         planted_into = regions if self.planting.isChecked() else []
+        options: dict[str, Any] = {
+            "device": read_settings().device,
+            "weights": weights_folder(),
+            "model_path": self.session.path_of(model),
+        }
         job = self.session.runner.start(
-            lambda: _report_steps(model, regions, planted_into, device, weights, title), title="Trust report"
+            lambda: _report_steps(model, regions, planted_into, title, **options), title="Trust report"
         )
 
         def show(result: tuple[TrustReport, NDArray[np.uint8]]) -> None:
@@ -149,13 +161,31 @@ class TrustWidget(Panel):
             lines.append(
                 f"{report.n_warned} of them differ from the training images; the guarantee does not apply to these."
             )
+        if report.drift is not None:
+            lines += report.drift.sentences()
         if report.sensitivity is not None:
             lines += report.sensitivity.sentences()
         self.text.setText(" ".join(lines))
+        self.reset_button.setVisible(report.drift is not None and bool(report.drift.since))
         self.table.show_report(report)
         self.image.show_array(image)
         for widget in (self.table, self.image, self.save_button):
             widget.show()
+
+    def _reset_drift(self) -> None:
+        from napari_uflow.evaluation.drift import DriftWatch
+
+        model = self.session.model
+        path = None if model is None else self.session.path_of(model)
+        if model is None or path is None:
+            return
+        try:
+            DriftWatch(model, path).reset()
+        except UFlowError as error:
+            self.job_bar.warn(str(error))
+        else:
+            self.reset_button.hide()
+            self.job_bar.say("The drift log begins again; make the report again to see it.")
 
     def _save(self) -> None:
         report, title = self.report, self.session.model_name
@@ -177,16 +207,15 @@ def _report_steps(
     model: TrainedModel,
     regions: Sequence[NormalRegion],
     planted_into: Sequence[NormalRegion],
-    device: str,
-    weights: Path | None,
     title: str,
+    **options: Any,
 ) -> Steps[tuple[TrustReport, NDArray[np.uint8]]]:
     """Return the report and its figure, an (M, N, 4) uint8 array."""
     from napari_uflow.evaluation.trust import trust_steps
 
     yield from or_stop(Message("Preparing the report"))
     planes = [region.plane for region in regions]
-    report = yield from trust_steps(model, planes, planted_into=planted_into, device=device, weights=weights)
+    report = yield from trust_steps(model, planes, planted_into=planted_into, **options)
     yield Message("Drawing the figure")  # after a stop too: the report may be complete but for the planted defects
     from napari_uflow.evaluation.figures import figure_pixels
     from napari_uflow.evaluation.trust_figure import trust_figure

@@ -148,6 +148,21 @@ class DetectModel(QObject):
         n_regions = sum(len(found.regions) for found in detections)
         return detections[0].guarantee.at_all_numbers(n_regions if is_one else None)
 
+    def next_to_confirm(self) -> str:
+        """Return which images to confirm as normal next, if more specimens are needed for a guarantee; or ""."""
+        model = self._session.model
+        results = [result for result in self._session.results.values() if result.model is model]
+        if model is None or not results:
+            return ""
+        from napari_uflow.evaluation.confirm import confirm_next
+
+        images = [(result.image_name, result.detections[0].provenance.source) for result in results]
+        try:
+            plan = confirm_next(model, results[-1].detections[0].guarantee, images)
+        except ConfigError:  # a pattern of specimens that takes too long
+            return ""
+        return "" if plan is None else plan.text()
+
     def counts(self) -> list[str]:
         """Return the number of regions of each result, one line each."""
         lines = []
@@ -188,10 +203,9 @@ class DetectModel(QObject):
         targets, config = self.targets(), self.config()
         shapes = [plane.shape for target in targets for plane in target.planes]
         estimated, began = estimate_detection(shapes, model.config, config.tile).seconds, time.monotonic()
-        device, weights = read_settings().device, weights_folder()
-        job = session.runner.start(
-            lambda: detect_targets_steps(model, targets, config, device=device, weights=weights), title="Detecting"
-        )
+        place = session.path_of(model)
+        options: dict[str, Any] = {"device": read_settings().device, "weights": weights_folder(), "model_path": place}
+        job = session.runner.start(lambda: detect_targets_steps(model, targets, config, **options), title="Detecting")
 
         def show(found: Any) -> None:  # the session's viewer, because the widget may have been closed
             viewer = session.viewer

@@ -107,6 +107,7 @@ def detect_targets_steps(
     *,
     device: str = "auto",
     weights: Path | None = None,
+    model_path: Path | None = None,
 ) -> Steps[list[list[Detection]]]:
     """Detect in all planes of all targets.
 
@@ -120,6 +121,8 @@ def detect_targets_steps(
         Parameters of the detection.
     device, weights
         As in :func:`~napari_uflow.training.train.train_steps`.
+    model_path : Path or None
+        File of the model, for the drift log beside it; None for a model without one. A view of an image is not logged.
 
     Returns
     -------
@@ -132,16 +135,23 @@ def detect_targets_steps(
         If it was asked to finish: an incomplete stack would look clean in its unprocessed planes.
     """
     from napari_uflow.detection.stack import detect_stack_steps
+    from napari_uflow.evaluation.drift import DriftWatch
     from napari_uflow.system.devices import choose_device
 
     yield from or_stop(Message("Loading the model"))
     network = model.network(choose_device(device), weights)
+    watch = None if model_path is None else DriftWatch(model, model_path)
     total = sum(len(target.planes) for target in targets)
     done = 0
     found: list[list[Detection]] = []
     for target in targets:
         steps = detect_stack_steps(model, target.planes, config, network=network, done=done, total=total)
-        found.append((yield from steps))
+        detections = yield from steps
+        if watch is not None:
+            is_view = target.scope == "view"
+            detections, messages = watch.withdraw(detections) if is_view else watch.observe(target.planes, detections)
+            yield from messages
+        found.append(detections)
         done += len(target.planes)
     yield Progress("Detecting", total, total)
     return found
