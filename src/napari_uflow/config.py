@@ -358,6 +358,12 @@ class TrainingConfig(Config):
         "Regular expression with one group that matches the specimen in the name of an image; images of one specimen "
         "are held out together. Empty: the name without a tile coordinate such as _x000_y128.",
     )
+    condition_pattern: str = _parameter(
+        "",
+        "Regular expression with one group that matches the condition (stain, batch, instrument) in an image's folder "
+        "and name, such as '(stain[AB])/'. Each condition has a guarantee of its own, which needs as many specimens. "
+        "Empty: all images have one condition.",
+    )
     check_every: int = _parameter(25, "Steps between two checks of the model.", low=1, high=10_000, step=5)
     patience: int = _parameter(
         6,
@@ -425,6 +431,10 @@ class DetectionConfig(Config):
         "Computation of the number of false alarms: 'size-conditional' (regions, with a share of the tests for each "
         "size), 'paper' (regions as in the JMIV paper, one number of tests for all sizes) or 'binomial' (windows as in "
         "its first version). The last two are not calibrated.",
+    )
+    condition: str = _parameter(
+        "",
+        "Condition of the images, one of those of the training. Empty: found by the condition pattern of the training.",
     )
     calibration: CalibrationName = _parameter(
         "conformal",

@@ -114,7 +114,7 @@ def test_labels_of_a_stack_go_on():
     assert first.regions.label.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize(("caveat", "is_judged"), [(Caveat.LARGER, True), (Caveat.BRIGHTNESS, False)])
+@pytest.mark.parametrize(("caveat", "is_judged"), [(Caveat.DRIFT, False), (Caveat.BRIGHTNESS, False)])
 def test_an_image_that_the_guarantee_excludes_was_not_judged(caveat, is_judged):
     found = detection()
     assert found.is_judged

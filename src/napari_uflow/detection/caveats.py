@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from napari_uflow.detection.guarantee import Caveat
 from napari_uflow.detection.magnification import pixel_size_ratios, trained_pixel_size
+from napari_uflow.errors import ConfigError
+from napari_uflow.image.condition import conditions_of
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.plane import Plane
 from napari_uflow.model.inference import ScoreMaps
 from napari_uflow.model.uflow import TrainedModel
 
-__all__ = ["SAME_PIXEL_SIZE", "acquisition_caveats", "score_caveats"]
+__all__ = ["SAME_PIXEL_SIZE", "acquisition_caveats", "in_condition", "score_caveats"]
 
 # Pixels of the shorter side; in a smaller image most of the network's context is reflected at the border.
 _SMALLEST_SIDE = 64
@@ -62,6 +66,46 @@ def acquisition_caveats(model: TrainedModel, plane: Plane, magnification: float)
         )
         caveats.append((Caveat.PIXEL_SIZE, text))
     return caveats
+
+
+def in_condition(
+    model: TrainedModel, plane: Plane, condition: str = ""
+) -> tuple[TrainedModel, list[tuple[Caveat, str]]]:
+    """Return a model with the calibration for the condition of an image.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        Model, with one condition or several.
+    plane : Plane
+        Image.
+    condition : str
+        Its condition; "" to find it by the pattern of the training.
+
+    Returns
+    -------
+    model : TrainedModel
+        With the calibration of the condition, or of all together if it is not known.
+    caveats : list of (Caveat, str)
+        In the second case, with the warning for the user.
+
+    Raises
+    ------
+    ConfigError
+        If a condition is given that is none of the training.
+    """
+    known = model.calibration.conditions if model.calibration is not None else {}
+    if condition and condition not in known:
+        names = ", ".join(f"'{name}'" for name in known) or "none"
+        raise ConfigError(f"there is no condition '{condition}' in this model; its conditions: {names}")
+    if not known:
+        return model, []
+    (found,) = [condition] if condition else conditions_of([plane], model.training.condition_pattern)
+    if found is not None and found in known:
+        return replace(model, calibration=known[found]), []
+    what = f"is of the condition '{found}', of which" if found else "has no known condition;"
+    text = f"'{plane.title}' {what} no normal images were held out: it is compared with all, without a guarantee"
+    return model, [(Caveat.CONDITION, text)]
 
 
 def score_caveats(model: TrainedModel, plane: Plane, scores: ScoreMaps) -> list[tuple[Caveat, str]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_uflow import __version__
 from napari_uflow.config import DetectionConfig
-from napari_uflow.detection.caveats import acquisition_caveats, score_caveats
+from napari_uflow.detection.caveats import acquisition_caveats, in_condition, score_caveats
 from napari_uflow.detection.guarantee import Caveat, Guarantee
 from napari_uflow.detection.magnification import magnification_of
 from napari_uflow.detection.maps import heatmap_steps, label_steps, log10_nfa_steps, measure_steps
@@ -114,18 +114,20 @@ def detect_steps(
     _check(model, plane)
     magnification = magnification_of(model, plane)
     caveats = acquisition_caveats(model, plane, magnification)
+    calibrated, of_condition = in_condition(model, plane, config.condition)
+    caveats += of_condition
     yield from _warn(caveats)
     if network is None:
         network = model.network(choose_device(device))
     scores = yield from fitting_score_steps(network, model, scaled_plane(plane, magnification), config)
-    of_scores = score_caveats(model, plane, scores)
+    of_scores = score_caveats(calibrated, plane, scores)
     scores = scores.of_magnified(magnification)
     yield from _warn(of_scores)
     has_large_maps = is_large(plane.shape, np.float32)
     if has_large_maps:
         free_memory(network.device)
-    score, log10_nfa, labels, regions = yield from _map_steps(scores, model, plane, config, n_planes)
-    guarantee = _guarantee(model, plane, scores, config, n_planes)
+    score, log10_nfa, labels, regions = yield from _map_steps(scores, calibrated, plane, config, n_planes)
+    guarantee = _guarantee(calibrated, plane, scores, config, n_planes)
     energies, strides = scores.energies, scores.strides
     profile = _profile(scores, model, config, log10_nfa)
     del scores
@@ -145,7 +147,7 @@ def detect_steps(
         pixel_size=plane.pixel_size,
         unit=plane.unit,
         provenance=_provenance(model, plane),
-        offset=ConformalOffset() if model.calibration is None else model.calibration.offset,
+        offset=ConformalOffset() if calibrated.calibration is None else calibrated.calibration.offset,
         profile=profile,
     )
 

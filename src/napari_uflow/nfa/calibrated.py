@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -39,12 +40,15 @@ class CalibrationImage:
     ----------
     specimen : str
         Independent specimen of the image.
+    condition : str
+        Kind of normal images that it belongs to, such as a stain.
     maps : tuple of (M_l, N_l) arrays, float
         Score maps in the order of the strides; NaN in positions that were not measured or are not normal.
     """
 
     specimen: str
     maps: tuple[NDArray[np.floating], ...]
+    condition: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Calibration:
         specimen.
     n_pixels : float
         Mean measured normal area of the held-out images, in pixels that the network saw.
+    conditions : mapping of str to Calibration
+        Calibrations of the images of each condition alone, if they have several; the others are those of all together.
     """
 
     strides: tuple[int, ...]
@@ -72,12 +78,13 @@ class Calibration:
     offset: ConformalOffset = ConformalOffset()
     observed: tuple[tuple[float, ...], ...] = ()
     n_pixels: float = 0.0
+    conditions: Mapping[str, Calibration] = field(default_factory=dict)
 
     @classmethod
     def fit_steps(
         cls, images: Sequence[CalibrationImage], strides: Sequence[int], *, subtracts_median: bool | None = True
     ) -> Steps[Self]:
-        """Fit to normal images held out of training, step by step.
+        """Fit to normal images held out of training, step by step; of several conditions to each of them, too.
 
         Every specimen is tested with tails fitted to specimens of other groups; its regions determine the guarantee.
         The stored tails are the strictest of all groups: a new specimen is tested at least as strictly as each of them.
@@ -96,6 +103,19 @@ class Calibration:
         ValueError
             If a map has fewer than 50 values in all.
         """
+        of_all = yield from cls._fit_steps(images, strides, subtracts_median=subtracts_median)
+        conditions = {}
+        names = sorted({image.condition for image in images})
+        for name in names if len(names) > 1 else ():
+            own = [image for image in images if image.condition == name]
+            with suppress(TooFewPositionsError):
+                conditions[name] = yield from cls._fit_steps(own, strides, subtracts_median=subtracts_median)
+        return replace(of_all, conditions=conditions)
+
+    @classmethod
+    def _fit_steps(
+        cls, images: Sequence[CalibrationImage], strides: Sequence[int], *, subtracts_median: bool | None
+    ) -> Steps[Self]:
         maps = fit_maps(images, subtracts_median=bool(subtracts_median))
         if subtracts_median is None and any(needs_median(fitted) for fitted in maps):
             maps = fit_maps(images, subtracts_median=True)
@@ -257,6 +277,7 @@ class Calibration:
             "specimens": self.offset.to_list(),
             "observed": [list(row) for row in self.observed],
             "n_pixels": self.n_pixels,
+            "conditions": {name: of.to_dict() for name, of in self.conditions.items()},
         }
 
     @classmethod
@@ -274,7 +295,10 @@ class Calibration:
             ConformalOffset.from_list(values["specimens"]),
             tuple(tuple(-np.inf if x is None else float(x) for x in row) for row in values["observed"]),
             float(values["n_pixels"]),
+            {str(name): cls.from_dict(of) for name, of in values.get("conditions", {}).items()},
         )
+        if any(of.conditions or of.strides != found.strides for of in found.conditions.values()):
+            raise ValueError("the conditions of its calibration are none that a training counts")
         has_observed = len(found.observed) in (0, len(found.maps))
         if not has_observed or any(len(row) != len(QQ_LEVELS) or not max(row) <= 0 for row in found.observed):
             raise ValueError("the observed probabilities of its calibration are none that a training counts")

@@ -30,7 +30,7 @@ json.dump(answer, sys.stdout)
 """
 
 
-def search_group(pattern: str, names: Sequence[str]) -> list[str | None]:
+def search_group(pattern: str, names: Sequence[str], *, what: str = "specimen") -> list[str | None]:
     """Search a regular expression with one group in names.
 
     Parameters
@@ -39,6 +39,8 @@ def search_group(pattern: str, names: Sequence[str]) -> list[str | None]:
         Regular expression in the notation of Python.
     names : sequence of str
         Names of files.
+    what : str
+        What the group matches, for messages.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def search_group(pattern: str, names: Sequence[str]) -> list[str | None]:
         return []
     answer = _answer(pattern, tuple(names))
     if "error" in answer:
-        raise ConfigError(f"the specimen pattern {pattern!r} {answer['error']}")
+        raise ConfigError(f"the {what} pattern {pattern!r} {answer['error'].replace('specimen', what)}")
     return [found or None for found in answer["found"]]
 
 

@@ -8,6 +8,7 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_uflow.image.condition import conditions_of
 from napari_uflow.image.grid import TileGrid, Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion
@@ -40,6 +41,7 @@ def calibrate_steps(
     *,
     only_tiles: bool = False,
     folds: Sequence[Fold] = (),
+    condition_pattern: str = "",
 ) -> Steps[Calibration]:
     """Fit a calibration to the scores of normal images.
 
@@ -56,6 +58,8 @@ def calibrate_steps(
         True if the network was trained on other places of these images: only the tiles count, not what is between them.
     folds : sequence of Fold
         Images of their specimens are scored by the networks that were trained without them.
+    condition_pattern : str
+        Pattern of the conditions, see :func:`~napari_uflow.image.condition.conditions_of`.
 
     Raises
     ------
@@ -67,7 +71,8 @@ def calibrate_steps(
     phase = "Scoring held-out images"
     images: list[CalibrationImage] = []
     strides: tuple[int, ...] = ()
-    for done, (region, window) in enumerate(windows):
+    conditions = conditions_of([region.plane for region, _ in windows], condition_pattern)
+    for done, ((region, window), condition) in enumerate(zip(windows, conditions, strict=True)):
         yield Progress(phase, done, len(windows))
         tile = network.tile_that_fits(window.shape, memory_for_tiles(network.device))
         state = next((fold.state for fold in folds if region.specimen in fold.specimens), {})
@@ -78,7 +83,7 @@ def calibrate_steps(
             normal &= _covered(window, [tile.window for tile in tiles if tile.region is region])
         scores = scores.only(normal)
         strides = tuple(int(stride) for stride in scores.tested_strides)
-        images.append(CalibrationImage(region.specimen, scores.tested))
+        images.append(CalibrationImage(region.specimen, scores.tested, condition or ""))
     yield Progress(phase, len(windows), len(windows))
     return (yield from Calibration.fit_steps(images, strides, subtracts_median=None if network.is_joint else True))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_uflow.config import TrainingConfig
 from napari_uflow.errors import ImageError
+from napari_uflow.image.condition import conditions_of
 from napari_uflow.image.grid import Window
 from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.specimen import hold_out_specimens
@@ -153,7 +154,7 @@ def choose_tiles(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "
             f"mark larger normal areas, or reduce the minimum normal fraction or the tile size"
         )
-    held_out = _held_out_specimens({region.specimen for region in others}, training, before)
+    held_out = _held_out_specimens(others, training, before)
     train = [t for t in tiles if t.region.specimen not in held_out]
     # A region given several times, to weigh more, is held out once.
     holdout = list(dict.fromkeys(t for t in tiles if t.region.specimen in held_out))
@@ -202,13 +203,20 @@ def choose_groups(split: Split, training: TrainingConfig, before: TrainingRecord
 
 
 def _held_out_specimens(
-    names: Collection[str], training: TrainingConfig, before: TrainingRecord | None
+    regions: Sequence[NormalRegion], training: TrainingConfig, before: TrainingRecord | None
 ) -> frozenset[str]:
-    """Choose the specimens to hold out, none of which the model was trained on before.
+    """Choose the specimens to hold out, of each condition, none of which the model was trained on before.
 
     Those held out before stay held out; new ones join them until they are as many as for a new model.
     """
-    chosen = hold_out_specimens(names, training.holdout, training.seed) if names else frozenset[str]()
+    names = {region.specimen for region in regions}
+    conditions = conditions_of([region.plane for region in regions], training.condition_pattern)
+    by_condition: dict[str | None, set[str]] = {}
+    for region, condition in zip(regions, conditions, strict=True):
+        by_condition.setdefault(condition, set()).add(region.specimen)
+    chosen = frozenset[str]().union(
+        *(hold_out_specimens(of, training.holdout, training.seed) for of in by_condition.values())
+    )
     if before is None or not chosen:
         return chosen
     trained, held_out = set(before.specimens), set(before.holdout_specimens)

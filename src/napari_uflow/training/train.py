@@ -13,6 +13,7 @@ import numpy as np
 
 from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ConfigError, ImageError, Stopped
+from napari_uflow.image.condition import conditions_of
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.pixel_size import PixelSize
 from napari_uflow.image.region import NormalRegion, common_channels
@@ -323,6 +324,8 @@ def _prepare(
     else:
         source = init_from.record.backbone_weights
         network = init_from.network(torch_device, weights)
+    for message in _messages_about_conditions(regions, training.condition_pattern):
+        yield from or_stop(message)
     for message in messages_about_pixel_types(regions):
         yield from or_stop(message)
     pixel_size = reference_pixel_size(regions, init_from)
@@ -380,6 +383,25 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
         raise ConfigError(
             f"a model can be trained further only with its own parameters: {other}; use these, or train a new model"
         )
+
+
+def _messages_about_conditions(regions: Sequence[NormalRegion], pattern: str) -> Iterator[Message]:
+    """Yield the number of specimens of each condition.
+
+    Raises
+    ------
+    ConfigError
+        If the pattern does not match an image.
+    """
+    if not pattern:
+        return
+    specimens: dict[str, set[str]] = {}
+    for region, condition in zip(regions, conditions_of([r.plane for r in regions], pattern), strict=True):
+        if condition is None:
+            raise ConfigError(f"the condition pattern {pattern!r} does not match '{region.plane.title}' and its folder")
+        specimens.setdefault(condition, set()).add(region.specimen)
+    each = ", ".join(f"'{name}' ({counted(len(of), 'specimen')})" for name, of in sorted(specimens.items()))
+    yield Message(f"{counted(len(specimens), 'condition')}, with a guarantee each: {each}")
 
 
 def _messages_about(
@@ -587,7 +609,14 @@ def _calibrate(run: _Run, folds: Sequence[Fold]) -> Steps[Calibration | None]:
     tiles = split.of_images if folds else split.for_calibration
     by_place = split.is_divided_by_place
     try:
-        calibration = yield from calibrate_steps(run.network, run.intensity, tiles, only_tiles=by_place, folds=folds)
+        calibration = yield from calibrate_steps(
+            run.network,
+            run.intensity,
+            tiles,
+            only_tiles=by_place,
+            folds=folds,
+            condition_pattern=run.training.condition_pattern,
+        )
     except TooFewPositionsError:  # the model is useful without a calibration
         yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
         return None

@@ -19,6 +19,8 @@ LABELS: Mapping[str, str] = {
     "cache_memory": "Memory for features",
     "calibration": "Calibration",
     "check_every": "Steps between checks",
+    "condition": "Condition",
+    "condition_pattern": "Condition pattern",
     "contrast": "Contrast for the backbone",
     "evidence": "Evidence",
     "false_alarms": "Accepted false alarms",
