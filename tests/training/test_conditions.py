@@ -50,7 +50,7 @@ def test_an_image_is_compared_with_its_condition(model):
     assert dim.guarantee.is_guaranteed
     given = detect(model, plane("new", 99, 25), config.replace(condition="dim"))
     np.testing.assert_array_equal(given.score, dim.score)
-    assert not given.guarantee.caveats
+    assert Caveat.CONDITION not in given.guarantee.caveats
 
 
 def test_an_unknown_condition_has_no_guarantee(model):
