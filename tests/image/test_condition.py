@@ -20,5 +20,5 @@ def test_folder_or_name():
 
 
 def test_a_pattern_that_is_none():
-    with pytest.raises(ConfigError, match=r"the condition pattern .* must have one group in parentheses, the condition"):
+    with pytest.raises(ConfigError, match=r"condition pattern .* must have one group in parentheses, the cond"):
         conditions_of([plane()], "stain")
