@@ -116,7 +116,15 @@ def test_a_range_survives_json(pairs: list[tuple[float, float]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"low": [1]}, {"low": 1, "high": 2}, {"low": [2], "high": [1]}, {"low": [], "high": []}]
+    "values",
+    [
+        {},
+        {"low": [1]},
+        {"low": 1, "high": 2},
+        {"low": [2], "high": [1]},
+        {"low": [], "high": []},
+        {"low": [-1e308], "high": [1e308]},
+    ],
 )
 def test_a_broken_dict_is_refused(values: dict) -> None:
     with pytest.raises(ConfigError):

@@ -41,7 +41,8 @@ class IntensityRange:
         object.__setattr__(self, "high", tuple(float(v) for v in self.high))
         if not self.low or len(self.low) != len(self.high):
             raise ConfigError(f"low and high must have one number per channel, not {self.low} and {self.high}")
-        if not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(self.low, self.high, strict=True)):
+        pairs = zip(self.low, self.high, strict=True)
+        if not all(math.isfinite(a) and math.isfinite(b) and 0 < b - a < math.inf for a, b in pairs):
             raise ConfigError(f"each high must be finite and above its low, not low={self.low}, high={self.high}")
 
     @property
