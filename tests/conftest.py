@@ -26,6 +26,7 @@ TINY_TRAINING = {
     "augmentations": 1,
     "holdout": 0.3,
     "learning_rate": 3e-3,
+    "guarantee": "split",
 }
 
 

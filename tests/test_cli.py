@@ -432,7 +432,7 @@ def test_same_names_in_two_folders_are_two_specimens(here, capsys):
     specimens = load_model("m.safetensors").record.all_specimens
     assert len(specimens) == 4
     assert "monday/img_0" in specimens
-    assert " 4 from 4 specimens, 1 of them held out" in call(capsys, "show m.safetensors")[1]
+    assert " 4 from 4 specimens, each held out in turn" in call(capsys, "show m.safetensors")[1]
     # a pattern says it all
     assert call(capsys, *shlex.split(command), "--specimen-pattern", "(img_.)")[0] == 0
     assert load_model("m.safetensors").record.all_specimens == {"img_0", "img_1"}

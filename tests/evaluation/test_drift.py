@@ -95,7 +95,7 @@ def test_drift_withdraws_the_guarantee_and_says_so_once(path):
     first = next(i for i, detection in enumerate(results) if not detection.guarantee.holds)
     assert first < 10
     assert all(detection.guarantee.caveats == (Caveat.DRIFT,) for detection in results[first:])
-    assert "does not apply: since 'image 10' (" in results[-1].guarantee.text()
+    assert "does not apply here: since 'image 10' (" in results[-1].guarantee.text()
     assert watch.state.since.startswith("'image 10' (")
     # another program, and an image that is all right
     other = DriftWatch(model(), path)

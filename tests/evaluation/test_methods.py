@@ -92,9 +92,9 @@ def test_the_paragraph_describes_all_planes_of_a_stack(tiny_model, image):
     text = methods_text(tiny_model, planes)
     assert "The 2 planes were examined one by one." in text
     assert "3 reported regions were judged normal by eye" in text
-    assert text.count(f"{bright.text()} (1 plane); {dark.text()} (1 plane).") == 1
+    assert text.count(f"{bright.details()} (1 plane); {dark.details()} (1 plane).") == 1
     same = methods_text(tiny_model, [replace(plane, guarantee=bright) for plane in found])
-    assert f"Reliability of this threshold: {bright.text()}." in same
+    assert f"Reliability of this threshold: {bright.details()}." in same
     assert "planes" not in methods_text(tiny_model, found[0])
 
 

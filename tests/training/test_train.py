@@ -314,6 +314,7 @@ def interrupted(training, regions=None, model=MODEL, **options) -> TrainedModel:
 
 def test_an_interrupted_training_goes_on_where_it_was(monkeypatch):
     training = TRAINING.replace(steps=10, check_every=4, learning_rate=0.01, final_learning_rate=0.2, patience=99)
+    training = training.replace(guarantee="split")
     before = interrupted(training)
     rates, original = [], OPTIMISE._Optimisation.step
 

@@ -271,14 +271,14 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
+        conditions = {name: of.to_dict() for name, of in self.conditions.items()}
         return {
             "strides": list(self.strides),
             "maps": [calibration.to_dict() for calibration in self.maps],
             "specimens": self.offset.to_list(),
             "observed": [list(row) for row in self.observed],
             "n_pixels": self.n_pixels,
-            "conditions": {name: of.to_dict() for name, of in self.conditions.items()},
-        }
+        } | ({"conditions": conditions} if conditions else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

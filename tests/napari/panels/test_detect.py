@@ -184,6 +184,8 @@ def test_the_panel_says_how_many_regions_may_be_false(widget, tiny_model, monkey
         result = SimpleNamespace(detections=(plane,) * n_planes, planes=[((i,), plane) for i in range(n_planes)])
         with monkeypatch.context() as patch:
             patch.setattr(widget.state, "_session", SimpleNamespace(results={"odd": result}))
+            patch.setattr(widget.state, "_is_of_request", lambda result: True)
+            patch.setattr(widget.state, "next_to_confirm", str)
             widget._show_guarantee()
         return widget.all_numbers_label.text()
 

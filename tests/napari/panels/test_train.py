@@ -167,7 +167,7 @@ def test_a_run_is_estimated_before_it_starts(widget, viewer):
     widget.estimate()
     text = widget.estimate_label.text()
     assert text.startswith("Trains on 2 images (8 tiles), keeps 1 back (4 tiles) to count false alarms.")
-    assert "8 or more" in text
+    assert "3 or more" in text
     widget.normal_images.images.set_layers([])
     widget.estimate()
     assert widget.estimate_label.text() == "Tick at least one normal image."
@@ -259,11 +259,14 @@ def test_the_advice_asks_for_as_many_images_as_a_guarantee_needs():
 
     assert specimens_needed(1.0) == _SPECIMENS_NEEDED
     for n, is_enough in ((_IMAGES_NEEDED - 1, False), (_IMAGES_NEEDED, True)):
-        names = [f"image {i}" for i in range(n)]
-        held_out = hold_out_specimens(names, TrainingConfig().holdout, 0)
+        held_out = hold_out_specimens([f"image {i}" for i in range(n)], TrainingConfig().holdout, 0)
         assert (len(held_out) >= _SPECIMENS_NEEDED) == is_enough
-        regions = [NormalRegion(Plane(data=np.zeros((256, 256)), name=name)) for name in names]
-        assert (estimate_training(regions, ModelConfig(), TrainingConfig()).advice() == "") == is_enough
+    for guarantee, needed in (("split", _IMAGES_NEEDED), ("auto", _SPECIMENS_NEEDED)):
+        for n, is_enough in ((needed - 1, False), (needed, True)):
+            regions = [NormalRegion(Plane(data=np.zeros((256, 256)), name=f"image {i}")) for i in range(n)]
+            advice = estimate_training(regions, ModelConfig(), TrainingConfig(guarantee=guarantee)).advice()
+            assert (advice == "") == is_enough
+            assert is_enough or f"({needed} or more)" in advice
 
 
 @pytest.mark.parametrize(
@@ -317,8 +320,10 @@ def test_the_estimate_is_near_what_was_measured(backbone, preset, magnification,
     model = ModelConfig(backbone=backbone, magnification=magnification)
     images = np.zeros((24, 256, 256), np.uint8)
     regions = [NormalRegion(Plane(data=image, name=str(i))) for i, image in enumerate(images)]
-    found = estimate_training(regions, model, training_preset(preset)).seconds
+    training = training_preset(preset).replace(guarantee="split")
+    found = estimate_training(regions, model, training).seconds
     assert seconds / 1.5 < found < seconds * 1.5
+    assert found < estimate_training(regions, model, training.replace(guarantee="cross")).seconds < 2 * found
     model = model.replace(octaves=round(magnification))  # as training decides
     assert of_detection / 1.5 < estimate.estimate_detection([(256, 256)] * 4, model, 0).seconds < of_detection * 1.5
 

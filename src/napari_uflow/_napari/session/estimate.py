@@ -55,6 +55,8 @@ _SECONDS_TO_BEGIN = 2.0
 # `specimens_needed(1.0)`, and the number of images of which as many are held out; a test compares both. The function
 # itself loads numba, which blocks the window for a second.
 _SPECIMENS_NEEDED, _IMAGES_NEEDED = 3, 8
+# Steps of the networks without a group of specimens, over those of the training, which are as many at most.
+_IN_TURN = 0.7
 
 
 def speed_of(began: float, estimated: float) -> float:
@@ -90,6 +92,8 @@ class TrainingEstimate:
         Specimens of these tiles.
     n_counted : int
         Specimens that false alarms are counted on: those held out, at once or in turn.
+    is_in_turn : bool
+        True if every specimen is held out in turn where there are enough of them.
     is_divided : bool
         True if there is only one specimen, divided into a part to train on and a held-out part.
     memory, disk : float
@@ -104,6 +108,7 @@ class TrainingEstimate:
     n_specimens: int
     n_holdout_specimens: int
     n_counted: int
+    is_in_turn: bool
     is_divided: bool
     memory: float
     disk: float
@@ -134,6 +139,11 @@ class TrainingEstimate:
             return f"{keeps}; then keeps each back in turn, to count false alarms on all {self.n_counted}"
         return f"{keeps} to count false alarms"
 
+    @property
+    def _n_needed(self) -> int:
+        """Images needed for a guarantee: without any that are held out in turn, as many as leave enough held out."""
+        return _SPECIMENS_NEEDED if self.is_in_turn else _IMAGES_NEEDED
+
     def advice(self) -> str:
         """Return a remedy for too few held-out specimens; "" if a number of false alarms can be guaranteed."""
         if self.n_counted >= _SPECIMENS_NEEDED:
@@ -144,7 +154,7 @@ class TrainingEstimate:
         if not self.n_holdout_tiles:
             return f"Without held-out tiles false alarms are underestimated; add images of other specimens.{separate}"
         return (
-            f"False alarms are only estimated; add normal images ({_IMAGES_NEEDED} or more) for a guaranteed number."
+            f"False alarms are only estimated; add normal images ({self._n_needed} or more) for a guaranteed number."
             f"{separate}"
         )
 
@@ -353,6 +363,7 @@ def estimate_training(
         n_holdout_tiles=len(split.holdout),
         n_specimens=len(specimens),
         n_holdout_specimens=len(holdout_specimens),
+        is_in_turn=training.guarantee != "split",
         n_counted=sum(map(len, groups)) or len(holdout_specimens),
         is_divided=specimens == holdout_specimens,
         memory=_BYTES_OF_PROGRAM + batch + min(features, limit),
@@ -373,7 +384,7 @@ def _training_seconds(
 ) -> float:
     """Return the seconds of one core for a training, without the choice of a magnification.
 
-    With every specimen held out in turn, as many steps again at most, and all images are scored.
+    With every specimen held out in turn there are more steps, and all images are scored.
     """
     n_tiles, n_held = len(split.train), len(split.holdout)
     pixels, held = _pixels(split)
@@ -394,7 +405,7 @@ def _training_seconds(
         checked += planted.kept
     if training.steps:
         n_together = min(training.batch_size, n_tiles * training.augmentations)
-        seconds += cost.steps((1 + in_turn) * training.steps * n_together * pixels / n_tiles)
+        seconds += cost.steps((1 + _IN_TURN * in_turn) * training.steps * n_together * pixels / n_tiles)
         seconds += cost.forward(checked) * (training.steps / training.check_every + 1)
         seconds += cost.forward(measured) if cost.is_joint else 0.0
     return seconds
