@@ -388,7 +388,7 @@ def test_train_detect_evaluate_show(here, capsys):
 
     code, out, err = call(capsys, "show new/model.safetensors")
     assert (code, err) == (0, "")
-    assert out.startswith("new/model.safetensors: U-Flow model, format 4")
+    assert out.startswith("new/model.safetensors: U-Flow model, format 5")
     assert "backbone:               efficientnet_lite2" in out
     code, out, err = call(capsys, "show new/model.safetensors --json")
     assert (code, err) == (0, "")

@@ -115,7 +115,7 @@ def test_from_the_sample_to_files(make_napari_viewer_proxy, qtbot, click, monkey
     wait_for_the_job()
     assert runner.job.outcome is Outcome.DONE
     assert session.model is not first
-    assert "3 specimens held out" in train.model_bar.label.text()
+    assert "8 specimens held out" in train.model_bar.label.text()
 
     # detect, and move the slider
     viewer.open_sample("napari-uflow", "defective_fibres")

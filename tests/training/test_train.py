@@ -114,15 +114,15 @@ def test_what_a_model_remembers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [3, 9])
-def test_too_few_held_out_specimens_for_a_guarantee_are_told_before_training(n):
+@pytest.mark.parametrize(("n", "guarantee"), [(3, "split"), (9, "split"), (3, "auto")])
+def test_too_few_held_out_specimens_for_a_guarantee_are_told_before_training(n, guarantee):
     events = []
-    model = run(specimens(n, (128, 128)), events=events)
+    model = run(specimens(n, (128, 128)), training=TRAINING.replace(guarantee=guarantee), events=events)
     said = [
         event.text for event in events if isinstance(event, Message) and "false alarms are only estimated" in event.text
     ]
     assert len(model.record.holdout_specimens) == (1 if n == 3 else 3)
-    assert bool(said) == (n == 3)
+    assert bool(said) == (n == 3 and guarantee == "split")
     if said:
         assert "1 held-out specimen; a guarantee of 1 per image needs 3" in said[0]
 

@@ -423,7 +423,7 @@ def test_false_alarms_are_counted_per_image_or_per_stack(widget, viewer, qtbot):
     apart = [len(found.regions) for found in run(widget, qtbot).detections]
     widget.form.fields["false_alarms_per"].value = "stack"
     assert widget.slider_heading.text() == "Accepted false alarms per image"  # of what is shown
-    assert widget.guarantee_label.text().endswith("The next detection counts them per stack.")
+    assert " The next detection counts them per stack." in widget.guarantee_label.text()
     widget.scope.set_value("slice")
     assert "next detection" not in widget.guarantee_label.text()  # one plane is no stack
     widget.scope.set_value("layer")
@@ -431,7 +431,7 @@ def test_false_alarms_are_counted_per_image_or_per_stack(widget, viewer, qtbot):
     assert widget.slider_heading.text() == "Accepted false alarms per stack"
     assert "next detection" not in widget.guarantee_label.text()
     widget.scope.set_value("slice")
-    assert widget.guarantee_label.text().endswith("The next detection counts them per image.")
+    assert " The next detection counts them per image." in widget.guarantee_label.text()
     widget.scope.set_value("layer")
     assert all(found.n_planes == 4 for found in shared.detections)
     assert "stack of 4 images" in widget.guarantee_label.text()

@@ -167,7 +167,7 @@ def test_a_run_is_estimated_before_it_starts(widget, viewer):
     widget.estimate()
     text = widget.estimate_label.text()
     assert text.startswith("Trains on 2 images (8 tiles), keeps 1 back (4 tiles) to count false alarms.")
-    assert "3 or more" in text
+    assert "8 or more" in text
     widget.normal_images.images.set_layers([])
     widget.estimate()
     assert widget.estimate_label.text() == "Tick at least one normal image."
