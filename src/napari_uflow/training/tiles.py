@@ -154,7 +154,7 @@ def choose_tiles(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "
             f"mark larger normal areas, or reduce the minimum normal fraction or the tile size"
         )
-    held_out = _held_out_specimens(others, training, before)
+    held_out = _held_out_specimens(regions_of(tiles), training, before)
     train = [t for t in tiles if t.region.specimen not in held_out]
     # A region given several times, to weigh more, is held out once.
     holdout = list(dict.fromkeys(t for t in tiles if t.region.specimen in held_out))
@@ -228,6 +228,8 @@ def _held_out_specimens(
 
 
 def _drawn(tiles: list[TrainingTile], most: int, rng: np.random.Generator) -> list[TrainingTile]:
+    if not chosen or chosen == names:  # each condition has one specimen, or specimens have several conditions
+        chosen = hold_out_specimens(names, training.holdout, training.seed)
     """Draw `most` tiles at random, in their order, if there are more."""
     if len(tiles) <= most:
         return tiles
