@@ -22,7 +22,7 @@ from napari_uflow.model.uflow import MARGIN, TrainedModel, UFlow
 from napari_uflow.model.weights import load_pretrained
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.nfa.calibration import TooFewPositionsError
-from napari_uflow.nfa.conformal import ConformalOffset, specimens_needed
+from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.progress import Event, Message, Steps, drain, or_stop
 from napari_uflow.system.devices import choose_device
 from napari_uflow.training.cache import FeatureCaches, TileLists
@@ -386,7 +386,7 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
 
 
 def _messages_about_conditions(regions: Sequence[NormalRegion], pattern: str) -> Iterator[Message]:
-    """Yield the number of specimens of each condition.
+    """Yield the number of specimens of each condition; regions marked normal, which are not counted, need none.
 
     Raises
     ------
@@ -403,6 +403,7 @@ def _messages_about_conditions(regions: Sequence[NormalRegion], pattern: str) ->
     each = ", ".join(f"'{name}' ({counted(len(of), 'specimen')})" for name, of in sorted(specimens.items()))
     yield Message(f"{counted(len(specimens), 'condition')}, with a guarantee each: {each}")
 
+    regions = [region for region in regions if not region.is_marked_normal]
 
 def _messages_about(
     split: Split, folds: Sequence[Fold], before: TrainingRecord | None, n_marked: int
@@ -603,7 +604,8 @@ def _untrained(run: _Run, features: PlantedFeatures) -> Likelihoods | None:
 def _calibrate(run: _Run, folds: Sequence[Fold]) -> Steps[Calibration | None]:
     """Calibrate on the images of all folds, or on the held-out tiles.
 
-    Or else on the training tiles, without a guarantee, if none are held out.
+    Or else on the training tiles, without a guarantee, if none are held out. Places of specimens that were trained on
+    guarantee nothing, either.
     """
     split = run.split
     tiles = split.of_images if folds else split.for_calibration
@@ -620,7 +622,7 @@ def _calibrate(run: _Run, folds: Sequence[Fold]) -> Steps[Calibration | None]:
     except TooFewPositionsError:  # the model is useful without a calibration
         yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
         return None
-    return calibration if run.split.holdout else replace(calibration, offset=ConformalOffset(), observed=())
+    return calibration if split.holdout and not by_place else calibration.without_guarantee()
 
 
 def _to_the_end(steps: Steps[T]) -> Steps[T]:
