@@ -67,6 +67,35 @@ def test_a_model_of_one_condition_knows_no_other(tiny_model):
         detect(tiny_model, plane("new", 99, 25), DetectionConfig(condition="dim"))
 
 
+def test_images_of_another_condition_than_the_only_one_have_no_guarantee(regions):
+    bright = [one for one in regions if one.plane.name.startswith("bright")]
+    model = train(bright, MODEL, TRAINING)
+    config = DetectionConfig(false_alarms=0.2)
+    dim, other = (detect(model, plane(f"{name} new", 99, 25), config) for name in ("dim", "bright"))
+    assert Caveat.CONDITION in dim.guarantee.caveats
+    assert other.guarantee.holds or Caveat.CONDITION not in other.guarantee.caveats
+    assert other.guarantee.n_specimens == 6
+
+
+def test_nothing_is_guaranteed_for_a_condition_without_held_out_images(regions):
+    model = train(regions, MODEL, TRAINING.replace(holdout=0.0))
+    assert set(model.calibration.conditions) == {"bright", "dim"}
+    found = detect(model, plane("new dim", 99, 25), DetectionConfig(false_alarms=0.2))
+    assert found.guarantee.n_specimens == 0
+    assert not found.guarantee.is_guaranteed
+
+
+def test_a_region_marked_normal_needs_no_condition(regions, model):
+    mask = np.zeros((128, 128), bool)
+    mask[32:96, 32:96] = True
+    marked = NormalRegion(plane("odd", 1, 10), mask, is_marked_normal=True)
+    refined = train([*regions, marked], MODEL, TRAINING, init_from=model)
+    assert {name: of.offset.n_specimens for name, of in refined.calibration.conditions.items()} == {
+        "bright": 6,
+        "dim": 4,
+    }
+
+
 def test_an_image_of_no_condition_cannot_be_trained_on(regions):
     with pytest.raises(ConfigError, match="does not match 'odd' and its folder"):
         train([*regions, NormalRegion(plane("odd", 1, 10))], MODEL, TRAINING)

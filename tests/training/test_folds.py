@@ -1,5 +1,6 @@
 """Every specimen held out in turn: no network has seen what it is judged on."""
 
+import dataclasses
 import importlib
 import itertools
 
@@ -12,6 +13,7 @@ from napari_uflow.config import ModelConfig, TrainingConfig
 from napari_uflow.errors import ModelFileError
 from napari_uflow.image.plane import Plane
 from napari_uflow.image.region import NormalRegion
+from napari_uflow.model.record import EarlierTraining
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, Progress, drain
 from napari_uflow.store.checkpoint import load_model, save_model
@@ -155,6 +157,15 @@ def test_many_specimens_are_split(guarantee, n, is_in_turn):
     assert not choose_groups(split_of(names, ()), TrainingConfig(guarantee="cross"))  # nothing is to be held out
 
 
+def test_groups_divide_each_condition():
+    names = [f"{stain} {i}" for stain in "AB" for i in range(4)]
+    split = split_of([*names[1:4], *names[5:]], [names[0], names[4]])
+    for seed in range(5):
+        groups = choose_groups(split, TrainingConfig(condition_pattern="([AB]) ", seed=seed))
+        for stain in "AB":
+            assert {sum(name[0] == stain for name in group) for group in groups} == {1}
+
+
 def test_a_file_keeps_the_networks_of_all_folds(model, tmp_path):
     save_model(tmp_path / "m.safetensors", model)
     loaded = load_model(tmp_path / "m.safetensors")
@@ -193,6 +204,40 @@ def test_new_specimens_join_the_groups(model):
     for before, now in zip(model.record.folds, grown.record.folds, strict=True):
         assert set(before) <= set(now)
     assert grown.calibration.offset.n_specimens == 7
+
+
+def test_a_specimen_that_was_away_is_in_no_group_and_not_counted(model):
+    """While it was away, the networks of all groups could have learned from it, and the first training did."""
+    of = regions(5)
+    for away in (model.record.folds[0][0], model.record.folds[2][0]):
+        rest = [one for one in of if one.specimen != away]
+        without = train([*rest, region("new", 9)], MODEL, TRAINING.replace(steps=0), init_from=model)
+        assert away not in without.record.counted_specimens
+        back = train([*of, region("new", 9)], MODEL, TRAINING.replace(steps=0), init_from=without)
+        assert away not in back.record.counted_specimens
+        assert set(back.record.counted_specimens) == {one.specimen for one in rest} | {"new"}
+        assert back.calibration.offset.n_specimens == 5
+
+
+def test_a_specimen_of_which_a_region_was_learned_is_not_held_out_later(model):
+    """All networks have learned the region that was marked normal."""
+    of = [*regions(5), *(region(f"new {i}", 10 + i) for i in range(6))]
+    refined = train([*of[:5], *map(marked, of[5:])], MODEL, TRAINING.replace(steps=0), init_from=model)
+    assert refined.record.earlier_specimens == tuple(f"new {i}" for i in range(6))
+    grown = train(of, MODEL, TRAINING.replace(steps=0), init_from=refined)
+    assert grown.record.holdout_specimens == model.record.holdout_specimens
+    assert grown.record.counted_specimens == model.record.counted_specimens
+
+
+def test_new_networks_make_up_for_all_steps_of_the_model(model, monkeypatch):
+    """Also if the training that they are missing from was interrupted."""
+    found = []
+    monkeypatch.setattr("napari_uflow.training.train.train_folds_steps", lambda *a, **o: iter(found.append(o) or ()))
+    earlier = EarlierTraining(None, 1000, EarlierTraining(None, 7, None, is_same=True))
+    of = dataclasses.replace(model, folds=(), record=dataclasses.replace(model.record, folds=(), resumed_from=earlier))
+    for continues in (True, False):
+        train(regions(5), MODEL, TRAINING.replace(steps=6), init_from=of, continues=continues)
+    assert [options["n_before"] for options in found] == [1000, 1000 + 4]
 
 
 def test_a_stop_while_specimens_are_held_out_in_turn_keeps_the_model(monkeypatch):

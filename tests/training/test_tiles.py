@@ -1,5 +1,6 @@
 """Tiles trained on and tiles held out: never of one specimen, never overlapping."""
 
+import itertools
 import math
 
 import numpy as np
@@ -215,3 +216,36 @@ def test_regions_marked_normal_alone_can_be_trained_on():
     train, held = choose([marked(plane, (slice(0, 64), slice(0, 64)))])
     assert len(train) == 1
     assert held == []
+
+
+def test_whole_specimens_are_held_out_if_each_condition_has_one():
+    planes = [Plane(data=np.zeros((128, 64), np.uint8), name=f"{stain} image") for stain in "abcde"]
+    train, held = choose([NormalRegion(plane) for plane in planes], condition_pattern="^(.) ")
+    assert {t.region.specimen for t in train}.isdisjoint(t.region.specimen for t in held)
+    assert held
+
+
+def test_something_is_trained_on_if_specimens_have_several_conditions():
+    """By chance, each of them is drawn for another condition."""
+    for seed in range(20):
+        pairs = [("1", "ac"), ("2", "abc"), ("3", "bc")]
+        regions = [
+            NormalRegion(Plane(data=np.zeros((128, 64), np.uint8), name=f"{of} {one}"), specimen=one)
+            for one, several in pairs
+            for of in several
+        ]
+        train, held = choose(regions, condition_pattern="^(.) ", seed=seed)
+        assert {t.region.specimen for t in train}.isdisjoint(t.region.specimen for t in held)
+        assert train
+        assert held
+
+
+def test_specimens_without_a_normal_tile_are_not_those_held_out():
+    """Otherwise the places of the others would be divided, and nothing could be guaranteed."""
+    empty = np.zeros((128, 64), bool)
+    empty[0, 0] = True
+    for few in itertools.combinations("abcd", 2):
+        regions = [region((128, 64), one, empty if one in few else None) for one in "abcd"]
+        train, held = choose(regions)
+        assert {t.region.specimen for t in train}.isdisjoint(t.region.specimen for t in held)
+        assert held

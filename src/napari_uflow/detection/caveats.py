@@ -98,7 +98,7 @@ def in_condition(
     if condition and condition not in known:
         names = ", ".join(f"'{name}'" for name in known) or "none"
         raise ConfigError(f"there is no condition '{condition}' in this model; its conditions: {names}")
-    if not known:
+    if model.calibration is None or not (known or model.training.condition_pattern):
         return model, []
     (found,) = [condition] if condition else conditions_of([plane], model.training.condition_pattern)
     if found is not None and found in known:

@@ -174,6 +174,9 @@ class TrainingRecord:
         Independent specimens trained on, sorted; those of the trainings it was resumed from included.
     holdout_specimens : tuple of str
         Specimens held out of training, sorted. A single specimen is divided by place and is in both.
+    earlier_specimens : tuple of str
+        Other specimens that may have been learned from: those whose regions marked normal were trained on, and those
+        held out of trainings it was resumed from, which its folds may know; sorted.
     folds : tuple of tuple of str
         Specimens in the groups of which each was held out in turn, the first being `holdout_specimens`; empty if only
         these were held out.
@@ -212,6 +215,7 @@ class TrainingRecord:
     image_marks: tuple[str, ...] = ()
     specimens: tuple[str, ...] = ()
     holdout_specimens: tuple[str, ...] = ()
+    earlier_specimens: tuple[str, ...] = ()
     folds: tuple[tuple[str, ...], ...] = ()
     n_tiles: int = 0
     n_holdout_tiles: int = 0
@@ -234,6 +238,18 @@ class TrainingRecord:
         while earlier is not None and earlier.is_same:
             earlier = earlier.resumed_from
         return earlier
+
+    @property
+    def n_steps_before(self) -> int:
+        """Steps of all trainings of the network before this one; interruptions of this one do not count as trainings.
+
+        Those of this training are in its history.
+        """
+        n, earlier = 0, self.resumed_from
+        while earlier is not None:
+            n += 0 if earlier.is_same else earlier.n_steps
+            earlier = earlier.resumed_from
+        return n
 
     @property
     def all_specimens(self) -> frozenset[str]:

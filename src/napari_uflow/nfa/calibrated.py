@@ -70,7 +70,8 @@ class Calibration:
     n_pixels : float
         Mean measured normal area of the held-out images, in pixels that the network saw.
     conditions : mapping of str to Calibration
-        Calibrations of the images of each condition alone, if they have several; the others are those of all together.
+        Calibrations of the images of each condition alone, if conditions are told apart; the other attributes are those
+        of all together.
     """
 
     strides: tuple[int, ...]
@@ -104,9 +105,11 @@ class Calibration:
             If a map has fewer than 50 values in all.
         """
         of_all = yield from cls._fit_steps(images, strides, subtracts_median=subtracts_median)
-        conditions = {}
         names = sorted({image.condition for image in images})
-        for name in names if len(names) > 1 else ():
+        if len(names) == 1:
+            return replace(of_all, conditions={name: of_all for name in names if name})
+        conditions = {}
+        for name in names:
             own = [image for image in images if image.condition == name]
             with suppress(TooFewPositionsError):
                 conditions[name] = yield from cls._fit_steps(own, strides, subtracts_median=subtracts_median)
@@ -157,6 +160,11 @@ class Calibration:
             offset=ConformalOffset(tuple(tested)),
             observed=tuple(tuple(map(float, row)) for row in observed),
         )
+
+    def without_guarantee(self) -> Self:
+        """Return the calibration of images that were trained on: tails, and nothing counted on held-out specimens."""
+        conditions = {name: of.without_guarantee() for name, of in self.conditions.items()}
+        return replace(self, offset=ConformalOffset(), observed=(), conditions=conditions)
 
     def log10_p(self, maps: Maps) -> list[NDArray[np.float64]]:
         """Return log10 of the probability that a normal position reaches each value; 0 if it was not measured."""

@@ -115,11 +115,11 @@ def folds_of(split: Split, training: TrainingConfig, init_from: TrainedModel | N
     split, training
         As for :func:`~napari_uflow.training.tiles.choose_groups`.
     init_from : TrainedModel, optional
-        Model whose training is resumed: its specimens stay in their groups, whose weights are kept.
+        Model whose training is resumed: its specimens stay in their groups if it has their networks.
     """
-    groups = choose_groups(split, training, None if init_from is None else init_from.record)
-    states = () if init_from is None or not groups else init_from.folds
-    if not states:
+    states = () if init_from is None else init_from.folds
+    groups = choose_groups(split, training, init_from.record if init_from is not None and states else None)
+    if not groups or not states:
         return [Fold(i, group, is_new=i > 1) for i, group in enumerate(groups, start=1)]
     known = zip(groups, ({}, *states), strict=True)
     return [Fold(i, group, dict(state)) for i, (group, state) in enumerate(known, start=1)]
@@ -152,7 +152,7 @@ def train_folds_steps(
     n_best, n_done : int
         Step of the training that was kept, and steps that it took.
     n_before : int
-        Steps of the trainings that it was resumed from, which a new fold makes up for.
+        Steps of all trainings before this one, which a new fold makes up for.
     """
     repeats = training.augmentations
     for fold in folds[1:]:

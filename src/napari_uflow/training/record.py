@@ -67,7 +67,9 @@ def record_of(
     planes = [region.plane for region in distinct]
     specimens, first_training, resumed_from = split.specimens, None, None
     known = frozenset(marks)
+    seen = {tile.region.specimen for tile in (*split.train, *split.holdout)}
     if init_from is not None:
+        seen |= init_from.record.all_specimens.union(init_from.record.earlier_specimens)
         known |= set(init_from.record.image_marks)
         specimens |= set(init_from.record.specimens)
         first_training = init_from.record.first_training or (None if continues else init_from.training)
@@ -84,6 +86,7 @@ def record_of(
         image_marks=tuple(sorted(known)),
         specimens=tuple(sorted(specimens)),
         holdout_specimens=tuple(sorted(split.holdout_specimens)),
+        earlier_specimens=tuple(sorted(seen - specimens - split.holdout_specimens)),
         n_tiles=len(split.train),
         n_holdout_tiles=len(split.holdout),
         n_marked_normal=sum(region.is_marked_normal for region in distinct),

@@ -154,7 +154,7 @@ def choose_tiles(
             f"no tile of {tile} x {tile} pixels has at least {training.min_normal:.0%} normal pixels: "
             f"mark larger normal areas, or reduce the minimum normal fraction or the tile size"
         )
-    held_out = _held_out_specimens(others, training, before)
+    held_out = _held_out_specimens(regions_of(tiles), training, before)
     train = [t for t in tiles if t.region.specimen not in held_out]
     # A region given several times, to weigh more, is held out once.
     holdout = list(dict.fromkeys(t for t in tiles if t.region.specimen in held_out))
@@ -185,7 +185,8 @@ def choose_groups(split: Split, training: TrainingConfig, before: TrainingRecord
     training : TrainingConfig
         Its guarantee and seed.
     before : TrainingRecord, optional
-        Record of the model that a training is resumed from: its specimens stay in their groups.
+        Record of the model whose groups, and their networks, are kept. New specimens join them. A specimen that an
+        earlier training knew and the last one did not is in no group: each of the networks may have learned from it.
     """
     names = split.specimens | split.holdout_specimens
     is_wanted = training.guarantee == "cross" or (training.guarantee == "auto" and len(names) < _MANY_SPECIMENS)
@@ -196,10 +197,20 @@ def choose_groups(split: Split, training: TrainingConfig, before: TrainingRecord
     if not groups:
         n = min(_MOST_GROUPS, round(len(names) / len(split.holdout_specimens))) - 1
         groups = [set() for _ in range(max(1, min(n, len(split.specimens))))]
-    left = sorted(split.specimens.difference(*groups))
-    for i in np.random.default_rng((training.seed, _RANDOM)).permutation(len(left)):
-        min(groups, key=len).add(left[i])
+        before = None
+    seen = before.all_specimens.union(before.earlier_specimens) if before else ()
+    left = sorted(split.specimens.difference(*groups, seen))
+    drawn = [left[i] for i in np.random.default_rng((training.seed, _RANDOM)).permutation(len(left))]
+    # Specimens of one condition in different groups: the network of each group should know it.
+    for name in sorted(drawn, key=_conditions_by_specimen(split, training).__getitem__):
+        min(groups, key=len).add(name)
     return [split.holdout_specimens, *map(frozenset, groups)]
+
+
+def _conditions_by_specimen(split: Split, training: TrainingConfig) -> dict[str, str]:
+    regions = [region for region in regions_of(split.train) if not region.is_marked_normal]
+    conditions = conditions_of([region.plane for region in regions], training.condition_pattern)
+    return {region.specimen: of or "" for region, of in zip(regions, conditions, strict=True)}
 
 
 def _held_out_specimens(
@@ -217,9 +228,11 @@ def _held_out_specimens(
     chosen = frozenset[str]().union(
         *(hold_out_specimens(of, training.holdout, training.seed) for of in by_condition.values())
     )
+    if not chosen or chosen == names:  # each condition has one specimen, or specimens have several conditions
+        chosen = hold_out_specimens(names, training.holdout, training.seed)
     if before is None or not chosen:
         return chosen
-    trained, held_out = set(before.specimens), set(before.holdout_specimens)
+    trained, held_out = {*before.specimens, *before.earlier_specimens}, set(before.holdout_specimens)
     kept = frozenset(held_out.intersection(names) - trained)
     new = sorted(set(names) - trained - held_out)
     n_new = max(0, min(len(chosen) - len(kept), len(new) - (not trained.intersection(names))))

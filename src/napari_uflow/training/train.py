@@ -22,7 +22,7 @@ from napari_uflow.model.uflow import MARGIN, TrainedModel, UFlow
 from napari_uflow.model.weights import load_pretrained
 from napari_uflow.nfa.calibrated import Calibration
 from napari_uflow.nfa.calibration import TooFewPositionsError
-from napari_uflow.nfa.conformal import ConformalOffset, specimens_needed
+from napari_uflow.nfa.conformal import specimens_needed
 from napari_uflow.progress import Event, Message, Steps, drain, or_stop
 from napari_uflow.system.devices import choose_device
 from napari_uflow.training.cache import FeatureCaches, TileLists
@@ -263,6 +263,14 @@ class _Run:
         return tuple(dict(point) for point in before)
 
     @property
+    def n_steps_before(self) -> int:
+        """Steps of all trainings of the network before this one."""
+        if self.init_from is None:
+            return 0
+        last = () if self.continues else self.init_from.history
+        return self.init_from.record.n_steps_before + int(max((point["step"] for point in last), default=0))
+
+    @property
     def can_remember(self) -> bool:
         """Normal images can be scored by a memory without themselves, and so be compared with new ones."""
         if self.split.holdout or len(self.split.specimens) > 1:
@@ -386,7 +394,7 @@ def _check_resumable(init_from: TrainedModel, model: ModelConfig, n_channels: in
 
 
 def _messages_about_conditions(regions: Sequence[NormalRegion], pattern: str) -> Iterator[Message]:
-    """Yield the number of specimens of each condition.
+    """Yield the number of specimens of each condition; regions marked normal, which are not counted, need none.
 
     Raises
     ------
@@ -395,6 +403,7 @@ def _messages_about_conditions(regions: Sequence[NormalRegion], pattern: str) ->
     """
     if not pattern:
         return
+    regions = [region for region in regions if not region.is_marked_normal]
     specimens: dict[str, set[str]] = {}
     for region, condition in zip(regions, conditions_of([r.plane for r in regions], pattern), strict=True):
         if condition is None:
@@ -431,6 +440,12 @@ def _messages_about(
             f"Then each of the {counted(n_counted, 'specimen')} is held out in turn, in {len(folds)} groups, so that "
             f"false alarms are counted on all"
         )
+        n_known = len(split.specimens | split.holdout_specimens) - n_counted
+        if n_known:
+            yield Message(
+                f"False alarms are not counted on {counted(n_known, 'specimen')} that earlier trainings of this model "
+                f"may have learned from"
+            )
     n_forgotten = 0 if before is None else len(set(before.specimens) - split.specimens)
     if n_forgotten:
         yield Message(
@@ -527,8 +542,7 @@ class _Judge:
 
 def _learned_folds(run: _Run, caches: FeatureCaches, folds: list[Fold], optimised: Optimised) -> Steps[list[Fold]]:
     """Train the networks of the folds; return none if it is stopped: false alarms are then counted as in a split."""
-    network, init_from = run.network, run.init_from
-    before = () if init_from is None or run.continues else init_from.history
+    network = run.network
     try:
         if optimised.outcome.kind is OutcomeKind.STOPPED:
             raise Stopped
@@ -540,7 +554,7 @@ def _learned_folds(run: _Run, caches: FeatureCaches, folds: list[Fold], optimise
                 folds,
                 n_best=optimised.best_step,
                 n_done=int(optimised.history[-1]["step"]) if optimised.history else 0,
-                n_before=int(max((point["step"] for point in before), default=0)),
+                n_before=run.n_steps_before,
             )
     except Stopped:
         yield Message(_ONLY_HELD_OUT.format(counted(len(run.split.holdout_specimens), "specimen")), warning=True)
@@ -603,10 +617,12 @@ def _untrained(run: _Run, features: PlantedFeatures) -> Likelihoods | None:
 def _calibrate(run: _Run, folds: Sequence[Fold]) -> Steps[Calibration | None]:
     """Calibrate on the images of all folds, or on the held-out tiles.
 
-    Or else on the training tiles, without a guarantee, if none are held out.
+    Or else on the training tiles, without a guarantee, if none are held out. Places of specimens that were trained on
+    guarantee nothing, either.
     """
     split = run.split
-    tiles = split.of_images if folds else split.for_calibration
+    counted_on = frozenset[str]().union(*(fold.specimens for fold in folds))
+    tiles = [t for t in split.of_images if t.region.specimen in counted_on] if folds else split.for_calibration
     by_place = split.is_divided_by_place
     try:
         calibration = yield from calibrate_steps(
@@ -620,7 +636,7 @@ def _calibrate(run: _Run, folds: Sequence[Fold]) -> Steps[Calibration | None]:
     except TooFewPositionsError:  # the model is useful without a calibration
         yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
         return None
-    return calibration if run.split.holdout else replace(calibration, offset=ConformalOffset(), observed=())
+    return calibration if split.holdout and not by_place else calibration.without_guarantee()
 
 
 def _to_the_end(steps: Steps[T]) -> Steps[T]:
