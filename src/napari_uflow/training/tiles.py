@@ -180,8 +180,8 @@ def choose_groups(split: Split, training: TrainingConfig, before: TrainingRecord
     Parameters
     ----------
     split : Split
-        Tiles of the training. The specimens that it holds out are the first group; groups are about as large as that,
-        and five at most.
+        Tiles of the training. The specimens that it holds out are the first group, the others are in four groups: of
+        few specimens a network should miss as few as possible.
     training : TrainingConfig
         Its guarantee and seed.
     before : TrainingRecord, optional
@@ -195,8 +195,7 @@ def choose_groups(split: Split, training: TrainingConfig, before: TrainingRecord
         return []
     groups = [set(split.specimens.intersection(fold)) for fold in (before.folds[1:] if before else ())]
     if not groups:
-        n = min(_MOST_GROUPS, round(len(names) / len(split.holdout_specimens))) - 1
-        groups = [set() for _ in range(max(1, min(n, len(split.specimens))))]
+        groups = [set() for _ in range(min(_MOST_GROUPS - 1, len(split.specimens)))]
         before = None
     seen = before.all_specimens.union(before.earlier_specimens) if before else ()
     left = sorted(split.specimens.difference(*groups, seen))
