@@ -1,5 +1,6 @@
 """Images to confirm as normal: as many as are needed, drawn at random among new specimens."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -72,6 +73,14 @@ def test_every_specimen_held_out_in_turn_needs_no_fraction():
     plan = confirm_next(model(5, 5), guarantee(), images(6))
     assert (plan.n_needed, plan.holdout) == (4, None)
     assert "holdout" not in plan.text()
+
+
+def test_every_specimen_of_a_condition_held_out_in_turn_needs_no_fraction():
+    """The guarantee is that of 5 of 12 specimens; the others are of another condition."""
+    of = model(12, 3)
+    of.record = replace(of.record, folds=(of.record.holdout_specimens, of.record.specimens))
+    plan = confirm_next(of, guarantee(), images(6))
+    assert (plan.n_needed, plan.holdout) == (4, None)
 
 
 def test_the_choice_does_not_depend_on_the_order_or_on_results():

@@ -105,7 +105,7 @@ def confirm_next(
     if guarantee.kind is not GuaranteeKind.EXTRAPOLATED:
         return None
     n_now, n_all = guarantee.n_specimens or 0, len(model.record.all_specimens)
-    n_needed, holdout = _needed(n_now, n_all, guarantee.n_specimens_needed)
+    n_needed, holdout = _needed(n_now, n_all, guarantee.n_specimens_needed, in_turn=bool(model.record.folds))
     chosen = _new_specimens(model, images)
     n_reached = n_now + min(len(chosen), n_needed)
     if holdout is not None:
@@ -121,10 +121,10 @@ def confirm_next(
     )
 
 
-def _needed(n_now: int, n_all: int, n_held_out: int) -> tuple[int, float | None]:
+def _needed(n_now: int, n_all: int, n_held_out: int, *, in_turn: bool) -> tuple[int, float | None]:
     """Return the new specimens required so that enough are held out, and the fraction to hold out."""
     missing = n_held_out - n_now
-    if n_now >= n_all:  # every specimen is held out in turn
+    if in_turn or n_now >= n_all:
         return missing, None
     missing = max(missing, math.ceil(n_held_out / _largest_holdout()) - n_all)
     return missing, math.ceil(100 * n_held_out / (n_all + missing) - 1e-9) / 100
