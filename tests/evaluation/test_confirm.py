@@ -48,6 +48,12 @@ def test_four_images_for_a_tenth():
     )
 
 
+def test_a_large_image_is_allowed_less():
+    wanted = replace(guarantee(0.1, 10), n_areas=9.0)
+    plan = confirm_next(model(10, 10), wanted, images(1))
+    assert plan.smallest == pytest.approx(9 * 1 / 12)
+
+
 @pytest.mark.parametrize("n_specimens", [5, 10, 20, 60, 200])
 @pytest.mark.parametrize("false_alarms", [0.02, 0.1, 0.3, 1.0])
 def test_the_next_training_holds_out_enough(n_specimens, false_alarms):

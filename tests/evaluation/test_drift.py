@@ -24,11 +24,11 @@ DEVICE = os.environ.get("NAPARI_UFLOW_TEST_DEVICE", "cpu")
 MOVED = 5.0
 
 
-def model(n_held_out=20, pattern="", specimens=()):
+def model(n_held_out=20, pattern="", specimens=(), conditions=None):
     """A model with no more than the test needs."""
     values = np.random.default_rng(0).normal(size=(2, n_held_out))
     return SimpleNamespace(
-        calibration=SimpleNamespace(held_out_profiles=tuple(map(tuple, values))),
+        calibration=SimpleNamespace(held_out_profiles=tuple(map(tuple, values)), conditions=conditions or {}),
         record=TrainingRecord(specimens=tuple(specimens)),
         training=TrainingConfig(specimen_pattern=pattern),
     )
@@ -228,6 +228,13 @@ def test_a_model_that_cannot_be_tested(path, n_held_out, sentence):
     assert observe(watch, image(0))[1] == []
     assert not watch.log_path.exists()
     assert watch.state.sentences() == [sentence]
+
+
+def test_several_conditions_are_not_tested(path):
+    watch = DriftWatch(model(5, conditions={"A": None, "B": None}), path)
+    assert observe(watch, image(0))[1] == []
+    assert not watch.log_path.exists()
+    assert watch.state.sentences() == ["Drift is not tested for a model with several conditions."]
 
 
 def test_damaged_lines_are_reported(path):

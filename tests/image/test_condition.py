@@ -22,3 +22,9 @@ def test_folder_or_name():
 def test_a_pattern_that_is_none():
     with pytest.raises(ConfigError, match=r"condition pattern .* must have one group in parentheses, the cond"):
         conditions_of([plane()], "stain")
+
+
+def test_the_folder_may_be_the_current_one(tmp_path, monkeypatch):
+    (tmp_path / "stainA").mkdir()
+    monkeypatch.chdir(tmp_path / "stainA")
+    assert conditions_of([plane(source="1.tif")], "(stain[AB])/") == ["stainA"]

@@ -57,7 +57,7 @@ def test_an_unknown_condition_has_no_guarantee(model):
     events = []
     found = detect(model, plane("new", 99, 25), DetectionConfig(), on_event=events.append)
     assert Caveat.CONDITION in found.guarantee.caveats
-    assert any("has no known condition" in event.text for event in events if isinstance(event, Message))
+    assert any("is of an unknown condition" in event.text for event in events if isinstance(event, Message))
     with pytest.raises(ConfigError, match="no condition 'dark' in this model; its conditions: 'bright', 'dim'"):
         detect(model, plane("new", 99, 25), DetectionConfig(condition="dark"))
 

@@ -103,8 +103,11 @@ def in_condition(
     (found,) = [condition] if condition else conditions_of([plane], model.training.condition_pattern)
     if found is not None and found in known:
         return replace(model, calibration=known[found]), []
-    what = f"is of the condition '{found}', of which" if found else "has no known condition;"
-    text = f"'{plane.title}' {what} no normal images were held out: it is compared with all, without a guarantee"
+    name = f"the condition '{found}'" if found else "an unknown condition"
+    text = (
+        f"'{plane.title}' is of {name}, which the model was not trained on: it is compared with all others, without a "
+        f"guarantee"
+    )
     return model, [(Caveat.CONDITION, text)]
 
 

@@ -35,7 +35,7 @@ class Caveat(Enum):
     TOO_SMALL = "does not apply here: the image is too small"
     PIXEL_SIZE = "does not apply here: the pixel size differs from that of the normal images"
     BRIGHTNESS = "does not apply here: the brightness differs from that of the normal images"
-    CONDITION = "does not apply here: the condition of the image is none of the training, or is not known"
+    CONDITION = "does not apply here: the condition of the image is not one that the model was trained on"
     DISTRIBUTION = "does not apply here: the image as a whole differs from the normal images"
     DRIFT = "does not apply here: recent images are no longer like the held-out ones"
 

@@ -116,7 +116,7 @@ def confirm_next(
         n_specimens=n_now,
         n_needed=n_needed,
         images=tuple(chosen),
-        smallest=smallest * guarantee.n_images,
+        smallest=smallest * guarantee.n_images * guarantee.n_areas,
         holdout=holdout,
     )
 

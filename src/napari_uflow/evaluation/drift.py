@@ -56,6 +56,8 @@ class DriftState:
         Images that have the names of specimens of the training, and are left out.
     n_skipped : int
         Lines of the log that are damaged or of another program.
+    has_conditions : bool
+        The model has several conditions, for which drift is not tested.
     """
 
     n_held_out: int
@@ -65,6 +67,7 @@ class DriftState:
     n_logged: int = 0
     n_of_training: int = 0
     n_skipped: int = 0
+    has_conditions: bool = False
 
     @property
     def can_test(self) -> bool:
@@ -73,6 +76,8 @@ class DriftState:
 
     def sentences(self) -> list[str]:
         """Return the state in sentences with full stops."""
+        if self.has_conditions:
+            return ["Drift is not tested for a model with several conditions."]
         if not self.n_held_out:
             return ["Drift is not tested: the model has no statistics of held-out images; train it again."]
         if not self.can_test:
@@ -130,7 +135,10 @@ class DriftWatch:
     """
 
     def __init__(self, model: TrainedModel, model_path: str | Path) -> None:
-        self._held_out = () if model.calibration is None else model.calibration.held_out_profiles
+        calibration = model.calibration
+        # Images of one condition are unlike those of all together.
+        self._has_conditions = calibration is not None and bool(calibration.conditions)
+        self._held_out = () if calibration is None or self._has_conditions else calibration.held_out_profiles
         self._record, self._pattern = model.record, model.training.specimen_pattern
         calibrated_on = hashlib.sha256(json.dumps(self._held_out).encode()).hexdigest()[:16]
         self._log = DriftLog(drift_log_path(model_path), calibrated_on, len(self._held_out))
@@ -170,6 +178,7 @@ class DriftWatch:
             n_logged=len(self._keys),
             n_of_training=self._n_of_training,
             n_skipped=self._log.n_skipped,
+            has_conditions=self._has_conditions,
         )
 
     @property

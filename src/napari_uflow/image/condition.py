@@ -43,5 +43,5 @@ def conditions_of(planes: Sequence[Plane], pattern: str) -> list[str | None]:
 def _text(plane: Plane) -> str:
     if plane.source is None:
         return plane.name
-    path = Path(plane.source)
+    path = Path(plane.source).absolute()  # the folder may be the current one
     return f"{path.parent.name}/{path.name}"
