@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from napari_uflow.cli import main
 from napari_uflow.config import DetectionConfig, ModelConfig, training_preset
 from napari_uflow.detection.detect import detect
 from napari_uflow.detection.guarantee import Caveat
@@ -30,8 +31,15 @@ def regions() -> list[NormalRegion]:
 
 
 @pytest.fixture(scope="module")
-def model(regions):
-    return train(regions, MODEL, TRAINING)
+def trained(regions):
+    events = []
+    model = train(regions, MODEL, TRAINING, on_event=events.append)
+    return model, [event.text for event in events if isinstance(event, Message)]
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return trained[0]
 
 
 def test_each_condition_has_its_own_specimens(model):
@@ -40,6 +48,14 @@ def test_each_condition_has_its_own_specimens(model):
     held_out = model.record.holdout_specimens
     assert any(name.startswith("dim") for name in held_out)
     assert any(name.startswith("bright") for name in held_out)
+
+
+def test_what_is_guaranteed_is_told(trained):
+    said = trained[1]
+    assert "2 conditions, with a guarantee each: 'bright' (6 specimens), 'dim' (4 specimens)" in said
+    end = "false alarms per image or more can be guaranteed for the condition"
+    assert f"0.14 {end} 'bright', counted on 6 specimens" in said
+    assert f"0.2 {end} 'dim', counted on 4 specimens" in said
 
 
 def test_an_image_is_compared_with_its_condition(model):
@@ -101,6 +117,8 @@ def test_an_image_of_no_condition_cannot_be_trained_on(regions):
         train([*regions, NormalRegion(plane("odd", 1, 10))], MODEL, TRAINING)
 
 
-def test_a_file_keeps_the_conditions(model, tmp_path):
+def test_a_file_keeps_the_conditions(model, tmp_path, capsys):
     save_model(tmp_path / "m.safetensors", model)
     assert load_model(tmp_path / "m.safetensors").calibration == model.calibration
+    assert main(["show", str(tmp_path / "m.safetensors")]) == 0
+    assert "conditions:             bright (6 specimens), dim (4 specimens)" in capsys.readouterr().out

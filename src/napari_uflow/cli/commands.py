@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari_uflow.evaluation.evaluate import EvaluationRun
     from napari_uflow.evaluation.trust import TrustReport
     from napari_uflow.model.record import EarlierTraining
+    from napari_uflow.store.card import ModelCard
 
 __all__ = ["demo", "detect", "drift", "evaluate", "show", "trust"]
 
@@ -267,6 +268,7 @@ def show(options: argparse.Namespace) -> int:
         "trained": f"{record.date or 'unknown'}, {record.outcome.text()}",
         "resumed from": _earlier_text(earlier),
         "images": f"{record.n_images}{of_them}",
+        **({"conditions": _conditions(card)} if card.training.condition_pattern else {}),
         "tiles": f"{record.n_tiles} to train on, {record.n_holdout_tiles} held out",
         "intensity range": ", ".join(
             f"{low:g} to {high:g}" for low, high in zip(card.intensity.low, card.intensity.high, strict=True)
@@ -289,6 +291,12 @@ def _earlier_text(earlier: EarlierTraining | None) -> str:
     if earlier.is_same:
         return f"its step {earlier.n_steps}, after an interruption"
     return f"a model of {earlier.date}, {counted(earlier.n_steps, 'step')}"
+
+
+def _conditions(card: ModelCard) -> str:
+    """Return the conditions of a model, with the specimens that false alarms are counted on."""
+    found = (card.calibration or {}).get("conditions", {})
+    return ", ".join(f"{name} ({counted(len(of['specimens']), 'specimen')})" for name, of in found.items()) or "none"
 
 
 def _number(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -226,6 +226,13 @@ def train_steps(
             yield Message(_NOT_LEARNED if has_new else _HELD_OUT_NOT_LEARNED, warning=True)
     # Not to be stopped: it takes a moment, and the model of a stopped training should be as good as any.
     calibration = (yield from _to_the_end(_calibrate(run, folds))) if can_calibrate else None
+    for name, of in _calibrations(calibration).items():
+        if of.offset.n_specimens >= specimens_needed(1.0):
+            where = f" for the condition '{name}'" if name else ""
+            yield Message(
+                f"{of.offset.smallest_guaranteed:.2g} false alarms per image or more can be guaranteed{where}, counted "
+                f"on {counted(of.offset.n_specimens, 'specimen')}"
+            )
     model_so_far = run.model(optimised.history, optimised.outcome)
     return replace(
         model_so_far,
@@ -637,6 +644,11 @@ def _calibrate(run: _Run, folds: Sequence[Fold]) -> Steps[Calibration | None]:
         yield from or_stop(Message(_TOO_FEW_POSITIONS, warning=True))
         return None
     return calibration if split.holdout and not by_place else calibration.without_guarantee()
+
+
+def _calibrations(calibration: Calibration | None) -> Mapping[str, Calibration]:
+    """Return the calibration of each condition; "" for a single one."""
+    return {} if calibration is None else calibration.conditions or {"": calibration}
 
 
 def _to_the_end(steps: Steps[T]) -> Steps[T]:
