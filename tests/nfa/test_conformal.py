@@ -210,3 +210,13 @@ def test_areas_that_are_not_known_are_all_the_same():
 def test_areas_that_no_training_measures_are_refused(areas):
     with pytest.raises(ValueError, match="areas"):
         ConformalOffset.from_list([{"name": "a", "images": [[0.0]], "areas": areas}])
+
+
+@pytest.mark.parametrize("false_alarms", [0.1, 0.3, 1.0, 5.0])
+def test_what_was_observed_is_within_what_is_guaranteed(false_alarms):
+    """Of 20 specimens two have 60 regions: more than B in one of them count as B."""
+    many = tuple(np.linspace(-3, 2, 60).tolist())
+    offset = ConformalOffset(tuple(HeldOutSpecimen(str(i), (many if i < 2 else (),), (1.0,)) for i in range(20)))
+    assert offset.observed(false_alarms) <= false_alarms
+    if false_alarms == 0.3:
+        assert offset.observed(false_alarms) == pytest.approx(2 * 0.3 * math.sqrt(21) / 20)

@@ -44,10 +44,12 @@ class TrustReport:
     n_specimens : int
         Independent specimens held out of training.
     held_out : tuple of float
-        Reported regions per held-out image at each of `EPSILONS`, each specimen tested with the tails of the others.
+        What the guarantee bounds at each of `EPSILONS`, in the held-out images, each tested with the tails of others:
+        the part with any region, or their mean number, see
+        :meth:`~napari_uflow.nfa.conformal.ConformalOffset.observed`.
         The thresholds were set on the same specimens: these numbers describe the fit and are not a test.
     nominal : tuple of float
-        Reported regions per held-out image with the tails alone, without the guarantee.
+        The same with the tails alone, without the guarantee.
     n_new : int
         Number of other normal images.
     n_of_training : int

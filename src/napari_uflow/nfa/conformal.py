@@ -236,18 +236,24 @@ class ConformalOffset:
         return nominal, guarantee[first]
 
     def observed(self, false_alarms: float) -> float:
-        """Return the false alarms per held-out image at the guaranteed threshold; NaN without specimens."""
-        return self._observed_at(self.threshold(false_alarms))
+        """Return what the guarantee bounds, as it was in the held-out images at the guaranteed threshold.
+
+        The part of them with any false alarm if the guarantee is about images (see :func:`counts_images`); otherwise
+        their mean number, where more than :func:`loss_bound` per calibrated area of an image count as that. NaN without
+        specimens.
+        """
+        return self._observed_at(self.threshold(false_alarms), false_alarms)
 
     def nominally_observed(self, false_alarms: float) -> float:
-        """Return the false alarms per held-out image at the nominal threshold; NaN without specimens."""
-        return self._observed_at(math.log10(false_alarms))
+        """Return what :meth:`observed` does, at the nominal threshold."""
+        return self._observed_at(math.log10(false_alarms), false_alarms)
 
-    def _observed_at(self, log10_t: float) -> float:
+    def _observed_at(self, log10_t: float, false_alarms: float) -> float:
         if not self.n_specimens:
             return math.nan
-        below = [[np.searchsorted(image, log10_t, side="right") for image in f.images] for f in self.specimens]
-        return float(np.mean([np.mean(counts) if counts else 0.0 for counts in below]))
+        images = [image for specimen in self.specimens for image in specimen.images]
+        counts = np.array([np.searchsorted(image, log10_t, side="right") for image in images], dtype=np.int16)
+        return float(self._loss(counts, loss_bound(false_alarms, self.n_specimens))) / self.n_specimens
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return plain values for JSON."""
