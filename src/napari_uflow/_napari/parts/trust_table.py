@@ -17,7 +17,7 @@ __all__ = ["TrustTable"]
 
 _COLUMNS = {
     "Accepted": "Accepted false alarms per image, as set by the slider of Detect.",
-    "Held out": "On the held-out specimens, what the number bounds: below about 1/3 the part of images with any region, "
+    "Held out": "On the held-out specimens, what the number bounds: for small ones the part of images with any region, "
     "otherwise regions per image, where very many count as a few.",
     "Other images": "Regions reported per image on the ticked normal images.",
     "Guaranteed": "Whether the number is guaranteed; otherwise, how many held-out specimens it needs.",
