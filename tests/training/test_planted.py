@@ -534,7 +534,7 @@ def test_patience_lasts_as_long_as_the_loss_falls(monkeypatch):
     optimise = importlib.import_module("napari_uflow.training.optimise")
     monkeypatch.setattr(optimise, "_held_out", lambda *args: (next(losses), 1.0))
     monkeypatch.setattr(optimise._Optimisation, "_maxima", lambda self: maxima_of(WEAK + next(shifts)))
-    model = train(specimens(), MODEL, TRAINING.replace(steps=20, patience=2))
+    model = train(specimens(), MODEL, TRAINING.replace(steps=20, patience=2, guarantee="split"))
     assert [point["is_best"] for point in model.history] == [True, False, False, False, False, False]
     assert model.record.outcome == TrainingOutcome(OutcomeKind.CONVERGED, 1)
 
