@@ -30,6 +30,7 @@ __all__ = [
     "TimeLeft",
     "TrainingPoint",
     "chunk_steps",
+    "phase_steps",
     "drain",
     "or_stop",
     "run_chunks",
@@ -262,6 +263,28 @@ def chunk_steps(chunks: Chunks[T], progress: Progress | None) -> Steps[T]:
             return result
         if progress is not None:
             yield from or_stop(progress)
+
+
+def phase_steps(chunks: Chunks[T], phase: str) -> Steps[T]:
+    """Run a computation as a phase of a job, whose progress is told at its beginning and its end.
+
+    Parameters
+    ----------
+    chunks : generator
+        Computation.
+    phase : str
+        Name of the phase.
+
+    Raises
+    ------
+    Stopped
+        If the job was asked to finish.
+    """
+    begun = Progress(phase, 0, 1)
+    yield from or_stop(begun)
+    result = yield from chunk_steps(chunks, begun)
+    yield from or_stop(Progress(phase, 1, 1))
+    return result
 
 
 def under(chunks: Chunks[T], context: Callable[[], AbstractContextManager[object]]) -> Chunks[T]:

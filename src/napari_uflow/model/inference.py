@@ -19,6 +19,7 @@ from napari_uflow.image.scaled import scaled_plane
 from napari_uflow.model.border import Border
 from napari_uflow.model.energy import bounded_energy, energy, log_variance
 from napari_uflow.model.feature_band import FeatureBand, LevelView, all_in_cells
+from napari_uflow.model.info import at_size
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Chunks, Progress, Steps, chunk_steps, or_stop
 
@@ -166,7 +167,7 @@ def score_steps(
         If the job was asked to finish.
     """
     window = Window(0, 0, *plane.shape) if window is None else window
-    shown = phase if phase is None or octave == 1 else f"{phase} at 1/{2 ** (octave - 1)} of the size"
+    shown = None if phase is None else at_size(phase, octave - 1)
     kinds = ["energies", "bounded", "log_variances"]
     kinds += ["candidates"] if candidate_threshold is not None else []
     kinds += ["evidence"] if network.is_joint else []

@@ -13,6 +13,7 @@ __all__ = [
     "BACKBONES",
     "JOINT_STRIDE",
     "BackboneInfo",
+    "at_size",
     "flow_kernels",
     "flow_reach",
     "has_joint_levels",
@@ -122,6 +123,11 @@ def octaves_of(config: ModelConfig, sides: Sequence[int]) -> int:
     while n < _MOST_OCTAVES and side / 2**n >= _LEAST_SIDE:
         n += 1
     return config.octaves or n
+
+
+def at_size(text: str, depth: int) -> str:
+    """Return a text about an octave with its size, "... at 1/2 of the size"; `depth` are the halvings of the size."""
+    return f"{text} at 1/{2**depth} of the size" if depth else text
 
 
 def sizes_text(n_octaves: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -38,7 +37,6 @@ __all__ = ["MARGIN", "Sample", "TrainedModel", "UFlow"]
 MARGIN = 32
 """Pixels read by reflection beyond the image's border; a multiple of every stride."""
 
-_LEARNED = re.compile(r"(coarser\.)*(norm|flow)\.")
 # Kinds of evidence: the likelihood, then the distance of each aperture.
 _LIKELIHOOD, _DISTANCE = 0, 1
 
@@ -399,13 +397,10 @@ class UFlow(nn.Module):
         with self.memory.without(key_of(specimen)), coarser:
             yield
 
-    def learned_state(self) -> dict[str, Tensor]:
-        """Return a copy, on the CPU, of all that is fitted to images trained on: the normalisation and the flow.
-
-        Neither the memory, which can leave a specimen out, nor the scale.
-        """
-        state = self.state_dict()
-        return {key: value.detach().cpu().clone() for key, value in state.items() if _LEARNED.match(key)}
+    def part_state(self, part: str) -> dict[str, Tensor]:
+        """Return a copy, on the CPU, of the weights of one part, such as "norm" or "flow", of this octave."""
+        state = self.get_submodule(part).state_dict(prefix=f"{part}.")
+        return {key: value.detach().cpu().clone() for key, value in state.items()}
 
     @contextmanager
     def with_state(self, state: Mapping[str, Tensor]) -> Iterator[None]:

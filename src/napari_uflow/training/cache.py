@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
@@ -96,6 +96,7 @@ class Tiles(Protocol):
     """Tiles by their number: a cache, or a list of some of its tiles."""
 
     def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[CachedTile]: ...
     def __getitem__(self, index: int, /) -> CachedTile: ...
 
 
@@ -152,9 +153,8 @@ class FeatureCache:
     def __getitem__(self, index: int) -> CachedTile:
         return self._tiles[index]
 
-    def tiles(self) -> list[CachedTile]:
-        """Return all tiles, in a list of its own."""
-        return list(self._tiles)
+    def __iter__(self) -> Iterator[CachedTile]:
+        return iter(self._tiles)
 
     def add(
         self,

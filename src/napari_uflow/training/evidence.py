@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from napari_uflow.model.memory import key_of, specimen_part
 from napari_uflow.model.uflow import Sample, UFlow
-from napari_uflow.progress import Chunks, Progress, Steps, chunk_steps, or_stop
+from napari_uflow.progress import Chunks, Steps, phase_steps
 from napari_uflow.training.cache import CachedTile, FeatureCache, FeatureCaches, Origin
 from napari_uflow.training.coreset import coreset_in_chunks
 
-__all__ = ["MOST_MEASURED", "evidence_steps", "memory_keys", "remembered_tiles", "samples_of", "scale_steps"]
+__all__ = ["MOST_MEASURED", "evidence_steps", "memory_keys", "remembered_tiles", "samples_of", "scale_steps", "some_of"]
+
+T = TypeVar("T")
 
 MOST_MEASURED = 200
 """Tiles that the scale is fitted to."""
@@ -57,10 +60,7 @@ def evidence_steps(
     """
     held_out = caches.holdout if remembers_held_out else None
     if can_remember and network.config.evidence != "likelihood":
-        progress = Progress("Choosing the memory", 0, 1)
-        yield from or_stop(progress)
-        yield from chunk_steps(_choose(network, caches.train, held_out, rng), progress)
-        yield from or_stop(Progress("Choosing the memory", 1, 1))
+        yield from phase_steps(_choose(network, caches.train, held_out, rng), "Choosing the memory")
     yield from scale_steps(network, caches, rng)
 
 
@@ -89,16 +89,19 @@ def scale_steps(
     most : int
         Largest number of tiles trained on, and of tiles held out.
     """
-    progress = Progress("Measuring normal positions", 0, 1)
     train, holdout = (
-        partial(samples_of, network, [tiles[int(i)] for i in np.sort(rng.permutation(len(tiles))[:most])])
+        partial(samples_of, network, some_of(tiles, most, rng))
         for tiles in remembered_tiles(caches.train, caches.holdout, set(network.memory.keys.tolist()))
     )
-    n_held_out = len({caches.holdout[i].origin.specimen for i in range(len(caches.holdout))})
-    yield from or_stop(progress)
+    n_held_out = len({tile.origin.specimen for tile in caches.holdout})
     held_out = holdout if n_held_out >= _FEWEST_HELD_OUT else None
-    yield from chunk_steps(network.fit_scale(train, held_out, only_likelihood=only_likelihood), progress)
-    yield from or_stop(Progress("Measuring normal positions", 1, 1))
+    fitted = network.fit_scale(train, held_out, only_likelihood=only_likelihood)
+    yield from phase_steps(fitted, "Measuring normal positions")
+
+
+def some_of(items: Sequence[T], most: int, rng: np.random.Generator) -> list[T]:
+    """Draw at most `most` of some items at random, in their order."""
+    return [items[int(i)] for i in np.sort(rng.permutation(len(items))[:most])]
 
 
 def samples_of(network: UFlow, tiles: Sequence[RememberedTile]) -> Iterator[Sample]:

@@ -21,10 +21,11 @@ import numpy as np
 from torch import Tensor
 
 from napari_uflow.config import TrainingConfig
+from napari_uflow.model.info import at_size
 from napari_uflow.model.uflow import Sample, TrainedModel, UFlow
-from napari_uflow.progress import Progress, Steps, chunk_steps, or_stop
+from napari_uflow.progress import Steps, phase_steps
 from napari_uflow.training.cache import CachedTile, FeatureCaches, TileSets
-from napari_uflow.training.evidence import MOST_MEASURED, remembered_tiles, samples_of
+from napari_uflow.training.evidence import MOST_MEASURED, remembered_tiles, samples_of, some_of
 from napari_uflow.training.normalise import fit_norm_steps
 from napari_uflow.training.optimise import repeat_steps
 from napari_uflow.training.tiles import Split, choose_groups
@@ -77,8 +78,7 @@ class Fold:
             Times that tiles held out by the model itself count: they have no augmented copies.
         """
         train, holdout = (
-            [tile for tile in (of[i] for i in range(len(of))) if tile.origin.specimen not in self.specimens]
-            for of in (caches.train, caches.holdout)
+            [tile for tile in of if tile.origin.specimen not in self.specimens] for of in (caches.train, caches.holdout)
         )
         return train + repeats * holdout
 
@@ -98,12 +98,10 @@ class Fold:
         """
         if not self.is_new:
             return
-        octave = f" at 1/{2**depth} of the size" * (depth > 0)
-        phase = f"Fitting the normalisation without group {self.number}{octave}"
-        kept = {key: value for key, value in network.learned_state().items() if key.startswith("norm.")}
-        with network.with_state(kept):
+        phase = at_size(f"Fitting the normalisation without group {self.number}", depth)
+        with network.with_state(network.part_state("norm")):
             yield from fit_norm_steps(network, self.tiles(caches, repeats), phase)
-            fitted = {key: value for key, value in network.learned_state().items() if key.startswith("norm.")}
+            fitted = network.part_state("norm")
         self.state |= {"coarser." * depth + key: value for key, value in fitted.items()}
 
 
@@ -161,8 +159,7 @@ def train_folds_steps(
             fresh = UFlow(
                 network.config.replace(octaves=1), network.n_channels, training.seed, backbone=network.backbone
             )
-            flow = {key: value for key, value in fresh.learned_state().items() if key.startswith("flow.")}
-            fold.state |= flow
+            fold.state |= fresh.part_state("flow")
         wanted, most = n_best, n_done
         if fold.is_new:
             wanted, most = wanted + n_before, most + n_before
@@ -175,8 +172,7 @@ def train_folds_steps(
         phase = f"Training without group {fold.number} of {len(folds)}"
         with network.with_state(fold.state_of_octave(0)):
             yield from repeat_steps(network, fold.tiles(caches, repeats), config, rng, n_steps, phase)
-            trained = network.learned_state()
-        fold.state |= {key: value for key, value in trained.items() if key.startswith("flow.")}
+            fold.state |= network.part_state("flow")
 
 
 def scale_folds_steps(
@@ -197,19 +193,16 @@ def scale_folds_steps(
     depth : int
         Octave of the network.
     """
-    tiles = [t for part in remembered_tiles(caches.train, caches.holdout) for t in part]
-    tiles = [t for t in tiles if not t.cached.origin.is_marked_normal]
-    tiles = [tiles[int(i)] for i in np.sort(rng.permutation(len(tiles))[:MOST_MEASURED])] if folds else []
-    if not tiles:
+    if not folds:
         return
+    train, holdout = remembered_tiles(caches.train, caches.holdout)
+    of_images = [tile for tile in train + holdout if not tile.cached.origin.is_marked_normal]
+    tiles = some_of(of_images, MOST_MEASURED, rng)
 
     def samples() -> Iterator[Sample]:
         for fold in folds:
             with network.with_state(fold.state_of_octave(depth)):
                 yield from samples_of(network, [t for t in tiles if t.cached.origin.specimen in fold.specimens])
 
-    phase = "Measuring specimens held out in turn" + f" at 1/{2**depth} of the size" * (depth > 0)
-    progress = Progress(phase, 0, 1)
-    yield from or_stop(progress)
-    yield from chunk_steps(network.fit_scale(samples, only_likelihood=True), progress)
-    yield from or_stop(Progress(phase, 1, 1))
+    phase = at_size("Measuring specimens held out in turn", depth)
+    yield from phase_steps(network.fit_scale(samples, only_likelihood=True), phase)

@@ -11,11 +11,11 @@ from napari_uflow.image.grid import Window
 from napari_uflow.image.intensity import IntensityRange
 from napari_uflow.image.region import NormalRegion, sample_windows
 from napari_uflow.image.scaled import scaled_regions
-from napari_uflow.model.info import octaves_of, sizes_text
+from napari_uflow.model.info import at_size, octaves_of, sizes_text
 from napari_uflow.model.uflow import UFlow
 from napari_uflow.progress import Message, Progress, Steps, or_stop
 from napari_uflow.training.cache import FeatureCaches
-from napari_uflow.training.evidence import evidence_steps
+from napari_uflow.training.evidence import evidence_steps, some_of
 from napari_uflow.training.features import fill_cache
 from napari_uflow.training.folds import Fold, scale_folds_steps
 from napari_uflow.training.normalise import normalise_steps
@@ -87,17 +87,17 @@ def coarser_steps(
     # Of its own: the flow of the finest octave is trained alike whatever the octaves.
     rng = np.random.default_rng((training.seed, _RANDOM + depth))
     half = yield from _half_steps(coarser, working, regions, split, training, rng)
-    size = f"1/{2**depth} of the size"
-    phase = f"Computing features at {size}"
+    phase = at_size("Computing features", depth)
     with FeatureCaches.open(_CACHE_PART * training.cache_memory * 1e9, coarser.device) as caches:
         yield from fill_cache(caches.train, coarser, half.train, intensity, 1, phase)
         yield from fill_cache(caches.holdout, coarser, half.holdout, intensity, 1, phase)
-        n_positions = sum(int(caches.train[i].is_normal[0].sum()) for i in range(len(caches.train)))
+        n_positions = sum(int(tile.is_normal[0].sum()) for tile in caches.train)
         can_remember = half.is_divided_by_place or len(half.specimens | half.holdout_specimens) > 1
         if n_positions < _LEAST_PER_CHANNEL * coarser.channels[0] or not can_remember:
             if is_new:
                 network.set_octaves(1)
-                yield from or_stop(Message(f"There are too few normal images to look at them at {size}, too"))
+                text = at_size("There are too few normal images to look at them", depth)
+                yield from or_stop(Message(f"{text}, too"))
             return
         if is_new:
             yield from normalise_steps(coarser, caches)
@@ -141,7 +141,7 @@ def _half_steps(
                 holdout.append(TrainingTile(region, window))
             elif region.is_marked_normal or region.specimen in split.specimens:
                 train.append(TrainingTile(region, window))
-    train = [train[int(i)] for i in np.sort(rng.permutation(len(train))[: training.max_tiles])]
+    train = some_of(train, training.max_tiles, rng)
     if not by_place:  # all of the places held out must be known to the next octave
-        holdout = [holdout[int(i)] for i in np.sort(rng.permutation(len(holdout))[: training.max_tiles])]
+        holdout = some_of(holdout, training.max_tiles, rng)
     return Split(tuple(train), tuple(holdout))

@@ -205,9 +205,7 @@ def train_steps(
             judge = yield from _judge(run)
         optimised = yield from optimise(
             network,
-            TileLists(
-                caches.train.tiles(), [tile for tile in caches.holdout.tiles() if not tile.origin.is_marked_normal]
-            ),
+            TileLists(list(caches.train), [tile for tile in caches.holdout if not tile.origin.is_marked_normal]),
             training,
             run.rng,
             partial(_snapshot, run, caches),
@@ -613,12 +611,8 @@ def _untrained(run: _Run, features: PlantedFeatures) -> Likelihoods | None:
         return features.likelihoods(network)
     if before.record.began_with is not None:
         return None
-    now = {name: value.detach().clone() for name, value in network.flow.state_dict().items()}
-    network.flow.load_state_dict(UFlow(before.config, before.n_channels, run.training.seed).flow.state_dict())
-    try:
+    with network.with_state(UFlow(before.config, before.n_channels, run.training.seed).part_state("flow")):
         return features.likelihoods(network)
-    finally:
-        network.flow.load_state_dict(now)
 
 
 def _calibrate(run: _Run, folds: Sequence[Fold]) -> Steps[Calibration | None]:
