@@ -167,8 +167,12 @@ class Guarantee:
         if not self.caveats:
             return self._basis()
         reasons = " and ".join(self.clause(caveat).partition(": ")[2] for caveat in self.caveats)
-        subject = "guarantee" if self.is_guaranteed else "number"
-        return f"the {subject} does not apply here: {reasons}; for images without this difference: {self._basis()}"
+        return f"the {self.subject} does not apply here: {reasons}; for images without this difference: {self._basis()}"
+
+    @property
+    def subject(self) -> str:
+        """What a caveat voids: the "guarantee", or the "number" that is not guaranteed."""
+        return "guarantee" if self.is_guaranteed else "number"
 
     def clause(self, caveat: Caveat) -> str:
         """Return what a caveat says of this image, as the end of a sentence about the guarantee."""

@@ -254,7 +254,7 @@ def _summary(result: LayerDetection | None, rows: list[AnomalyRow]) -> str:
 
 def _unjudged(result: LayerDetection) -> str:
     """Return how many planes could not be judged, "" if all were."""
-    n_planes, n_unjudged = len(result.planes), sum(not found.is_judged for found in result.detections)
+    n_planes, n_unjudged = len(result.planes), result.n_unjudged
     if not n_unjudged:
         return ""
     which = "The image" if n_planes == 1 else f"{n_unjudged} of {n_planes} planes"

@@ -24,8 +24,7 @@ def in_sentences(guarantees: Sequence[Guarantee]) -> str:
     basis = replace(first, caveats=()).text()
     if not counts:
         return as_sentence(basis)
-    number = "guarantee" if first.is_guaranteed else "number"
     planes = {c: f" ({counts[c]} of {n} planes)" if n > 1 else "" for c in counts}
     clauses = {c: of.clause(c) for of in guarantees for c in of.caveats}
-    reasons = " ".join(f"The {number} {clauses[c]}{planes[c]}." for c in counts)
+    reasons = " ".join(f"The {first.subject} {clauses[c]}{planes[c]}." for c in counts)
     return f"⚠ {reasons} For images like the normal ones: {basis}."

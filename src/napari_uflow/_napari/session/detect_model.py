@@ -170,9 +170,8 @@ class DetectModel(QObject):
             counts = [len(found.regions) for found in result.detections]
             where = f" in {sum(n > 0 for n in counts)} of {len(counts)} planes" if len(counts) > 1 else ""
             edited = " detected; some were edited by hand" if result.is_edited else ""
-            n_unjudged = sum(not found.is_judged for found in result.detections)
-            of_planes = f" ({n_unjudged} of {len(counts)} planes)" if len(counts) > 1 else ""
-            unjudged = f"; ⚠ could not be judged{of_planes}" if n_unjudged else ""
+            of_planes = f" ({result.n_unjudged} of {len(counts)} planes)" if len(counts) > 1 else ""
+            unjudged = f"; ⚠ could not be judged{of_planes}" if result.n_unjudged else ""
             lines.append(f"'{result.labels.name}': {counted(sum(counts), 'region')}{where}{edited}{unjudged}")
         return lines
 

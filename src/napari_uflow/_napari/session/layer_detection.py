@@ -86,6 +86,11 @@ class LayerDetection:
         """Detection of each plane."""
         return tuple(found for _, found in self.planes)
 
+    @property
+    def n_unjudged(self) -> int:
+        """Planes that could not be judged: not measured, or excluded from the guarantee."""
+        return sum(not found.is_judged for found in self.detections)
+
     def with_edits(self) -> LayerDetection:
         """Return the result with all that was painted and erased by hand until now."""
         if not self._can_be_edited:
